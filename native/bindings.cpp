@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT
+// The only file that knows Python. dtype, contiguity and device are checked by the argument types, sizes here.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+
+#include "dispatch.hpp"
+#include "lattice.hpp"
+#include "parallel.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace crfrnn {
+namespace {
+
+template <class T, size_t N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, size_t N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+using Table = In<int32_t, 1>;
+
+template <class T>
+nb::object to_numpy(Array<T>&& values, int64_t rows, int64_t columns) {
+  T* data = values.release();
+  nb::capsule capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  if (columns < 0) return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows)}, capsule));
+  return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, capsule));
+}
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <class T>
+nb::tuple build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, double scale, int rings, int ring_support,
+                        int threads) {
+  require(features.shape(2) >= 1 && features.shape(2) <= max_dim, "features: the last dimension must be 1 to 8");
+  if (mask) require(mask->shape(0) == features.shape(0) && mask->shape(1) == features.shape(1), "mask: expected shape [B, N]");
+  BuildResult<T> result;
+  {
+    nb::gil_scoped_release released;
+    result = build<T>(features.data(), mask ? mask->data() : nullptr, static_cast<int64_t>(features.shape(0)),
+                      static_cast<int64_t>(features.shape(1)), static_cast<int>(features.shape(2)),
+                      {scale, rings, ring_support, threads});
+  }
+  if (result.status == BuildStatus::not_finite)
+    throw std::invalid_argument(
+        "features: expected finite numbers, got NaN or infinity; check the guide picture and the bandwidths");
+  if (result.status == BuildStatus::too_large)
+    throw std::invalid_argument(
+        "features: too large for the precision of their dtype, lattice points would no longer be told apart; use float64, "
+        "larger bandwidths, or subtract an offset");
+  const int64_t size = static_cast<int64_t>(result.table.size());
+  const int64_t corners = static_cast<int64_t>(features.shape(2)) + 1;
+  const int64_t points = static_cast<int64_t>(result.weights.size()) / corners;
+  return nb::make_tuple(to_numpy(std::move(result.weights), points, corners), to_numpy(std::move(result.table), size, -1));
+}
+
+template <class T>
+Lattice decode(const Table& table, const In<T, 2>& weights) {
+  const Lattice lattice = Lattice::decode(table.data(), static_cast<int64_t>(table.shape(0)));
+  require(static_cast<int64_t>(weights.shape(0)) >= lattice.points && static_cast<int>(weights.shape(1)) == lattice.dim + 1,
+          "weights: do not belong to this structure");
+  return lattice;
+}
+
+template <class T>
+void filter(In<T, 2> values, In<T, 2> weights, Table table, bool reverse, int threads, Out<T, 2> out) {
+  const Lattice lattice = decode<T>(table, weights);
+  require(static_cast<int64_t>(values.shape(0)) == lattice.total && out.shape(0) == values.shape(0) && out.shape(1) == values.shape(1),
+          "values: expected one row for each point the lattice was built from");
+  nb::gil_scoped_release released;
+  filter_functions<T>().filter(lattice, weights.data(), values.data(), static_cast<int64_t>(values.shape(1)), reverse,
+                               out.data(), threads);
+}
+
+template <class T>
+void weight_gradient(In<T, 2> x, In<T, 2> g, In<T, 2> weights, Table table, int threads, Out<T, 2> out) {
+  const Lattice lattice = decode<T>(table, weights);
+  require(static_cast<int64_t>(x.shape(0)) == lattice.total && g.shape(0) == x.shape(0) && g.shape(1) == x.shape(1) &&
+              out.shape(0) == weights.shape(0) && out.shape(1) == weights.shape(1),
+          "values: expected one row for each point the lattice was built from");
+  nb::gil_scoped_release released;
+  filter_functions<T>().weight_gradient(lattice, weights.data(), x.data(), g.data(), static_cast<int64_t>(x.shape(1)),
+                                        out.data(), threads);
+}
+
+// Gradient of the weights (sorted order) -> gradient of the features (the points' own order).
+template <class T>
+void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2> out) {
+  const Lattice lattice = decode<T>(table, grad_weights);
+  require(static_cast<int64_t>(out.shape(0)) == lattice.total && static_cast<int>(out.shape(1)) == lattice.dim,
+          "out: expected [points, d]");
+  nb::gil_scoped_release released;
+  const int corners = lattice.dim + 1;
+  const auto& functions = embed_functions<T>();
+  if (lattice.points < lattice.total) std::fill(out.data(), out.data() + lattice.total * lattice.dim, T(0));
+  parallel_ranges(lattice.simplices, 1024, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p)
+        functions.feature_gradient(grad_weights.data() + p * corners, lattice.simplex_rank + s * corners, lattice.dim, lattice.scale,
+                                   out.data() + int64_t{lattice.order[p]} * lattice.dim);
+  });
+}
+
+// A problem and what keeps its parts alive. kernels: (weights, table, theta, pre, post) each, weights None for a
+// separable kernel.
+struct Arguments {
+  Problem problem;
+  std::vector<Kernel> kernels;
+
+  Arguments(const In<float, 3>& shape, const In<float, 3>& transform, const nb::list& list, const std::vector<int64_t>& grid,
+            const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
+            int threads) {
+    problem.batch = static_cast<int64_t>(shape.shape(0));
+    problem.labels = static_cast<int64_t>(shape.shape(1));
+    problem.pixels = static_cast<int64_t>(shape.shape(2));
+    require(problem.labels >= 1 && problem.labels <= 1024, "unary: expected 1 to 1024 labels");
+    require(problem.total() <= INT32_MAX, "unary: more than 2^31 pixels; split the batch");
+    require(grid.size() == 3 && grid[0] * grid[1] * grid[2] == problem.pixels, "grid: does not hold the pixels");
+    for (size_t i = 0; i < 3; ++i) problem.grid[i] = grid[i];
+    const size_t count = nb::len(list), labels = shape.shape(1);
+    require(transform.shape(0) == count && transform.shape(1) == labels && transform.shape(2) == labels,
+            "transform: expected [kernels, L, L]");
+    const auto per_pixel = [&](const nb::handle& h) -> const float* {
+      if (h.is_none()) return nullptr;
+      const auto array = nb::cast<In<float, 1>>(h);
+      require(static_cast<int64_t>(array.shape(0)) == problem.total(), "pre, post: expected one number per pixel");
+      return array.data();
+    };
+    for (size_t m = 0; m < count; ++m) {
+      const nb::tuple k = nb::cast<nb::tuple>(list[m]);
+      Kernel kernel;
+      kernel.is_lattice = !k[0].is_none();
+      if (kernel.is_lattice) {
+        const auto weights = nb::cast<In<float, 2>>(k[0]);
+        kernel.lattice = decode<float>(nb::cast<Table>(k[1]), weights);
+        require(kernel.lattice.total == problem.total(), "kernels: a lattice of other points than the unary's pixels");
+        kernel.weights = weights.data();
+      } else {
+        const auto theta = nb::cast<std::vector<double>>(k[2]);
+        require(theta.size() == 3 && theta[0] > 0 && theta[1] > 0 && theta[2] > 0, "theta: expected three positive numbers");
+        for (size_t i = 0; i < 3; ++i) kernel.theta[i] = theta[i];
+      }
+      kernel.pre = per_pixel(k[3]);
+      kernel.post = per_pixel(k[4]);
+      kernels.push_back(kernel);
+    }
+    problem.kernels = kernels.data();
+    problem.kernel_count = static_cast<int>(count);
+    problem.transform = transform.data();
+    const auto fits = [&](const auto& array) { return array.shape(0) == shape.shape(0) && array.shape(1) == shape.shape(2); };
+    if (mask) require(fits(*mask), "mask: expected [B, N]");
+    if (clamp) require(fits(*clamp), "clamp: expected [B, N]");
+    problem.mask = mask ? mask->data() : nullptr;
+    problem.clamp = clamp ? clamp->data() : nullptr;
+    problem.iterations = iterations;
+    problem.damping = damping;
+    problem.threads = threads;
+  }
+  Arguments(const Arguments&) = delete;
+};
+
+using Marginals = nb::ndarray<nb::c_contig, nb::device::cpu>;
+
+bool is_narrow(const Marginals& marginals, const Problem& problem) {
+  const int64_t scalars = problem.iterations * problem.total() * problem.width();
+  require(static_cast<int64_t>(marginals.size()) == scalars, "marginals: expected [iterations, pixels, width]");
+  require(marginals.itemsize() == 2 || marginals.itemsize() == 4, "marginals: expected 2 or 4 bytes a number");
+  return marginals.itemsize() == 2;
+}
+
+void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<float, 3> transform, nb::list kernels,
+                std::vector<int64_t> grid, std::optional<In<uint8_t, 2>> mask, std::optional<In<int32_t, 2>> clamp, int iterations,
+                float damping, bool narrow, int threads, Out<float, 3> logits, std::optional<Marginals> marginals) {
+  const Arguments arguments(unary, transform, kernels, grid, mask, clamp, iterations, damping, threads);
+  if (marginals) narrow = is_narrow(*marginals, arguments.problem);
+  require(logits.size() == unary.size() && (!initial || initial->size() == unary.size()), "logits, initial: expected unary's shape");
+  bool finite;
+  {
+    nb::gil_scoped_release released;
+    finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
+                                            marginals ? marginals->data() : nullptr, narrow);
+  }
+  if (!finite)
+    throw std::invalid_argument(
+        "unary: expected finite logits, got NaN or infinity; replace infinite logits by large finite ones, for instance "
+        "unary.clamp(-50, 50), and look for the NaN in the network");
+}
+
+// grads: (weights or None, theta or None, pre or None, post or None) for each kernel, filled with zeros.
+void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float, 3> transform, nb::list kernels,
+                         std::vector<int64_t> grid, std::optional<In<uint8_t, 2>> mask, std::optional<In<int32_t, 2>> clamp,
+                         int iterations, float damping, int threads, Out<float, 3> grad_unary, std::optional<Out<float, 3>> grad_initial,
+                         Out<float, 3> grad_transform, nb::list grads) {
+  const Arguments arguments(grad_logits, transform, kernels, grid, mask, clamp, iterations, damping, threads);
+  const bool narrow = is_narrow(marginals, arguments.problem);
+  std::vector<KernelGradient> out(arguments.kernels.size());
+  require(nb::len(grads) == out.size(), "grads: expected one tuple a kernel");
+  for (size_t m = 0; m < out.size(); ++m) {
+    const nb::tuple g = nb::cast<nb::tuple>(grads[m]);
+    if (!g[0].is_none()) out[m].weights = nb::cast<Out<float, 2>>(g[0]).data();
+    if (!g[1].is_none()) out[m].theta = nb::cast<Out<double, 1>>(g[1]).data();
+    if (!g[2].is_none()) out[m].pre = nb::cast<Out<float, 1>>(g[2]).data();
+    if (!g[3].is_none()) out[m].post = nb::cast<Out<float, 1>>(g[3]).data();
+  }
+  nb::gil_scoped_release released;
+  mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), narrow, grad_unary.data(),
+                                  grad_initial ? grad_initial->data() : nullptr, grad_transform.data(), out.data());
+}
+
+template <class T>
+void define(nb::module_& m) {
+  m.def("build", &build_lattice<T>, "features"_a, "mask"_a.none(), "scale"_a, "rings"_a, "ring_support"_a, "threads"_a);
+  m.def("filter", &filter<T>, "values"_a, "weights"_a, "table"_a, "reverse"_a, "threads"_a, "out"_a);
+  m.def("weight_gradient", &weight_gradient<T>, "x"_a, "g"_a, "weights"_a, "table"_a, "threads"_a, "out"_a);
+  m.def("feature_gradient", &feature_gradient<T>, "grad_weights"_a, "table"_a, "threads"_a, "out"_a);
+}
+
+}  // namespace
+}  // namespace crfrnn
+
+NB_MODULE(_native, m) {
+  using namespace crfrnn;
+  define<float>(m);
+  define<double>(m);
+  m.def("mean_field", &mean_field, "unary"_a, "initial"_a.none(), "transform"_a, "kernels"_a, "grid"_a, "mask"_a.none(),
+        "clamp"_a.none(), "iterations"_a, "damping"_a, "narrow"_a, "threads"_a, "logits"_a, "marginals"_a.none());
+  m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,
+        "mask"_a.none(), "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "grad_unary"_a, "grad_initial"_a.none(),
+        "grad_transform"_a, "grads"_a);
+  m.def("instruction_sets", &instruction_sets);
+  m.def("instruction_set", &instruction_set);
+  m.def("use_instruction_set", &use_instruction_set, "name"_a);
+}

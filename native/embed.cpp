@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+#include "embed.hpp"
+
+#include "simd.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+namespace {
+
+// c_i of the elevation: feature i times √(2/3) (d + 1) / √((i + 1)(i + 2)).
+template <class T>
+void elevation_scales(int dim, double scale, T* out) {
+  for (int i = 0; i < dim; ++i)
+    out[i] = static_cast<T>(scale * std::sqrt(2.0 / 3.0) * (dim + 1) / std::sqrt((i + 1.0) * (i + 2.0)));
+}
+
+// Coordinates above this are not integers apart any more.
+template <class T>
+constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
+
+template <class T, int D>
+int embed_block(const T* features, int count, const T* scales, int64_t* coordinates, uint8_t* rank_out, T* weights) {
+  using P = Pack<T>;
+  constexpr int block = P::lanes;
+  const P width = P::set(T(D + 1)), inverse = P::set(T(1) / T(D + 1)), zero = P::zero(), one = P::set(T(1));
+  alignas(64) T lane[D + 2][block];
+  T largest = T(0);
+  for (int i = 0; i < D; ++i)
+    for (int p = 0; p < block; ++p) {
+      const T f = p < count ? features[p * D + i] : T(0);
+      if (!(f - f == T(0))) return 1;
+      lane[i][p] = f;
+    }
+  P e[D + 1], nearest[D + 1], rank[D + 1], shift = zero, running = zero;
+  for (int i = D; i >= 1; --i) {
+    const P cf = P::load(lane[i - 1]) * P::set(scales[i - 1]);
+    e[i] = running - P::set(T(i)) * cf;
+    running = running + cf;
+  }
+  e[0] = running;
+
+  // The nearest remainder-0 point before correction; a tie goes down.
+  for (int i = 0; i <= D; ++i) {
+    const P v = e[i] * inverse, low = P::floor(v), high = P::ceil(v);
+    const P up = P::less(high * width - e[i], e[i] - low * width);
+    nearest[i] = P::fma(up, high - low, low);
+    shift = shift + nearest[i];
+    rank[i] = zero;
+  }
+  P rest[D + 1];
+  for (int i = 0; i <= D; ++i) rest[i] = e[i] - nearest[i] * width;
+  for (int i = 0; i < D; ++i)
+    for (int j = i + 1; j <= D; ++j) {
+      const P less = P::less(rest[i], rest[j]);
+      rank[i] = rank[i] + less;
+      rank[j] = rank[j] + (one - less);
+    }
+  // Off the plane by `shift`: move the coordinates with the largest remainders back.
+  for (int i = 0; i <= D; ++i) {
+    const P r = rank[i] + shift;
+    const P move = P::less(r, zero) - P::less(P::set(T(D)), r);
+    rank[i] = P::fma(move, width, r);
+    nearest[i] = nearest[i] + move;
+  }
+  P b[D + 2];
+  for (int k = 0; k < D + 2; ++k) b[k] = zero;
+  for (int i = 0; i <= D; ++i) {
+    const P delta = (e[i] - nearest[i] * width) * inverse;
+    for (int r = 0; r <= D; ++r) {
+      const P here = P::if_equal(rank[i], P::set(T(r)), delta);
+      b[D - r] = b[D - r] + here;
+      b[D + 1 - r] = b[D + 1 - r] - here;
+    }
+  }
+  b[0] = b[0] + (one + b[D + 1]);
+
+  for (int i = 0; i <= D; ++i) {
+    e[i].store(lane[i]);
+    for (int p = 0; p < count; ++p) largest = std::fabs(lane[i][p]) > largest ? std::fabs(lane[i][p]) : largest;
+  }
+  if (largest > limit<T>) return 2;
+  for (int i = 0; i <= D; ++i) {
+    b[i].store(lane[i]);
+    for (int p = 0; p < count; ++p) weights[p * (D + 1) + i] = lane[i][p];
+  }
+  for (int i = 0; i <= D; ++i) {
+    rank[i].store(lane[i]);
+    for (int p = 0; p < count; ++p) rank_out[p * (D + 1) + i] = static_cast<uint8_t>(lane[i][p]);
+  }
+  for (int i = 0; i < D; ++i) {
+    (nearest[i] - nearest[i + 1]).store(lane[i]);
+    for (int p = 0; p < count; ++p) coordinates[p * D + i] = static_cast<int64_t>(lane[i][p]);
+  }
+  return 0;
+}
+
+template <class T, int D>
+int embed_points(const T* features, int64_t begin, int64_t end, double scale, int64_t* coordinates, uint8_t* rank,
+                 T* weights) {
+  T scales[max_dim];
+  elevation_scales(D, scale, scales);
+  constexpr int block = Pack<T>::lanes;
+  for (int64_t p = begin; p < end; p += block) {
+    const int count = static_cast<int>(end - p < block ? end - p : block);
+    const int bad = embed_block<T, D>(features + p * D, count, scales, coordinates + p * D, rank + p * (D + 1),
+                                      weights + p * (D + 1));
+    if (bad) return bad & 1 ? 1 : 2;
+  }
+  return 0;
+}
+
+template <class T>
+int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, int64_t* coordinates, uint8_t* rank,
+          T* weights) {
+  switch (dim) {
+    case 1: return embed_points<T, 1>(features, begin, end, scale, coordinates, rank, weights);
+    case 2: return embed_points<T, 2>(features, begin, end, scale, coordinates, rank, weights);
+    case 3: return embed_points<T, 3>(features, begin, end, scale, coordinates, rank, weights);
+    case 4: return embed_points<T, 4>(features, begin, end, scale, coordinates, rank, weights);
+    case 5: return embed_points<T, 5>(features, begin, end, scale, coordinates, rank, weights);
+    case 6: return embed_points<T, 6>(features, begin, end, scale, coordinates, rank, weights);
+    case 7: return embed_points<T, 7>(features, begin, end, scale, coordinates, rank, weights);
+    default: return embed_points<T, 8>(features, begin, end, scale, coordinates, rank, weights);
+  }
+}
+
+// weights are sums of ±(e_i - (d+1) n_i) / (d+1) by rank, e is linear in the features: both transposed.
+template <class T>
+void feature_gradient(const T* grad_weights, const uint8_t* rank, int dim, double scale, T* grad_features) {
+  T scales[max_dim], grad_elevated[max_dim + 1];
+  elevation_scales(dim, scale, scales);
+  for (int i = 0; i <= dim; ++i) {
+    const int r = rank[i];
+    const T above = r == 0 ? grad_weights[0] : grad_weights[dim + 1 - r];
+    grad_elevated[i] = (grad_weights[dim - r] - above) / static_cast<T>(dim + 1);
+  }
+  T running = grad_elevated[0];
+  for (int i = 1; i <= dim; ++i) {
+    grad_features[i - 1] = (running - static_cast<T>(i) * grad_elevated[i]) * scales[i - 1];
+    running += grad_elevated[i];
+  }
+}
+
+}  // namespace
+
+template <class T>
+const EmbedTable<T>& embed_table() {
+  static const EmbedTable<T> table{&embed<T>, &feature_gradient<T>};
+  return table;
+}
+template const EmbedTable<float>& embed_table<float>();
+template const EmbedTable<double>& embed_table<double>();
+
+}  // namespace crfrnn::CRFRNN_ISA

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#include "filter.hpp"
+
+#include "sweep.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+namespace {
+
+// Columns [column, column + NB packs) of an array [total][channels] of points in their own order.
+template <class T, int NB>
+struct Columns {
+  const T* values;
+  int64_t channels, column;
+  const int32_t* order;
+
+  CRFRNN_INLINE void operator()(int64_t p, Pack<T>* out) const {
+    const T* row = values + int64_t{order[p]} * channels + column;
+    for (int b = 0; b < NB; ++b) {
+      const int64_t left = channels - column - b * Pack<T>::lanes;
+      out[b] = left >= Pack<T>::lanes ? Pack<T>::load(row + b * Pack<T>::lanes)
+                                      : Pack<T>::load(row + b * Pack<T>::lanes, static_cast<int>(left > 0 ? left : 0));
+    }
+  }
+};
+
+template <class T, int NB>
+CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
+  for (int b = 0; b < NB; ++b, left -= Pack<T>::lanes)
+    if (left > 0) packs[b].store(row + b * Pack<T>::lanes, static_cast<int>(left < Pack<T>::lanes ? left : Pack<T>::lanes));
+}
+
+template <class T, int NB>
+void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
+  const Sweep<T, T, NB> sweep(lattice, weights, reverse, threads);
+  const Columns<T, NB> source{values, channels, column, lattice.order};
+  const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
+  with_corners(lattice.dim, [&]<int V>() {
+    sweep.template spread<V>(source, between, rows);
+    sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
+      sweep.template slice<V>(begin, end, rows, [&](int64_t p, Pack<T>* sum) {
+        for (int b = 0; b < NB; ++b) sum[b] = sum[b] * factor;
+        store_columns<T, NB>(out + int64_t{lattice.order[p]} * channels + column, channels - column, sum);
+      });
+    });
+  });
+}
+
+template <class T, int NB>
+void gradient_columns(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels, int64_t column, T* grad_weights, int threads, T* between, T* rows_x, T* rows_g) {
+  const Columns<T, NB> source_x{x, channels, column, lattice.order}, source_g{g, channels, column, lattice.order};
+  const T factor = slice_factor<T>(lattice.dim);
+  const int corners = lattice.dim + 1;
+  const Sweep<T, T, NB> forward(lattice, weights, false, threads), backward(lattice, weights, true, threads);
+  with_corners(lattice.dim, [&]<int V>() {
+    forward.template spread<V>(source_x, between, rows_x);
+    backward.template spread<V>(source_g, between, rows_g);
+  });
+  constexpr int width = NB * Pack<T>::lanes;
+  forward.each_simplex_range([&](int64_t begin, int64_t end, int) {
+    for (int64_t s = begin; s < end; ++s) {
+      const int32_t* vertex = lattice.simplex_vertex + s * corners;
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        Pack<T> xp[NB], gp[NB];
+        source_x(p, xp);
+        source_g(p, gp);
+        for (int k = 0; k < corners; ++k) {
+          Pack<T> dot = Pack<T>::zero();
+          for (int b = 0; b < NB; ++b) {
+            const int64_t at = int64_t{vertex[k]} * width + b * Pack<T>::lanes;
+            dot = Pack<T>::fma(gp[b], Pack<T>::load(rows_x + at), dot);
+            dot = Pack<T>::fma(xp[b], Pack<T>::load(rows_g + at), dot);
+          }
+          grad_weights[p * corners + k] += factor * dot.sum();
+        }
+      }
+    }
+  });
+}
+
+template <class T, class Body>
+void each_column_group(int64_t channels, const Body& body) {
+  for (int64_t column = 0; column < channels;) {
+    if (channels - column > Pack<T>::lanes) {
+      body.template operator()<2>(column);
+      column += 2 * Pack<T>::lanes;
+    } else {
+      body.template operator()<1>(column);
+      column += Pack<T>::lanes;
+    }
+  }
+}
+
+template <class T>
+size_t row_bytes(const Lattice& lattice, int64_t channels) {
+  const int64_t packs = channels > Pack<T>::lanes ? 2 : 1;
+  return static_cast<size_t>((lattice.vertices + 1) * packs * Pack<T>::lanes) * sizeof(T);
+}
+
+template <class T>
+void filter(const Lattice& lattice, const T* weights, const T* values, int64_t channels, bool reverse, T* out,
+            int threads) {
+  if (lattice.points < lattice.total)
+    for (int64_t i = 0; i < lattice.total * channels; ++i) out[i] = T(0);
+  if (lattice.points == 0) return;
+  const Buffer between(row_bytes<T>(lattice, channels)), rows(row_bytes<T>(lattice, channels));
+  each_column_group<T>(channels, [&]<int NB>(int64_t column) {
+    filter_columns<T, NB>(lattice, weights, values, channels, column, reverse, out, threads, between.as<T>(),
+                          rows.as<T>());
+  });
+}
+
+template <class T>
+void weight_gradient(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels,
+                     T* grad_weights, int threads) {
+  for (int64_t i = 0; i < lattice.points * (lattice.dim + 1); ++i) grad_weights[i] = T(0);
+  if (lattice.points == 0) return;
+  const Buffer between(row_bytes<T>(lattice, channels)), rows_x(row_bytes<T>(lattice, channels)),
+      rows_g(row_bytes<T>(lattice, channels));
+  each_column_group<T>(channels, [&]<int NB>(int64_t column) {
+    gradient_columns<T, NB>(lattice, weights, x, g, channels, column, grad_weights, threads, between.as<T>(),
+                            rows_x.as<T>(), rows_g.as<T>());
+  });
+}
+
+}  // namespace
+
+template <class T>
+const FilterTable<T>& filter_table() {
+  static const FilterTable<T> table{&filter<T>, &weight_gradient<T>};
+  return table;
+}
+template const FilterTable<float>& filter_table<float>();
+template const FilterTable<double>& filter_table<double>();
+
+}  // namespace crfrnn::CRFRNN_ISA

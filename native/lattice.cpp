@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: MIT
+#include "lattice.hpp"
+
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "dispatch.hpp"
+#include "keys.hpp"
+
+namespace crfrnn {
+namespace {
+
+int bits_for(uint64_t count) {  // bits that hold 0 .. count - 1
+  int bits = 0;
+  while (bits < 64 && (count - 1) >> bits) ++bits;
+  return bits;
+}
+
+// Where each coordinate lives in a key: [picture | f_lead | the other f]. Ranges are the data's own plus a margin, so
+// that no step of the blur, and no ring, can run over into the neighbouring field.
+struct Layout {
+  int dim = 0, lead = 0, bits = 0, slab_shift = 0;
+  int64_t low[max_dim] = {};
+  int shift[max_dim] = {};
+  int picture_shift = 0;
+
+  Layout(int dim_, const int64_t* least, const int64_t* most, int64_t batch, int margin) : dim(dim_) {
+    for (int i = 1; i < dim; ++i)
+      if (most[i] - least[i] > most[lead] - least[lead]) lead = i;
+    for (int i = dim - 1; i >= -1; --i) {
+      const int axis = i == -1 ? lead : i;
+      if (i == lead) continue;
+      low[axis] = least[axis] - margin;
+      shift[axis] = bits;
+      if (axis == lead) slab_shift = bits;
+      bits += bits_for(static_cast<uint64_t>(most[axis] - least[axis] + 2 * margin + 1));
+    }
+    picture_shift = bits;
+    bits += bits_for(static_cast<uint64_t>(batch < 1 ? 1 : batch));
+  }
+
+  template <int W>
+  Key<W> pack(const int64_t* f, int64_t picture) const {
+    Key<W> key = key_of<W>(picture) << picture_shift;
+    for (int i = 0; i < dim; ++i) key = key + (key_of<W>(f[i] - low[i]) << shift[i]);
+    return key;
+  }
+  // What a step to the neighbour along `axis` adds: f_axis - 1 and f_{axis - 1} + 1.
+  template <int W>
+  Key<W> step(int axis) const {
+    Key<W> key = Key<W>::zero();
+    if (axis < dim) key = key + -(key_of<W>(1) << shift[axis]);
+    if (axis > 0) key = key + (key_of<W>(1) << shift[axis - 1]);
+    return key;
+  }
+};
+
+// The order of the ranks as one number; the last rank follows from the others.
+int64_t permutation_code(const uint8_t* rank, int n, int bits) {
+  int64_t code = 0;
+  for (int i = 0; i < n - 1; ++i) code = code << bits | rank[i];
+  return code;
+}
+
+// Distinct keys of a small set in the order of their first appearance.
+template <int W>
+class LocalSet {
+ public:
+  explicit LocalSet(size_t most) {
+    size_t slots = 16;
+    while (slots < 2 * most) slots *= 2;
+    slot_.assign(slots, -1);
+    mask_ = slots - 1;
+  }
+  int32_t insert(const Key<W>& key) {
+    for (size_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
+      const int32_t i = slot_[at];
+      if (i < 0) {
+        slot_[at] = static_cast<int32_t>(keys.size());
+        keys.push_back(key);
+        return slot_[at];
+      }
+      if (keys[static_cast<size_t>(i)] == key) return i;
+    }
+  }
+  std::vector<Key<W>> keys;
+
+ private:
+  std::vector<int32_t> slot_;
+  size_t mask_;
+};
+
+template <int W>
+struct Sorted {
+  std::vector<Key<W>> keys;      // distinct, ascending
+  Array<int32_t> position;       // of each item that went in
+};
+
+// Sorts keys (chunk by chunk lists) and removes the double ones.
+template <int W>
+Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int bits, int threads) {
+  std::vector<size_t> offset(lists.size() + 1, 0);
+  for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
+  Array<Keyed<W>> items(offset.back());
+  parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
+    const auto& list = lists[static_cast<size_t>(c)];
+    const size_t at = offset[static_cast<size_t>(c)];
+    for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
+  });
+  sort_keyed(items, bits, threads);
+  Sorted<W> out;
+  out.position = Array<int32_t>(items.size());
+  out.keys.reserve(items.size());
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Keyed<W>& item = items[i];
+    if (out.keys.empty() || !(out.keys.back() == item.key)) out.keys.push_back(item.key);
+    out.position[static_cast<size_t>(item.value)] = static_cast<int32_t>(out.keys.size()) - 1;
+  }
+  return out;
+}
+
+// Missing vertices with at least `support` neighbours among the keys, merged in.
+template <int W>
+std::vector<Key<W>> grow(const std::vector<Key<W>>& keys, const Layout& layout, int support, int threads) {
+  const int steps = 2 * (layout.dim + 1);
+  Array<Keyed<W>> items(keys.size() * static_cast<size_t>(steps + 1));
+  for (int j = 0; j <= steps; ++j) {
+    const Key<W> step = j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
+    const size_t at = keys.size() * static_cast<size_t>(j);
+    for (size_t i = 0; i < keys.size(); ++i) items[at + i] = {keys[i] + step, j == steps};
+  }
+  sort_keyed(items, layout.bits, threads);
+  std::vector<Key<W>> out;
+  for (size_t i = 0; i < items.size();) {
+    size_t end = i;
+    bool present = false;
+    for (; end < items.size() && items[end].key == items[i].key; ++end) present |= items[end].value != 0;
+    if (present || end - i >= static_cast<size_t>(support)) out.push_back(items[i].key);
+    i = end;
+  }
+  return out;
+}
+
+template <class T, int W>
+void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<int64_t>& coordinates,
+              const Array<uint8_t>& rank, const Array<T>& weights, const Layout& layout, int64_t total,
+              int64_t points_per_item, const BuildOptions& options) {
+  const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
+  const int64_t points = static_cast<int64_t>(valid.size());
+  const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
+
+  // A simplex: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab first: some corners lie one
+  // slab lower than the remainder-0 vertex exactly when the rank of `lead` is above that of lead + 1.
+  Array<Keyed<W>> items(static_cast<size_t>(points));
+  parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const uint8_t* r = &rank[static_cast<size_t>(p * corners)];
+      int64_t* f = &coordinates[static_cast<size_t>(p * dim)];
+      const bool below = r[lead] > r[lead + 1];
+      f[lead] -= below;
+      const Key<W> base = layout.pack<W>(f, valid[static_cast<size_t>(p)] / points_per_item);
+      f[lead] += below;
+      items[static_cast<size_t>(p)] = {(base << code_bits) + key_of<W>(permutation_code(r, corners, rank_bits)),
+                                       static_cast<int32_t>(p)};
+    }
+  });
+  sort_keyed(items, layout.bits + code_bits, threads);
+
+  std::vector<int32_t> first;  // sorted position where each simplex starts
+  first.reserve(static_cast<size_t>(points) + 1);
+  for (int64_t i = 0; i < points; ++i)
+    if (i == 0 || !(items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key))
+      first.push_back(static_cast<int32_t>(i));
+  const int64_t simplices = static_cast<int64_t>(first.size());
+  first.push_back(static_cast<int32_t>(points));
+
+  // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all together by sorting.
+  constexpr int64_t chunk = 1024;
+  const int64_t chunks = (simplices + chunk - 1) / chunk;
+  std::vector<std::vector<Key<W>>> lists(static_cast<size_t>(chunks));
+  Array<int32_t> corner(static_cast<size_t>(simplices * corners));
+  parallel_for(chunks, threads, [&](int64_t c, int) {
+    const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
+    LocalSet<W> set(static_cast<size_t>((end - begin) * corners));
+    for (int64_t s = begin; s < end; ++s) {
+      const size_t p = static_cast<size_t>(items[static_cast<size_t>(first[static_cast<size_t>(s)])].value);
+      const uint8_t* r = &rank[p * static_cast<size_t>(corners)];
+      int axis_of[max_dim + 1];
+      for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
+      // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
+      Key<W> key = layout.pack<W>(&coordinates[p * static_cast<size_t>(dim)], valid[p] / points_per_item);
+      for (int k = 0; k <= dim; ++k) {
+        corner[static_cast<size_t>(s * corners + k)] = set.insert(key);
+        if (k < dim) key = key + layout.step<W>(axis_of[dim - k]);
+      }
+    }
+    lists[static_cast<size_t>(c)] = std::move(set.keys);
+  });
+  std::vector<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
+  for (int64_t c = 0; c < chunks; ++c)
+    offset[static_cast<size_t>(c) + 1] = offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
+  Sorted<W> sorted = sort_unique(lists, layout.bits, threads);
+  std::vector<Key<W>> keys = std::move(sorted.keys);
+  Array<int32_t>& position = sorted.position;
+  if (options.rings > 0) {
+    std::vector<Key<W>> grown = keys;
+    for (int ring = 0; ring < options.rings; ++ring) grown = grow(grown, layout, options.ring_support, threads);
+    std::vector<int32_t> moved(keys.size());
+    for (size_t i = 0, j = 0; i < keys.size(); ++i) {
+      while (!(grown[j] == keys[i])) ++j;
+      moved[i] = static_cast<int32_t>(j);
+    }
+    for (size_t i = 0; i < position.size(); ++i) position[i] = moved[static_cast<size_t>(position[i])];
+    keys.swap(grown);
+  }
+  const int64_t vertices = static_cast<int64_t>(keys.size());
+
+  std::vector<int32_t> slab_vertex;
+  for (int64_t v = 0; v < vertices; ++v)
+    if (v == 0 || !((keys[static_cast<size_t>(v)] >> layout.slab_shift) == (keys[static_cast<size_t>(v) - 1] >> layout.slab_shift)))
+      slab_vertex.push_back(static_cast<int32_t>(v));
+  const int64_t slabs = static_cast<int64_t>(slab_vertex.size());
+
+  const int64_t neighbours = 2 * corners * vertices;
+  const int64_t rank_words = (simplices * corners + 3) / 4;
+  result.table = Array<int32_t>(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
+                                          2 * (slabs + 1)));
+  Header header{};
+  header.magic = Header::magic_word;
+  header.dim = dim;
+  header.lead = lead;
+  header.points = static_cast<int32_t>(points);
+  header.simplices = static_cast<int32_t>(simplices);
+  header.vertices = static_cast<int32_t>(vertices);
+  header.slabs = static_cast<int32_t>(slabs);
+  header.total = static_cast<int32_t>(total);
+  header.scale = options.scale;
+  std::memcpy(result.table.data(), &header, sizeof header);
+  const Lattice view = Lattice::decode(result.table.data(), static_cast<int64_t>(result.table.size()));
+  const auto writable = [](const auto* p) { return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p); };
+
+  result.weights = Array<T>(static_cast<size_t>(points * corners));
+  parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const size_t p = static_cast<size_t>(items[static_cast<size_t>(i)].value);
+      writable(view.order)[i] = valid[p];
+      for (int k = 0; k <= dim; ++k)
+        result.weights[static_cast<size_t>(i * corners + k)] = weights[p * static_cast<size_t>(corners) + static_cast<size_t>(k)];
+    }
+  });
+  std::copy(first.begin(), first.end(), writable(view.simplex_start));
+  parallel_for(chunks, threads, [&](int64_t c, int) {
+    for (int64_t s = c * chunk; s < std::min(simplices, (c + 1) * chunk); ++s) {
+      const size_t p = static_cast<size_t>(items[static_cast<size_t>(first[static_cast<size_t>(s)])].value);
+      for (int k = 0; k <= dim; ++k) {
+        const size_t at = static_cast<size_t>(s * corners + k);
+        writable(view.simplex_vertex)[at] = position[static_cast<size_t>(offset[static_cast<size_t>(c)] + corner[at])];
+        writable(view.simplex_rank)[at] = rank[p * static_cast<size_t>(corners) + static_cast<size_t>(k)];
+      }
+    }
+  });
+
+  // A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all.
+  std::fill(writable(view.neighbour), writable(view.neighbour) + neighbours, static_cast<int32_t>(vertices));
+  constexpr int64_t parts = 8;
+  parallel_for(corners * parts, threads, [&](int64_t task, int) {
+    const int axis = static_cast<int>(task / parts);
+    const int64_t begin = vertices * (task % parts) / parts, end = vertices * (task % parts + 1) / parts;
+    if (begin == end) return;
+    int32_t* plus = writable(view.neighbour) + 2 * axis * vertices;
+    int32_t* minus = plus + vertices;
+    const Key<W> step = layout.step<W>(axis);
+    int64_t j = std::lower_bound(keys.begin(), keys.end(), keys[static_cast<size_t>(begin)] + step) - keys.begin();
+    for (int64_t v = begin; v < end && j < vertices; ++v) {
+      const Key<W> wanted = keys[static_cast<size_t>(v)] + step;
+      while (j < vertices && keys[static_cast<size_t>(j)] < wanted) ++j;
+      if (j < vertices && keys[static_cast<size_t>(j)] == wanted) {
+        plus[v] = static_cast<int32_t>(j);
+        minus[j] = static_cast<int32_t>(v);
+      }
+    }
+  });
+
+  std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
+  writable(view.slab_vertex)[slabs] = static_cast<int32_t>(vertices);
+  int64_t s = 0;
+  for (int64_t slab = 0; slab < slabs; ++slab) {
+    writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
+    const Key<W> here = keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
+    while (s < simplices &&
+           (items[static_cast<size_t>(first[static_cast<size_t>(s)])].key >> (layout.slab_shift + code_bits)) == here)
+      ++s;
+  }
+  writable(view.slab_simplex)[slabs] = static_cast<int32_t>(s);
+}
+
+}  // namespace
+
+Lattice Lattice::decode(const int32_t* table, int64_t size) {
+  Header header;
+  if (size < 16) throw std::invalid_argument("structure: not a lattice table (too short)");
+  std::memcpy(&header, table, sizeof header);
+  Lattice v;
+  v.dim = header.dim;
+  v.lead = header.lead;
+  v.points = header.points;
+  v.simplices = header.simplices;
+  v.vertices = header.vertices;
+  v.slabs = header.slabs;
+  v.total = header.total;
+  v.scale = header.scale;
+  if (header.magic != Header::magic_word || v.dim < 1 || v.dim > max_dim || v.lead < 0 || v.lead >= v.dim || v.points < 0 ||
+      v.simplices < 0 || v.vertices < 0 || v.slabs < 0 || v.total < v.points)
+    throw std::invalid_argument("structure: not a lattice table; pass the structure that Lattice.build returned");
+  const int64_t corners = v.dim + 1;
+  int64_t at = 16;
+  const auto take = [&](int64_t count) {
+    const int32_t* p = table + at;
+    at += count;
+    return p;
+  };
+  v.order = take(v.points);
+  v.simplex_start = take(v.simplices + 1);
+  v.simplex_vertex = take(v.simplices * corners);
+  v.simplex_rank = reinterpret_cast<const uint8_t*>(take((v.simplices * corners + 3) / 4));
+  v.neighbour = take(2 * corners * v.vertices);
+  v.slab_vertex = take(v.slabs + 1);
+  v.slab_simplex = take(v.slabs + 1);
+  if (at > size) throw std::invalid_argument("structure: lattice table cut short");
+  return v;
+}
+
+template <class T>
+BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int64_t points_per_item, int dim,
+                     const BuildOptions& options) {
+  BuildResult<T> result;
+  const int64_t total = batch * points_per_item;
+  if (total * (dim + 1) > INT32_MAX)
+    throw std::invalid_argument("features: more than 2^31 lattice corners; split the batch or tile the picture");
+  std::vector<int32_t> valid;
+  valid.reserve(static_cast<size_t>(total));
+  for (int64_t i = 0; i < total; ++i)
+    if (!mask || mask[i]) valid.push_back(static_cast<int32_t>(i));
+  const int64_t points = static_cast<int64_t>(valid.size());
+  const bool compact = points < total;
+  Array<T> kept;
+  if (compact) {
+    kept = Array<T>(static_cast<size_t>(points * dim));
+    for (int64_t i = 0; i < points; ++i)
+      std::copy_n(features + static_cast<int64_t>(valid[static_cast<size_t>(i)]) * dim, dim, &kept[static_cast<size_t>(i * dim)]);
+    features = kept.data();
+  }
+
+  Array<int64_t> coordinates(static_cast<size_t>(points * dim));
+  Array<uint8_t> rank(static_cast<size_t>(points * (dim + 1)));
+  Array<T> weights(static_cast<size_t>(points * (dim + 1)));
+  constexpr int64_t range = 8192;
+  const int64_t ranges = (points + range - 1) / range;
+  std::vector<int> status(static_cast<size_t>(ranges), 0);
+  std::vector<int64_t> least(static_cast<size_t>(ranges * dim), INT64_MAX), most(static_cast<size_t>(ranges * dim), INT64_MIN);
+  const EmbedTable<T>& functions = embed_functions<T>();
+  parallel_for(ranges, options.threads, [&](int64_t c, int) {
+    const int64_t begin = c * range, end = std::min(points, begin + range);
+    status[static_cast<size_t>(c)] =
+        functions.embed(features, begin, end, dim, options.scale, coordinates.data(), rank.data(), weights.data());
+    if (status[static_cast<size_t>(c)]) return;
+    for (int64_t p = begin; p < end; ++p)
+      for (int i = 0; i < dim; ++i) {
+        const int64_t f = coordinates[static_cast<size_t>(p * dim + i)];
+        int64_t& lo = least[static_cast<size_t>(c * dim + i)];
+        int64_t& hi = most[static_cast<size_t>(c * dim + i)];
+        lo = std::min(lo, f);
+        hi = std::max(hi, f);
+      }
+  });
+  for (const int code : status)
+    if (code) {
+      result.status = code == 1 ? BuildStatus::not_finite : BuildStatus::too_large;
+      return result;
+    }
+  int64_t low[max_dim] = {}, high[max_dim] = {};
+  for (int i = 0; i < dim && points; ++i) {
+    low[i] = INT64_MAX;
+    high[i] = INT64_MIN;
+    for (int64_t c = 0; c < ranges; ++c) {
+      low[i] = std::min(low[i], least[static_cast<size_t>(c * dim + i)]);
+      high[i] = std::max(high[i], most[static_cast<size_t>(c * dim + i)]);
+    }
+  }
+  // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more.
+  const Layout layout(dim, low, high, batch, 2 + options.rings);
+  const int bits = layout.bits + dim * bits_for(static_cast<uint64_t>(dim) + 1);
+  const auto go = [&]<int W>() {
+    assemble<T, W>(result, valid, coordinates, rank, weights, layout, total, std::max<int64_t>(points_per_item, 1), options);
+  };
+  if (bits <= 64)
+    go.template operator()<1>();
+  else if (bits <= 128)
+    go.template operator()<2>();
+  else
+    go.template operator()<9>();
+  return result;
+}
+
+template BuildResult<float> build(const float*, const uint8_t*, int64_t, int64_t, int, const BuildOptions&);
+template BuildResult<double> build(const double*, const uint8_t*, int64_t, int64_t, int, const BuildOptions&);
+
+}  // namespace crfrnn

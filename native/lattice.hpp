@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: MIT
+// The permutohedral lattice of a set of points: which simplex holds each point, which vertices a simplex has, which
+// vertices are neighbours. Vertices carry d integer coordinates f_i = (k_i - k_{i+1}) / (d + 1), k being the usual
+// d + 1 coordinates that sum to zero: in them the neighbour along axis j is one step, f_j - 1 and f_{j-1} + 1.
+//
+// Vertices are sorted by (picture, f_lead, the other f): a run of equal (picture, f_lead) is a *slab*. Every axis but
+// two (lead and lead + 1) has its neighbours in the same slab, those two in the next ones, and every simplex lies in two
+// consecutive slabs. That is why a whole filter can work slab by slab in the cache.
+#pragma once
+
+#include <cstdint>
+
+#include "array.hpp"
+
+namespace crfrnn {
+
+// The first words of a table.
+struct Header {
+  static constexpr int32_t magic_word = 0x43524631;
+  int32_t magic, dim, lead, flags;
+  int32_t points, simplices, vertices, slabs;  // points: the valid ones
+  int32_t total, reserved[3];                  // total: all points, masked ones included
+  double scale, unused;                        // scale: see BuildOptions
+};
+static_assert(sizeof(Header) == 64);
+
+// Pointers into one int32 table, laid out in this order.
+struct Lattice {
+  int dim = 0, lead = 0;
+  int64_t points = 0, simplices = 0, vertices = 0, slabs = 0, total = 0;
+  double scale = 1;
+  const int32_t* order = nullptr;           // [points] sorted position -> point
+  const int32_t* simplex_start = nullptr;   // [simplices + 1] first sorted position of a simplex
+  const int32_t* simplex_vertex = nullptr;  // [simplices][dim + 1]
+  const uint8_t* simplex_rank = nullptr;    // [simplices][dim + 1] rank of each coordinate's remainder
+  const int32_t* neighbour = nullptr;       // [dim + 1][2][vertices]; `vertices` where there is none
+  const int32_t* slab_vertex = nullptr;     // [slabs + 1] first vertex of a slab
+  const int32_t* slab_simplex = nullptr;    // [slabs + 1] first simplex whose lower slab it is
+
+  // Throws std::invalid_argument if the table is not one that build() made.
+  static Lattice decode(const int32_t* table, int64_t size);
+};
+
+enum class BuildStatus { ok, not_finite, too_large };
+
+template <class T>
+struct BuildResult {
+  BuildStatus status = BuildStatus::ok;
+  Array<int32_t> table;
+  Array<T> weights;  // [points][dim + 1], barycentric, in sorted order
+};
+
+struct BuildOptions {
+  double scale = 1.0;      // multiplies the features
+  int rings = 0;           // how many rings of missing vertices are added
+  int ring_support = 1;    // a missing vertex is added when it has at least this many neighbours
+  int threads = 1;
+};
+
+// features [batch][points_per_item][dim]; mask [batch][points_per_item] or null (nonzero = valid).
+template <class T>
+BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int64_t points_per_item, int dim,
+                     const BuildOptions& options);
+
+}  // namespace crfrnn

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+// All T iterations of mean field in one call, over rows of labels:
+//   Q = softmax(x);  x <- (1 - η) x + η (U + Σ_m A_m K_m Q),  A_m = -μ W_m,  K_m = post · (filter · pre)
+// and its derivative. Symbols as in Zheng et al. 2015, Algorithm 1.
+#pragma once
+
+#include <cstdint>
+
+#include "lattice.hpp"
+
+namespace crfrnn {
+
+// One kernel: a lattice, or a separable Gaussian over the grid. Scales are per pixel, in the pixels' own order, or null.
+struct Kernel {
+  bool is_lattice = false;
+  Lattice lattice;
+  const float* weights = nullptr;  // barycentric, of the lattice
+  double theta[3] = {1, 1, 1};     // of the separable kernel, in the order of the grid's axes
+  const float* pre = nullptr;
+  const float* post = nullptr;
+};
+
+struct Problem {
+  int64_t batch = 0, labels = 0, pixels = 0;  // pixels of one picture
+  int64_t grid[3] = {1, 1, 1};                // its axes, outermost first, left-padded with 1
+  const Kernel* kernels = nullptr;
+  int kernel_count = 0;
+  const float* transform = nullptr;  // [kernel_count][labels][labels], A_m
+  const uint8_t* mask = nullptr;     // [batch * pixels], nonzero = valid, or null
+  const int32_t* clamp = nullptr;    // [batch * pixels], -1 = free, or null
+  int iterations = 0;
+  float damping = 1;  // η
+  int threads = 1;
+
+  int64_t total() const { return batch * pixels; }
+  // Scalars in a row of labels: whole packs of 16, whole pairs of packs beyond two.
+  int64_t width() const { return labels <= 32 ? (labels + 15) / 16 * 16 : (labels + 31) / 32 * 32; }
+};
+
+// What the backward pass returns; arrays are null where nobody asked.
+struct KernelGradient {
+  float* weights = nullptr;  // [points][dim + 1]
+  double* theta = nullptr;   // [3]
+  float* pre = nullptr;      // [batch * pixels]
+  float* post = nullptr;
+};
+
+struct MeanFieldTable {
+  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][total][width] rows of Q_t
+  // kept for the backward pass, or null; rows are half-width where `narrow`.
+  // False: unary or initial hold NaN or infinity.
+  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits, void* marginals, bool narrow);
+  void (*backward)(const Problem& problem, const float* grad_logits, const void* marginals, bool narrow, float* grad_unary,
+                   float* grad_initial, float* grad_transform, KernelGradient* grad_kernels);
+};
+
+}  // namespace crfrnn

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// Message passing: K_m applied to the rows of all pixels, for one kernel after another.
+#pragma once
+
+#include "rows.hpp"
+#include "separable.hpp"
+#include "sweep.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+// Buffers for one pass over all kernels. `Row` is how the rows of pixels are stored between the steps; the rows of vertices
+// are float32 always: they are fewer, and their sums span too many magnitudes for half-width storage.
+template <class Row>
+struct Messages {
+  using P = Pack<float>;
+  const Problem& problem;
+  const Order& order;
+  int64_t width, rows_size;
+  Buffer between, spread;              // lattice rows, of the largest lattice
+  Buffer one, two;                     // pixel rows of the separable kernels
+
+  Messages(const Problem& p, const Order& o)
+      : problem(p), order(o), width(p.width()), rows_size(p.total() * width),
+        between(lattice_bytes(p)), spread(lattice_bytes(p)), one(pixel_bytes(p)), two(pixel_bytes(p)) {}
+  static int64_t group_width(const Problem& p) { return p.width() < 32 ? 16 : 32; }
+  static size_t lattice_bytes(const Problem& p) {
+    int64_t most = 0;
+    for (int m = 0; m < p.kernel_count; ++m)
+      if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
+    return static_cast<size_t>(most * group_width(p)) * sizeof(float);
+  }
+  static size_t pixel_bytes(const Problem& p) {
+    for (int m = 0; m < p.kernel_count; ++m)
+      if (!p.kernels[m].is_lattice) return static_cast<size_t>(p.total() * p.width()) * sizeof(Row);
+    return 0;
+  }
+
+  // splat and blur of columns [column, column + NB packs) of the rows; the result lies in spread.
+  template <int NB, class Value>
+  void spread_columns(const Kernel& kernel, bool reverse, const Value* rows, const float* scale, int64_t column,
+                      float* to) const {
+    const Sweep<float, float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
+    const bool own = order.lattice == &kernel.lattice;
+    const int32_t* pixel_of = kernel.lattice.order;
+    const auto source = [&](int64_t p, P* out) {
+      const int64_t pixel = pixel_of[p], row = own ? p : order.row[pixel];
+      const P factor = P::set(scale ? scale[pixel] : 1.f);
+      for (int b = 0; b < NB; ++b) out[b] = P::load(rows + row * width + column + b * P::lanes) * factor;
+    };
+    with_corners(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
+  }
+
+  // K of one kernel in the pixels' own order, except its closing scale; `out` [total][width].
+  template <int NB, class Value>
+  void lattice_messages(const Kernel& kernel, bool reverse, const Value* rows, const float* scale, Row* out) const {
+    const Sweep<float, float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
+    const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
+    if (kernel.lattice.points < problem.total())
+      parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin * width; i < end * width; i += P::lanes) P::zero().store(out + i);
+      });
+    for (int64_t column = 0; column < width; column += NB * P::lanes) {
+      spread_columns<NB>(kernel, reverse, rows, scale, column, spread.as<float>());
+      with_corners(kernel.lattice.dim, [&]<int V>() {
+        sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
+          sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
+            Row* to = out + int64_t{kernel.lattice.order[p]} * width + column;
+            for (int b = 0; b < NB; ++b) (sum[b] * factor).store(to + b * P::lanes);
+          });
+        });
+      });
+    }
+  }
+
+  template <class Value>
+  Row* separable_messages(const Kernel& kernel, int derivative, const Value* rows, const float* scale, Row* first,
+                          Row* second) const {
+    const Separable<Row> separable(problem);
+    const auto source = [&](int64_t pixel, float* line) {
+      const Value* from = rows + int64_t{order.row[pixel]} * width;
+      const P factor = P::set(scale ? scale[pixel] : 1.f);
+      for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
+    };
+    return separable.apply(kernel.theta, derivative, sizeof(Row) == 2, source, first, second);
+  }
+};
+
+}  // namespace crfrnn::CRFRNN_ISA

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+// A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per instruction set:
+// everything here lives in that set's namespace, so the linker can never mix two of them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
+#include <immintrin.h>
+#endif
+
+namespace crfrnn {
+
+// Half-width storage: IEEE binary16 bits. Arithmetic is always float32.
+struct half {
+  uint16_t bits;
+};
+
+namespace CRFRNN_ISA {
+
+#if defined(_MSC_VER)
+#define CRFRNN_INLINE __forceinline
+#else
+#define CRFRNN_INLINE inline __attribute__((always_inline))
+#endif
+
+template <class T>
+struct Pack;  // float: 16 lanes, double: 8 lanes; 64 bytes, one cache line, either way
+
+CRFRNN_INLINE float half_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  uint32_t exponent = (h >> 10) & 0x1fu, mantissa = h & 0x3ffu, bits;
+  if (exponent == 0) {
+    const float tiny = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
+    std::memcpy(&bits, &tiny, 4);
+    bits |= sign;
+  } else if (exponent == 31) {
+    bits = sign | 0x7f800000u | (mantissa << 13);
+  } else {
+    bits = sign | ((exponent + 112u) << 23) | (mantissa << 13);
+  }
+  float out;
+  std::memcpy(&out, &bits, 4);
+  return out;
+}
+
+CRFRNN_INLINE uint16_t float_to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits >= 0x7f800000u) return sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u);
+  if (bits >= 0x477ff000u) return sign | 0x7c00u;
+  if (bits < 0x38800000u) {  // subnormal: adding 0.5 ulp-aligned constant rounds to nearest even
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;
+    uint32_t rounded;
+    std::memcpy(&rounded, &magnitude, 4);
+    return sign | static_cast<uint16_t>(rounded - 0x3f000000u);
+  }
+  bits += 0xfffu + ((bits >> 13) & 1u);
+  return sign | static_cast<uint16_t>((bits - 0x38000000u) >> 13);
+}
+
+#if defined(CRFRNN_ISA_avx512)
+
+template <>
+struct Pack<float> {
+  static constexpr int lanes = 16;
+  __m512 v;
+  static CRFRNN_INLINE Pack zero() { return {_mm512_setzero_ps()}; }
+  static CRFRNN_INLINE Pack set(float x) { return {_mm512_set1_ps(x)}; }
+  static CRFRNN_INLINE Pack load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static CRFRNN_INLINE Pack load(const half* p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+  }
+  static CRFRNN_INLINE Pack load(const float* p, int n) {
+    return {_mm512_maskz_loadu_ps(n >= 16 ? 0xffff : (1u << n) - 1, p)};
+  }
+  CRFRNN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
+  CRFRNN_INLINE void store(half* p) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  }
+  CRFRNN_INLINE void store(float* p, int n) const {
+    _mm512_mask_storeu_ps(p, n >= 16 ? 0xffff : (1u << n) - 1, v);
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm512_add_ps(v, o.v)}; }
+  CRFRNN_INLINE Pack operator-(Pack o) const { return {_mm512_sub_ps(v, o.v)}; }
+  CRFRNN_INLINE Pack operator*(Pack o) const { return {_mm512_mul_ps(v, o.v)}; }
+  static CRFRNN_INLINE Pack fma(Pack a, Pack b, Pack c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  static CRFRNN_INLINE Pack max(Pack a, Pack b) { return {_mm512_max_ps(a.v, b.v)}; }
+  static CRFRNN_INLINE Pack min(Pack a, Pack b) { return {_mm512_min_ps(a.v, b.v)}; }
+  CRFRNN_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
+  CRFRNN_INLINE float most() const { return _mm512_reduce_max_ps(v); }
+  static CRFRNN_INLINE Pack round(Pack a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  static CRFRNN_INLINE Pack floor(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+  static CRFRNN_INLINE Pack ceil(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)}; }
+  // 1 where a < b, else 0
+  static CRFRNN_INLINE Pack less(Pack a, Pack b) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), _mm512_set1_ps(1.f))};
+  }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) {
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
+  }
+  // 2^n for integral n in [-126, 127]
+  static CRFRNN_INLINE Pack exp2i(Pack n) {
+    const __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(i, 23))};
+  }
+};
+
+#elif defined(CRFRNN_ISA_avx2)
+
+template <>
+struct Pack<float> {
+  static constexpr int lanes = 16;
+  __m256 a, b;
+  static CRFRNN_INLINE Pack zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static CRFRNN_INLINE Pack set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static CRFRNN_INLINE Pack load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static CRFRNN_INLINE Pack load(const half* p) {
+    const __m128i* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+  }
+  static CRFRNN_INLINE Pack load(const float* p, int n) {
+    if (n >= 16) return load(p);
+    alignas(32) float t[16] = {};
+    std::memcpy(t, p, sizeof(float) * static_cast<size_t>(n < 0 ? 0 : n));
+    return load(t);
+  }
+  CRFRNN_INLINE void store(float* p) const {
+    _mm256_storeu_ps(p, a);
+    _mm256_storeu_ps(p + 8, b);
+  }
+  CRFRNN_INLINE void store(half* p) const {
+    __m128i* q = reinterpret_cast<__m128i*>(p);
+    _mm_storeu_si128(q, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(q + 1, _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
+  }
+  CRFRNN_INLINE void store(float* p, int n) const {
+    if (n >= 16) return store(p);
+    alignas(32) float t[16];
+    store(t);
+    std::memcpy(p, t, sizeof(float) * static_cast<size_t>(n < 0 ? 0 : n));
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm256_add_ps(a, o.a), _mm256_add_ps(b, o.b)}; }
+  CRFRNN_INLINE Pack operator-(Pack o) const { return {_mm256_sub_ps(a, o.a), _mm256_sub_ps(b, o.b)}; }
+  CRFRNN_INLINE Pack operator*(Pack o) const { return {_mm256_mul_ps(a, o.a), _mm256_mul_ps(b, o.b)}; }
+  static CRFRNN_INLINE Pack fma(Pack x, Pack y, Pack z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  static CRFRNN_INLINE Pack max(Pack x, Pack y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static CRFRNN_INLINE Pack min(Pack x, Pack y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  CRFRNN_INLINE float sum() const {
+    const __m256 s = _mm256_add_ps(a, b);
+    __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+    return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
+  }
+  CRFRNN_INLINE float most() const {
+    const __m256 s = _mm256_max_ps(a, b);
+    __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    t = _mm_max_ps(t, _mm_movehl_ps(t, t));
+    return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+  }
+  static CRFRNN_INLINE Pack round(Pack x) {
+    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
+  }
+  static CRFRNN_INLINE Pack floor(Pack x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
+  static CRFRNN_INLINE Pack ceil(Pack x) { return {_mm256_ceil_ps(x.a), _mm256_ceil_ps(x.b)}; }
+  static CRFRNN_INLINE Pack less(Pack x, Pack y) {
+    const __m256 one = _mm256_set1_ps(1.f);
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), one), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), one)};
+  }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack z) {
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ), z.b)};
+  }
+  static CRFRNN_INLINE Pack exp2i(Pack n) {
+    const __m256i bias = _mm256_set1_epi32(127);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.a), bias), 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.b), bias), 23))};
+  }
+};
+
+#else  // baseline: plain loops that the compiler turns into SSE2 or NEON
+
+template <>
+struct Pack<float> {
+  static constexpr int lanes = 16;
+  float v[16];
+#define CRFRNN_LANES(expression)                   \
+  Pack r;                                          \
+  for (int i = 0; i < 16; ++i) r.v[i] = expression; \
+  return r;
+  static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(0.f) }
+  static CRFRNN_INLINE Pack set(float x) { CRFRNN_LANES(x) }
+  static CRFRNN_INLINE Pack load(const float* p) { CRFRNN_LANES(p[i]) }
+  static CRFRNN_INLINE Pack load(const half* p) { CRFRNN_LANES(half_to_float(p[i].bits)) }
+  static CRFRNN_INLINE Pack load(const float* p, int n) { CRFRNN_LANES(i < n ? p[i] : 0.f) }
+  CRFRNN_INLINE void store(float* p) const {
+    for (int i = 0; i < 16; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE void store(half* p) const {
+    for (int i = 0; i < 16; ++i) p[i].bits = float_to_half(v[i]);
+  }
+  CRFRNN_INLINE void store(float* p, int n) const {
+    for (int i = 0; i < 16 && i < n; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
+  CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
+  CRFRNN_INLINE Pack operator*(Pack o) const { CRFRNN_LANES(v[i] * o.v[i]) }
+  static CRFRNN_INLINE Pack fma(Pack a, Pack b, Pack c) { CRFRNN_LANES(a.v[i] * b.v[i] + c.v[i]) }
+  static CRFRNN_INLINE Pack max(Pack a, Pack b) { CRFRNN_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
+  static CRFRNN_INLINE Pack min(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
+  CRFRNN_INLINE float sum() const {
+    float s = 0;
+    for (int i = 0; i < 16; ++i) s += v[i];
+    return s;
+  }
+  CRFRNN_INLINE float most() const {
+    float s = v[0];
+    for (int i = 1; i < 16; ++i) s = v[i] > s ? v[i] : s;
+    return s;
+  }
+  static CRFRNN_INLINE Pack round(Pack a) {
+    CRFRNN_LANES((a.v[i] + 12582912.f) - 12582912.f)
+  }
+  static CRFRNN_INLINE Pack floor(Pack a) { CRFRNN_LANES(std::floor(a.v[i])) }
+  static CRFRNN_INLINE Pack ceil(Pack a) { CRFRNN_LANES(std::ceil(a.v[i])) }
+  static CRFRNN_INLINE Pack less(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? 1.f : 0.f) }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) { CRFRNN_LANES(x.v[i] == y.v[i] ? a.v[i] : 0.f) }
+  static CRFRNN_INLINE Pack exp2i(Pack n) {
+    Pack r;
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+      std::memcpy(&r.v[i], &bits, 4);
+    }
+    return r;
+  }
+#undef CRFRNN_LANES
+};
+
+#endif
+
+template <>
+struct Pack<double> {
+  static constexpr int lanes = 8;
+  double v[8];
+#define CRFRNN_LANES(expression)                  \
+  Pack r;                                         \
+  for (int i = 0; i < 8; ++i) r.v[i] = expression; \
+  return r;
+  static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(0.0) }
+  static CRFRNN_INLINE Pack set(double x) { CRFRNN_LANES(x) }
+  static CRFRNN_INLINE Pack load(const double* p) { CRFRNN_LANES(p[i]) }
+  static CRFRNN_INLINE Pack load(const double* p, int n) { CRFRNN_LANES(i < n ? p[i] : 0.0) }
+  CRFRNN_INLINE void store(double* p) const {
+    for (int i = 0; i < 8; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE void store(double* p, int n) const {
+    for (int i = 0; i < 8 && i < n; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
+  CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
+  CRFRNN_INLINE Pack operator*(Pack o) const { CRFRNN_LANES(v[i] * o.v[i]) }
+  static CRFRNN_INLINE Pack fma(Pack a, Pack b, Pack c) { CRFRNN_LANES(a.v[i] * b.v[i] + c.v[i]) }
+  static CRFRNN_INLINE Pack floor(Pack a) { CRFRNN_LANES(std::floor(a.v[i])) }
+  static CRFRNN_INLINE Pack ceil(Pack a) { CRFRNN_LANES(std::ceil(a.v[i])) }
+  static CRFRNN_INLINE Pack less(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? 1.0 : 0.0) }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) { CRFRNN_LANES(x.v[i] == y.v[i] ? a.v[i] : 0.0) }
+  CRFRNN_INLINE double sum() const {
+    double s = 0;
+    for (int i = 0; i < 8; ++i) s += v[i];
+    return s;
+  }
+#undef CRFRNN_LANES
+};
+
+// e^x to 2e-7 relative: 2^n · p(r) with |r| ≤ ln2 / 2 (Cephes' polynomial). Below -87 it is 0 up to float32's smallest normal.
+CRFRNN_INLINE Pack<float> exp(Pack<float> x) {
+  using P = Pack<float>;
+  x = P::max(x, P::set(-87.f));
+  const P n = P::round(x * P::set(1.44269504088896341f));
+  P r = P::fma(n, P::set(-0.693359375f), x);
+  r = P::fma(n, P::set(2.12194440e-4f), r);
+  P p = P::set(1.9875691500e-4f);
+  p = P::fma(p, r, P::set(1.3981999507e-3f));
+  p = P::fma(p, r, P::set(8.3334519073e-3f));
+  p = P::fma(p, r, P::set(4.1665795894e-2f));
+  p = P::fma(p, r, P::set(1.6666665459e-1f));
+  p = P::fma(p, r, P::set(5.0000001201e-1f));
+  p = P::fma(p, r * r, r + P::set(1.f));
+  return p * P::exp2i(n);
+}
+
+}  // namespace CRFRNN_ISA
+}  // namespace crfrnn

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT
+// The filter as two sweeps over the slabs of a lattice (lattice.hpp says what a slab is):
+//   first   splat a slab and blur the axes before the crossing pair, all inside the slab
+//   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
+// and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
+// threads nor the chunking can change a bit. Rows are NB packs wide; `Row` is how they are stored between the sweeps.
+#pragma once
+
+#include "buffer.hpp"
+#include "lattice.hpp"
+#include "parallel.hpp"
+#include "simd.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+// The order of the blur: `before` the crossing pair, the pair, and `after` it.
+struct Axes {
+  int before[9], after[9], befores = 0, afters = 0, first, second;
+  bool lead_first;
+
+  Axes(const Lattice& lattice, bool reverse) {
+    const int d = lattice.dim, lead = lattice.lead;
+    lead_first = !reverse;
+    first = reverse ? lead + 1 : lead;
+    second = reverse ? lead : lead + 1;
+    for (int i = 0; i <= d; ++i) {
+      const int axis = reverse ? d - i : i;
+      if (axis == lead || axis == lead + 1) continue;
+      const bool early = reverse ? axis > lead + 1 : axis < lead;
+      if (early)
+        before[befores++] = axis;
+      else
+        after[afters++] = axis;
+    }
+  }
+};
+
+// The stencil is ½v + ¼(n₁ + n₂), half of everyone's, so that values never grow; slicing gives the 2^(d+1) back.
+template <class T>
+CRFRNN_INLINE T slice_factor(int dim) {
+  const double gain = static_cast<double>(int64_t{1} << (dim + 1));
+  return static_cast<T>(gain / (1.0 + 2.0 / gain));
+}
+
+// Sums over pixels are taken in this many parts and then part by part: never by the number of threads.
+constexpr int64_t fixed_parts = 64;
+
+inline int64_t largest_slab(const Lattice& lattice) {
+  int64_t most = 1;
+  for (int64_t s = 0; s < lattice.slabs; ++s) {
+    const int64_t n = lattice.slab_vertex[s + 1] - lattice.slab_vertex[s];
+    if (n > most) most = n;
+  }
+  return most;
+}
+
+inline int64_t sweep_chunks(const Lattice& lattice, int threads) {
+  if (threads <= 1) return 1;
+  const int64_t most = 4 * static_cast<int64_t>(threads);
+  return lattice.slabs < most ? (lattice.slabs < 1 ? 1 : lattice.slabs) : most;
+}
+
+// First slab of chunk i of n: slabs are shared out by the vertices they hold.
+inline int64_t chunk_slab(const Lattice& lattice, int64_t i, int64_t n) {
+  const int64_t target = lattice.vertices * i / n;
+  int64_t low = 0, high = lattice.slabs;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (lattice.slab_vertex[middle] < target)
+      low = middle + 1;
+    else
+      high = middle;
+  }
+  return i == n ? lattice.slabs : low;
+}
+
+template <class T, int NB>
+CRFRNN_INLINE void copy_row(const T* from, T* to) {
+  for (int b = 0; b < NB; ++b) Pack<T>::load(from + b * Pack<T>::lanes).store(to + b * Pack<T>::lanes);
+}
+
+template <class T, class Row, int NB>
+struct Sweep {
+  using P = Pack<T>;
+  static constexpr int width = NB * P::lanes;  // scalars in a row
+
+  const Lattice& lattice;
+  const T* weights;
+  Axes axes;
+  int threads;
+  int64_t slab_rows;
+  Buffer scratch;  // five slabs and a row of zeros for each worker
+
+  Sweep(const Lattice& l, const T* w, bool reverse, int threads_)
+      : lattice(l), weights(w), axes(l, reverse), threads(threads_ < 1 ? 1 : threads_),
+        slab_rows(largest_slab(l)), scratch(static_cast<size_t>(threads) * worker_scalars() * sizeof(T)) {}
+
+  size_t worker_scalars() const { return static_cast<size_t>((5 * slab_rows + 1) * width); }
+  T* slab_buffer(int worker, int i) const {
+    return scratch.as<T>() + static_cast<size_t>(worker) * worker_scalars() + static_cast<size_t>(i * slab_rows * width);
+  }
+  const T* zero_row(int worker) const {
+    T* row = slab_buffer(worker, 5);
+    for (int b = 0; b < NB; ++b) P::zero().store(row + b * P::lanes);
+    return row;
+  }
+
+  template <class Value>
+  CRFRNN_INLINE void blur_row(const Value* self, const Value* a, const Value* b, T* out) const {
+    const P centre = P::set(T(0.5)), side = P::set(T(0.25));
+    for (int i = 0; i < NB; ++i) {
+      const int at = i * P::lanes;
+      P::fma(side, P::load(a + at) + P::load(b + at), centre * P::load(self + at)).store(out + at);
+    }
+  }
+
+  // One axis whose neighbours lie in the slab itself.
+  void blur_inside(int axis, int64_t slab, const T* from, T* to, const T* zero) const {
+    const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
+    const int32_t absent = static_cast<int32_t>(lattice.vertices);
+    const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
+    const int32_t* minus = plus + lattice.vertices;
+    for (int64_t v = begin; v < end; ++v) {
+      const int32_t a = plus[v], b = minus[v];
+      blur_row(from + (v - begin) * width, a == absent ? zero : from + (a - begin) * width,
+               b == absent ? zero : from + (b - begin) * width, to + (v - begin) * width);
+    }
+  }
+
+  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not wanted here.
+  template <int V, class Source>
+  void splat(int64_t slab, const Source& source, T* own, T* next) const {
+    const int corners = V ? V : lattice.dim + 1;
+    const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
+    for (int64_t s = lattice.slab_simplex[slab]; s < lattice.slab_simplex[slab + 1]; ++s) {
+      P sum[V ? V : 9][NB];
+      for (int k = 0; k < corners; ++k)
+        for (int b = 0; b < NB; ++b) sum[k][b] = P::zero();
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        P value[NB];
+        source(p, value);
+        const T* w = weights + p * corners;
+        for (int k = 0; k < corners; ++k) {
+          const P wk = P::set(w[k]);
+          for (int b = 0; b < NB; ++b) sum[k][b] = P::fma(wk, value[b], sum[k][b]);
+        }
+      }
+      const int32_t* vertex = lattice.simplex_vertex + s * corners;
+      for (int k = 0; k < corners; ++k) {
+        const int64_t v = vertex[k];
+        T* target = v < border ? own : next;
+        if (!target) continue;
+        T* row = target + (v - (v < border ? base : border)) * width;
+        for (int b = 0; b < NB; ++b) (P::load(row + b * P::lanes) + sum[k][b]).store(row + b * P::lanes);
+      }
+    }
+  }
+
+  template <int V, class Source>
+  void first(int64_t low, int64_t high, int worker, const Source& source, Row* out) const {
+    T* current = slab_buffer(worker, 0);
+    T* next = slab_buffer(worker, 1);
+    T* spare = slab_buffer(worker, 2);
+    const T* zero = zero_row(worker);
+    clear(low, current);
+    if (low > 0) splat<V>(low - 1, source, nullptr, current);
+    for (int64_t slab = low; slab < high; ++slab) {
+      const bool last = slab + 1 == high;
+      if (!last) clear(slab + 1, next);
+      splat<V>(slab, source, current, last ? nullptr : next);
+      for (int i = 0; i < axes.befores; ++i) {
+        blur_inside(axes.before[i], slab, current, spare, zero);
+        T* swap = current;
+        current = spare;
+        spare = swap;
+      }
+      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
+      for (int64_t v = begin; v < end; ++v)
+        for (int b = 0; b < NB; ++b) {
+          const int at = b * P::lanes;
+          P::load(current + (v - begin) * width + at).store(out + v * width + at);
+        }
+      T* swap = current;
+      current = next;
+      next = swap;
+    }
+  }
+
+  void second(int64_t low, int64_t high, int worker, const Row* in, Row* out) const {
+    T* ring[3] = {slab_buffer(worker, 0), slab_buffer(worker, 1), slab_buffer(worker, 2)};
+    T* left = slab_buffer(worker, 3);
+    T* right = slab_buffer(worker, 4);
+    const T* zero = zero_row(worker);
+    alignas(64) Row nothing[width] = {};
+    const int32_t absent = static_cast<int32_t>(lattice.vertices);
+    const int32_t* plus = lattice.neighbour + 2 * axes.first * lattice.vertices;
+    const int32_t* minus = plus + lattice.vertices;
+    const auto cross_first = [&](int64_t slab) {
+      if (slab < 0 || slab >= lattice.slabs) return;
+      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
+      T* to = ring[slab % 3];
+      for (int64_t v = begin; v < end; ++v) {
+        const int32_t a = plus[v], b = minus[v];
+        blur_row(in + v * width, a == absent ? nothing : in + int64_t{a} * width,
+                 b == absent ? nothing : in + int64_t{b} * width, to + (v - begin) * width);
+      }
+    };
+    // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
+    const int direction = axes.lead_first ? 1 : -1;
+    const int32_t* plus2 = lattice.neighbour + 2 * axes.second * lattice.vertices;
+    const int32_t* minus2 = plus2 + lattice.vertices;
+    cross_first(low - 1);
+    cross_first(low);
+    for (int64_t slab = low; slab < high; ++slab) {
+      cross_first(slab + 1);
+      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
+      const int64_t up = slab + direction, down = slab - direction;
+      const int64_t up_base = up >= 0 && up < lattice.slabs ? lattice.slab_vertex[up] : 0;
+      const int64_t down_base = down >= 0 && down < lattice.slabs ? lattice.slab_vertex[down] : 0;
+      const T* here = ring[slab % 3];
+      const T* above = ring[(up + 3) % 3];
+      const T* below = ring[(down + 3) % 3];
+      T* current = left;
+      T* spare = right;
+      for (int64_t v = begin; v < end; ++v) {
+        const int32_t a = plus2[v], b = minus2[v];
+        blur_row(here + (v - begin) * width, a == absent ? zero : above + (a - up_base) * width,
+                 b == absent ? zero : below + (b - down_base) * width, current + (v - begin) * width);
+      }
+      for (int i = 0; i < axes.afters; ++i) {
+        blur_inside(axes.after[i], slab, current, spare, zero);
+        T* swap = current;
+        current = spare;
+        spare = swap;
+      }
+      for (int64_t v = begin; v < end; ++v)
+        for (int b = 0; b < NB; ++b) {
+          const int at = b * P::lanes;
+          P::load(current + (v - begin) * width + at).store(out + v * width + at);
+        }
+    }
+  }
+
+  void clear(int64_t slab, T* rows) const {
+    const int64_t n = lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab];
+    for (int64_t i = 0; i < n * NB; ++i) P::zero().store(rows + i * P::lanes);
+  }
+
+  // Splat and blur: `out` holds the finished rows, `between` the rows after the first sweep.
+  template <int V, class Source>
+  void spread(const Source& source, Row* between, Row* out) const {
+    const int64_t chunks = sweep_chunks(lattice, threads);
+    parallel_for(chunks, threads, [&](int64_t c, int worker) {
+      const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
+      if (low < high) first<V>(low, high, worker, source, between);
+    });
+    parallel_for(chunks, threads, [&](int64_t c, int worker) {
+      const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
+      if (low < high) second(low, high, worker, between, out);
+    });
+  }
+
+  // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k.
+  template <int V, class Sink>
+  void slice(int64_t begin, int64_t end, const Row* rows, const Sink& sink) const {
+    const int corners = V ? V : lattice.dim + 1;
+    for (int64_t s = begin; s < end; ++s) {
+      P row[V ? V : 9][NB];
+      const int32_t* vertex = lattice.simplex_vertex + s * corners;
+      for (int k = 0; k < corners; ++k)
+        for (int b = 0; b < NB; ++b) row[k][b] = P::load(rows + int64_t{vertex[k]} * width + b * P::lanes);
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        const T* w = weights + p * corners;
+        P sum[NB];
+        for (int b = 0; b < NB; ++b) sum[b] = P::set(w[0]) * row[0][b];
+        for (int k = 1; k < corners; ++k) {
+          const P wk = P::set(w[k]);
+          for (int b = 0; b < NB; ++b) sum[b] = P::fma(wk, row[k][b], sum[b]);
+        }
+        sink(p, sum);
+      }
+    }
+  }
+
+  // body(begin, end, part) over all simplices, in a fixed number of parts that hold about as many points each.
+  template <class Body>
+  void each_simplex_range(const Body& body) const {
+    constexpr int64_t parts = fixed_parts;
+    const auto first_simplex = [&](int64_t i) {
+      const int64_t target = lattice.points * i / parts;
+      int64_t low = 0, high = lattice.simplices;
+      while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (lattice.simplex_start[middle] < target)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      return i == parts ? lattice.simplices : low;
+    };
+    parallel_for(parts, threads, [&](int64_t i, int) { body(first_simplex(i), first_simplex(i + 1), static_cast<int>(i)); });
+  }
+};
+
+// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the others.
+template <class F>
+CRFRNN_INLINE void with_corners(int dim, const F& f) {
+  switch (dim) {
+    case 2: return f.template operator()<3>();
+    case 3: return f.template operator()<4>();
+    case 5: return f.template operator()<6>();
+    default: return f.template operator()<0>();
+  }
+}
+
+}  // namespace crfrnn::CRFRNN_ISA
