@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Gibbs energy and mean-field free energy of a dense CRF; `crfrnn.crf.symmetry` says where they exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crfrnn.crf import validate
+from crfrnn.crf.mean_field import Iteration, Kernel, mean_field, prepare
+from crfrnn.crf.symmetry import check_symmetric_kernel, label_form
+
+
+def gibbs_energy(
+    labels: Tensor,
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    *,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Energy of a labelling, one number per picture.
+
+    ``E(x) = -Σ_i U_i(x_i) + ½ Σ_{i,j} Σ_m [μ W_m](x_i, x_j) K_m(i, j)``, the second sum over ordered pairs.
+
+    The kernels count as they run: one that keeps its self term contributes ``½ [μ W](x_i, x_i) K(i, i)``
+    too. Build it with ``exclude_self=True`` for the paper's sum over i < j.
+
+    Args:
+        labels: Int[B, \\*spatial] in 0..L-1; masked pixels are not looked at.
+        unary, kernels, weights, compatibility, mask: as in `mean_field`, kernels and μ W_m symmetric.
+
+    Returns:
+        Float[B].
+
+    Raises:
+        ValueError: where no energy exists.
+
+    Source: Zheng et al., ICCV 2015, eq. 1.
+
+    >>> import torch
+    >>> from crfrnn import GaussianKernel, gibbs_energy
+    >>> kernel = GaussianKernel.spatial((1, 2), 1.0, normalization="none", exclude_self=True)
+    >>> unary = torch.zeros(1, 2, 1, 2)
+    >>> same = gibbs_energy(torch.tensor([[[0, 0]]]), unary, [kernel], [1.0], -torch.eye(2))
+    >>> round(float(same), 4)  # one pair at distance 1: -exp(-1/2)
+    -0.6065
+    """
+    unary = validate.check_unary(unary)
+    mask = validate.check_mask(mask, unary)
+    labels = validate.check_labels("labels", labels, unary, None, "a label of the unary to every pixel", mask)
+    # A labelling is an inference in which every pixel is known: its marginals are the one-hot vectors.
+    model = _symmetric(prepare(unary, kernels, weights, compatibility, mask, labels))
+    return _expected_energy(model, model.marginals(model.unary))
+
+
+def free_energy(
+    logits: Tensor,
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    *,
+    mask: Tensor | None = None,
+    clamp: Tensor | None = None,
+) -> Tensor:
+    """Mean-field (variational) free energy of ``Q = softmax(logits)``, one number per picture.
+
+    ``F(Q) = Σ_i Σ_l Q_i(l) (log Q_i(l) - U_i(l)) + ½ Σ_m <Q, K_m Q (μ W_m)ᵀ>``. With kernels without a self
+    term this is ``KL(Q ‖ P) - log Z`` of ``P(x) = exp(-E(x)) / Z``, an upper bound of -log Z; with a self
+    term kept, it is the function whose stationary points are the fixed points of the updates that keep it.
+
+    Args:
+        logits: Float[B, L, \\*spatial], usually what `mean_field` returns; for probabilities give
+            ``q.log()``.
+        unary, kernels, weights, compatibility, mask, clamp: as in `mean_field`, kernels and μ W_m
+            symmetric.
+
+    Returns:
+        Float[B], differentiable.
+
+    Raises:
+        ValueError: where no free energy exists.
+
+    Source: Koller & Friedman, *Probabilistic Graphical Models*, 2009, section 11.5. pydensecrf's
+    klDivergence lacks the ½.
+
+    >>> import torch
+    >>> from crfrnn import GaussianKernel, free_energy
+    >>> kernel = GaussianKernel.spatial((1, 1), 1.0, normalization="none", exclude_self=True)
+    >>> unary = torch.tensor([[[[1.0]], [[0.0]]]])  # one pixel: F at its optimum is -log(e + 1)
+    >>> round(float(free_energy(unary, unary, [kernel], [1.0], -torch.eye(2))), 4)
+    -1.3133
+    """
+    model = _symmetric(prepare(unary, kernels, weights, compatibility, mask, clamp))
+    grid = validate.check_tensor("logits", logits, "floating-point logits shaped as unary")
+    if grid.shape != unary.shape:
+        raise ValueError(
+            f"logits: expected the shape of unary {tuple(unary.shape)}, got {validate.describe(grid)}; "
+            "give what mean_field returned for this unary"
+        )
+    x = grid.flatten(2).mT.to(model.unary.dtype)
+    if model.valid is not None:
+        x = torch.where(model.valid, x, torch.zeros_like(x))
+    q = model.marginals(x)
+    # -inf logits meet Q = 0 and must give 0, not NaN; clamped pixels are certain and carry no entropy.
+    log_q = torch.log_softmax(x, -1).clamp(min=torch.finfo(x.dtype).min)
+    if model.known is not None:
+        log_q = torch.where(model.known, torch.zeros_like(log_q), log_q)
+    return (q * log_q).sum((1, 2)) + _expected_energy(model, q)
+
+
+def free_energy_trace(
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    iterations: int = 5,
+    *,
+    mask: Tensor | None = None,
+    clamp: Tensor | None = None,
+    damping: float = 1.0,
+    initial: Tensor | None = None,
+) -> Tensor:
+    """Free energy before the first and after every iteration, Float[T + 1, B].
+
+    Arguments as in `mean_field`; with ``damping=monotone_damping(kernels, weights, compatibility)`` no
+    entry exceeds the one before it.
+
+    >>> import torch
+    >>> from crfrnn import GaussianKernel, free_energy_trace
+    >>> kernel = GaussianKernel.spatial((4, 4), 1.0, normalization="symmetric")
+    >>> trace = free_energy_trace(torch.randn(1, 2, 4, 4), [kernel], [3.0], -torch.eye(2), iterations=6)
+    >>> bool((trace.diff(dim=0) <= 1e-4).all())
+    True
+    """
+    iterations = validate.check_count("iterations", iterations, 0, "0 gives the free energy of the start")
+    model = (unary, kernels, weights, compatibility)
+    with torch.no_grad():
+        logits = unary if initial is None else initial
+        trace = [free_energy(logits, *model, mask=mask, clamp=clamp)]
+        for _ in range(iterations):
+            logits = mean_field(
+                *model, 1, mask=mask, clamp=clamp, damping=damping, initial=logits, precision="float32"
+            )
+            trace.append(free_energy(logits, *model, mask=mask, clamp=clamp))
+    return torch.stack(trace)
+
+
+def _expected_energy(model: Iteration, q: Tensor) -> Tensor:
+    return (q * (0.5 * model.pairwise(q) - model.unary)).sum((1, 2))
+
+
+def _symmetric(model: Iteration) -> Iteration:
+    for index, (kernel, weight) in enumerate(zip(model.kernels, model.weights, strict=True)):
+        check_symmetric_kernel(index, kernel)
+        label_form(index, weight, model.compatibility)
+    return model

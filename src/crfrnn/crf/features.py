@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""Positions and colours divided by their bandwidths: what a Gaussian kernel compares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crfrnn.crf.validate import describe, readable
+
+
+def bandwidths(
+    name: str,
+    theta: Tensor | float | Sequence[float],
+    count: int,
+    unit: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """A positive number or one per axis, as Float[count]; keeps its gradient.
+
+    dtype and device: by default those of `theta` where it is a tensor, else torch's defaults.
+
+    >>> bandwidths("theta", 3.0, 2, "pixels")
+    tensor([3., 3.])
+    """
+    if not isinstance(theta, Tensor):
+        try:
+            theta = torch.as_tensor(theta, dtype=dtype or torch.get_default_dtype())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name}: expected a positive number or {count} of them, got {describe(theta)}"
+            ) from error
+    if not theta.is_floating_point():
+        theta = theta.to(torch.get_default_dtype())
+    theta = theta.to(device=device, dtype=dtype)
+    if theta.ndim > 1 or (theta.ndim == 1 and len(theta) not in (1, count)):
+        raise ValueError(
+            f"{name}: expected a positive number or {count} of them, got {describe(theta)}; "
+            "positions are ordered x, y, z, channels as in the image"
+        )
+    if readable(theta) and not bool((torch.isfinite(theta) & (theta > 0)).all()):
+        raise ValueError(f"{name}: expected positive finite bandwidths in {unit}, got {theta.tolist()}")
+    return theta.expand(count)
+
+
+def grid_features(shape: Sequence[int], theta: Tensor) -> Tensor:
+    """Pixel positions over bandwidths, Float[N, axes] in the order x, y, (z), N pixels in row-major order.
+
+    >>> grid_features((1, 3), torch.tensor([2.0, 1.0]))[:, 0]
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    if len(shape) < 1 or any(n < 0 for n in shape):
+        raise ValueError(f"shape: expected the size of at least one spatial axis, got {tuple(shape)}")
+    work = theta if theta.dtype == torch.float64 else theta.float()
+    axes = [torch.arange(n, dtype=work.dtype, device=work.device) for n in shape]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)
+    return grid.reshape(math.prod(shape), len(shape)) / work
+
+
+def image_features(
+    image: Tensor,
+    theta_alpha: Tensor | float | Sequence[float],
+    theta_beta: Tensor | float | Sequence[float],
+) -> Tensor:
+    """Positions / θ_α then channels / θ_β: Float or UInt8[B, C, *spatial] -> Float[B, N, axes + C].
+
+    float64 where the image is, else float32.
+
+    >>> image_features(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), 80.0, 13.0).shape
+    torch.Size([1, 20, 5])
+    """
+    if not isinstance(image, Tensor) or not (image.is_floating_point() or image.dtype == torch.uint8):
+        raise TypeError(
+            f"image: expected a float or uint8 tensor [B, C, *spatial], got {describe(image)}; "
+            "convert with image.float()"
+        )
+    if image.ndim < 3 or image.shape[1] < 1:
+        raise ValueError(
+            f"image: expected [B, C, *spatial] with at least one channel and axis, got {describe(image)}; "
+            "add a missing batch axis with image.unsqueeze(0), a missing channel axis with image.unsqueeze(1)"
+        )
+    dtype = image.dtype if image.dtype == torch.float64 else torch.float32
+    shape = image.shape[2:]
+    alpha = bandwidths("theta_alpha", theta_alpha, len(shape), "pixels", dtype, image.device)
+    beta = bandwidths("theta_beta", theta_beta, image.shape[1], "the image's units", dtype, image.device)
+    places = grid_features(shape, alpha).expand(image.shape[0], -1, -1)
+    colours = image.flatten(2).transpose(1, 2).to(dtype) / beta
+    return torch.cat([places, colours], -1)

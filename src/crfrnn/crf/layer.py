@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""The dense CRF as a recurrent layer: `CRFRNN` holds the parameters, `mean_field` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crfrnn.crf import validate
+from crfrnn.crf.kernels import GaussianKernel
+from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
+from crfrnn.crf.presets import Preset, preset_named
+
+Bandwidth = float | Sequence[float] | Tensor
+
+
+class CRFRNN(nn.Module):
+    """Dense CRF inference with a spatial and a bilateral kernel; every parameter is learnable.
+
+    ``x ← U - μ (W_s S + W_b B)``, ``Q = softmax(x)``, S and B the filtered Q: S with
+    ``exp(-|p_i - p_j|² / 2θ_γ²)``, B with ``exp(-|p_i - p_j|² / 2θ_α² - |I_i - I_j|² / 2θ_β²)``.
+
+    Args:
+        num_labels: L ≥ 1.
+        theta_alpha, theta_gamma: bandwidths in pixels, a number or one per axis in the order x, y, (z).
+        theta_beta: bandwidth in colour steps of 0..255, a number or one per channel.
+        spatial_weight, bilateral_weight: starting value of the kernel weights of every label.
+        preset: "crfasrnn" are the five numbers of the released CRF-RNN model; None the package's defaults.
+            A number given beside it goes first.
+        iterations, eval_iterations: T in training and in evaluation (None: the same).
+        label_weights: "vector" keeps one weight per label and kernel, "matrix" an L×L matrix per kernel.
+        spatial_method: "separable", "lattice" or "exact"; bilateral_method: "lattice" or "exact".
+        quality: "classic", "default" or "high", for the lattice.
+        normalization: "none", "before", "after" or "symmetric".
+        precision: "auto" or "float32"; float64 input is computed in float64 either way.
+        activation, damping, tolerance, gradient: as in `mean_field`.
+        exclude_self: sum over j ≠ i exactly, as the paper writes it; implementations keep j = i.
+        temperature: if given, the unary is divided by it, and it is learnable as `log_temperature`.
+
+    Attributes:
+        spatial_weights, bilateral_weights: [L] or [L, L].
+        compatibility: [L, L], starts at -I (the paper's Fig. 5).
+        log_theta_alpha, log_theta_beta, log_theta_gamma: natural logarithms of the bandwidths.
+        log_temperature: only with `temperature`.
+
+    Source: Zheng et al., *Conditional Random Fields as Recurrent Neural Networks*, ICCV 2015,
+    doi:10.1109/ICCV.2015.179, Algorithm 1 and section 5.
+
+    >>> import torch
+    >>> from crfrnn import CRFRNN
+    >>> crf = CRFRNN(3, eval_iterations=10)
+    >>> unary, image = torch.randn(2, 3, 6, 8), torch.randint(256, (2, 3, 6, 8), dtype=torch.uint8)
+    >>> crf(unary, image).shape
+    torch.Size([2, 3, 6, 8])
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        theta_alpha: Bandwidth | None = None,
+        theta_beta: Bandwidth | None = None,
+        theta_gamma: Bandwidth | None = None,
+        spatial_weight: float | None = None,
+        bilateral_weight: float | None = None,
+        preset: str | None = None,
+        iterations: int = 5,
+        eval_iterations: int | None = None,
+        label_weights: str = "vector",
+        spatial_method: str = "separable",
+        bilateral_method: str = "lattice",
+        quality: str = "default",
+        normalization: str = "after",
+        precision: str = "auto",
+        *,
+        activation: str = "softmax",
+        damping: float = 1.0,
+        tolerance: float | None = None,
+        gradient: str = "unrolled",
+        exclude_self: bool = False,
+        temperature: float | None = None,
+    ) -> None:
+        super().__init__()
+        start = preset_named(preset)
+        labels = validate.check_count("num_labels", num_labels, 1, "give the number of labels of the unary")
+        steps = validate.check_count("iterations", iterations, 0, "0 returns the unary")
+        self.num_labels, self.iterations = labels, steps
+        self.eval_iterations = (
+            None
+            if eval_iterations is None
+            else validate.check_count("eval_iterations", eval_iterations, 0, "None: the same as iterations")
+        )
+        self.label_weights = validate.check_choice("label_weights", label_weights, ("vector", "matrix"))
+        methods = ("separable", "lattice", "exact")
+        self.spatial_method = validate.check_choice("spatial_method", spatial_method, methods)
+        self.bilateral_method = validate.check_choice("bilateral_method", bilateral_method, methods[1:])
+        self.quality = validate.check_choice("quality", quality, ("classic", "default", "high"))
+        modes = ("none", "before", "after", "symmetric")
+        self.normalization = validate.check_choice("normalization", normalization, modes)
+        self.precision = validate.check_choice("precision", precision, PRECISIONS)
+        self.activation = validate.check_choice("activation", activation, ACTIVATIONS)
+        self.gradient = validate.check_choice("gradient", gradient, GRADIENTS)
+        self.damping = validate.check_damping(damping)
+        self.tolerance = validate.check_tolerance(tolerance)
+        self.exclude_self = bool(exclude_self)
+
+        mine = (theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight)
+        given = Preset(*(usual if own is None else own for own, usual in zip(mine, start, strict=True)))
+        self.spatial_weights = self._weights("spatial_weight", given.spatial_weight)
+        self.bilateral_weights = self._weights("bilateral_weight", given.bilateral_weight)
+        self.compatibility = nn.Parameter(-torch.eye(labels))
+        self.log_theta_alpha = _log("theta_alpha", given.theta_alpha, "pixels")
+        self.log_theta_beta = _log("theta_beta", given.theta_beta, "colour steps")
+        self.log_theta_gamma = _log("theta_gamma", given.theta_gamma, "pixels")
+        if temperature is None:
+            self.register_parameter("log_temperature", None)
+        else:
+            self.log_temperature = _log("temperature", temperature, "temperature")
+
+    def _weights(self, name: str, value: float) -> nn.Parameter:
+        number = validate.check_number(
+            name, value, f"weights per label go into crf.{name}s after construction"
+        )
+        weights = torch.full((self.num_labels,), number)
+        return nn.Parameter(weights.diag() if self.label_weights == "matrix" else weights)
+
+    def kernels(
+        self, image: Tensor, mask: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> tuple[GaussianKernel, GaussianKernel]:
+        """The spatial and the bilateral kernel of `image`, as `forward` builds them.
+
+        Args:
+            image: Float or UInt8 [B, C, *spatial] in 0..255.
+            mask: Bool[B, *spatial], True = valid.
+            dtype: float32 or float64; None takes the image's float64 or float32.
+        """
+        if dtype is None:
+            dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+        image = image.to(dtype)
+        if mask is not None:
+            # Padding may hold anything; a constant keeps it out of the range that the keys must span.
+            image = torch.where(mask.unsqueeze(1), image, torch.zeros_like(image))
+        alpha, beta, gamma = (
+            log.to(dtype).exp() for log in (self.log_theta_alpha, self.log_theta_beta, self.log_theta_gamma)
+        )
+        common = {
+            "normalization": self.normalization,
+            "quality": self.quality,
+            "mask": mask,
+            "exclude_self": self.exclude_self,
+        }
+        spatial = GaussianKernel.spatial(tuple(image.shape[2:]), gamma, method=self.spatial_method, **common)
+        bilateral = GaussianKernel.bilateral(image, alpha, beta, method=self.bilateral_method, **common)
+        return spatial, bilateral
+
+    def forward(
+        self,
+        unary: Tensor,
+        image: Tensor,
+        mask: Tensor | None = None,
+        clamp: Tensor | None = None,
+        iterations: int | None = None,
+    ) -> Tensor:
+        """Refine `unary` along the edges of `image`.
+
+        Args:
+            unary: Float[B, L, *spatial], logits.
+            image: Float or UInt8 [B, C, *spatial], any number of channels, in 0..255 (the unit of θ_β).
+            mask: Bool[B, *spatial], True = valid.
+            clamp: Int[B, *spatial], known labels, -1 = free.
+            iterations: T of this call; None takes `iterations` or, in evaluation, `eval_iterations`.
+
+        Returns:
+            Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
+        """
+        unary = validate.check_unary(unary)
+        if unary.shape[1] != self.num_labels:
+            raise ValueError(
+                f"unary: expected {self.num_labels} labels on axis 1 as num_labels says, got "
+                f"{validate.describe(unary)}; build CRFRNN({unary.shape[1]}, ...)"
+            )
+        mask = validate.check_mask(mask, unary)
+        image = validate.check_image(image, unary, mask)
+        self._check_axes(image)
+        steps = iterations
+        if steps is None:
+            steps = self.iterations if self.training else self.eval_iterations
+        if steps is None:  # eval_iterations: the same as iterations
+            steps = self.iterations
+        with torch.autocast(unary.device.type, enabled=False):
+            dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
+            logits = unary
+            if self.log_temperature is not None:
+                logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
+            refined = mean_field(
+                logits,
+                self.kernels(image, mask, dtype) if steps else (),
+                (self.spatial_weights, self.bilateral_weights) if steps else (),
+                self.compatibility,
+                steps,
+                mask=mask,
+                clamp=clamp,
+                activation=self.activation,
+                damping=self.damping,
+                tolerance=self.tolerance,
+                gradient=self.gradient,
+                precision=self.precision,
+            )
+        return refined
+
+    def _check_axes(self, image: Tensor) -> None:
+        for name, log, sizes, what in (
+            ("theta_alpha", self.log_theta_alpha, image.ndim - 2, "axes"),
+            ("theta_beta", self.log_theta_beta, image.shape[1], "channels"),
+            ("theta_gamma", self.log_theta_gamma, image.ndim - 2, "axes"),
+        ):
+            if log.ndim and log.shape[0] != sizes:
+                raise ValueError(
+                    f"{name}: expected one number or {sizes} of them for the {what} of image "
+                    f"{tuple(image.shape)}, got {log.shape[0]}"
+                )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_labels}, iterations={self.iterations}, eval_iterations={self.eval_iterations}, "
+            f"label_weights={self.label_weights!r}, spatial_method={self.spatial_method!r}, "
+            f"bilateral_method={self.bilateral_method!r}, quality={self.quality!r}, "
+            f"normalization={self.normalization!r}"
+        )
+
+
+def _log(name: str, value: Bandwidth, unit: str) -> nn.Parameter:
+    return nn.Parameter(validate.check_positive(name, value, unit).log())

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: MIT
+"""Mean-field inference of a dense CRF as a pure function (Algorithm 1 of Zheng et al., ICCV 2015)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from crfrnn.crf import fused, validate
+from crfrnn.crf.implicit import fixed_point
+
+# The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
+CLAMPED_LOGIT = 100.0
+ACTIVATIONS = ("softmax", "relu")
+GRADIENTS = ("unrolled", "implicit")
+PRECISIONS = ("auto", "float32")
+
+
+class Kernel(Protocol):
+    """Any linear operator over pixels: Float[B, N, C] -> Float[B, N, C]."""
+
+    def __matmul__(self, values: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration x ↦ f(x) with everything but x held; pixels in rows, labels in columns."""
+
+    unary: Tensor  # [B, N, L], 0 at masked pixels
+    kernels: tuple[Kernel, ...]
+    weights: tuple[Tensor, ...]  # each [], [L] or [L, L]
+    compatibility: Tensor  # [L, L]
+    activation: str
+    damping: float
+    valid: Tensor | None  # Bool[B, N, 1]
+    known: Tensor | None  # Bool[B, N, 1], the clamped pixels
+    evidence: Tensor | None  # [B, N, L], their labels one-hot
+
+    def marginals(self, logits: Tensor) -> Tensor:
+        """Normalising: Q = softmax(x), or the paper's ReLU over its sum; known pixels one-hot, masked 0."""
+        q = torch.softmax(logits, -1) if self.activation == "softmax" else _relu_normalised(logits)
+        if self.known is not None and self.evidence is not None:
+            q = torch.where(self.known, self.evidence, q)
+        return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
+
+    def pairwise(self, q: Tensor) -> Tensor:
+        """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
+        message = torch.zeros_like(q)
+        for kernel, weight in zip(self.kernels, self.weights, strict=True):
+            filtered = kernel.__matmul__(
+                q
+            )  # kernel @ q; torch.compile cannot trace the sign for a plain object
+            message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
+        return message @ self.compatibility.mT
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Adding the unary; the damped step is the proximal one on natural parameters."""
+        target = self.unary - self.pairwise(self.marginals(logits))
+        return target if self.damping == 1.0 else torch.lerp(logits, target, self.damping)
+
+    def change(self, before: Tensor, after: Tensor) -> float:
+        """max|ΔQ| between two iterates; 0 for an empty batch."""
+        with torch.no_grad():
+            difference = self.marginals(after) - self.marginals(before)
+            return float(difference.abs().amax()) if difference.numel() else 0.0
+
+
+def mean_field(
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    iterations: int = 5,
+    *,
+    mask: Tensor | None = None,
+    clamp: Tensor | None = None,
+    activation: str = "softmax",
+    damping: float = 1.0,
+    tolerance: float | None = None,
+    initial: Tensor | None = None,
+    gradient: str = "unrolled",
+    precision: str = "auto",
+) -> Tensor:
+    """Logits of the marginals after `iterations` parallel mean-field updates.
+
+    ``x ← (1 - damping)·x + damping·(U - μ Σ_m W_m (K_m Q))`` with ``Q = softmax(x)``, from ``x = U``.
+
+    Args:
+        unary: Float[B, L, \\*spatial], the logits U = -ψ_u; half types are computed in float32,
+            float64 in float64.
+        kernels: operators with ``kernel @ Float[B, N, L]``, N pixels in row-major order, usually
+            `GaussianKernel`.
+        weights: one per kernel: a number, [L] (the diagonal of W) or [L, L].
+        compatibility: μ, Float[L, L], any matrix; -I rewards neighbours that agree.
+        iterations: T ≥ 0, the number of times the update is applied; 0 returns the start.
+        mask: Bool[B, \\*spatial], True = valid. Masked pixels send nothing and their output is the unary,
+            whatever it holds.
+        clamp: Int[B, \\*spatial], the label where it is known, -1 where free. Q is one-hot there in every
+            iteration; the output there is 100 at that label and 0 elsewhere, also after zero iterations.
+        activation: "softmax", or "relu": max(x, 0) over its sum (uniform where nothing is positive).
+        damping: step size in (0, 1]; see `monotone_damping`.
+        tolerance: stop when max|ΔQ| over the whole batch falls below it. Reads values, so not under
+            `torch.compile`.
+        initial: logits to start from instead of the unary, Float[B, L, \\*spatial].
+        gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
+            the rest; "implicit" differentiates the converged fixed point in memory that does not depend
+            on T.
+        precision: "auto" allows narrow storage inside a fused path, "float32" forbids it.
+
+    Returns:
+        Float[B, L, \\*spatial] in the unary's dtype: x, not normalised.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected, what came and the remedy.
+
+    Source: Zheng et al., ICCV 2015, Algorithm 1, doi:10.1109/ICCV.2015.179; damping: Baqué et al., CVPR
+    2016, doi:10.1109/CVPR.2016.581.
+
+    >>> import torch
+    >>> from crfrnn import GaussianKernel, mean_field
+    >>> unary = torch.tensor([[[2.0, 2.0, -0.5, 2.0], [0.0, 0.0, 0.0, 0.0]]])  # one row of 4 pixels, 2 labels
+    >>> kernel = GaussianKernel.spatial((4,), theta=1.5)
+    >>> mean_field(unary, [kernel], [3.0], -torch.eye(2)).argmax(1).tolist()
+    [[0, 0, 0, 0]]
+    """
+    dtype = validate.check_unary(unary).dtype
+    iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
+    tolerance = validate.check_tolerance(tolerance)
+    validate.check_choice("gradient", gradient, GRADIENTS)
+    validate.check_choice("precision", precision, PRECISIONS)
+    # Autocast would round the messages to half precision and with them the differences that decide a label.
+    with torch.autocast(unary.device.type, enabled=False):
+        if gradient == "unrolled" and tolerance is None and not validate.in_functorch():
+            logits = _fused(
+                unary, kernels, weights, compatibility, iterations, mask, clamp, activation, damping, initial, precision
+            )
+            if logits is not None:
+                return logits
+        update = prepare(unary, kernels, weights, compatibility, mask, clamp, activation, damping)
+        start = update.unary if initial is None else _start(initial, unary, update)
+        if gradient == "implicit":
+            logits = fixed_point(update, start, iterations, tolerance)
+        else:
+            logits = _unrolled(update, start, iterations, tolerance)
+        if update.known is not None and update.evidence is not None:
+            logits = torch.where(update.known, CLAMPED_LOGIT * update.evidence, logits)
+        logits = logits.mT.reshape(unary.shape).to(dtype)
+        return (logits if mask is None else torch.where(mask.unsqueeze(1), logits, unary)).contiguous()
+
+
+def prepare(
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    mask: Tensor | None = None,
+    clamp: Tensor | None = None,
+    activation: str = "softmax",
+    damping: float = 1.0,
+) -> Iteration:
+    """Check the arguments of an inference and bring them to pixels × labels in the computing dtype."""
+    unary, mask = validate.check_unary(unary), validate.check_mask(mask, unary)
+    validate.check_unary_values(unary, mask)
+    clamp = validate.check_clamp(clamp, unary, mask)
+    validate.check_choice("activation", activation, ACTIVATIONS)
+    unary = unary if unary.dtype == torch.float64 else unary.float()
+    kernels, weights = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
+    compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
+    pixels = _pixels(unary)
+    valid = known = evidence = None
+    if mask is not None:
+        valid = mask.flatten(1).unsqueeze(-1)
+        # Padding may hold anything, NaN too: it must reach neither the messages nor a gradient.
+        pixels = torch.where(valid, pixels, torch.zeros_like(pixels))
+    if clamp is not None:
+        labels = clamp.flatten(1).unsqueeze(-1)
+        known = labels >= 0 if valid is None else (labels >= 0) & valid
+        evidence = (labels == torch.arange(unary.shape[1], device=unary.device)).to(pixels.dtype)
+    damping = validate.check_damping(damping)
+    return Iteration(pixels, kernels, weights, compatibility, activation, damping, valid, known, evidence)
+
+
+def _fused(
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    iterations: int,
+    mask: Tensor | None,
+    clamp: Tensor | None,
+    activation: str,
+    damping: float,
+    initial: Tensor | None,
+    precision: str,
+) -> Tensor | None:
+    """The same in one native operator, or None where it does not apply; its value checks live inside the operator."""
+    dtype, start = unary.dtype, unary
+    unary, mask = validate.check_unary(unary), validate.check_mask(mask, unary)
+    clamp = validate.check_clamp(clamp, unary, mask)
+    validate.check_choice("activation", activation, ACTIVATIONS)
+    unary = unary if unary.dtype == torch.float64 else unary.float()
+    if not fused.supports(unary, kernels, activation, unary.shape[0]):
+        return None
+    kernels, checked = validate.check_kernels(kernels, weights, unary)
+    compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
+    damping = validate.check_damping(damping)
+    if initial is not None:
+        initial = check_initial(initial, start).float()
+    logits = fused.run(
+        unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial, precision
+    )
+    if clamp is not None:
+        labels = torch.arange(unary.shape[1], device=unary.device).view(1, -1, *[1] * (unary.ndim - 2))
+        known = clamp.unsqueeze(1)
+        logits = torch.where(known >= 0, CLAMPED_LOGIT * (known == labels), logits)
+    logits = logits.to(dtype)
+    return logits if mask is None else torch.where(mask.unsqueeze(1), logits, start)
+
+
+def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
+    """Apply the update T times, keeping only x of each iteration for the backward pass."""
+    # The compiler chooses itself what to recompute, and torch.func knows no hooks on saved tensors.
+    lean = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not validate.in_functorch()
+    for _ in range(iterations):
+        before = logits
+        if lean:
+            logits = checkpoint(update, logits, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
+        else:
+            logits = update(logits)
+        if tolerance is not None and update.change(before, logits) < tolerance:
+            break
+    return logits
+
+
+def _pixels(grid: Tensor) -> Tensor:
+    """[B, L, *spatial] to [B, N, L]: the labels of one pixel lie side by side."""
+    return grid.flatten(2).mT.contiguous()
+
+
+def check_initial(initial: Tensor, unary: Tensor) -> Tensor:
+    """Logits to start from, of the unary's shape and device."""
+    initial = validate.check_tensor("initial", initial, "floating-point logits shaped as unary")
+    if not initial.is_floating_point():
+        raise TypeError(f"initial: expected floating-point logits, got {validate.describe(initial)}")
+    if initial.shape != unary.shape:
+        raise ValueError(
+            f"initial: expected the shape of unary {tuple(unary.shape)}, got {validate.describe(initial)}; "
+            "resize it to the picture first"
+        )
+    validate.check_device("initial", initial, unary)
+    return initial
+
+
+def _start(initial: Tensor, unary: Tensor, update: Iteration) -> Tensor:
+    logits = _pixels(check_initial(initial, unary)).to(update.unary.dtype)
+    if update.valid is not None:
+        logits = torch.where(update.valid, logits, torch.zeros_like(logits))
+    validate.check_finite("initial", logits, "start from the unary instead: initial=None")
+    return logits
+
+
+def _relu_normalised(logits: Tensor) -> Tensor:
+    positive = torch.relu(logits)
+    total = positive.sum(-1, keepdim=True)
+    alive = total > 0
+    # The inner where keeps 0/0 out of the backward pass as well.
+    share = positive / torch.where(alive, total, torch.ones_like(total))
+    return torch.where(alive, share, torch.full_like(share, 1 / logits.shape[-1]))

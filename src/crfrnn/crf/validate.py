@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: MIT
+"""What the CRF accepts. Every refusal names the argument, what was expected, what came and the remedy.
+
+Shapes, dtypes and devices are always looked at; values (NaN, infinity, label range) only where a tensor has
+values to look at, that is not while ``torch.compile`` or ``torch.func`` trace with stand-ins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FREE = -1  # a pixel of `clamp` whose label is not known
+
+
+def readable(tensor: Tensor) -> bool:
+    """True where the values of `tensor` can steer Python: not while tracing, transforming or capturing."""
+    if torch.compiler.is_compiling() or tensor.is_meta or in_functorch():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def in_functorch() -> bool:
+    """True inside torch.func.vmap, grad, jvp and so on (torch has no public name for this question)."""
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
+
+
+def describe(value: Any) -> str:
+    """A tensor as `float32 (2, 21, 5, 5)`, anything else as its value."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def check_tensor(name: str, value: Any, expected: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name}: expected {expected}, got {type(value).__name__}; convert it with torch.as_tensor(...)"
+        )
+    return value
+
+
+def check_finite(name: str, value: Tensor, remedy: str, mask: Tensor | None = None) -> None:
+    """Refuse NaN and infinity; `mask` (broadcastable to `value`) leaves pixels out of the question."""
+    # One pass without a temporary in the usual case: a finite sum has only finite terms.
+    if not readable(value) or value.numel() == 0 or math.isfinite(float(value.detach().sum())):
+        return
+    bad = ~torch.isfinite(value.detach())
+    if mask is not None:
+        bad &= mask
+    count = int(bad.sum())
+    if count:
+        kind = "infinite or NaN" if bool(torch.isnan(value.detach()[bad]).any()) else "infinite"
+        raise ValueError(f"{name}: expected finite values, got {count} {kind}; {remedy}")
+
+
+def check_unary(unary: Any, name: str = "unary") -> Tensor:
+    """Float[B, L, *spatial] with at least one label and one pixel."""
+    unary = check_tensor(name, unary, "a floating-point tensor [B, L, *spatial] of logits")
+    if not unary.is_floating_point():
+        raise TypeError(
+            f"{name}: expected floating-point logits, got {describe(unary)}; "
+            f"convert with {name}.float(), or make logits of a label map first"
+        )
+    if unary.ndim < 3:
+        raise ValueError(
+            f"{name}: expected [B, L, *spatial] with at least 3 axes, got {describe(unary)}; "
+            f"add the missing batch axis with {name}.unsqueeze(0)"
+        )
+    if unary.shape[1] < 1:
+        raise ValueError(f"{name}: expected at least one label on axis 1, got {describe(unary)}")
+    if 0 in unary.shape[2:]:
+        raise ValueError(
+            f"{name}: expected at least one pixel, got {describe(unary)}; "
+            "leave empty pictures out of the batch"
+        )
+    return unary
+
+
+def check_unary_values(unary: Tensor, mask: Tensor | None) -> None:
+    remedy = (
+        "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "
+        "or limit the logits with unary.clamp(-50, 50); for NaN look at the network's output"
+    )
+    check_finite("unary", unary, remedy, None if mask is None else mask.unsqueeze(1))
+
+
+def _check_grid(name: str, value: Tensor, unary: Tensor) -> None:
+    expected = (unary.shape[0], *unary.shape[2:])
+    if tuple(value.shape) != expected:
+        raise ValueError(
+            f"{name}: expected [B, *spatial] = {expected} as unary has it, got {describe(value)}; "
+            "one entry per pixel and picture, without a label axis"
+        )
+    check_device(name, value, unary)
+
+
+def check_device(name: str, value: Tensor, unary: Tensor) -> None:
+    if value.device != unary.device:
+        raise ValueError(
+            f"{name}: expected a tensor on {unary.device} as unary is, got one on {value.device}; "
+            f"move it with .to({str(unary.device)!r})"
+        )
+
+
+def check_mask(mask: Any, unary: Tensor) -> Tensor | None:
+    """Bool[B, *spatial] or None."""
+    if mask is None:
+        return None
+    mask = check_tensor("mask", mask, "a bool tensor [B, *spatial], True = valid")
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask: expected bool (True = valid), got {describe(mask)}; compare first, for example mask > 0"
+        )
+    _check_grid("mask", mask, unary)
+    return mask
+
+
+def check_clamp(clamp: Any, unary: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Int[B, *spatial] with labels 0..L-1 and -1 = free, or None."""
+    return None if clamp is None else check_labels("clamp", clamp, unary, FREE, "-1 where it is free", mask)
+
+
+def check_labels(
+    name: str, labels: Any, unary: Tensor, free: int | None, remedy: str, mask: Tensor | None = None
+) -> Tensor:
+    """Int[B, *spatial] with labels 0..L-1 or `free`, as int64; values under the mask are not looked at."""
+    labels = check_tensor(name, labels, "an integer tensor [B, *spatial]")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integer labels, got {describe(labels)}; convert with .long()")
+    _check_grid(name, labels, unary)
+    labels = labels.long()  # uint8 could not hold the -1 it is compared with
+    if readable(labels) and labels.numel():
+        bad = (labels < 0) | (labels >= unary.shape[1])
+        if free is not None:
+            bad &= labels != free
+        if mask is not None:
+            bad &= mask
+        if bool(bad.any()):
+            also = "" if free is None else f" or {free}"
+            raise ValueError(
+                f"{name}: expected labels 0..{unary.shape[1] - 1}{also}, got {int(labels[bad][0])}; "
+                f"give {remedy}"
+            )
+    return labels
+
+
+def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = False) -> Tensor:
+    """A number, [L] or [L, L] as a tensor of the unary's dtype and device."""
+    labels = unary.shape[1]
+    shapes = [(labels, labels)] if matrix_only else [(), (labels,), (labels, labels)]
+    allowed = " or ".join(map(str, shapes))
+    if not isinstance(weight, Tensor):
+        if not isinstance(weight, Real) or matrix_only:
+            raise TypeError(
+                f"{name}: expected a tensor of shape {allowed}, got {describe(weight)}; "
+                "convert it with torch.as_tensor(...)"
+            )
+        weight = unary.new_tensor(float(weight))
+    if tuple(weight.shape) not in shapes:
+        raise ValueError(
+            f"{name}: expected shape {allowed} for {labels} labels, got {describe(weight)}; "
+            "labels are those of the unary"
+        )
+    if weight.is_complex() or weight.dtype == torch.bool:
+        raise TypeError(f"{name}: expected real numbers, got {describe(weight)}")
+    check_device(name, weight, unary)
+    check_finite(name, weight, "training that gives NaN wants a smaller learning rate")
+    return weight.to(unary.dtype)
+
+
+def check_kernels(
+    kernels: Any, weights: Any, unary: Tensor, pixels: int | None
+) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures."""
+    if isinstance(kernels, Tensor) or not isinstance(kernels, Sequence):
+        raise TypeError(
+            f"kernels: expected a sequence of kernels, got {type(kernels).__name__}; use [kernel]"
+        )
+    if not isinstance(weights, Sequence | Tensor) or (isinstance(weights, Tensor) and weights.ndim == 0):
+        raise TypeError(
+            f"weights: expected a sequence with one weight per kernel, got {describe(weights)}; use [weight]"
+        )
+    if len(kernels) != len(weights):
+        raise ValueError(
+            f"weights: expected one per kernel, {len(kernels)} in all, got {len(weights)}; "
+            "give each kernel a number, [L] or [L, L]"
+        )
+    for index, kernel in enumerate(kernels):
+        shape = getattr(kernel, "shape", None)
+        if shape is None or pixels is None:
+            continue
+        if shape[1] != pixels or shape[0] not in (1, unary.shape[0]):
+            raise ValueError(
+                f"kernels[{index}]: expected one over B = {unary.shape[0]} pictures of N = {pixels} pixels "
+                f"as unary {tuple(unary.shape)} has, got B = {shape[0]}, N = {shape[1]}; "
+                "build it from the same grid"
+            )
+    checked = tuple(check_weight(f"weights[{m}]", w, unary) for m, w in enumerate(weights))
+    return tuple(kernels), checked
+
+
+def check_count(name: str, value: Any, least: int, remedy: str) -> int:
+    """An integer that is at least `least`; True and 5.0 are not integers."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected an integer, got {describe(value)}; {remedy}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}; {remedy}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, options: Sequence[str]) -> str:
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
+
+
+def check_damping(damping: Any) -> float:
+    if isinstance(damping, bool) or not isinstance(damping, Real):
+        raise TypeError(f"damping: expected a number in (0, 1], got {describe(damping)}; 1.0 means undamped")
+    damping = float(damping)
+    if not 0 < damping <= 1:
+        raise ValueError(f"damping: expected a number in (0, 1], got {damping}; 1.0 means undamped")
+    return damping
+
+
+def check_tolerance(tolerance: Any) -> float | None:
+    if tolerance is None:
+        return None
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
+        raise TypeError(f"tolerance: expected a positive number or None, got {describe(tolerance)}")
+    tolerance = float(tolerance)
+    if not tolerance > 0 or math.isinf(tolerance):
+        raise ValueError(f"tolerance: expected a positive number, got {tolerance}; None never stops early")
+    return tolerance
+
+
+def check_number(name: str, value: Any, remedy: str) -> float:
+    """One finite number; a tensor or array of one element will do."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected one finite number, got {describe(value)}; {remedy}") from error
+    if isinstance(value, str) or not math.isfinite(number):
+        kind = TypeError if isinstance(value, str) else ValueError
+        raise kind(f"{name}: expected one finite number, got {describe(value)}; {remedy}")
+    return number
+
+
+def check_positive(name: str, value: Any, unit: str) -> Tensor:
+    """A positive number or a vector of them, as a float tensor (bandwidths, temperature)."""
+    try:
+        tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected a positive number or one per axis, got {describe(value)}"
+        ) from error
+    if tensor.ndim > 1 or tensor.numel() == 0 or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name}: expected a positive number or one per axis, got {describe(value)}")
+    if readable(tensor) and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
+        raise ValueError(f"{name}: expected positive finite {unit}, got {tensor.tolist()}")
+    return tensor.detach().to(torch.float32)
+
+
+def check_image(image: Any, unary: Tensor, mask: Tensor | None) -> Tensor:
+    """Float or UInt8 [B, C, *spatial] over the same pixels as the unary."""
+    image = check_tensor("image", image, "a float or uint8 tensor [B, C, *spatial] with values in 0..255")
+    if not image.is_floating_point() and image.dtype != torch.uint8:
+        raise TypeError(
+            f"image: expected float or uint8 with values in 0..255, got {describe(image)}; "
+            "convert with image.float()"
+        )
+    if image.ndim != unary.ndim:
+        raise ValueError(
+            f"image: expected [B, C, *spatial] with {unary.ndim} axes as unary {tuple(unary.shape)} has, "
+            f"got {describe(image)}; a grey picture needs a channel axis: image.unsqueeze(1)"
+        )
+    if image.shape[0] != unary.shape[0] or image.shape[2:] != unary.shape[2:]:
+        raise ValueError(
+            f"image: expected batch {unary.shape[0]} and size {tuple(unary.shape[2:])} as unary has, "
+            f"got {describe(image)}; resize the unary to the picture with torch.nn.functional.interpolate"
+        )
+    if image.shape[1] < 1:
+        raise ValueError(f"image: expected at least one channel on axis 1, got {describe(image)}")
+    check_device("image", image, unary)
+    if image.is_floating_point():
+        valid = None if mask is None else mask.unsqueeze(1)
+        check_finite("image", image, "replace such pixels, or leave them out with mask=", valid)
+    return image

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""Gaussian filters over points and grids: lattice, exact, separable. Nothing here has heard of labels."""
+
+from crfrnn.lattice.exact import Exact as Exact
+from crfrnn.lattice.exact import exact_filter as exact_filter
+from crfrnn.lattice.lattice import Lattice as Lattice
+from crfrnn.lattice.quality import QUALITIES as QUALITIES
+from crfrnn.lattice.quality import Quality as Quality
+from crfrnn.lattice.separable import Separable as Separable
+from crfrnn.lattice.separable import separable_filter as separable_filter

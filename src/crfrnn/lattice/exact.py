@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""The exact Gaussian filter, O(N²): the truth that the lattice is measured against, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.lattice.validate import check_features, check_values, compute_dtype
+
+BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
+
+
+def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None) -> Tensor:
+    """Gaussian sum over all pairs: out_i = Σ_j exp(-½ |q_i - f_j|²) v_j, the self term included.
+
+    features Float[B, N, d] in units of the bandwidths, values Float[B, N, C], queries Float[B, M, d]
+    (None: the features) -> Float[B, M, C]. float64 as soon as one of them is, else float32. Differentiable in
+    all three; a block of rows at a time is held, forward and backward.
+
+    Krähenbühl & Koltun, NIPS 2011, eq. 3 (arXiv:1210.5644).
+
+    >>> exact_filter(torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 2, 1)).squeeze()
+    tensor([1.6065, 1.6065])
+    """
+    features = check_features(features, max_dimension=None)
+    values = check_values(values, features.shape[0], features.shape[1], features.device)
+    if queries is None:
+        queries = features.view_as(features)  # torch.compile refuses one tensor in two places
+    elif queries.ndim != 3 or queries.shape[::2] != features.shape[::2] or not queries.is_floating_point():
+        raise ValueError(
+            f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
+            f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
+        )
+    dtype = compute_dtype(features, values, queries)
+    features, values, queries = features.to(dtype), values.to(dtype), queries.to(dtype)
+    if values.shape[0] == features.shape[0]:
+        return _GaussianSum.apply(features, values, queries)
+    pictures, points, channels = (
+        values.shape
+    )  # one set of points for the whole batch: pictures become channels
+    joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
+    out = _GaussianSum.apply(features, joined, queries)
+    return out.view(-1, pictures, channels).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """`exact_filter` as a linear operator over fixed points, Float[B, N, d].
+
+    >>> Exact(torch.rand(1, 5, 2)).diagonal()
+    tensor([[1., 1., 1., 1., 1.]])
+    """
+
+    features: Tensor
+
+    is_symmetric = True
+
+    def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """Float[B, N, C] -> Float[B, N, C]; symmetric, so `reverse` changes nothing."""
+        return exact_filter(self.features, values)
+
+    def diagonal(self) -> Tensor:
+        """exp(0) = 1, Float[B, N]."""
+        return torch.ones_like(self.features[..., 0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, N)."""
+        return self.features.shape[0], self.features.shape[1]
+
+
+class _GaussianSum(torch.autograd.Function):
+    """Recomputes the kernel in backward instead of keeping N² numbers; plain torch, so vmap works too."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+        with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
+            blocks = [kernel @ values for _, kernel in _kernel_blocks(features, queries)]
+        return torch.cat(blocks, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        features, values, queries = ctx.saved_tensors
+        moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
+        to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
+        with torch.autocast(values.device.type, enabled=False):
+            for rows, kernel in _kernel_blocks(features, queries):
+                g = grad[:, rows]
+                to_values = to_values + kernel.transpose(1, 2) @ g
+                if not moves:
+                    continue
+                # ∂k_ij/∂f_j = k_ij (q_i - f_j) = -∂k_ij/∂q_i
+                pull = kernel * (g @ values.transpose(1, 2))
+                q = queries[:, rows]
+                to_features = to_features + pull.transpose(1, 2) @ q - pull.sum(1).unsqueeze(-1) * features
+                to_queries.append(pull @ features - pull.sum(2, keepdim=True) * q)
+        if not moves:
+            return None, to_values, None
+        return to_features, to_values, torch.cat(to_queries, 1)
+
+
+def _kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, if an empty one."""
+    batch, points, dimension = features.shape
+    step = max(1, BLOCK // max(1, batch * points))
+    for start in range(0, max(1, queries.shape[1]), step):
+        rows = slice(start, start + step)
+        # Differences, not |q|² + |f|² - 2qf: colours at 85 bandwidths would cost four digits of the exponent.
+        distance = (queries[:, rows, 0, None] - features[:, None, :, 0]).square()
+        for k in range(1, dimension):
+            distance = distance + (queries[:, rows, k, None] - features[:, None, :, k]).square()
+        yield rows, torch.exp(-0.5 * distance)

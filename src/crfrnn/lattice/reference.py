@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""The permutohedral lattice in plain torch: slow, readable, on any device, in float32 and float64.
+
+Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Computer Graphics
+Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x. A point in d dimensions is lifted onto the plane
+Σx = 0 of d+1 dimensions, whose integer points with all coordinates of one remainder modulo d+1 are the
+lattice. It lies in one simplex and hands its value to the d+1 corners (splat); along each of d+1 axes the
+vertices are convolved with ½, 1, ½ (blur); the corners are read back (slice).
+
+This is the documentation of the compiled backends and the oracle of their tests. Gradients are torch's own:
+only the barycentric weights depend smoothly on the features, the simplex a point lies in is a constant.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from crfrnn.lattice.quality import Quality
+
+Structure = tuple[Tensor, ...]
+
+
+def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
+    """Find every point's simplex and number the lattice's vertices.
+
+    Float[B, N, d] -> barycentric weights Float[B, N, d+1] and the structure
+
+    corner      Int[B, N, d+1]   vertex of remainder r of the point's simplex; M = none (a masked point)
+    neighbour   Int[d+1, 2, M+1] vertex one step down and up along an axis; M = missing
+    rank        Int[B, N, d+1]   place of each axis among the point's offsets in falling order
+    """
+    elevated = elevate(features * quality.scale)
+    with torch.no_grad():
+        base, rank = enclosing_simplex(elevated)
+        rows = _corner_rows(base, rank)
+        valid = rows if mask is None else rows[mask]
+        vertices, number = _unique_rows(valid.flatten(0, -2))
+        for _ in range(quality.rings):
+            steps = _axis_steps(features.shape[-1], vertices.device)
+            ring = [vertices + s for s in torch.cat([steps, -steps])]
+            grown, renumber = _unique_rows(torch.cat([vertices, *ring]))
+            support = torch.bincount(renumber[len(vertices) :], minlength=len(grown))
+            kept = support >= quality.ring_support
+            kept[renumber[: len(vertices)]] = True
+            place = kept.long().cumsum(0) - 1
+            number, vertices = place[renumber[: len(vertices)]][number], grown[kept]
+        if mask is None:
+            corner = number.view(rows.shape[:-1])
+        else:
+            corner = number.new_full(rows.shape[:-1], len(vertices))
+            corner[mask] = number.view(valid.shape[:-1])
+        neighbour = _neighbours(vertices, features.shape[-1])
+        structure: Structure = (corner, neighbour, rank)
+    weights = barycentric(elevated, base, rank)
+    if quality.unit_diagonal:
+        weights = unit_diagonal(weights)
+    if mask is not None:
+        weights = torch.where(mask.unsqueeze(-1), weights, 0)
+    return weights, structure
+
+
+def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+    """Splat, blur along axes 0..d (d..0 when `reverse`: the exact adjoint), slice, times 1 / (1 + 2^-d)."""
+    corner, neighbour, _ = structure
+    size, count = corner.shape[-1], num_vertices(structure)
+    channels = values.shape[-1]
+    lattice = values.new_zeros(count + 1, channels)
+    for r in range(size):
+        shares = weights[..., r, None] * values
+        lattice = lattice.index_add(0, corner[..., r].flatten(), shares.flatten(0, 1))
+    # Row M stands for every vertex that is not there: whatever masked points sent to it is dropped.
+    lattice = torch.cat([lattice[:count], lattice.new_zeros(1, channels)])
+    for axis in reversed(range(size)) if reverse else range(size):
+        down, up = neighbour[axis]
+        lattice = lattice + 0.5 * (lattice[down] + lattice[up])
+    out = torch.zeros_like(values)
+    for r in range(size):
+        out = out + weights[..., r, None] * lattice[corner[..., r]]
+    return out / (1 + 2.0 ** (1 - size))
+
+
+def diagonal(weights: Tensor, structure: Structure) -> Tensor:
+    """The operator's own diagonal, Float[B, N]: the blur followed between the corners of each simplex.
+
+    One blur moves a value by at most one step along each axis. The d+1 steps n_j sum to zero and satisfy no
+    other relation, so from corner r a value reaches corner r + k (modulo d+1) in two ways only: up along the
+    k axes that lead there round the simplex, or down along the others. Back to r itself: up all round, down
+    all round, or staying.
+    """
+    corner, neighbour, rank = structure
+    size, count = corner.shape[-1], num_vertices(structure)
+    total = torch.zeros_like(weights[..., 0])
+    for r in range(size):
+        # Going up from corner r the first axis to move is the one of rank d - r, then d - r - 1, and so on.
+        place = (size - 1 - r - rank) % size
+        for k in range(size + 1):
+            for direction in (0, 1) if k else (1,):
+                here, gain = corner[..., r], torch.ones_like(total)
+                for axis in range(size):
+                    # Down is the same journey with the axes' order turned round.
+                    p = place[..., axis] if direction else size - 1 - place[..., axis]
+                    moves = p < k
+                    gain = torch.where(moves, 0.5 * gain, gain)
+                    here = torch.where(moves, neighbour[axis, direction][here], here)
+                end = (r + k if direction else r - k) % size
+                total = total + torch.where(here < count, gain, 0) * weights[..., r] * weights[..., end]
+    return total / (1 + 2.0 ** (1 - size))
+
+
+def unit_diagonal(weights: Tensor) -> Tensor:
+    """w / √(wᵀ G w / (1 + 2^-d)), G_kl the blur's weight between corners k and l where no vertex is missing on the way.
+
+    G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the two ways round a simplex that `diagonal` follows.
+    """
+    size = weights.shape[-1]
+    corner = torch.arange(size, dtype=weights.dtype, device=weights.device)
+    apart = (corner[:, None] - corner).abs()
+    ways = torch.exp2(-apart) + torch.exp2(apart - size)
+    ways.fill_diagonal_(1 + 2.0 ** (1 - size))
+    response = (weights @ ways * weights).sum(-1, keepdim=True) / (1 + 2.0 ** (1 - size))
+    return weights * response.rsqrt()
+
+
+def num_vertices(structure: Structure) -> int:
+    return structure[1].shape[-1] - 1
+
+
+def elevate(features: Tensor) -> Tensor:
+    """Float[..., d] -> Float[..., d+1] on the plane Σx = 0, one bandwidth being √(2/3)(d+1) long."""
+    size = features.shape[-1] + 1
+    unit = math.sqrt(2 / 3) * size
+    total = torch.zeros_like(features[..., 0])
+    elevated: list[Tensor] = []
+    for i in reversed(range(size - 1)):
+        scaled = features[..., i] * (unit / math.sqrt((i + 1) * (i + 2)))
+        elevated.append(total - (i + 1) * scaled)
+        total = total + scaled
+    return torch.stack([total, *reversed(elevated)], -1)
+
+
+def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest lattice point of remainder 0, and each axis' place among the offsets in falling order.
+
+    Ties, as in the implementations in use: half-way goes down, of equal offsets the lower axis comes first.
+    """
+    size = elevated.shape[-1]
+    above, below = (torch.ceil(elevated / size) * size, torch.floor(elevated / size) * size)
+    nearest = torch.where(above - elevated < elevated - below, above, below)
+    order = torch.argsort(elevated - nearest, dim=-1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(size, device=order.device).expand_as(order)
+    )
+    # Rounding each coordinate by itself may leave the plane: walk back along the axes rounded worst.
+    base = nearest.long()
+    rank = rank + base.sum(-1, keepdim=True) // size
+    wrap = (rank < 0).long() - (rank >= size).long()
+    return base + wrap * size, rank + wrap * size
+
+
+def barycentric(elevated: Tensor, base: Tensor, rank: Tensor) -> Tensor:
+    """Weights of the d+1 corners, Float[..., d+1], summing to one; differentiable in `elevated`."""
+    size = elevated.shape[-1]
+    offset = (elevated - base.to(elevated.dtype)) / size
+    falling = torch.zeros_like(offset).scatter(-1, size - 1 - rank, offset)
+    steps = falling - falling.roll(1, -1)
+    return torch.cat([steps[..., :1] + 1, steps[..., 1:]], -1)
+
+
+def _corner_rows(base: Tensor, rank: Tensor) -> Tensor:
+    """Int[B, N, d+1 corners, 1 + d]: batch index and the first d coordinates (the last follows)."""
+    batch, points, size = base.shape
+    remainder = torch.arange(size, device=base.device).view(-1, 1)
+    turned = (rank.unsqueeze(2) >= size - remainder).long()
+    corners = base.unsqueeze(2) + remainder - size * turned
+    picture = torch.arange(batch, device=base.device).view(-1, 1, 1, 1).expand(batch, points, size, 1)
+    return torch.cat([picture, corners[..., :-1]], -1)
+
+
+def _axis_steps(dimension: int, device: torch.device) -> Tensor:
+    """Int[d+1, 1 + d]: what one step down along each axis adds to a row."""
+    steps = -torch.ones(dimension + 1, dimension + 1, dtype=torch.long, device=device)
+    steps += (dimension + 1) * torch.eye(dimension + 1, dtype=torch.long, device=device)
+    return torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
+
+
+def _neighbours(vertices: Tensor, dimension: int) -> Tensor:
+    """Int[d+1, 2, M+1], M where there is no such vertex; row M leads to itself."""
+    count = len(vertices)
+    steps = _axis_steps(dimension, vertices.device)
+    neighbour = torch.full((dimension + 1, 2, count + 1), count, dtype=torch.long, device=vertices.device)
+    if count == 0:
+        return neighbour
+    code = _codes(torch.cat([vertices, *(vertices + s for s in steps)])).view(-1, count)
+    known, order = code[0].sort()
+    place = torch.searchsorted(known, code[1:].contiguous()).clamp_(max=count - 1)
+    found = known[place] == code[1:]
+    neighbour[:, 0, :-1] = torch.where(found, order[place], count)
+    for axis in range(dimension + 1):  # up is the way back
+        start = found[axis].nonzero().squeeze(1)
+        neighbour[axis, 1, neighbour[axis, 0, start]] = start
+    return neighbour
+
+
+def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows Int[M, K] and, for every row, the number of its equal among them."""
+    codes, number = torch.unique(_codes(rows), return_inverse=True)
+    unique = rows.new_empty(len(codes), rows.shape[1])
+    unique[number] = rows
+    return unique, number
+
+
+def _codes(rows: Tensor) -> Tensor:
+    """One int64 per row, equal where rows are equal, packed from the ranges that occur."""
+    code, span = rows.new_zeros(len(rows)), 1
+    if len(rows) == 0:
+        return code
+    for column in rows.unbind(1):
+        low, high = (int(x) for x in torch.aminmax(column))
+        column, width = column - low, high - low + 1
+        if span * width > 2**62:  # renumbered, neither factor exceeds the number of rows
+            code, column = (torch.unique(x, return_inverse=True)[1] for x in (code, column))
+            span, width = int(code.max()) + 1, int(column.max()) + 1
+        code, span = code * width + column, span * width
+    return code

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""What the filters accept. Every refusal names the argument, what was expected, what came and the remedy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_DIMENSION = 8
+# Features whose own rounding error exceeds this share of a bandwidth can no longer be told apart.
+RESOLUTION = 1 / 16
+
+
+def readable(tensor: Tensor) -> bool:
+    """True where the values of `tensor` can steer Python: not while tracing or transforming."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    if peek is not None and peek() is not None:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def describe(value: Any) -> str:
+    """A tensor as `float32 (2, 21, 5)`, anything else as its type and value."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return f"{type(value).__name__} {value!r}"
+
+
+def check_features(features: Any, mask: Any = None, max_dimension: int | None = MAX_DIMENSION) -> Tensor:
+    """Float[B, N, d] in float32 or float64, finite, masked points set to zero; `mask` as in `check_mask`."""
+    if not isinstance(features, Tensor):
+        raise TypeError(
+            f"features: expected a floating-point tensor [B, N, d], got {type(features).__name__}; "
+            "convert it with torch.as_tensor(...)"
+        )
+    if not features.is_floating_point():
+        raise TypeError(
+            f"features: expected floating-point values in units of the bandwidths, got {describe(features)}; "
+            "convert with features.float() / theta"
+        )
+    if features.ndim != 3:
+        raise ValueError(
+            f"features: expected three axes [B, N, d], got {describe(features)}; "
+            "add a missing batch axis with features.unsqueeze(0), flatten pixels to one axis"
+        )
+    dimension = features.shape[2]
+    if dimension < 1 or (max_dimension is not None and dimension > max_dimension):
+        span = f"1 to {max_dimension}" if max_dimension is not None else "at least 1"
+        raise ValueError(
+            f"features: expected {span} numbers per point on the last axis, got {describe(features)}; "
+            "reduce them first (a linear projection, principal components), or use method='exact'"
+        )
+    features = features if features.dtype == torch.float64 else features.float()
+    mask = check_mask(mask, features)
+    if mask is not None:
+        features = torch.where(mask.unsqueeze(-1), features, 0)
+    _check_range(features)
+    return features
+
+
+def check_mask(mask: Any, features: Tensor) -> Tensor | None:
+    """Bool[B, N], True = valid, or None."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask: expected a bool tensor [B, N], True = valid, got {describe(mask)}; "
+            "compare first, for example mask > 0"
+        )
+    if mask.shape != features.shape[:2]:
+        raise ValueError(
+            f"mask: expected {tuple(features.shape[:2])} as features {tuple(features.shape)} has it, "
+            f"got {describe(mask)}; one entry per point"
+        )
+    check_device("mask", mask, features.device)
+    return mask
+
+
+def check_values(values: Any, batch: int, points: int, device: torch.device) -> Tensor:
+    """Float[B, N, C] on the operator's device; an operator of batch 1 serves any batch."""
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"values: expected a floating-point tensor [B, N, C], got {type(values).__name__}; "
+            "convert it with torch.as_tensor(...)"
+        )
+    if not values.is_floating_point():
+        raise TypeError(
+            f"values: expected floating-point numbers, got {describe(values)}; convert with values.float()"
+        )
+    if values.ndim != 3 or values.shape[1] != points or (batch != 1 and values.shape[0] != batch):
+        wanted = f"[{'B' if batch == 1 else batch}, {points}, C]"
+        raise ValueError(
+            f"values: expected {wanted} as the filter was built for, got {describe(values)}; "
+            "pixels are flattened in row-major order, channels are the last axis"
+        )
+    check_device("values", values, device)
+    return values
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(
+            f"{name}: expected a tensor on {device}, got one on {tensor.device}; "
+            f"move it with {name}.to({str(device)!r})"
+        )
+
+
+def compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 as soon as one tensor is, else float32: half precision is computed and returned in that."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _check_range(features: Tensor) -> None:
+    if not readable(features) or features.numel() == 0:
+        return
+    low, high = (float(x) for x in torch.aminmax(features.detach()))
+    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax hands NaN on
+        bad = int((~torch.isfinite(features.detach())).sum())
+        raise ValueError(
+            f"features: expected finite values, got {bad} that are NaN or infinite; "
+            "replace them, or leave such points out with mask="
+        )
+    limit = RESOLUTION / torch.finfo(features.dtype).eps
+    if max(-low, high) > limit:
+        remedy = "use float64 features, " if features.dtype == torch.float32 else ""
+        raise ValueError(
+            f"features: expected magnitudes up to {limit:.2g} bandwidths, which {features.dtype} "
+            f"still resolves to a fraction of one, got {max(-low, high):.3g}; "
+            f"{remedy}subtract a common offset or enlarge the bandwidth"
+        )
