@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""How far a data-set figure would move with other pictures: the percentile bootstrap over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Callable[[NDArray[Any]], NDArray[Any]]
+_CHUNK_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its bootstrap interval.
+
+    Attributes:
+        value: on the data as they are.
+        low, high: the percentiles (1 ± level) / 2 of the resamples.
+        level: the confidence level.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    @property
+    def clear_of_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def percent(self, digits: int = 2) -> str:
+        """``68.53 [67.01, 69.95]``."""
+        value, low, high = (f"{100 * x:.{digits}f}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+
+def bootstrap(
+    counts: NDArray[Any], metric: Metric, *, samples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of a metric of summed counts, drawing pictures with replacement.
+
+    Args:
+        counts: [pictures, ...], what each picture adds (a confusion matrix, say).
+        metric: summed counts [samples, ...] → [samples], such as `crfrnn.evaluation.mean_iu`.
+        samples: resamples of the picture set.
+        level: confidence level in (0, 1).
+        seed: of the generator; the same seed draws the same pictures for every method and metric.
+
+    Raises:
+        ValueError: no pictures, no samples, a level outside (0, 1).
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+
+    >>> matrices = np.array([[[3, 1], [0, 4]], [[2, 0], [2, 4]]])
+    >>> from crfrnn.evaluation import pixel_accuracy
+    >>> bootstrap(matrices, pixel_accuracy).percent()
+    '81.25 [75.00, 87.50]'
+    """
+    counts = _check(counts, "counts", samples, level)
+    return _interval(metric(counts.sum(0)[None])[0], _resampled(counts, metric, samples, seed), level)
+
+
+def paired_bootstrap(
+    counts: NDArray[Any],
+    baseline: NDArray[Any],
+    metric: Metric,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Interval of ``metric(counts) - metric(baseline)``, both on the same drawn pictures.
+
+    Args:
+        counts, baseline: [pictures, ...] of two methods on the same pictures in the same order.
+        metric, samples, level, seed: as in `bootstrap`.
+
+    >>> from crfrnn.evaluation import pixel_accuracy
+    >>> better, worse = np.array([[[4, 0], [0, 4]]] * 3), np.array([[[3, 1], [0, 4]]] * 3)
+    >>> paired_bootstrap(better, worse, pixel_accuracy).clear_of_zero
+    True
+    """
+    ours, theirs = _check(counts, "counts", samples, level), _check(baseline, "baseline", samples, level)
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"baseline: expected shape {ours.shape} as counts has, got {theirs.shape}; "
+            "both methods must have seen the same pictures"
+        )
+    value = metric(ours.sum(0)[None])[0] - metric(theirs.sum(0)[None])[0]
+    drawn = _resampled(ours, metric, samples, seed) - _resampled(theirs, metric, samples, seed)
+    return _interval(value, drawn, level)
+
+
+def _resampled(counts: NDArray[Any], metric: Metric, samples: int, seed: int) -> NDArray[np.float64]:
+    """The metric of every resample: sums are multiplicities @ counts, in portions of some 64 MiB."""
+    pictures = len(counts)
+    flat = counts.reshape(pictures, -1).astype(np.float64)  # exact: counts stay far below 2^53
+    rng = np.random.default_rng(seed)
+    portion = max(1, _CHUNK_BYTES // (8 * max(flat.shape[1], pictures)))
+    values = []
+    for start in range(0, samples, portion):
+        size = min(portion, samples - start)
+        multiplicity = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=size)
+        sums = multiplicity.astype(np.float64) @ flat
+        values.append(np.asarray(metric(sums.reshape(size, *counts.shape[1:])), np.float64))
+    return np.concatenate(values)
+
+
+def _interval(value: Any, drawn: NDArray[np.float64], level: float) -> Interval:
+    low, high = (
+        np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        if not np.isnan(drawn).all()
+        else [np.nan] * 2
+    )
+    return Interval(float(value), float(low), float(high), level)
+
+
+def _check(counts: NDArray[Any], name: str, samples: int, level: float) -> NDArray[Any]:
+    counts = np.asarray(counts)
+    if counts.ndim < 2 or len(counts) == 0:
+        raise ValueError(
+            f"{name}: expected [pictures, ...] with at least one picture, got shape {counts.shape}"
+        )
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}; 2000 is usual")
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number in (0, 1), got {level}; 0.95 is usual")
+    return counts
