@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""The permutohedral lattice of Adams, Baek & Davis (2010) over a dictionary, written from the paper."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+class ClassicLattice:
+    """features [N, d] -> v [N, C] ↦ slice(blur(splat(v))) / (1 + 2^-d)."""
+
+    def __init__(self, features):
+        count, d = features.shape
+        self.size = d + 1
+        # Columns span the plane Σx = 0: (1, …, 1, -i, 0, …, 0) / √(i(i+1)).
+        basis = np.zeros((d + 1, d))
+        for i in range(1, d + 1):
+            basis[:i, i - 1] = 1
+            basis[i, i - 1] = -i
+            basis[:, i - 1] /= math.sqrt(i * (i + 1))
+        lifted = features @ basis.T * (math.sqrt(2 / 3) * (d + 1))
+        self.vertices = {}
+        self.corners = np.zeros((count, d + 1), int)
+        self.shares = np.zeros((count, d + 1))
+        for n, x in enumerate(lifted):
+            for r, (vertex, share) in enumerate(self._simplex(x)):
+                self.corners[n, r] = self.vertices.setdefault(vertex, len(self.vertices))
+                self.shares[n, r] = share
+
+    def _simplex(self, x):
+        """The d + 1 corners around x with their barycentric coordinates."""
+        size = self.size
+        nearest = np.ceil(x / size - 0.5) * size  # half-way down, and of equal offsets the lower axis first
+        order = np.argsort(nearest - x, kind="stable")
+        # Rounding may leave the plane: take it back where it went furthest.
+        excess = round(float(nearest.sum()) / size)
+        back = order[size - excess :] if excess > 0 else order[:-excess]
+        nearest[back] -= size * np.sign(excess)
+        order = np.roll(order, excess)
+        offset = x - nearest
+        falling = offset[order]
+        for k in range(size):
+            # Corner k has moved the axes that come last in falling order down round the simplex.
+            vertex = nearest + k
+            vertex[order[size - k :]] -= size
+            if k == 0:
+                share = 1 - (falling[0] - falling[-1]) / size
+            else:
+                share = (falling[size - 1 - k] - falling[size - k]) / size
+            yield tuple(vertex.astype(int)), share
+
+    def __matmul__(self, values):
+        grid = np.zeros((len(self.vertices), values.shape[1]))
+        for r in range(self.size):
+            np.add.at(grid, self.corners[:, r], self.shares[:, r, None] * values)
+        for axis in range(self.size):
+            step = -np.ones(self.size, int)
+            step[axis] += self.size
+            blurred = grid.copy()
+            for vertex, number in self.vertices.items():
+                for way in (step, -step):
+                    other = self.vertices.get(tuple(np.add(vertex, way)))
+                    if other is not None:
+                        blurred[number] += 0.5 * grid[other]
+            grid = blurred
+        return (self.shares[..., None] * grid[self.corners]).sum(1) / (1 + 2.0 ** (1 - self.size))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""What all tests share: a fixed seed, the folder of real pictures, quiet hypothesis."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+SHARED = Path(os.environ.get("CRFRNN_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if SHARED.is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.skip(reason=f"no real pictures in {SHARED} (set $CRFRNN_SHARED)"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real pictures; only for tests marked `real`."""
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

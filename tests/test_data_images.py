@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from crfrnn.data import FileError, read_image
+
+RGB = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tiff", "ppm", "webp"])
+def test_lossless_formats_come_back(tmp_path, ending):
+    Image.fromarray(RGB).save(tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {}))
+    found = read_image(tmp_path / f"a.{ending}")
+    assert found.dtype == np.uint8
+    assert (found == RGB).all()
+    found[0, 0] = 0  # the caller's own memory
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    assert (read_image(tmp_path / "a.png") == upright).all()
+    assert read_image(tmp_path / "a.png").shape == ((5, 7, 3) if orientation < 5 else (7, 5, 3))
+
+
+def test_grey_palette_bits(tmp_path):
+    for mode in ("L", "P", "1"):
+        Image.fromarray(RGB).convert(mode).save(tmp_path / "a.png")
+        assert (
+            read_image(tmp_path / "a.png") == np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+        ).all()
+
+
+def test_alpha_is_shown_on_white(tmp_path):
+    pixels = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [100, 0, 200, 51]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, :2].tolist() == [[255, 255, 255], [10, 20, 30]]
+    blended = pixels[0, 2, :3] * 0.2 + 255 * 0.8
+    assert np.abs(read_image(tmp_path / "a.png")[0, 2] - blended).max() <= 1
+    Image.fromarray(np.array([[[9, 0], [9, 255]]], np.uint8)).save(tmp_path / "la.png")
+    assert read_image(tmp_path / "la.png")[0].tolist() == [[255] * 3, [9] * 3]
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    for name in ("a.png", "a.tiff"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert read_image(tmp_path / name)[0, :, 1].tolist() == np.rint(values[0] / 257).astype(int).tolist()
+    (tmp_path / "a.pgm").write_bytes(b"P5 6 1 65535\n" + values.astype(">u2").tobytes())
+    assert read_image(tmp_path / "a.pgm")[0, -1].tolist() == [255, 255, 255]
+
+
+def test_cmyk(tmp_path):
+    picture = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    picture.save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - [255, 0, 0]).max() <= 3
+
+
+def test_unstated_ranges_are_refused(tmp_path):
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "f.tiff")
+    Image.fromarray(np.zeros((2, 2), np.int32)).save(tmp_path / "i.tiff")
+    for name in ("f.tiff", "i.tiff"):
+        with pytest.raises(FileError, match="8 or 16 bits"):
+            read_image(tmp_path / name)
+
+
+def test_several_frames_are_refused(tmp_path):
+    frames = [Image.new("L", (4, 4), value) for value in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(FileError, match="2 frames"):
+        read_image(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tiff", "bmp", "webp", "gif", "ppm"])
+def test_truncated(tmp_path, ending):
+    name = tmp_path / f"a.{ending}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(name)
+    whole = name.read_bytes()
+    for share in (0.9, 0.5, 0.02):
+        name.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(FileError, match=r"a.*picture"):
+            read_image(name)
+
+
+def _png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (30_000, 30_000), (9000, 9000), (10_000, 10_000)])
+def test_huge_headers_are_refused_before_decoding(tmp_path, size):
+    (tmp_path / "a.png").write_bytes(_png(*size))
+    with pytest.raises(FileError, match="at most 67108864 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_the_limit_is_the_callers(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", max_pixels=35).shape == (5, 7, 3)
+    with pytest.raises(FileError, match=r"at most 34 pixels, got 7 × 5 = 35.*max_pixels"):
+        read_image(tmp_path / "a.png", max_pixels=34)
+
+
+def test_what_is_no_picture(tmp_path):
+    with pytest.raises(FileError, match="nothing under that name"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(FileError, match="a folder"):
+        read_image(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(FileError, match="an empty file"):
+        read_image(tmp_path / "a.png")
+    (tmp_path / "a.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    )  # would start Ghostscript
+    with pytest.raises(FileError, match="expected a picture"):
+        read_image(tmp_path / "a.png")

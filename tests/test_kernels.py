@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""GaussianKernel: units, shapes, normalisation and gradients against formulas written out densely."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from conformance import LATTICES, NORMALIZATIONS, matrix, picture
+from crfrnn.crf.features import image_features
+from crfrnn.crf.kernels import GaussianKernel
+from crfrnn.lattice import Exact
+
+F64 = torch.float64
+
+
+def test_bilateral_is_the_paper_s_kernel() -> None:
+    """exp(-|p_i - p_j|² / 2θ_α² - |I_i - I_j|² / 2θ_β²), colours on the 0..255 scale."""
+    image = picture(1, 3, 3, 4)
+    kernel = matrix(GaussianKernel.bilateral(image, 5.0, 13.0, method="exact", normalization="none"))[0]
+    for i in range(12):
+        for j in range(12):
+            place = (i // 4 - j // 4) ** 2 + (i % 4 - j % 4) ** 2
+            a, b = image[0, :, i // 4, i % 4], image[0, :, j // 4, j % 4]
+            expected = math.exp(-place / 50 - float((a - b).square().sum()) / 338)
+            assert kernel[i, j] == pytest.approx(expected)
+
+
+def test_features_are_x_y_z_then_channels() -> None:
+    image = torch.arange(2 * 2 * 3 * 4).view(1, 2, 2, 3, 4).float()
+    alpha, beta = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 10.0])
+    features = image_features(image, alpha, beta)[0]
+    assert features.shape == (24, 5)
+    pixel = (1 * 3 + 2) * 4 + 3  # z, y, x = 1, 2, 3
+    colours = image[0, :, 1, 2, 3] / beta
+    assert features[pixel].tolist() == pytest.approx([3.0, 1.0, 0.25, *colours.tolist()])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, F64])
+def test_guides_of_any_dtype(dtype: torch.dtype) -> None:
+    image = picture(1).round().to(dtype)
+    features = image_features(image, 80.0, 13.0)
+    assert features.dtype == (F64 if dtype == F64 else torch.float32)
+    expected = image_features(image.to(F64), 80.0, 13.0)
+    torch.testing.assert_close(features.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", LATTICES)
+@pytest.mark.parametrize("shape", [(9,), (4, 5), (2, 3, 4)])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_grids_and_guides_of_any_kind(backend: str, shape: tuple[int, ...], channels: int) -> None:
+    image, count = 255 * torch.rand(2, channels, *shape), math.prod(shape)
+    bilateral = GaussianKernel.bilateral(image, 4.0, 60.0, backend=backend)
+    spatial = GaussianKernel.spatial(shape, 2.0, method="lattice", backend=backend)
+    ones = torch.ones(2, count, 2)
+    for kernel in (bilateral, spatial, GaussianKernel.spatial(shape, 2.0)):
+        torch.testing.assert_close(kernel @ ones, ones)
+
+
+@pytest.mark.parametrize("mode", NORMALIZATIONS)
+def test_normalisation_with_a_mask(mode: str) -> None:
+    image, mask = picture(), torch.rand(2, 6, 7) > 0.3
+    flat = mask.flatten(1).double()
+    raw = matrix(GaussianKernel.bilateral(image, 3.0, 40.0, method="exact", normalization="none"))
+    raw = raw * flat[:, None] * flat[:, :, None]
+    mass = raw.sum(-1) + (1 - flat)
+    left = {"after": 1 / mass, "symmetric": mass**-0.5}.get(mode, torch.ones_like(mass))
+    right = {"before": 1 / mass, "symmetric": mass**-0.5}.get(mode, torch.ones_like(mass))
+    kernel = GaussianKernel.bilateral(image, 3.0, 40.0, method="exact", normalization=mode, mask=mask)
+    torch.testing.assert_close(matrix(kernel), left[:, :, None] * raw * right[:, None])
+    flat_mask = GaussianKernel.bilateral(image, 3.0, 40.0, "exact", mode, mask=mask.flatten(1))
+    assert torch.equal(matrix(flat_mask), matrix(kernel))
+
+
+def test_spatial_methods_agree() -> None:
+    theta = torch.tensor([2.0, 3.0], dtype=F64)
+    kernels = [GaussianKernel.spatial((5, 6), theta, method=m) for m in ("separable", "exact", "lattice")]
+    exact, *others = (matrix(k) for k in kernels)
+    torch.testing.assert_close(others[0], exact)
+    assert (others[1] - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("method", ["exact", "separable"])
+@pytest.mark.parametrize("mode", NORMALIZATIONS)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_gradients(method: str, mode: str, exclude_self: bool) -> None:
+    """Every input at once: guide, all bandwidths and values, through the normaliser."""
+    mask = torch.ones(1, 3, 3, dtype=torch.bool)
+    mask[0, 2, 2] = False
+    values = torch.randn(1, 9, 2, dtype=F64, requires_grad=True)
+    alpha = torch.tensor([1.5, 2.5], dtype=F64, requires_grad=True)
+    options = {"normalization": mode, "mask": mask, "exclude_self": exclude_self}
+    if method == "separable":
+        inputs = (alpha, values)
+
+        def run(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return GaussianKernel.spatial((3, 3), a, **options) @ v
+    else:
+        image = picture(1, 2, 3, 3).requires_grad_()
+        beta = torch.tensor([31.0, 57.0], dtype=F64, requires_grad=True)
+        inputs = (image, alpha, beta, values)
+
+        def run(i: torch.Tensor, a: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return GaussianKernel.bilateral(i, a, b, "exact", **options) @ v
+
+    assert torch.autograd.gradcheck(run, inputs, nondet_tol=0.0)
+
+
+@pytest.mark.parametrize("backend", LATTICES)
+@pytest.mark.parametrize("mode", NORMALIZATIONS)
+def test_gradients_of_the_lattice_at_generic_points(backend: str, mode: str) -> None:
+    image = picture(1, 2, 3, 3).requires_grad_()
+    alpha = torch.tensor([1.5123, 2.5456], dtype=F64, requires_grad=True)
+    beta = torch.tensor(33.789, dtype=F64, requires_grad=True)
+    values = torch.randn(1, 9, 2, dtype=F64, requires_grad=True)
+    mask = torch.ones(1, 3, 3, dtype=torch.bool)
+    mask[0, 2, 2] = False
+
+    def run(i: torch.Tensor, a: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        kernel = GaussianKernel.bilateral(
+            i, a, b, normalization=mode, mask=mask, exclude_self=mode == "symmetric", backend=backend
+        )
+        return kernel @ v
+
+    assert torch.autograd.gradcheck(run, (image, alpha, beta, values), nondet_tol=0.0, eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", LATTICES)
+@pytest.mark.parametrize("quality", ["classic", "default", "high"])
+def test_bandwidth_gradients_point_where_the_exact_ones_do(backend: str, quality: str) -> None:
+    """For a loss that asks the filtered maps to keep saying what they said, per axis and channel and in all.
+
+    (Against an unrelated target the exact gradient itself nearly vanishes, and the direction says nothing.)
+    """
+    size = 40
+    y, x = torch.meshgrid(*2 * [torch.arange(size, dtype=F64)], indexing="ij")
+    cosines = []
+    for _ in range(4):
+        phase, speed = 6.28 * torch.rand(6, dtype=F64), (0.5 + torch.rand(6, dtype=F64)) / 6
+        turn = zip(phase, speed, strict=True)
+        waves = torch.stack([torch.sin(s * (x * p.cos() + y * p.sin()) + p) for p, s in turn])
+        image, values = (
+            (128 + 90 * waves[:3]).unsqueeze(0),
+            (2 * waves[3:]).flatten(1).T.unsqueeze(0).softmax(-1),
+        )
+
+        def gradient(image: Tensor, values: Tensor, **how: str) -> Tensor:
+            theta = torch.tensor([20.123, 20.321, 60.7, 63.3, 67.1], dtype=F64, requires_grad=True)
+            kernel = GaussianKernel.bilateral(image, theta[:2], theta[2:], **how)
+            loss = -((kernel @ values).log() * values).mean()
+            return torch.autograd.grad(loss, theta)[0] * theta.detach()
+
+        ours = gradient(image, values, quality=quality, backend=backend)
+        exact = gradient(image, values, method="exact")
+        pair = [torch.stack([g[:2].sum(), g[2:].sum()]) for g in (ours, exact)]
+        assert torch.cosine_similarity(*pair, dim=0) > 0.9
+        cosines.append(torch.cosine_similarity(ours, exact, dim=0))
+    assert min(cosines) > 0.8 and sum(cosines) / 4 > 0.9
+
+
+def test_error_report() -> None:
+    features = torch.randn(2, 300, 3)
+    exact = GaussianKernel(features, method="exact")
+    assert isinstance(exact.operator, Exact) and exact.error() < 1e-6
+    lattice = GaussianKernel(features, backend="reference")
+    values = torch.rand(2, 300, 4)
+    truth = exact @ values
+    measured = float(((lattice @ values) - truth).norm() / truth.norm())
+    assert lattice.error(values, rows=300) == pytest.approx(measured, rel=1e-3)
+    assert lattice.error() == lattice.error() != lattice.error(seed=1)
+    for mode in NORMALIZATIONS:  # one figure for all of them
+        same = GaussianKernel(features, normalization=mode, backend="reference")
+        assert same.error(values) == pytest.approx(lattice.error(values))
+    mask = torch.zeros(2, 300, dtype=torch.bool)
+    mask[:, :40] = True
+    masked = GaussianKernel(features, mask=mask, exclude_self=True, backend="reference")
+    assert 0 < masked.error(rows=100) < 0.5
+    assert GaussianKernel(features, mask=torch.zeros_like(mask), backend="reference").error() == 0.0
+    assert GaussianKernel.spatial((5, 6), 2.0).error() < 1e-6
+    assert GaussianKernel.spatial((5, 6), 2.0).error(torch.rand(3, 30, 2)) < 1e-6
+    with pytest.raises(ValueError, match=r"^rows"):
+        exact.error(rows=0)
+
+
+def test_where_symmetry_is_claimed() -> None:
+    features = torch.randn(1, 10, 2)
+    for mode in NORMALIZATIONS:
+        kernel = GaussianKernel(features, method="exact", normalization=mode)
+        assert kernel.is_symmetric == kernel.is_positive_semidefinite == (mode in ("none", "symmetric"))
+        assert not GaussianKernel(features, normalization=mode, backend="reference").is_symmetric
+        assert kernel.symmetrized().is_symmetric
+    kept = GaussianKernel(features, "exact", "none", exclude_self=True)
+    assert kept.is_symmetric and not kept.is_positive_semidefinite
+
+
+@pytest.mark.parametrize("theta", [0.0, -3.0, math.nan, math.inf, (1.0, 2.0, 3.0), "wide"])
+def test_bad_bandwidths(theta: object) -> None:
+    image = picture(1).float()
+    with pytest.raises((ValueError, TypeError), match=r"^theta_alpha: expected"):
+        GaussianKernel.bilateral(image, theta, 3.0)  # type: ignore[arg-type]
+    with pytest.raises((ValueError, TypeError), match=r"^theta: expected"):
+        GaussianKernel.spatial((4, 5), theta)  # type: ignore[arg-type]
+
+
+def test_bad_arguments() -> None:
+    image = picture(1).float()
+    with pytest.raises(TypeError, match=r"^image: expected a float or uint8"):
+        GaussianKernel.bilateral(image.long(), 3.0, 3.0)
+    with pytest.raises(ValueError, match=r"^image: expected"):
+        GaussianKernel.bilateral(image[0, 0], 3.0, 3.0)
+    with pytest.raises(ValueError, match=r"^method: expected one of"):
+        GaussianKernel(torch.rand(1, 4, 2), method="separable")
+    with pytest.raises(ValueError, match=r"^normalization: expected one of"):
+        GaussianKernel(torch.rand(1, 4, 2), method="exact", normalization="sum")
+    with pytest.raises(ValueError, match=r"^mask: expected a bool tensor \[B, 6, 7\]"):
+        GaussianKernel.bilateral(image, 3.0, 3.0, mask=torch.ones(1, 5, 7, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"^mask: expected a bool"):
+        GaussianKernel.spatial((4, 5), 3.0, mask=torch.ones(1, 4, 5))
+    with pytest.raises(ValueError, match=r"^shape: expected"):
+        GaussianKernel.spatial((), 3.0)
+    with pytest.raises(ValueError, match=r"^values: expected \[B, 20, C\]"):
+        GaussianKernel.spatial((4, 5), 3.0) @ torch.rand(1, 21, 2)
