@@ -19,6 +19,7 @@ class Buffer {
   }
 
  private:
+  size_t bytes_;
   void* data_;
 };
 

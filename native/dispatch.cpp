@@ -3,10 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <new>
 #include <stdexcept>
-
-#include "buffer.hpp"
 
 #if defined(CRFRNN_X86) && defined(_MSC_VER)
 #include <immintrin.h>
@@ -111,8 +108,5 @@ template const FilterTable<float>& filter_functions();
 template const FilterTable<double>& filter_functions();
 
 const MeanFieldTable& mean_field_functions() { CRFRNN_CHOOSE(mean_field_table) }
-
-Buffer::Buffer(size_t bytes) : data_(::operator new(bytes ? bytes : 64, std::align_val_t{64})) {}
-Buffer::~Buffer() { ::operator delete(data_, std::align_val_t{64}); }
 
 }  // namespace crfrnn

@@ -173,6 +173,16 @@ CRFRNN_INLINE void load_message(const Row* rows, int64_t pixel, const float* sca
   for (int b = 0; b < packs; ++b) out[b] = P::load(rows + pixel * packs.width() + b * P::lanes) * factor;
 }
 
+// The messages that lie in the pixels' own order are scattered for the rows.
+template <int NP, class Row>
+CRFRNN_INLINE void prefetch_messages(const Problem& problem, const Order& order, const Row* const* at, int64_t row,
+                                     const Packs<NP>& packs) {
+  if (row + ahead >= problem.total()) return;
+  const int64_t pixel = order.pixel[row + ahead];
+  for (int m = 0; m < problem.kernel_count; ++m)
+    if (at[m]) prefetch_bytes(at[m] + pixel * packs.width(), packs.width() * static_cast<int64_t>(sizeof(Row)));
+}
+
 template <int NP, class Row>
 CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, Row* out) {
   if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) {
@@ -228,6 +238,7 @@ bool forward(const Problem& problem, const float* unary, const float* initial, f
     const float* post = fused ? problem.kernels[order.first].post : nullptr;
     each_row<NP>(problem, order, messages, fused, false, post, [&](int64_t row, const P* message, int) {
       const int64_t pixel = order.pixel[row];
+      prefetch_messages(problem, order, at, row, packs);
       P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
       for (int b = 0; b < packs; ++b) x[b] = P::load(u + row * packs.width() + b * P::lanes);
       for (int m = 0; m < problem.kernel_count; ++m) {
@@ -353,7 +364,7 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
   }
   if (kernel.is_lattice || (!out.theta && !scales)) return;
 
-  const Buffer one(static_cast<size_t>(total * width) * sizeof(Value)), two(static_cast<size_t>(total * width) * sizeof(Value));
+  const Buffer one(static_cast<size_t>(total * width) * sizeof(Value)), two(problem.grid[0] > 1 ? static_cast<size_t>(total * width) * sizeof(Value) : 0);
   const Buffer partial(sizeof(double) * fixed_parts);
   for (int axis = out.post ? -1 : 0; axis < (out.theta ? 3 : 0); ++axis) {
     if (axis >= 0 && problem.grid[axis] == 1) continue;
@@ -447,6 +458,7 @@ void backward(const Problem& problem, const float* grad_logits, const Row* kept,
     const float* pre = fused ? problem.kernels[order.first].pre : nullptr;
     each_row<NP>(problem, order, messages, fused, true, pre, [&](int64_t row, const P* message, int part) {
       const int64_t pixel = order.pixel[row];
+      prefetch_messages(problem, order, at, row, packs);
       int& count = counts.as<int>()[part * 16];
       P dq[Packs<NP>::capacity], other[Packs<NP>::capacity];
       for (int b = 0; b < packs; ++b) dq[b] = P::zero();

@@ -8,6 +8,8 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
+constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+
 // Buffers for one pass over all kernels. `Row` is how the rows of pixels are stored between the steps; the rows of vertices
 // are float32 always: they are fewer, and their sums span too many magnitudes for half-width storage.
 template <class Row>
@@ -21,7 +23,7 @@ struct Messages {
 
   Messages(const Problem& p, const Order& o)
       : problem(p), order(o), width(p.width()), rows_size(p.total() * width),
-        between(lattice_bytes(p)), spread(lattice_bytes(p)), one(pixel_bytes(p)), two(pixel_bytes(p)) {}
+        between(lattice_bytes(p)), spread(lattice_bytes(p)), one(pixel_bytes(p)), two(second_bytes(p)) {}
   static int64_t group_width(const Problem& p) { return p.width() < 32 ? 16 : 32; }
   static size_t lattice_bytes(const Problem& p) {
     int64_t most = 0;
@@ -29,6 +31,7 @@ struct Messages {
       if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
     return static_cast<size_t>(most * group_width(p)) * sizeof(float);
   }
+  static size_t second_bytes(const Problem& p) { return p.grid[0] > 1 ? pixel_bytes(p) : 0; }  // only for the third axis
   static size_t pixel_bytes(const Problem& p) {
     for (int m = 0; m < p.kernel_count; ++m)
       if (!p.kernels[m].is_lattice) return static_cast<size_t>(p.total() * p.width()) * sizeof(Row);
@@ -76,7 +79,9 @@ struct Messages {
   Row* separable_messages(const Kernel& kernel, int derivative, const Value* rows, const float* scale, Row* first,
                           Row* second) const {
     const Separable<Row> separable(problem);
+    const int64_t total = problem.total();
     const auto source = [&](int64_t pixel, float* line) {
+      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * width, width * sizeof(Value));
       const Value* from = rows + int64_t{order.row[pixel]} * width;
       const P factor = P::set(scale ? scale[pixel] : 1.f);
       for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);

@@ -125,15 +125,24 @@ struct Packs {
 template <int NP, class Row>
 CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, Row* out) {
   using P = Pack<float>;
-  P most = x[0];
-  for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
-  const P top = P::set(most.most());
   P e[Packs<NP>::capacity], total = P::zero();
   for (int b = 0; b < packs; ++b) {
-    e[b] = exp(x[b] - top);
+    e[b] = exp(x[b]);
     total = total + e[b];
   }
-  const P scale = P::set(1.f / total.sum());
+  float sum = total.sum();
+  if (!(sum > 1e-10f && sum < 1e30f)) {  // rare: only then is the maximum, a second walk across the lanes, worth its time
+    P most = x[0];
+    for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
+    const P top = P::set(most.most());
+    total = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      e[b] = exp(x[b] - top);
+      total = total + e[b];
+    }
+    sum = total.sum();
+  }
+  const P scale = P::set(1.f / sum);
   for (int b = 0; b < packs; ++b) (e[b] * scale).store(out + b * P::lanes);
 }
 

@@ -54,51 +54,85 @@ struct Separable {
 
   explicit Separable(const Problem& p) : problem(p), width(p.width()) {}
 
-  // Along the innermost axis; `source(pixel, pack)` gives the rows.
+  // One line along x: `source(pixel, scalars)` gives the rows.
   template <class Source>
-  void inner(const Source& source, const Taps& taps, Row* out) const {
-    const int64_t n = problem.grid[2], lines = problem.total() / n, packs = width / P::lanes;
+  void along_x(const Source& source, int64_t first_pixel, const Taps& taps, float* line, Row* out) const {
+    const int64_t n = problem.grid[2], packs = width / P::lanes;
     const int radius = taps.radius;
-    const int64_t padded = n + 2 * radius + outputs;
-    const Buffer scratch(static_cast<size_t>(problem.threads < 1 ? 1 : problem.threads) * static_cast<size_t>(padded * width) *
-                         sizeof(float));
-    const int64_t tasks = (lines + 7) / 8;
-    parallel_for(tasks, problem.threads, [&](int64_t task, int worker) {
-      float* line = scratch.as<float>() + static_cast<int64_t>(worker) * padded * width;
-      for (int64_t i = 0; i < radius * packs; ++i) P::zero().store(line + i * P::lanes);
-      for (int64_t i = (radius + n) * packs; i < padded * packs; ++i) P::zero().store(line + i * P::lanes);
-      for (int64_t l = task * 8; l < lines && l < task * 8 + 8; ++l) {
-        for (int64_t x = 0; x < n; ++x) source(l * n + x, line + (radius + x) * width);
-        for (int64_t x = 0; x < n; x += outputs)
-          for (int64_t b = 0; b < packs; ++b) {
-            const float* at = line + x * width + b * P::lanes;
-            P sum[outputs];
-            convolve(taps.values.as<float>(), radius, [&](int k) { return P::load(at + k * width); }, sum);
-            for (int j = 0; j < outputs && x + j < n; ++j) sum[j].store(out + (l * n + x + j) * width + b * P::lanes);
-          }
+    for (int64_t x = 0; x < n; ++x) source(first_pixel + x, line + (radius + x) * width);
+    for (int64_t x = 0; x < n; x += outputs)
+      for (int64_t b = 0; b < packs; ++b) {
+        const float* at = line + x * width + b * P::lanes;
+        P sum[outputs];
+        convolve(taps.values.as<float>(), radius, [&](int k) { return P::load(at + k * width); }, sum);
+        for (int j = 0; j < outputs && x + j < n; ++j) sum[j].store(out + (x + j) * width + b * P::lanes);
+      }
+  }
+
+  // Along x and then y. The lines after x live in a ring that stays in the cache, 2 radius + outputs of them.
+  template <class Source>
+  void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, Row* out) const {
+    const int64_t rows = problem.grid[1], n = problem.grid[2], stride = n * width, packs = width / P::lanes;
+    const int64_t planes = problem.batch * problem.grid[0];
+    const int radius = taps_y.radius;
+    const int64_t ring = 2 * radius + outputs, padded = n + 2 * taps_x.radius + outputs;
+    const int threads = problem.threads < 1 ? 1 : problem.threads;
+    const int64_t lines = static_cast<int64_t>(padded) * width;
+    const Buffer line_rows(static_cast<size_t>(threads * lines) * sizeof(float)),
+        ring_rows(static_cast<size_t>(threads * ring * stride) * sizeof(Row));
+    // Every strip computes the 2 radius lines around it again, so few strips; but enough to share out.
+    int64_t strips = planes >= threads ? 1 : (2 * threads + planes - 1) / (planes ? planes : 1);
+    if (strips > (rows + 31) / 32) strips = (rows + 31) / 32;
+    parallel_for(planes * strips, threads, [&](int64_t task, int worker) {
+      float* line = line_rows.as<float>() + worker * lines;
+      Row* kept = ring_rows.as<Row>() + worker * ring * stride;
+      for (int64_t i = 0; i < taps_x.radius * packs; ++i) P::zero().store(line + i * P::lanes);
+      for (int64_t i = (taps_x.radius + n) * packs; i < padded * packs; ++i) P::zero().store(line + i * P::lanes);
+      const int64_t base = task / strips * rows, strip = task % strips;
+      const int64_t first = rows * strip / strips, last = rows * (strip + 1) / strips;
+      int64_t ready = first - radius > 0 ? first - radius : 0;
+      for (int64_t y = first; y < last; y += outputs) {
+        const int64_t wanted = y + outputs + radius < rows ? y + outputs + radius : rows;
+        for (; ready < wanted; ++ready)
+          along_x(source, (base + ready) * n, taps_x, line, kept + ready % ring * stride);
+        const int64_t from = y - radius, count = last - y < outputs ? last - y : outputs;
+        for (int64_t c = 0; c < stride; c += P::lanes) {
+          P sum[outputs];
+          int64_t slot = (from + ring) % ring;
+          convolve(
+              taps_y.values.as<float>(), radius,
+              [&](int k) {
+                const int64_t at = slot;
+                slot = slot + 1 == ring ? 0 : slot + 1;
+                return from + k < 0 || from + k >= rows ? P::zero() : P::load(kept + at * stride + c);
+              },
+              sum);
+          for (int64_t j = 0; j < count; ++j) sum[j].store(out + (base + y + j) * stride + c);
+        }
       }
     });
   }
 
-  // Along an outer axis of `n` places whose neighbours lie `stride` scalars apart.
-  void outer(const Row* in, int64_t blocks, int64_t n, int64_t stride, const Taps& taps, Row* out) const {
+  // Along z, whose neighbours lie `stride` scalars apart.
+  void along_z(const Row* in, const Taps& taps, Row* out) const {
+    const int64_t n = problem.grid[0], stride = problem.grid[1] * problem.grid[2] * width;
     const int radius = taps.radius;
     constexpr int64_t tile = 16 * P::lanes;
     const int64_t tiles = (stride + tile - 1) / tile;
-    parallel_for(blocks * tiles, problem.threads, [&](int64_t task, int) {
+    parallel_for(problem.batch * tiles, problem.threads, [&](int64_t task, int) {
       const int64_t base = task / tiles * n * stride, first = task % tiles * tile;
       const int64_t last = first + tile < stride ? first + tile : stride;
-      for (int64_t y = 0; y < n; y += outputs)
+      for (int64_t z = 0; z < n; z += outputs)
         for (int64_t c = first; c < last; c += P::lanes) {
           P sum[outputs];
           convolve(
               taps.values.as<float>(), radius,
               [&](int k) {
-                const int64_t from = y + k - radius;
+                const int64_t from = z + k - radius;
                 return from < 0 || from >= n ? P::zero() : P::load(in + base + from * stride + c);
               },
               sum);
-          for (int j = 0; j < outputs && y + j < n; ++j) sum[j].store(out + base + (y + j) * stride + c);
+          for (int j = 0; j < outputs && z + j < n; ++j) sum[j].store(out + base + (z + j) * stride + c);
         }
     });
   }
@@ -107,20 +141,10 @@ struct Separable {
   template <class Source>
   Row* apply(const double* theta, int derivative, bool narrow, const Source& source, Row* one, Row* two) const {
     const int64_t* grid = problem.grid;
-    inner(source, Taps(theta[2], grid[2], narrow, derivative == 2), one);
-    int64_t stride = width * grid[2], blocks = problem.batch * grid[0];
-    for (int axis = 1; axis >= 0; --axis) {
-      const int64_t n = grid[axis];
-      if (n > 1 || derivative == axis) {
-        outer(one, blocks, n, stride, Taps(theta[axis], n, narrow, derivative == axis), two);
-        Row* swap = one;
-        one = two;
-        two = swap;
-      }
-      stride *= n;
-      if (axis) blocks = problem.batch;
-    }
-    return one;
+    plane(source, Taps(theta[2], grid[2], narrow, derivative == 2), Taps(theta[1], grid[1], narrow, derivative == 1), one);
+    if (grid[0] == 1 && derivative != 0) return one;
+    along_z(one, Taps(theta[0], grid[0], narrow, derivative == 0), two);
+    return two;
   }
 };
 

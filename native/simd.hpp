@@ -26,6 +26,21 @@ namespace CRFRNN_ISA {
 #define CRFRNN_INLINE inline __attribute__((always_inline))
 #endif
 
+// Asks for the cache line at p: the rows of scattered pixels and vertices are known long before they are read.
+CRFRNN_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p);
+#elif defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  (void)p;
+#endif
+}
+
+CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
+}
+
 template <class T>
 struct Pack;  // float: 16 lanes, double: 8 lanes; 64 bytes, one cache line, either way
 
@@ -282,10 +297,11 @@ struct Pack<double> {
 #undef CRFRNN_LANES
 };
 
-// e^x to 2e-7 relative: 2^n · p(r) with |r| ≤ ln2 / 2 (Cephes' polynomial). Below -87 it is 0 up to float32's smallest normal.
+// e^x to 2e-7 relative: 2^n · p(r) with |r| ≤ ln2 / 2 (Cephes' polynomial); x is clamped to -60 .. 87, so that no
+// share of a softmax is ever a denormal number.
 CRFRNN_INLINE Pack<float> exp(Pack<float> x) {
   using P = Pack<float>;
-  x = P::max(x, P::set(-87.f));
+  x = P::min(P::max(x, P::set(-60.f)), P::set(87.f));
   const P n = P::round(x * P::set(1.44269504088896341f));
   P r = P::fma(n, P::set(-0.693359375f), x);
   r = P::fma(n, P::set(2.12194440e-4f), r);

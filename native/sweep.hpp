@@ -105,8 +105,8 @@ struct Sweep {
     return row;
   }
 
-  template <class Value>
-  CRFRNN_INLINE void blur_row(const Value* self, const Value* a, const Value* b, T* out) const {
+  template <class Value, class Out>
+  CRFRNN_INLINE void blur_row(const Value* self, const Value* a, const Value* b, Out* out) const {
     const P centre = P::set(T(0.5)), side = P::set(T(0.25));
     for (int i = 0; i < NB; ++i) {
       const int at = i * P::lanes;
@@ -115,7 +115,8 @@ struct Sweep {
   }
 
   // One axis whose neighbours lie in the slab itself.
-  void blur_inside(int axis, int64_t slab, const T* from, T* to, const T* zero) const {
+  template <class Out>
+  void blur_inside(int axis, int64_t slab, const T* from, Out* to, const T* zero) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
@@ -168,18 +169,8 @@ struct Sweep {
       const bool last = slab + 1 == high;
       if (!last) clear(slab + 1, next);
       splat<V>(slab, source, current, last ? nullptr : next);
-      for (int i = 0; i < axes.befores; ++i) {
-        blur_inside(axes.before[i], slab, current, spare, zero);
-        T* swap = current;
-        current = spare;
-        spare = swap;
-      }
-      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-      for (int64_t v = begin; v < end; ++v)
-        for (int b = 0; b < NB; ++b) {
-          const int at = b * P::lanes;
-          P::load(current + (v - begin) * width + at).store(out + v * width + at);
-        }
+      Row* finished = out + lattice.slab_vertex[slab] * width;
+      blur_all_inside(axes.before, axes.befores, slab, current, spare, zero, finished);
       T* swap = current;
       current = next;
       next = swap;
@@ -227,18 +218,21 @@ struct Sweep {
         blur_row(here + (v - begin) * width, a == absent ? zero : above + (a - up_base) * width,
                  b == absent ? zero : below + (b - down_base) * width, current + (v - begin) * width);
       }
-      for (int i = 0; i < axes.afters; ++i) {
-        blur_inside(axes.after[i], slab, current, spare, zero);
-        T* swap = current;
-        current = spare;
-        spare = swap;
-      }
-      for (int64_t v = begin; v < end; ++v)
-        for (int b = 0; b < NB; ++b) {
-          const int at = b * P::lanes;
-          P::load(current + (v - begin) * width + at).store(out + v * width + at);
-        }
+      blur_all_inside(axes.after, axes.afters, slab, current, spare, zero, out + begin * width);
     }
+  }
+
+  // Several axes inside one slab, back and forth between two buffers; the last one writes the finished rows.
+  void blur_all_inside(const int* list, int count, int64_t slab, T*& current, T*& spare, const T* zero, Row* out) const {
+    for (int i = 0; i + 1 < count; ++i) {
+      blur_inside(list[i], slab, current, spare, zero);
+      T* swap = current;
+      current = spare;
+      spare = swap;
+    }
+    if (count) return blur_inside(list[count - 1], slab, current, out, zero);
+    const int64_t n = (lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab]) * NB;
+    for (int64_t i = 0; i < n; ++i) P::load(current + i * P::lanes).store(out + i * P::lanes);
   }
 
   void clear(int64_t slab, T* rows) const {
@@ -267,6 +261,8 @@ struct Sweep {
     for (int64_t s = begin; s < end; ++s) {
       P row[V ? V : 9][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
+      if (s + 4 < end)
+        for (int k = 0; k < corners; ++k) prefetch_bytes(rows + int64_t{vertex[4 * corners + k]} * width, width * sizeof(Row));
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = P::load(rows + int64_t{vertex[k]} * width + b * P::lanes);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {

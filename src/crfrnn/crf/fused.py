@@ -22,7 +22,8 @@ MOST_LABELS = 1024  # rows of labels the native core keeps on its stack
 MOST_NARROW = 2**22  # pixels of one picture up to which half-width rows keep the marginals within 2e-3
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
-_KERNELS = "Tensor?[] weights, Tensor?[] tables, Tensor?[] thetas, Tensor?[] pres, Tensor?[] posts"
+# One entry a kernel; an empty tensor is a part that the kernel does not have.
+_KERNELS = "Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts"
 _REST = "int[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
 _library.define(
     f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool narrow, bool keep)"
@@ -69,19 +70,20 @@ def run(
     grid = list(unary.shape[2:])
     pixels = math.prod(grid)
     transform = torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])
-    parts: list[list[Tensor | None]] = [[], [], [], [], []]
+    none = unary.new_empty(0)
+    parts: list[list[Tensor]] = [[], [], [], [], []]
     for kernel in kernels:
         operator = kernel.operator
-        lattice = isinstance(operator, Lattice)
-        parts[0].append(operator.weights if lattice else None)
-        parts[1].append(operator.structure[0] if lattice else None)
-        parts[2].append(None if lattice else _padded_theta(operator.theta))
-        for place, scale in ((3, kernel.pre), (4, kernel.post)):
-            flat = None if scale is None else scale.float().expand(batch, pixels).reshape(-1)
-            parts[place].append(flat)
+        if isinstance(operator, Lattice):
+            own = (operator.weights, operator.structure[0], none)
+        else:
+            own = (none, none, _padded_theta(operator.theta))
+        scales = (none if s is None else s.float().expand(batch, pixels).reshape(-1) for s in (kernel.pre, kernel.post))
+        for part, tensor in zip(parts, (*own, *scales), strict=True):
+            part.append(tensor)
     narrow = precision == "auto" and pixels <= MOST_NARROW
-    inputs = [unary, initial, transform, *parts[0], *parts[2], *parts[3], *parts[4]]
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    inputs = [unary, transform, *(t for part in parts for t in part)] + ([] if initial is None else [initial])
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     logits, _ = torch.ops.crfrnn.mean_field(
         unary.flatten(2),
         None if initial is None else initial.flatten(2),
@@ -104,17 +106,10 @@ def _padded_theta(theta: Tensor) -> Tensor:
     return torch.cat([theta.new_ones(3 - len(theta)), theta])
 
 
-def _kernel_tuples(weights: Any, tables: Any, thetas: Any, pres: Any, posts: Any) -> list[tuple[Any, ...]]:
-    return [
-        (
-            None if w is None else w.contiguous(),
-            table,
-            None if theta is None else theta.tolist(),
-            None if pre is None else pre.contiguous(),
-            None if post is None else post.contiguous(),
-        )
-        for w, table, theta, pre, post in zip(weights, tables, thetas, pres, posts, strict=True)
-    ]
+def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    """(weights, table, θ, pre, post) of each kernel as the native core takes them: None for what it does not have."""
+    kernels = [[t.contiguous() if t.numel() else None for t in kernel] for kernel in zip(*parts, strict=True)]
+    return [(w, table, None if theta is None else theta.tolist(), *scales) for w, table, theta, *scales in kernels]
 
 
 def _width(labels: int) -> int:
@@ -214,7 +209,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     marginals, transform, mask, clamp, *flat = ctx.saved_tensors
     n = ctx.count
     weights, tables, thetas, pres, posts = (flat[i * n : (i + 1) * n] for i in range(5))
-    wanted = [t is not None and t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
+    wanted = [t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
     out = torch.ops.crfrnn.mean_field_backward(
         grad, marginals, transform, weights, tables, thetas, pres, posts, ctx.grid, mask, clamp, ctx.iterations,
         ctx.damping, ctx.started, wanted,

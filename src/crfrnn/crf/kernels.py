@@ -270,7 +270,10 @@ class GaussianKernel:
         ones = torch.ones_like(self.features[..., :1])
         if self.mask is not None:
             ones = ones * self.mask.unsqueeze(-1)
-        mass = self.operator.filter(ones).squeeze(-1)
+        if self.mask is None and isinstance(self.operator, Separable):
+            mass = self.operator.mass()
+        else:
+            mass = self.operator.filter(ones).squeeze(-1)
         least: Tensor | float = 0.0
         if self.self_term is not None:
             mass = mass - self.self_term * ones.squeeze(-1)

@@ -207,7 +207,7 @@ def _fused(
     unary = unary if unary.dtype == torch.float64 else unary.float()
     if not fused.supports(unary, kernels, activation, unary.shape[0]):
         return None
-    kernels, checked = validate.check_kernels(kernels, weights, unary)
+    kernels, checked = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
     compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
     damping = validate.check_damping(damping)
     if initial is not None:

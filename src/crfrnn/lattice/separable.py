@@ -80,6 +80,14 @@ class Separable:
         batch, _, channels = values.shape
         return separable_filter(values.reshape(batch, *self.grid, channels), self.theta).reshape(values.shape)
 
+    def mass(self) -> Tensor:
+        """The filter's answer to ones, Float[1, N]: the product of the axes' own answers."""
+        total = torch.ones(1, dtype=self.theta.dtype, device=self.theta.device)
+        for length, theta in zip(reversed(self.grid), self.theta, strict=True):  # x, the first, varies fastest
+            along = _filter_axis(torch.ones(length, dtype=theta.dtype, device=theta.device), theta)
+            total = (along[:, None] * total).flatten()
+        return total.unsqueeze(0)
+
     def diagonal(self) -> Tensor:
         """exp(0) = 1, Float[1, N]."""
         return torch.ones(self.shape, dtype=self.theta.dtype, device=self.theta.device)
