@@ -168,26 +168,24 @@ struct Arguments {
   Arguments(const Arguments&) = delete;
 };
 
-using Marginals = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Marginals = Out<float, 3>;
 
-bool is_narrow(const Marginals& marginals, const Problem& problem) {
-  const int64_t scalars = problem.iterations * problem.total() * problem.width();
-  require(static_cast<int64_t>(marginals.size()) == scalars, "marginals: expected [iterations, pixels, width]");
-  require(marginals.itemsize() == 2 || marginals.itemsize() == 4, "marginals: expected 2 or 4 bytes a number");
-  return marginals.itemsize() == 2;
+void require_size(const Marginals& marginals, const Problem& problem) {
+  require(static_cast<int64_t>(marginals.size()) == problem.iterations * problem.total() * problem.width(),
+          "marginals: expected [iterations, pixels, width]");
 }
 
 void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<float, 3> transform, nb::list kernels,
                 std::vector<int64_t> grid, std::optional<In<uint8_t, 2>> mask, std::optional<In<int32_t, 2>> clamp, int iterations,
-                float damping, bool narrow, int threads, Out<float, 3> logits, std::optional<Marginals> marginals) {
+                float damping, int threads, Out<float, 3> logits, std::optional<Marginals> marginals) {
   const Arguments arguments(unary, transform, kernels, grid, mask, clamp, iterations, damping, threads);
-  if (marginals) narrow = is_narrow(*marginals, arguments.problem);
+  if (marginals) require_size(*marginals, arguments.problem);
   require(logits.size() == unary.size() && (!initial || initial->size() == unary.size()), "logits, initial: expected unary's shape");
   bool finite;
   {
     nb::gil_scoped_release released;
     finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
-                                            marginals ? marginals->data() : nullptr, narrow);
+                                            marginals ? marginals->data() : nullptr);
   }
   if (!finite)
     throw std::invalid_argument(
@@ -201,7 +199,7 @@ void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float
                          int iterations, float damping, int threads, Out<float, 3> grad_unary, std::optional<Out<float, 3>> grad_initial,
                          Out<float, 3> grad_transform, nb::list grads) {
   const Arguments arguments(grad_logits, transform, kernels, grid, mask, clamp, iterations, damping, threads);
-  const bool narrow = is_narrow(marginals, arguments.problem);
+  require_size(marginals, arguments.problem);
   std::vector<KernelGradient> out(arguments.kernels.size());
   require(nb::len(grads) == out.size(), "grads: expected one tuple a kernel");
   for (size_t m = 0; m < out.size(); ++m) {
@@ -212,7 +210,7 @@ void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float
     if (!g[3].is_none()) out[m].post = nb::cast<Out<float, 1>>(g[3]).data();
   }
   nb::gil_scoped_release released;
-  mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), narrow, grad_unary.data(),
+  mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), grad_unary.data(),
                                   grad_initial ? grad_initial->data() : nullptr, grad_transform.data(), out.data());
 }
 
@@ -232,7 +230,7 @@ NB_MODULE(_native, m) {
   define<float>(m);
   define<double>(m);
   m.def("mean_field", &mean_field, "unary"_a, "initial"_a.none(), "transform"_a, "kernels"_a, "grid"_a, "mask"_a.none(),
-        "clamp"_a.none(), "iterations"_a, "damping"_a, "narrow"_a, "threads"_a, "logits"_a, "marginals"_a.none());
+        "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "logits"_a, "marginals"_a.none());
   m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,
         "mask"_a.none(), "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "grad_unary"_a, "grad_initial"_a.none(),
         "grad_transform"_a, "grads"_a);

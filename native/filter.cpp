@@ -31,7 +31,7 @@ CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
 
 template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
-  const Sweep<T, T, NB> sweep(lattice, weights, reverse, threads);
+  const Sweep<T, NB> sweep(lattice, weights, reverse, threads);
   const Columns<T, NB> source{values, channels, column, lattice.order};
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners(lattice.dim, [&]<int V>() {
@@ -50,7 +50,7 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
   const Columns<T, NB> source_x{x, channels, column, lattice.order}, source_g{g, channels, column, lattice.order};
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
-  const Sweep<T, T, NB> forward(lattice, weights, false, threads), backward(lattice, weights, true, threads);
+  const Sweep<T, NB> forward(lattice, weights, false, threads), backward(lattice, weights, true, threads);
   with_corners(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);

@@ -47,10 +47,10 @@ struct KernelGradient {
 
 struct MeanFieldTable {
   // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][total][width] rows of Q_t
-  // kept for the backward pass, or null; rows are half-width where `narrow`.
+  // kept for the backward pass, or null.
   // False: unary or initial hold NaN or infinity.
-  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits, void* marginals, bool narrow);
-  void (*backward)(const Problem& problem, const float* grad_logits, const void* marginals, bool narrow, float* grad_unary,
+  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits, float* marginals);
+  void (*backward)(const Problem& problem, const float* grad_logits, const float* marginals, float* grad_unary,
                    float* grad_initial, float* grad_transform, KernelGradient* grad_kernels);
 };
 

@@ -10,20 +10,18 @@ namespace crfrnn::CRFRNN_ISA {
 
 constexpr int64_t ahead = 16;  // rows between asking for one and reading it
 
-// Buffers for one pass over all kernels. `Row` is how the rows of pixels are stored between the steps; the rows of vertices
-// are float32 always: they are fewer, and their sums span too many magnitudes for half-width storage.
-template <class Row>
+// Buffers for one pass over all kernels.
 struct Messages {
   using P = Pack<float>;
   const Problem& problem;
   const Order& order;
-  int64_t width, rows_size;
+  int64_t width;
   Buffer between, spread;              // lattice rows, of the largest lattice
-  Buffer one, two;                     // pixel rows of the separable kernels
+  Buffer lines;            // pixel rows between the second and the third axis of a volume
 
   Messages(const Problem& p, const Order& o)
-      : problem(p), order(o), width(p.width()), rows_size(p.total() * width),
-        between(lattice_bytes(p)), spread(lattice_bytes(p)), one(pixel_bytes(p)), two(second_bytes(p)) {}
+      : problem(p), order(o), width(p.width()),
+        between(lattice_bytes(p)), spread(lattice_bytes(p)), lines(volume_bytes(p)) {}
   static int64_t group_width(const Problem& p) { return p.width() < 32 ? 16 : 32; }
   static size_t lattice_bytes(const Problem& p) {
     int64_t most = 0;
@@ -31,18 +29,15 @@ struct Messages {
       if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
     return static_cast<size_t>(most * group_width(p)) * sizeof(float);
   }
-  static size_t second_bytes(const Problem& p) { return p.grid[0] > 1 ? pixel_bytes(p) : 0; }  // only for the third axis
-  static size_t pixel_bytes(const Problem& p) {
-    for (int m = 0; m < p.kernel_count; ++m)
-      if (!p.kernels[m].is_lattice) return static_cast<size_t>(p.total() * p.width()) * sizeof(Row);
-    return 0;
+  static size_t volume_bytes(const Problem& p) {
+    return p.grid[0] > 1 ? static_cast<size_t>(p.total() * p.width()) * sizeof(float) : 0;
   }
 
   // splat and blur of columns [column, column + NB packs) of the rows; the result lies in spread.
-  template <int NB, class Value>
-  void spread_columns(const Kernel& kernel, bool reverse, const Value* rows, const float* scale, int64_t column,
+  template <int NB>
+  void spread_columns(const Kernel& kernel, bool reverse, const float* rows, const float* scale, int64_t column,
                       float* to) const {
-    const Sweep<float, float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
+    const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
     const bool own = order.lattice == &kernel.lattice;
     const int32_t* pixel_of = kernel.lattice.order;
     const auto source = [&](int64_t p, P* out) {
@@ -54,9 +49,9 @@ struct Messages {
   }
 
   // K of one kernel in the pixels' own order, except its closing scale; `out` [total][width].
-  template <int NB, class Value>
-  void lattice_messages(const Kernel& kernel, bool reverse, const Value* rows, const float* scale, Row* out) const {
-    const Sweep<float, float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
+  template <int NB>
+  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
+    const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
     const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
     if (kernel.lattice.points < problem.total())
       parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
@@ -67,7 +62,7 @@ struct Messages {
       with_corners(kernel.lattice.dim, [&]<int V>() {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
           sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
-            Row* to = out + int64_t{kernel.lattice.order[p]} * width + column;
+            float* to = out + int64_t{kernel.lattice.order[p]} * width + column;
             for (int b = 0; b < NB; ++b) (sum[b] * factor).store(to + b * P::lanes);
           });
         });
@@ -75,18 +70,16 @@ struct Messages {
     }
   }
 
-  template <class Value>
-  Row* separable_messages(const Kernel& kernel, int derivative, const Value* rows, const float* scale, Row* first,
-                          Row* second) const {
-    const Separable<Row> separable(problem);
+  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
+    const Separable separable(problem);
     const int64_t total = problem.total();
     const auto source = [&](int64_t pixel, float* line) {
-      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * width, width * sizeof(Value));
-      const Value* from = rows + int64_t{order.row[pixel]} * width;
+      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * width, width * sizeof(float));
+      const float* from = rows + int64_t{order.row[pixel]} * width;
       const P factor = P::set(scale ? scale[pixel] : 1.f);
       for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
     };
-    return separable.apply(kernel.theta, derivative, sizeof(Row) == 2, source, first, second);
+    separable.apply(kernel.theta, derivative, source, lines.as<float>(), out);
   }
 };
 

@@ -122,8 +122,8 @@ struct Packs {
   CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * Pack<float>::lanes; }
 };
 
-template <int NP, class Row>
-CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, Row* out) {
+template <int NP>
+CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
   using P = Pack<float>;
   P e[Packs<NP>::capacity], total = P::zero();
   for (int b = 0; b < packs; ++b) {

@@ -17,8 +17,8 @@ struct Taps {
   int radius;
   Buffer values;
 
-  Taps(double theta, int64_t size, bool narrow, bool derivative)
-      : radius(reach(theta, size, narrow)), values(sizeof(float) * static_cast<size_t>(2 * radius + 2 * outputs)) {
+  Taps(double theta, int64_t size, bool derivative)
+      : radius(reach(theta, size)), values(sizeof(float) * static_cast<size_t>(2 * radius + 2 * outputs)) {
     float* t = values.as<float>();
     for (int i = 0; i < 2 * radius + 2 * outputs; ++i) {
       const double r = i - (outputs - 1) - radius;
@@ -26,8 +26,9 @@ struct Taps {
       t[i] = static_cast<float>(derivative ? weight * r * r / (theta * theta * theta) : weight);
     }
   }
-  static int reach(double theta, int64_t size, bool narrow) {
-    const double r = std::ceil((narrow ? 4.0 : 5.8) * theta);
+  // Beyond five bandwidths a weight is below 4e-6 and all of them together below 6e-7 of the sum.
+  static int reach(double theta, int64_t size) {
+    const double r = std::ceil(5.0 * theta);
     const double most = static_cast<double>(size - 1);
     return static_cast<int>(r < most ? r : (most < 0 ? 0 : most));
   }
@@ -46,7 +47,6 @@ CRFRNN_INLINE void convolve(const float* taps, int radius, const Load& load, Pac
   }
 }
 
-template <class Row>
 struct Separable {
   using P = Pack<float>;
   const Problem& problem;
@@ -56,7 +56,7 @@ struct Separable {
 
   // One line along x: `source(pixel, scalars)` gives the rows.
   template <class Source>
-  void along_x(const Source& source, int64_t first_pixel, const Taps& taps, float* line, Row* out) const {
+  void along_x(const Source& source, int64_t first_pixel, const Taps& taps, float* line, float* out) const {
     const int64_t n = problem.grid[2], packs = width / P::lanes;
     const int radius = taps.radius;
     for (int64_t x = 0; x < n; ++x) source(first_pixel + x, line + (radius + x) * width);
@@ -71,7 +71,7 @@ struct Separable {
 
   // Along x and then y. The lines after x live in a ring that stays in the cache, 2 radius + outputs of them.
   template <class Source>
-  void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, Row* out) const {
+  void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, float* out) const {
     const int64_t rows = problem.grid[1], n = problem.grid[2], stride = n * width, packs = width / P::lanes;
     const int64_t planes = problem.batch * problem.grid[0];
     const int radius = taps_y.radius;
@@ -79,13 +79,13 @@ struct Separable {
     const int threads = problem.threads < 1 ? 1 : problem.threads;
     const int64_t lines = static_cast<int64_t>(padded) * width;
     const Buffer line_rows(static_cast<size_t>(threads * lines) * sizeof(float)),
-        ring_rows(static_cast<size_t>(threads * ring * stride) * sizeof(Row));
+        ring_rows(static_cast<size_t>(threads * ring * stride) * sizeof(float));
     // Every strip computes the 2 radius lines around it again, so few strips; but enough to share out.
     int64_t strips = planes >= threads ? 1 : (2 * threads + planes - 1) / (planes ? planes : 1);
     if (strips > (rows + 31) / 32) strips = (rows + 31) / 32;
     parallel_for(planes * strips, threads, [&](int64_t task, int worker) {
       float* line = line_rows.as<float>() + worker * lines;
-      Row* kept = ring_rows.as<Row>() + worker * ring * stride;
+      float* kept = ring_rows.as<float>() + worker * ring * stride;
       for (int64_t i = 0; i < taps_x.radius * packs; ++i) P::zero().store(line + i * P::lanes);
       for (int64_t i = (taps_x.radius + n) * packs; i < padded * packs; ++i) P::zero().store(line + i * P::lanes);
       const int64_t base = task / strips * rows, strip = task % strips;
@@ -114,7 +114,7 @@ struct Separable {
   }
 
   // Along z, whose neighbours lie `stride` scalars apart.
-  void along_z(const Row* in, const Taps& taps, Row* out) const {
+  void along_z(const float* in, const Taps& taps, float* out) const {
     const int64_t n = problem.grid[0], stride = problem.grid[1] * problem.grid[2] * width;
     const int radius = taps.radius;
     constexpr int64_t tile = 16 * P::lanes;
@@ -137,14 +137,13 @@ struct Separable {
     });
   }
 
-  // K · source; returns whichever of the two buffers holds the result. derivative: the axis differentiated in θ, or -1.
+  // K · source; a volume passes through `between`. derivative: the axis differentiated in θ, or -1.
   template <class Source>
-  Row* apply(const double* theta, int derivative, bool narrow, const Source& source, Row* one, Row* two) const {
+  void apply(const double* theta, int derivative, const Source& source, float* between, float* out) const {
     const int64_t* grid = problem.grid;
-    plane(source, Taps(theta[2], grid[2], narrow, derivative == 2), Taps(theta[1], grid[1], narrow, derivative == 1), one);
-    if (grid[0] == 1 && derivative != 0) return one;
-    along_z(one, Taps(theta[0], grid[0], narrow, derivative == 0), two);
-    return two;
+    const bool volume = grid[0] > 1;
+    plane(source, Taps(theta[2], grid[2], derivative == 2), Taps(theta[1], grid[1], derivative == 1), volume ? between : out);
+    if (volume) along_z(between, Taps(theta[0], grid[0], derivative == 0), out);
   }
 };
 

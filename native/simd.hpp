@@ -13,11 +13,6 @@
 
 namespace crfrnn {
 
-// Half-width storage: IEEE binary16 bits. Arithmetic is always float32.
-struct half {
-  uint16_t bits;
-};
-
 namespace CRFRNN_ISA {
 
 #if defined(_MSC_VER)
@@ -44,42 +39,6 @@ CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
 template <class T>
 struct Pack;  // float: 16 lanes, double: 8 lanes; 64 bytes, one cache line, either way
 
-CRFRNN_INLINE float half_to_float(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
-  uint32_t exponent = (h >> 10) & 0x1fu, mantissa = h & 0x3ffu, bits;
-  if (exponent == 0) {
-    const float tiny = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
-    std::memcpy(&bits, &tiny, 4);
-    bits |= sign;
-  } else if (exponent == 31) {
-    bits = sign | 0x7f800000u | (mantissa << 13);
-  } else {
-    bits = sign | ((exponent + 112u) << 23) | (mantissa << 13);
-  }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
-CRFRNN_INLINE uint16_t float_to_half(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  bits &= 0x7fffffffu;
-  if (bits >= 0x7f800000u) return sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u);
-  if (bits >= 0x477ff000u) return sign | 0x7c00u;
-  if (bits < 0x38800000u) {  // subnormal: adding 0.5 ulp-aligned constant rounds to nearest even
-    float magnitude;
-    std::memcpy(&magnitude, &bits, 4);
-    magnitude += 0.5f;
-    uint32_t rounded;
-    std::memcpy(&rounded, &magnitude, 4);
-    return sign | static_cast<uint16_t>(rounded - 0x3f000000u);
-  }
-  bits += 0xfffu + ((bits >> 13) & 1u);
-  return sign | static_cast<uint16_t>((bits - 0x38000000u) >> 13);
-}
-
 #if defined(CRFRNN_ISA_avx512)
 
 template <>
@@ -89,16 +48,10 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack zero() { return {_mm512_setzero_ps()}; }
   static CRFRNN_INLINE Pack set(float x) { return {_mm512_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static CRFRNN_INLINE Pack load(const half* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-  }
   static CRFRNN_INLINE Pack load(const float* p, int n) {
     return {_mm512_maskz_loadu_ps(n >= 16 ? 0xffff : (1u << n) - 1, p)};
   }
   CRFRNN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
-  CRFRNN_INLINE void store(half* p) const {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-  }
   CRFRNN_INLINE void store(float* p, int n) const {
     _mm512_mask_storeu_ps(p, n >= 16 ? 0xffff : (1u << n) - 1, v);
   }
@@ -138,10 +91,6 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static CRFRNN_INLINE Pack set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static CRFRNN_INLINE Pack load(const half* p) {
-    const __m128i* q = reinterpret_cast<const __m128i*>(p);
-    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
-  }
   static CRFRNN_INLINE Pack load(const float* p, int n) {
     if (n >= 16) return load(p);
     alignas(32) float t[16] = {};
@@ -151,11 +100,6 @@ struct Pack<float> {
   CRFRNN_INLINE void store(float* p) const {
     _mm256_storeu_ps(p, a);
     _mm256_storeu_ps(p + 8, b);
-  }
-  CRFRNN_INLINE void store(half* p) const {
-    __m128i* q = reinterpret_cast<__m128i*>(p);
-    _mm_storeu_si128(q, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128(q + 1, _mm256_cvtps_ph(b, _MM_FROUND_TO_NEAREST_INT));
   }
   CRFRNN_INLINE void store(float* p, int n) const {
     if (n >= 16) return store(p);
@@ -216,13 +160,9 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(0.f) }
   static CRFRNN_INLINE Pack set(float x) { CRFRNN_LANES(x) }
   static CRFRNN_INLINE Pack load(const float* p) { CRFRNN_LANES(p[i]) }
-  static CRFRNN_INLINE Pack load(const half* p) { CRFRNN_LANES(half_to_float(p[i].bits)) }
   static CRFRNN_INLINE Pack load(const float* p, int n) { CRFRNN_LANES(i < n ? p[i] : 0.f) }
   CRFRNN_INLINE void store(float* p) const {
     for (int i = 0; i < 16; ++i) p[i] = v[i];
-  }
-  CRFRNN_INLINE void store(half* p) const {
-    for (int i = 0; i < 16; ++i) p[i].bits = float_to_half(v[i]);
   }
   CRFRNN_INLINE void store(float* p, int n) const {
     for (int i = 0; i < 16 && i < n; ++i) p[i] = v[i];

@@ -3,7 +3,7 @@
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
 //   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
 // and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
-// threads nor the chunking can change a bit. Rows are NB packs wide; `Row` is how they are stored between the sweeps.
+// threads nor the chunking can change a bit. Rows are NB packs wide.
 #pragma once
 
 #include "buffer.hpp"
@@ -79,7 +79,7 @@ CRFRNN_INLINE void copy_row(const T* from, T* to) {
   for (int b = 0; b < NB; ++b) Pack<T>::load(from + b * Pack<T>::lanes).store(to + b * Pack<T>::lanes);
 }
 
-template <class T, class Row, int NB>
+template <class T, int NB>
 struct Sweep {
   using P = Pack<T>;
   static constexpr int width = NB * P::lanes;  // scalars in a row
@@ -105,8 +105,7 @@ struct Sweep {
     return row;
   }
 
-  template <class Value, class Out>
-  CRFRNN_INLINE void blur_row(const Value* self, const Value* a, const Value* b, Out* out) const {
+  CRFRNN_INLINE void blur_row(const T* self, const T* a, const T* b, T* out) const {
     const P centre = P::set(T(0.5)), side = P::set(T(0.25));
     for (int i = 0; i < NB; ++i) {
       const int at = i * P::lanes;
@@ -115,8 +114,7 @@ struct Sweep {
   }
 
   // One axis whose neighbours lie in the slab itself.
-  template <class Out>
-  void blur_inside(int axis, int64_t slab, const T* from, Out* to, const T* zero) const {
+  void blur_inside(int axis, int64_t slab, const T* from, T* to, const T* zero) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
@@ -158,7 +156,7 @@ struct Sweep {
   }
 
   template <int V, class Source>
-  void first(int64_t low, int64_t high, int worker, const Source& source, Row* out) const {
+  void first(int64_t low, int64_t high, int worker, const Source& source, T* out) const {
     T* current = slab_buffer(worker, 0);
     T* next = slab_buffer(worker, 1);
     T* spare = slab_buffer(worker, 2);
@@ -169,7 +167,7 @@ struct Sweep {
       const bool last = slab + 1 == high;
       if (!last) clear(slab + 1, next);
       splat<V>(slab, source, current, last ? nullptr : next);
-      Row* finished = out + lattice.slab_vertex[slab] * width;
+      T* finished = out + lattice.slab_vertex[slab] * width;
       blur_all_inside(axes.before, axes.befores, slab, current, spare, zero, finished);
       T* swap = current;
       current = next;
@@ -177,12 +175,12 @@ struct Sweep {
     }
   }
 
-  void second(int64_t low, int64_t high, int worker, const Row* in, Row* out) const {
+  void second(int64_t low, int64_t high, int worker, const T* in, T* out) const {
     T* ring[3] = {slab_buffer(worker, 0), slab_buffer(worker, 1), slab_buffer(worker, 2)};
     T* left = slab_buffer(worker, 3);
     T* right = slab_buffer(worker, 4);
     const T* zero = zero_row(worker);
-    alignas(64) Row nothing[width] = {};
+    alignas(64) T nothing[width] = {};
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axes.first * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
@@ -223,7 +221,7 @@ struct Sweep {
   }
 
   // Several axes inside one slab, back and forth between two buffers; the last one writes the finished rows.
-  void blur_all_inside(const int* list, int count, int64_t slab, T*& current, T*& spare, const T* zero, Row* out) const {
+  void blur_all_inside(const int* list, int count, int64_t slab, T*& current, T*& spare, const T* zero, T* out) const {
     for (int i = 0; i + 1 < count; ++i) {
       blur_inside(list[i], slab, current, spare, zero);
       T* swap = current;
@@ -242,7 +240,7 @@ struct Sweep {
 
   // Splat and blur: `out` holds the finished rows, `between` the rows after the first sweep.
   template <int V, class Source>
-  void spread(const Source& source, Row* between, Row* out) const {
+  void spread(const Source& source, T* between, T* out) const {
     const int64_t chunks = sweep_chunks(lattice, threads);
     parallel_for(chunks, threads, [&](int64_t c, int worker) {
       const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
@@ -256,13 +254,13 @@ struct Sweep {
 
   // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k.
   template <int V, class Sink>
-  void slice(int64_t begin, int64_t end, const Row* rows, const Sink& sink) const {
+  void slice(int64_t begin, int64_t end, const T* rows, const Sink& sink) const {
     const int corners = V ? V : lattice.dim + 1;
     for (int64_t s = begin; s < end; ++s) {
       P row[V ? V : 9][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       if (s + 4 < end)
-        for (int k = 0; k < corners; ++k) prefetch_bytes(rows + int64_t{vertex[4 * corners + k]} * width, width * sizeof(Row));
+        for (int k = 0; k < corners; ++k) prefetch_bytes(rows + int64_t{vertex[4 * corners + k]} * width, width * sizeof(T));
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = P::load(rows + int64_t{vertex[k]} * width + b * P::lanes);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {

@@ -19,14 +19,13 @@ from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.lattice import Lattice, Separable
 
 MOST_LABELS = 1024  # rows of labels the native core keeps on its stack
-MOST_NARROW = 2**22  # pixels of one picture up to which half-width rows keep the marginals within 2e-3
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 # One entry a kernel; an empty tensor is a part that the kernel does not have.
 _KERNELS = "Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts"
 _REST = "int[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
 _library.define(
-    f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool narrow, bool keep)"
+    f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool keep)"
     " -> (Tensor, Tensor)"
 )
 _library.define(
@@ -63,7 +62,6 @@ def run(
     clamp: Tensor | None,
     damping: float,
     initial: Tensor | None,
-    precision: str,
 ) -> Tensor:
     """Logits Float[B, L, *spatial]; the arguments as `mean_field` has checked them."""
     batch, labels = unary.shape[:2]
@@ -81,7 +79,6 @@ def run(
         scales = (none if s is None else s.float().expand(batch, pixels).reshape(-1) for s in (kernel.pre, kernel.post))
         for part, tensor in zip(parts, (*own, *scales), strict=True):
             part.append(tensor)
-    narrow = precision == "auto" and pixels <= MOST_NARROW
     inputs = [unary, transform, *(t for part in parts for t in part)] + ([] if initial is None else [initial])
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     logits, _ = torch.ops.crfrnn.mean_field(
@@ -94,7 +91,6 @@ def run(
         None if clamp is None else clamp.flatten(1).to(torch.int32),
         iterations,
         damping,
-        narrow,
         keep,
     )
     return logits.view(unary.shape)
@@ -117,9 +113,9 @@ def _width(labels: int) -> int:
     return -(-labels // 16) * 16 if labels <= 32 else -(-labels // 32) * 32
 
 
-def _marginals(unary: Tensor, iterations: int, narrow: bool, keep: bool) -> Tensor:
+def _marginals(unary: Tensor, iterations: int, keep: bool) -> Tensor:
     rows = (iterations if keep else 0, unary.shape[0] * unary.shape[2], _width(unary.shape[1]))
-    return unary.new_empty(rows, dtype=torch.int16 if narrow else torch.float32)
+    return unary.new_empty(rows)
 
 
 def _bits(mask: Tensor | None) -> Tensor | None:
@@ -127,11 +123,11 @@ def _bits(mask: Tensor | None) -> Tensor | None:
 
 
 def _forward(
-    unary, initial, transform, weights, tables, thetas, pres, posts, grid, mask, clamp, iterations, damping, narrow, keep
+    unary, initial, transform, weights, tables, thetas, pres, posts, grid, mask, clamp, iterations, damping, keep
 ):  # noqa: ANN001, ANN202
     unary = unary.contiguous()
     logits = torch.empty_like(unary)
-    marginals = _marginals(unary, iterations, narrow, keep)
+    marginals = _marginals(unary, iterations, keep)
     _native.mean_field(
         unary,
         None if initial is None else initial.contiguous(),
@@ -142,7 +138,6 @@ def _forward(
         None if clamp is None else clamp.contiguous(),
         iterations,
         damping,
-        narrow,
         torch.get_num_threads(),
         logits,
         marginals if keep else None,
@@ -189,8 +184,8 @@ _library.impl("mean_field_backward", _backward, "CPU")
 
 
 @torch.library.register_fake("crfrnn::mean_field")
-def _(unary, initial, transform, weights, tables, thetas, pres, posts, grid, mask, clamp, iterations, damping, narrow, keep):  # noqa: ANN001, ANN202
-    return torch.empty_like(unary, memory_format=torch.contiguous_format), _marginals(unary, iterations, narrow, keep)
+def _(unary, initial, transform, weights, tables, thetas, pres, posts, grid, mask, clamp, iterations, damping, keep):  # noqa: ANN001, ANN202
+    return torch.empty_like(unary, memory_format=torch.contiguous_format), _marginals(unary, iterations, keep)
 
 
 @torch.library.register_fake("crfrnn::mean_field_backward")
@@ -199,7 +194,7 @@ def _(grad, marginals, transform, weights, tables, thetas, pres, posts, grid, ma
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    (_, initial, transform, *kernels, grid, mask, clamp, ctx.iterations, ctx.damping, _, _) = inputs
+    (_, initial, transform, *kernels, grid, mask, clamp, ctx.iterations, ctx.damping, _) = inputs
     ctx.started, ctx.grid, ctx.count = initial is not None, grid, len(kernels[0])
     ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
     ctx.mark_non_differentiable(output[1])
@@ -221,7 +216,7 @@ def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
     none = [None] * n
     return (
         out[0], out[1] if ctx.started else None, out[2], groups[0], none, groups[1], groups[2], groups[3],
-        *([None] * 7),
+        *([None] * 6),
     )  # fmt: skip
 
 

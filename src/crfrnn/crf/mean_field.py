@@ -138,7 +138,7 @@ def mean_field(
     with torch.autocast(unary.device.type, enabled=False):
         if gradient == "unrolled" and tolerance is None and not validate.in_functorch():
             logits = _fused(
-                unary, kernels, weights, compatibility, iterations, mask, clamp, activation, damping, initial, precision
+                unary, kernels, weights, compatibility, iterations, mask, clamp, activation, damping, initial
             )
             if logits is not None:
                 return logits
@@ -197,7 +197,6 @@ def _fused(
     activation: str,
     damping: float,
     initial: Tensor | None,
-    precision: str,
 ) -> Tensor | None:
     """The same in one native operator, or None where it does not apply; its value checks live inside the operator."""
     dtype, start = unary.dtype, unary
@@ -213,7 +212,7 @@ def _fused(
     if initial is not None:
         initial = check_initial(initial, start).float()
     logits = fused.run(
-        unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial, precision
+        unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial
     )
     if clamp is not None:
         labels = torch.arange(unary.shape[1], device=unary.device).view(1, -1, *[1] * (unary.ndim - 2))

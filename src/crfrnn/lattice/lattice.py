@@ -3,22 +3,26 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from crfrnn.lattice import reference
 from crfrnn.lattice.quality import Quality, get_quality
 from crfrnn.lattice.validate import check_features, check_values, compute_dtype
 
 # A backend is a module with build(features, quality, mask) -> (weights, structure),
 # filter(values, weights, structure, reverse), diagonal(weights, structure) and num_vertices(structure).
-BACKENDS: dict[str, str] = {
-    "cpu": "crfrnn.lattice.cpu",
-    "reference": "crfrnn.lattice.reference",
-}
+# Imported here and not at the first call: torch.compile cannot trace an import.
+BACKENDS: dict[str, ModuleType | str] = {"reference": reference}
+try:
+    from crfrnn.lattice import cpu
+
+    BACKENDS["cpu"] = cpu
+except ImportError as error:  # the compiled module is missing or belongs to another Python: said when it is needed
+    BACKENDS["cpu"] = str(error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +125,10 @@ def load_backend(name: str, device: torch.device) -> ModuleType:
             f'backend: "cpu" cannot work on {device.type} tensors; pass backend="reference", '
             "or move them with .cpu()"
         )
-    try:
-        return importlib.import_module(BACKENDS[name])
-    except ImportError as error:
+    module = BACKENDS[name]
+    if isinstance(module, str):
         raise ValueError(
-            f"backend: {name!r} needs the compiled module crfrnn._native, which does not load ({error}); "
+            f"backend: {name!r} needs the compiled module crfrnn._native, which cannot be imported ({module}); "
             'reinstall crfrnn, or pass backend="reference"'
-        ) from error
+        )
+    return module

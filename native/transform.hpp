@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+// What is done to the labels of one pixel: A_m = -μ W_m.
+#pragma once
+
+#include <new>
+
+#include "rows.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+// A_m for the rows: its diagonal where it is one, else its columns, one row of labels each.
+struct Transform {
+  using P = Pack<float>;
+  bool diagonal = true;
+  Buffer columns;
+
+  Transform(const Problem& problem, int m, bool transposed)
+      : columns(static_cast<size_t>(problem.labels * problem.width()) * sizeof(float)) {
+    const int64_t labels = problem.labels, width = problem.width();
+    const float* a = problem.transform + m * labels * labels;
+    for (int64_t r = 0; r < labels; ++r)
+      for (int64_t c = 0; c < labels; ++c) diagonal = diagonal && (r == c || a[r * labels + c] == 0.f);
+    float* out = columns.as<float>();
+    for (int64_t i = 0; i < labels * width; ++i) out[i] = 0.f;
+    for (int64_t r = 0; r < labels; ++r)
+      for (int64_t c = 0; c < labels; ++c) {
+        const float value = transposed ? a[c * labels + r] : a[r * labels + c];
+        if (diagonal && r == c) out[r] = value;
+        if (!diagonal) out[c * width + r] = value;
+      }
+  }
+
+  // x += A · message; the row of the message is read back from memory for its single labels.
+  template <int NP>
+  CRFRNN_INLINE void add(const P* message, const Packs<NP>& packs, int64_t labels, P* x) const {
+    const float* a = columns.as<float>();
+    if (diagonal) {
+      for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), message[b], x[b]);
+      return;
+    }
+    alignas(64) float single[Packs<NP>::capacity * P::lanes];
+    for (int b = 0; b < packs; ++b) message[b].store(single + b * P::lanes);
+    for (int64_t l = 0; l < labels; ++l, a += packs * P::lanes) {
+      const P one = P::set(single[l]);
+      for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), one, x[b]);
+    }
+  }
+};
+
+// Owns the transforms of all kernels without the standard containers, which this file must not compile.
+struct Transforms {
+  Buffer memory;
+  int count;
+  Transforms(const Problem& problem, bool transposed)
+      : memory(sizeof(Transform) * static_cast<size_t>(problem.kernel_count)), count(problem.kernel_count) {
+    for (int m = 0; m < count; ++m) new (memory.as<Transform>() + m) Transform(problem, m, transposed);
+  }
+  ~Transforms() {
+    for (int m = 0; m < count; ++m) memory.as<Transform>()[m].~Transform();
+  }
+  const Transform& operator[](int m) const { return memory.as<Transform>()[m]; }
+};
+
+}  // namespace crfrnn::CRFRNN_ISA

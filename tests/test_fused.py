@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""The native operator against the general path in float64, with every gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crfrnn import CRFRNN, GaussianKernel, mean_field
+from crfrnn.crf import fused
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one label": {"labels": 1},
+    "many labels": {"labels": 40},
+    "matrices": {"matrix": True},
+    "mask": {"mask": True},
+    "clamp": {"clamp": True},
+    "mask and clamp, damped": {"mask": True, "clamp": True, "damping": 0.6},
+    "initial": {"initial": True},
+    "initial, damped": {"initial": True, "damping": 0.5},
+    "before": {"normalization": "before"},
+    "symmetric": {"normalization": "symmetric"},
+    "none": {"normalization": "none"},
+    "two lattices": {"kernels": "bbs"},
+    "two separables": {"kernels": "ssb"},
+    "lattice only": {"kernels": "b"},
+    "separable only": {"kernels": "s"},
+    "one line": {"grid": (23,)},
+    "volume": {"grid": (4, 5, 6)},
+    "zero iterations": {"iterations": 0},
+}
+
+
+def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool = False, mask: bool = False,
+              clamp: bool = False, initial: bool = False, damping: float = 1.0, normalization: str = "after",
+              kernels: str = "bs", grid: tuple[int, ...] = (7, 9), iterations: int = 3) -> list[Tensor]:  # fmt: skip
+    """Logits and the gradients of unary, initial, image, bandwidths, weights and compatibility."""
+    random = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    unary, start = draw(2, labels, *grid), draw(2, labels, *grid)
+    image = 40 * draw(2, 3, *grid)
+    thetas = [4.17 + draw(1).abs() for _ in kernels]
+    colours = [31.3 + draw(1).abs() for _ in kernels]
+    size = 0.02 if normalization == "none" else 1.0  # sums, not averages
+    weights = [size * (draw(labels, labels) if matrix else draw(labels).abs() + 0.5) for _ in kernels]
+    compatibility = draw(labels, labels) * 0.3 - torch.eye(labels)
+    valid = torch.rand(2, *grid, generator=random) > 0.25
+    known = torch.where(torch.rand(2, *grid, generator=random) > 0.8, 0, -1)
+    leaves = [t.to(dtype).requires_grad_() for t in (unary, start, image, compatibility, *thetas, *colours, *weights)]
+    unary, start, image, compatibility = leaves[:4]
+    n = len(kernels)
+    thetas, colours, weights = leaves[4 : 4 + n], leaves[4 + n : 4 + 2 * n], leaves[4 + 2 * n :]
+    built = []
+    for kind, theta, colour in zip(kernels, thetas, colours, strict=True):
+        options: dict[str, Any] = {"normalization": normalization, "mask": valid if mask else None}
+        if kind == "s":
+            built.append(GaussianKernel.spatial(grid, theta * 0.37, **options))
+        else:
+            backend = None if native else "reference"
+            built.append(GaussianKernel.bilateral(image, theta, colour, backend=backend, **options))
+    assert fused.supports(unary, built, "softmax", 2) == native
+    out = mean_field(
+        unary, built, weights, compatibility, iterations, mask=valid if mask else None, clamp=known if clamp else None,
+        damping=damping, initial=start if initial else None,
+    )  # fmt: skip
+    weight = torch.randn(out.shape, generator=random, dtype=torch.float64).to(dtype)
+    grads = torch.autograd.grad((out.softmax(1) * weight).sum(), leaves, allow_unused=True)
+    return [out.detach(), *(torch.zeros_like(t) if g is None else g for t, g in zip(leaves, grads, strict=True))]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_general_path_with_every_gradient(case: str) -> None:
+    ours = inference(torch.float32, True, **CASES[case])
+    truth = inference(torch.float64, False, **CASES[case])
+    for a, b in zip(ours, truth, strict=True):
+        scale = float(b.abs().amax()) + 1e-3
+        torch.testing.assert_close(a.double() / scale, b / scale, rtol=0, atol=2e-4)
+
+
+def crf_and_input() -> tuple[CRFRNN, Tensor, Tensor]:
+    crf = CRFRNN(21, theta_alpha=20.3, theta_beta=11.1, theta_gamma=2.1)
+    return crf, torch.randn(2, 21, 40, 50), torch.rand(2, 3, 40, 50) * 255
+
+
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads() -> None:
+    crf, unary, image = crf_and_input()
+    unary.requires_grad_()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            out = crf(unary, image)
+            results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [unary, *crf.parameters()])])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_every_instruction_set_agrees() -> None:
+    from crfrnn import _native
+
+    crf, unary, image = crf_and_input()
+    best, outs = _native.instruction_set(), []
+    try:
+        for name in _native.instruction_sets():
+            _native.use_instruction_set(name)
+            outs.append(crf(unary, image).detach())
+    finally:
+        _native.use_instruction_set(best)
+    for out in outs[1:]:
+        torch.testing.assert_close(out, outs[0], rtol=1e-4, atol=1e-4)
+
+
+def test_non_finite_unaries_are_refused_by_the_operator() -> None:
+    crf, unary, image = crf_and_input()
+    unary[0, 0, 0, 0] = float("inf")
+    with pytest.raises(ValueError, match="unary.*clamp"):
+        crf(unary, image)
+
+
+def operator_arguments() -> dict[str, tuple[Any, ...]]:
+    features = torch.randn(1, 30, 3, requires_grad=True)
+    weights, table = torch.ops.crfrnn.lattice_build(features, None, 1.0, 0, 1, False)
+    weights = weights.detach().requires_grad_()
+    values = torch.randn(30, 4, requires_grad=True)
+    none = torch.empty(0)
+    theta = torch.tensor([1.0, 1.3, 1.7], dtype=torch.float64, requires_grad=True)
+    scale = torch.rand(30).requires_grad_()
+    kernels = ([weights, none], [table, none], [none, theta], [none, none], [scale, scale])
+    unary, transform = torch.randn(1, 4, 30, requires_grad=True), torch.randn(2, 4, 4, requires_grad=True)
+    return {
+        "lattice_build": (features, None, 1.0, 0, 1, True),
+        "lattice_filter": (values, weights, table, False),
+        "lattice_weight_gradient": (values.detach(), values.detach(), weights.detach(), table),
+        "lattice_feature_gradient": (weights.detach(), table, features.detach()),
+        "mean_field": (unary, None, transform, *kernels, [1, 5, 6], None, None, 2, 1.0, True),
+    }
+
+
+@pytest.mark.parametrize("name", ["lattice_build", "lattice_filter", "lattice_weight_gradient", "lattice_feature_gradient", "mean_field"])  # fmt: skip
+def test_opcheck(name: str) -> None:
+    # The padding of a table is never read, hence never written: its bits differ from call to call.
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(
+        getattr(torch.ops.crfrnn, name).default,
+        operator_arguments()[name],
+        test_utils=tests[:3] if name == "lattice_build" else tests,
+    )
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_compiles_without_a_graph_break(train: bool) -> None:
+    crf, unary, image = crf_and_input()
+    unary.requires_grad_(train)
+    compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(unary, image), crf(unary, image))
+    if train:
+        wanted = [unary, *crf.parameters()]
+        ours = torch.autograd.grad(compiled(unary, image).square().sum(), wanted)
+        for a, b in zip(ours, torch.autograd.grad(crf(unary, image).square().sum(), wanted), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().amax()))
+
+
+def test_vmap_over_samples_equals_the_batch() -> None:
+    crf, unary, image = crf_and_input()
+    one = torch.func.vmap(lambda u, i: crf(u.unsqueeze(0), i.unsqueeze(0)).squeeze(0))
+    torch.testing.assert_close(one(unary, image), crf(unary, image), rtol=1e-4, atol=1e-4)
+    shared = torch.func.vmap(lambda u: crf(u.unsqueeze(0), image[:1]).squeeze(0))
+    torch.testing.assert_close(shared(unary), crf(unary, image[:1].expand(2, -1, -1, -1)), rtol=1e-4, atol=1e-4)
