@@ -181,6 +181,8 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   const int64_t rank_words = (simplices * corners + 3) / 4;
   result.table = Array<int32_t>(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
                                           2 * (slabs + 1)));
+  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
+  if (rank_words) result.table[static_cast<size_t>(16 + points + simplices + simplices * corners + rank_words)] = 0;
   Header header{};
   header.magic = Header::magic_word;
   header.dim = dim;

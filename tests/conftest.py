@@ -24,6 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"no real pictures in {SHARED} (set $CRFRNN_SHARED)"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that .ci/run reads: did the tests on real pictures run?"""
+
+    def count(outcome: str) -> int:
+        return sum("real" in report.keywords for report in terminalreporter.getreports(outcome))
+
+    ran = count("passed") + count("failed")
+    terminalreporter.write_line(f"real pictures: {ran} run, {count('skipped')} skipped")
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real pictures; only for tests marked `real`."""

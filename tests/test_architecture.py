@@ -24,7 +24,9 @@ FLOORS = [
     {"lattice"},
     {"crf"},
     {"data", "models"},
-    {"training", "evaluation", "predict", "refine", "plots", "compat"},
+    {"evaluation", "predict", "refine", "plots", "compat"},
+    {"training", "demo"},
+    {"commands"},
     {"app", "cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

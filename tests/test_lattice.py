@@ -188,7 +188,7 @@ def test_classic_equals_pydensecrf(backend: str, case: str) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize(("case", "classic"), [("demo", 0.067), ("readme", 0.058)])
 def test_accuracy_on_photographs(case: str, classic: float, shared: Path) -> None:
-    """Relative L2 against the exact sum at 96², mean of four photographs: everyone's lattice has .064 and .056."""
+    """Relative L2 against the exact sum at 96², mean of four photographs: everyone has .064 and .056."""
     sys.path.insert(0, str(shared))
     try:
         from inputs import PARAMS, photo_and_logits  # type: ignore[import-not-found]

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 import dense_crf
 from crfrnn import CRFRNN, mean_field
+from crfrnn.crf.presets import preset_named
 
 LABELS, SIZE = 3, (5, 6)
 EXACT = {"spatial_method": "separable", "bilateral_method": "exact"}
@@ -38,10 +39,11 @@ def shaken(crf, seed=1):
 def test_start():
     crf = CRFRNN(4)
     assert torch.equal(crf.compatibility, -torch.eye(4))
-    assert torch.equal(crf.spatial_weights, torch.full((4,), 3.0))
-    assert torch.equal(crf.bilateral_weights, torch.full((4,), 4.0))
+    preset = preset_named(None)
+    assert torch.equal(crf.spatial_weights, torch.full((4,), preset.spatial_weight))
+    assert torch.equal(crf.bilateral_weights, torch.full((4,), preset.bilateral_weight))
     thetas = [crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma]
-    torch.testing.assert_close(torch.stack(thetas).exp(), torch.tensor([67.0, 3.0, 1.0]))
+    torch.testing.assert_close(torch.stack(thetas).exp(), torch.tensor(preset[:3]))
     assert all(parameter.requires_grad for parameter in crf.parameters())
     assert sorted(crf.state_dict()) == [
         "bilateral_weights",

@@ -198,22 +198,20 @@ def _fused(
     damping: float,
     initial: Tensor | None,
 ) -> Tensor | None:
-    """The same in one native operator, or None where it does not apply; its value checks live inside the operator."""
+    """The same in one native operator, which checks the values itself, or None where it does not apply."""
     dtype, start = unary.dtype, unary
     unary, mask = validate.check_unary(unary), validate.check_mask(mask, unary)
     clamp = validate.check_clamp(clamp, unary, mask)
     validate.check_choice("activation", activation, ACTIVATIONS)
     unary = unary if unary.dtype == torch.float64 else unary.float()
-    if not fused.supports(unary, kernels, activation, unary.shape[0]):
+    if not isinstance(kernels, Sequence) or not fused.supports(unary, kernels, activation, unary.shape[0]):
         return None
     kernels, checked = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
     compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
     damping = validate.check_damping(damping)
     if initial is not None:
         initial = check_initial(initial, start).float()
-    logits = fused.run(
-        unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial
-    )
+    logits = fused.run(unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial)
     if clamp is not None:
         labels = torch.arange(unary.shape[1], device=unary.device).view(1, -1, *[1] * (unary.ndim - 2))
         known = clamp.unsqueeze(1)

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""The compiled backend: all cores, float32 and float64, bit-identical from run to run and for any number of threads.
+"""The compiled backend: all cores, float32 and float64, the same bits for any number of threads.
 
-Weights and structure keep the valid points in the lattice's own order (native/lattice.hpp), unlike the reference's.
+Weights and structure keep the valid points in the lattice's own order (native/lattice.hpp), unlike the
+reference's.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from crfrnn.lattice import ops  # noqa: F401  registers torch.ops.crfrnn
-from crfrnn.lattice import reference
+from crfrnn.lattice import (
+    ops,  # noqa: F401  registers torch.ops.crfrnn
+    reference,
+)
 from crfrnn.lattice.quality import Quality
 
 Structure = tuple[Tensor, ...]
@@ -19,7 +24,7 @@ _VERTICES = 6
 
 
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
-    """Float[B, N, d] -> barycentric weights Float[P, d+1] of the P valid points, and the table of the structure."""
+    """Float[B, N, d] -> barycentric weights Float[P, d+1] of the P valid points, and the table."""
     weights, table = torch.ops.crfrnn.lattice_build(
         features,
         mask,
@@ -45,39 +50,39 @@ def num_vertices(structure: Structure) -> int:
 
 
 def diagonal(weights: Tensor, structure: Structure) -> Tensor:
-    """The operator's own diagonal in the caller's order, 0 at masked points, Float[B·N]; as the reference has it."""
-    view = _view(structure[0])
-    count = view["vertices"]
-    corner = view["corner"].repeat_interleave(view["run"], 0)
-    rank = view["rank"].repeat_interleave(view["run"], 0)
-    absent = torch.full((*view["neighbour"].shape[:2], 1), count, dtype=torch.long)
+    """The operator's own diagonal, Float[B·N] in the caller's order, 0 at masked points."""
+    table = _read(structure[0])
+    corner, rank = (t.repeat_interleave(table.run, 0) for t in (table.corner, table.rank))
+    absent = table.neighbour.new_full((len(table.neighbour), 2, 1), table.vertices)
     # The reference counts a step down first, the table a step along n_j.
-    neighbour = torch.cat([view["neighbour"].flip(1), absent], -1)
+    neighbour = torch.cat([table.neighbour.flip(1), absent], -1)
     own = reference.diagonal(weights[: len(corner)], (corner, neighbour, rank))
-    return weights.new_zeros(view["total"]).index_copy(0, view["order"], own)
+    return weights.new_zeros(table.total).index_copy(0, table.order, own)
 
 
-def _view(table: Tensor) -> dict[str, Tensor | int]:
-    """The parts of a table, see native/lattice.hpp."""
+class _Table(NamedTuple):
+    """The parts of a table that Python reads, see native/lattice.hpp."""
+
+    total: int
+    vertices: int
+    order: Tensor  # [P] sorted position -> point
+    run: Tensor  # [S] points of each simplex
+    corner: Tensor  # [S, d+1]
+    rank: Tensor  # [S, d+1]
+    neighbour: Tensor  # [d+1, 2, M]
+
+
+def _read(table: Tensor) -> _Table:
     head = table[:16].tolist()
-    size, points, simplices, vertices = head[1] + 1, head[4], head[5], head[6]
-    at = 16
-    parts: dict[str, Tensor | int] = {"vertices": vertices, "total": head[_TOTAL]}
-    words = {
-        "order": points,
-        "start": simplices + 1,
-        "corner": simplices * size,
-        "rank": (simplices * size + 3) // 4,
-        "neighbour": 2 * size * vertices,
-    }
-    for name, count in words.items():
-        parts[name] = table[at : at + count]
-        at += count
-    start, rank = parts["start"], parts["rank"]
-    assert isinstance(start, Tensor) and isinstance(rank, Tensor)
-    parts["run"] = start.diff().long()
-    parts["order"] = parts["order"].long()  # pyright: ignore[reportAttributeAccessIssue]
-    parts["corner"] = parts["corner"].long().view(-1, size)  # pyright: ignore[reportAttributeAccessIssue]
-    parts["rank"] = rank.contiguous().view(torch.uint8)[: simplices * size].long().view(-1, size)
-    parts["neighbour"] = parts["neighbour"].long().view(size, 2, vertices)  # pyright: ignore[reportAttributeAccessIssue]
-    return parts
+    size, points, simplices, vertices = head[1] + 1, head[4], head[5], head[_VERTICES]
+    words = (points, simplices + 1, simplices * size, (simplices * size + 3) // 4, 2 * size * vertices)
+    order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
+    return _Table(
+        head[_TOTAL],
+        vertices,
+        order.long(),
+        start.diff().long(),
+        corner.long().view(simplices, size),
+        rank.contiguous().view(torch.uint8)[: simplices * size].long().view(simplices, size),
+        neighbour.long().view(size, 2, vertices),
+    )

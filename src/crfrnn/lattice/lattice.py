@@ -21,7 +21,9 @@ try:
     from crfrnn.lattice import cpu
 
     BACKENDS["cpu"] = cpu
-except ImportError as error:  # the compiled module is missing or belongs to another Python: said when it is needed
+except (
+    ImportError
+) as error:  # the compiled module is missing or belongs to another Python: said when it is needed
     BACKENDS["cpu"] = str(error)
 
 
@@ -99,7 +101,9 @@ class Lattice:
         """The same lattice on another device; only the backend "reference" works on every device."""
         device = torch.device(device)
         load_backend(self.backend, device)
-        return Lattice(self.weights.to(device), tuple(t.to(device) for t in self.structure), self.backend, self.shape)
+        return Lattice(
+            self.weights.to(device), tuple(t.to(device) for t in self.structure), self.backend, self.shape
+        )
 
 
 def choose_backend(device: torch.device) -> str:
@@ -128,7 +132,7 @@ def load_backend(name: str, device: torch.device) -> ModuleType:
     module = BACKENDS[name]
     if isinstance(module, str):
         raise ValueError(
-            f"backend: {name!r} needs the compiled module crfrnn._native, which cannot be imported ({module}); "
+            f"backend: {name!r} needs the compiled module crfrnn._native, but its import failed ({module}); "
             'reinstall crfrnn, or pass backend="reference"'
         )
     return module

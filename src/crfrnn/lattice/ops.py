@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The compiled lattice as torch operators: schemas, implementations, fakes, gradients and batching rules, one after another.
+"""The compiled lattice as torch operators: schemas, implementations, fakes, gradients, batching rules.
 
-A structure is one int32 table (native/lattice.hpp). It and the barycentric weights keep the points in the lattice's own
-order; values come and go in the caller's. Under `torch.compile` the table is padded to a size that the shapes alone give.
+A structure is one int32 table (native/lattice.hpp). It and the barycentric weights keep the points in the
+lattice's own order; values come and go in the caller's. Under `torch.compile` the table is padded to a size
+that the shapes alone give.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def _filter(values: Tensor, weights: Tensor, table: Tensor, reverse: bool) -> Te
 
 def _weight_gradient(x: Tensor, g: Tensor, weights: Tensor, table: Tensor) -> Tensor:
     out = torch.zeros_like(weights)
-    _native.weight_gradient(x.contiguous(), g.contiguous(), weights.contiguous(), table, torch.get_num_threads(), out)
+    _native.weight_gradient(
+        x.contiguous(), g.contiguous(), weights.contiguous(), table, torch.get_num_threads(), out
+    )
     return out
 
 
@@ -86,7 +89,7 @@ def _capacity(points: Any, dimension: int, rings: int) -> Any:
 
 
 @torch.library.register_fake("crfrnn::lattice_build")
-def _(features, mask, scale, rings, ring_support, padded):  # noqa: ANN001, ANN202
+def _(features, mask, scale, rings, ring_support, padded):
     points, size = features.shape[0] * features.shape[1], features.shape[2]
     if padded:
         words = _capacity(points, size, rings)
@@ -99,17 +102,17 @@ def _(features, mask, scale, rings, ring_support, padded):  # noqa: ANN001, ANN2
 
 
 @torch.library.register_fake("crfrnn::lattice_filter")
-def _(values, weights, table, reverse):  # noqa: ANN001, ANN202
+def _(values, weights, table, reverse):
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 @torch.library.register_fake("crfrnn::lattice_weight_gradient")
-def _(x, g, weights, table):  # noqa: ANN001, ANN202
+def _(x, g, weights, table):
     return torch.zeros_like(weights)
 
 
 @torch.library.register_fake("crfrnn::lattice_feature_gradient")
-def _(grad_weights, table, features):  # noqa: ANN001, ANN202
+def _(grad_weights, table, features):
     return features.new_empty(features.shape)
 
 
@@ -143,8 +146,12 @@ def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return grad_values, grad_weights, None, None
 
 
-torch.library.register_autograd("crfrnn::lattice_build", _build_backward, setup_context=_keep_build, lib=_library)
-torch.library.register_autograd("crfrnn::lattice_filter", _filter_backward, setup_context=_keep_filter, lib=_library)
+torch.library.register_autograd(
+    "crfrnn::lattice_build", _build_backward, setup_context=_keep_build, lib=_library
+)
+torch.library.register_autograd(
+    "crfrnn::lattice_filter", _filter_backward, setup_context=_keep_filter, lib=_library
+)
 
 
 # Batching: under vmap all samples share one lattice, in which they are pictures of one batch.
@@ -154,8 +161,7 @@ def _front(tensor: Tensor, dimension: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
 
 
-@torch.library.register_vmap("crfrnn::lattice_build", lib=_library)
-def _(info, in_dims, features, mask, scale, rings, ring_support, padded):  # noqa: ANN001, ANN202
+def _lattice_build_batched(info, in_dims, features, mask, scale, rings, ring_support, padded):
     features = _front(features, in_dims[0], info.batch_size).flatten(0, 1)
     if mask is not None:
         mask = _front(mask, in_dims[1], info.batch_size).flatten(0, 1)
@@ -163,8 +169,7 @@ def _(info, in_dims, features, mask, scale, rings, ring_support, padded):  # noq
     return out, (None, None)
 
 
-@torch.library.register_vmap("crfrnn::lattice_filter", lib=_library)
-def _(info, in_dims, values, weights, table, reverse):  # noqa: ANN001, ANN202
+def _lattice_filter_batched(info, in_dims, values, weights, table, reverse):
     if in_dims[1] is not None or in_dims[2] is not None:
         raise ValueError("lattice: vmap over lattices needs them built inside the mapped function")
     values = _front(values, in_dims[0], info.batch_size)
@@ -176,22 +181,33 @@ def _(info, in_dims, values, weights, table, reverse):  # noqa: ANN001, ANN202
     return out.view(points, size, channels), 1
 
 
-@torch.library.register_vmap("crfrnn::lattice_weight_gradient", lib=_library)
-def _(info, in_dims, x, g, weights, table):  # noqa: ANN001, ANN202
+def _lattice_weight_gradient_batched(info, in_dims, x, g, weights, table):
     x, g = (_front(t, d, info.batch_size) for t, d in ((x, in_dims[0]), (g, in_dims[1])))
     if int(table[8]) == x.shape[0] * x.shape[1]:
-        return torch.ops.crfrnn.lattice_weight_gradient(x.flatten(0, 1), g.flatten(0, 1), weights, table), None
+        return torch.ops.crfrnn.lattice_weight_gradient(
+            x.flatten(0, 1), g.flatten(0, 1), weights, table
+        ), None
     each = [torch.ops.crfrnn.lattice_weight_gradient(a, b, weights, table) for a, b in zip(x, g, strict=True)]
     return torch.stack(each), 0
 
 
-@torch.library.register_vmap("crfrnn::lattice_feature_gradient", lib=_library)
-def _(info, in_dims, grad_weights, table, features):  # noqa: ANN001, ANN202
+def _lattice_feature_gradient_batched(info, in_dims, grad_weights, table, features):
     if in_dims[0] is None and in_dims[2] is not None:
         features = _front(features, in_dims[2], info.batch_size)
         flat = torch.ops.crfrnn.lattice_feature_gradient(grad_weights, table, features.flatten(0, 1))
         return flat.view(features.shape), 0
     grads = _front(grad_weights, in_dims[0], info.batch_size)
     features = _front(features, in_dims[2], info.batch_size)
-    each = [torch.ops.crfrnn.lattice_feature_gradient(g, table, f) for g, f in zip(grads, features, strict=True)]
+    each = [
+        torch.ops.crfrnn.lattice_feature_gradient(g, table, f) for g, f in zip(grads, features, strict=True)
+    ]
     return torch.stack(each), 0
+
+
+for _name, _rule in (
+    ("lattice_build", _lattice_build_batched),
+    ("lattice_filter", _lattice_filter_batched),
+    ("lattice_weight_gradient", _lattice_weight_gradient_batched),
+    ("lattice_feature_gradient", _lattice_feature_gradient_batched),
+):
+    torch.library.register_vmap(f"crfrnn::{_name}", _rule, lib=_library)

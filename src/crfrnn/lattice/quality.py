@@ -9,12 +9,12 @@ from typing import NamedTuple
 class Quality(NamedTuple):
     """How far a lattice goes to come close to the exact Gaussian sum.
 
-    scale          the features are multiplied by it: the finite stencil is not quite as narrow as the Gaussian
+    scale          multiplies the features: the finite stencil is not quite as narrow as the Gaussian
     rings          how many times missing ±n_j neighbours are added before blurring
-    ring_support   a missing vertex is added only if at least so many of its 2(d+1) neighbours are there: most of a
-                   full ring's gain comes from the few vertices that stand between others
-    unit_diagonal  the barycentric weights are scaled so that a point's response to itself is 1, as the exact sum's is,
-                   wherever in its simplex it lies
+    ring_support   a missing vertex is added only if at least so many of its 2(d+1) neighbours are there:
+                   most of a full ring's gain comes from the few vertices that stand between others
+    unit_diagonal  the barycentric weights are scaled so that a point's response to itself is 1, as the
+                   exact sum's is, wherever in its simplex it lies
     """
 
     scale: float = 1.0
@@ -26,7 +26,7 @@ class Quality(NamedTuple):
 QUALITIES: dict[str, Quality] = {
     "classic": Quality(),  # Adams, Baek & Davis 2010, as every public implementation has it
     "default": Quality(),  # the same: as close as everyone's, and the fastest
-    "high": Quality(scale=1.055, rings=1, ring_support=2, unit_diagonal=True),
+    "high": Quality(scale=1.055, rings=1, unit_diagonal=True),
 }
 
 

@@ -111,9 +111,10 @@ def diagonal(weights: Tensor, structure: Structure) -> Tensor:
 
 
 def unit_diagonal(weights: Tensor) -> Tensor:
-    """w / √(wᵀ G w / (1 + 2^-d)), G_kl the blur's weight between corners k and l where no vertex is missing on the way.
+    """w / √(wᵀ G w / (1 + 2^-d)), G_kl the blur's weight between corners k and l of a simplex.
 
-    G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the two ways round a simplex that `diagonal` follows.
+    G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the ways round it that `diagonal` follows, no
+    vertex missing on the way.
     """
     size = weights.shape[-1]
     corner = torch.arange(size, dtype=weights.dtype, device=weights.device)

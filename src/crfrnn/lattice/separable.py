@@ -83,7 +83,9 @@ class Separable:
     def mass(self) -> Tensor:
         """The filter's answer to ones, Float[1, N]: the product of the axes' own answers."""
         total = torch.ones(1, dtype=self.theta.dtype, device=self.theta.device)
-        for length, theta in zip(reversed(self.grid), self.theta, strict=True):  # x, the first, varies fastest
+        for length, theta in zip(
+            reversed(self.grid), self.theta, strict=True
+        ):  # x, the first, varies fastest
             along = _filter_axis(torch.ones(length, dtype=theta.dtype, device=theta.device), theta)
             total = (along[:, None] * total).flatten()
         return total.unsqueeze(0)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+# make demo · make test · make bench: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
+
+PYTHON ?= python3
+PYTEST ?=
+BENCH ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
+SOURCES := CMakeLists.txt pyproject.toml $(wildcard native/*.cpp native/*.hpp)
+LINTED := $(wildcard src tests benchmarks)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help demo test lint types bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    install into $(VENV), refine scribbles on a photograph, print where the picture is'
+	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests)'
+	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
+	@echo 'make clean   remove $(VENV), build and demo-output'
+
+demo: $(VENV)/.stamp-core
+	@$(VENV)/bin/crfrnn demo -o demo-output
+
+test: lint types
+	$(PY) -m pytest -q $(PYTEST)
+
+lint: $(VENV)/.stamp-dev
+	$(PY) -m ruff check $(LINTED)
+	$(PY) -m ruff format --check $(LINTED)
+
+types: $(VENV)/.stamp-dev
+	$(PY) -m pyright
+
+bench: $(VENV)/.stamp-dev
+	$(PY) benchmarks/engine.py $(BENCH)
+
+clean:
+	rm -rf $(VENV) build demo-output
+
+# The environment and what builds the native module. cmake comes from the registry where the machine has none (or an old one).
+$(VENV)/.stamp-tools: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@case "$$(cmake --version 2>/dev/null | sed -n 's/^cmake version //p')" in \
+	  3.2[1-9].*|3.[3-9]*|[4-9].*) cmake= ;; *) cmake=cmake ;; \
+	esac; set -x; $(INSTALL) nanobind ninja scikit-build-core $$cmake
+	@touch $@
+
+# On Linux a bare torch is a CUDA build of several gigabytes. The CPU build carries +cpu in its version: taken from where
+# pip looks anyway, else from PyTorch's own index of CPU wheels. Elsewhere the ordinary wheel is a CPU build.
+$(VENV)/.stamp-torch: $(VENV)/.stamp-tools
+	@set -e; version=$$(sed -n 's/^torch==//p' constraints.txt); \
+	if [ "$$(uname -s)" != Linux ]; then $(INSTALL) torch==$$version; \
+	elif $(INSTALL) torch==$$version+cpu 2>/dev/null; then :; \
+	else $(INSTALL) --extra-index-url https://download.pytorch.org/whl/cpu torch==$$version+cpu; fi; \
+	$(PY) -W ignore -c 'import torch; print("torch", torch.__version__); assert torch.version.cuda is None, "a CUDA build of torch"'
+	@touch $@
+
+# Editable: a change in src/ is seen at once, a change in native/ rebuilds what it touches (in build/, file by file).
+# Nothing is built in isolation, so the constraints hold for the build as well.
+$(VENV)/.stamp-core: $(VENV)/.stamp-torch $(SOURCES)
+	$(INSTALL) --no-build-isolation --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-torch $(SOURCES)
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $(VENV)/.stamp-core $@

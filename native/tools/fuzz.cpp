@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+// `crfrnn_fuzz [cases] [first]`: cases first, first + 1, ... of random lattices, damaged tables and mean-field problems, on
+// every instruction set of this machine. A case depends on its number alone, so `crfrnn_fuzz 1 NUMBER` repeats one.
+#include "fuzz.hpp"
+
+using namespace crfrnn;
+
+int main(int count, char** arguments) {
+  const long long cases = count > 1 ? std::atoll(arguments[1]) : 200, first = count > 2 ? std::atoll(arguments[2]) : 1;
+  const auto sets = instruction_sets();
+  for (long long i = first; i < first + cases; ++i)
+    for (const auto& set : sets) {
+      fuzz::Random random(static_cast<uint64_t>(i));
+      use_instruction_set(set);
+      fuzz::current_case() = std::to_string(i) + ":";
+      const int64_t kind = random.below(8);
+      const bool large = random.chance(16);
+      if (kind < 2)
+        fuzz::lattice_case<float>(random, large);
+      else if (kind < 4)
+        fuzz::lattice_case<double>(random, large);
+      else if (kind == 4)
+        fuzz::table_case(random);
+      else
+        fuzz::mean_field_case(random);
+    }
+  std::printf("fuzz: cases %lld to %lld hold on", first, first + cases - 1);
+  for (const auto& set : sets) std::printf(" %s", set.c_str());
+  std::printf("\n");
+  return 0;
+}

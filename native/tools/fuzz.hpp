@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+// What the fuzzer's parts share: numbers that are the same on every machine, arrays of the exact size, and a check that
+// names its case.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dispatch.hpp"
+
+namespace crfrnn::fuzz {
+
+class Random {  // splitmix64
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t bits() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+  }
+  int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
+  int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
+  bool chance(int one_in) { return below(one_in) == 0; }
+  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
+  double normal() {  // a sum of uniforms is normal enough
+    double sum = -6;
+    for (int i = 0; i < 12; ++i) sum += uniform();
+    return sum;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// On the heap with nothing to spare: the sanitizer sees the first element too many.
+template <class T>
+struct Exact {
+  std::unique_ptr<T[]> data;
+  size_t size;
+  explicit Exact(int64_t n, T value = T()) : data(new T[static_cast<size_t>(n)]), size(static_cast<size_t>(n)) {
+    for (size_t i = 0; i < size; ++i) data[i] = value;
+  }
+  T* get() const { return data.get(); }
+  T& operator[](int64_t i) const { return data[static_cast<size_t>(i)]; }
+  bool same_bits(const Exact& other) const {
+    return size == other.size && (size == 0 || std::memcmp(data.get(), other.data.get(), size * sizeof(T)) == 0);
+  }
+};
+
+template <class T>
+Exact<T> normals(Random& random, int64_t n, double scale = 1.0) {
+  Exact<T> out(n);
+  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<T>(scale * random.normal());
+  return out;
+}
+
+inline std::string& current_case() {
+  static std::string text;
+  return text;
+}
+
+inline void check(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "fuzz: %s\n  case: %s\n", what, current_case().c_str());
+  std::exit(1);
+}
+
+enum class Cloud { smooth, grid, same, ties, tiny, wide, huge, bad, count };
+
+// Features of one kind: spread out, on lattice points, all alike, ...
+template <class T>
+void fill_features(Random& random, Cloud cloud, int dim, Exact<T>& out) {
+  const double scale = std::pow(10.0, static_cast<double>(random.between(-2, 2)));
+  for (size_t i = 0; i < out.size; ++i) {
+    const double x = random.normal();
+    double value = scale * x;
+    const int64_t axis = static_cast<int64_t>(i) % dim, point = static_cast<int64_t>(i) / dim;
+    if (cloud == Cloud::grid) value = static_cast<double>(axis == 0 ? point % 16 : axis == 1 ? point / 16 : point * 37 % 5) / 3.0;
+    if (cloud == Cloud::same) value = scale;
+    if (cloud == Cloud::ties) value = static_cast<double>(random.between(-4, 4)) * std::sqrt(1.5) / (dim + 1);
+    if (cloud == Cloud::tiny) value = x * static_cast<double>(std::numeric_limits<T>::denorm_min()) * 8;
+    if (cloud == Cloud::wide) value = x * (sizeof(T) == 4 ? 2e4 : 1e10);
+    if (cloud == Cloud::huge) value = random.chance(20) ? x * std::pow(10.0, static_cast<double>(random.between(5, 37))) : x;
+    out[static_cast<int64_t>(i)] = static_cast<T>(value);
+  }
+  if (cloud == Cloud::bad && out.size) {
+    const double worst[] = {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
+                            -std::numeric_limits<double>::infinity(), static_cast<double>(std::numeric_limits<T>::max()),
+                            static_cast<double>(std::numeric_limits<T>::lowest())};
+    for (int64_t i = random.between(1, 3); i > 0; --i)
+      out[random.below(static_cast<int64_t>(out.size))] = static_cast<T>(worst[random.below(5)]);
+  }
+}
+
+template <class T>
+void lattice_case(Random& random, bool large);
+void mean_field_case(Random& random);
+void table_case(Random& random);
+
+}  // namespace crfrnn::fuzz

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+// Mean field over odd problems: one to a hundred labels, any kernels, masks, clamps; forward and backward with one thread
+// and with several must agree to the last bit, and what is held must hold.
+#include "fuzz.hpp"
+
+namespace crfrnn::fuzz {
+namespace {
+
+struct KernelData {
+  BuildResult<float> lattice;
+  Exact<float> pre{0}, post{0};
+};
+
+struct Outputs {
+  Exact<float> logits, marginals, grad_unary, grad_initial, grad_transform;
+  std::vector<Exact<float>> weights, pre, post;
+  std::vector<Exact<double>> theta;
+
+  explicit Outputs(const Problem& p)
+      : logits(p.batch * p.labels * p.pixels, -77.f), marginals(p.iterations * p.total() * p.width()),
+        grad_unary(p.batch * p.labels * p.pixels, -77.f), grad_initial(p.batch * p.labels * p.pixels, -77.f),
+        grad_transform(p.kernel_count * p.labels * p.labels) {
+    for (int m = 0; m < p.kernel_count; ++m) {
+      const Kernel& kernel = p.kernels[m];
+      weights.emplace_back(kernel.is_lattice ? kernel.lattice.points * (kernel.lattice.dim + 1) : 0);
+      pre.emplace_back(p.total());
+      post.emplace_back(p.total());
+      theta.emplace_back(3);
+    }
+  }
+  void check_same(const Outputs& other) const {
+    check(logits.same_bits(other.logits), "mean field: any number of threads gives the same logits");
+    check(marginals.same_bits(other.marginals), "mean field: any number of threads gives the same marginals");
+    check(grad_unary.same_bits(other.grad_unary) && grad_initial.same_bits(other.grad_initial),
+          "backward: any number of threads gives the same gradient of unary and initial");
+    check(grad_transform.same_bits(other.grad_transform), "backward: any number of threads gives the same gradient of the transform");
+    for (size_t m = 0; m < pre.size(); ++m)
+      check(weights[m].same_bits(other.weights[m]) && pre[m].same_bits(other.pre[m]) && post[m].same_bits(other.post[m]) &&
+                theta[m].same_bits(other.theta[m]),
+            "backward: any number of threads gives the same gradients of a kernel");
+  }
+  void check_finite() const {
+    const auto finite = [](const auto& values, const char* what) {
+      for (size_t i = 0; i < values.size; ++i) check(std::isfinite(values.data[i]), what);
+    };
+    finite(grad_unary, "backward: a finite gradient of the unary");
+    finite(grad_transform, "backward: a finite gradient of the transform");
+    for (size_t m = 0; m < pre.size(); ++m) {
+      finite(weights[m], "backward: finite gradients of the barycentric weights");
+      finite(pre[m], "backward: a finite gradient of pre");
+      finite(post[m], "backward: a finite gradient of post");
+      finite(theta[m], "backward: a finite gradient of theta");
+    }
+  }
+};
+
+Exact<float> transform_of(Random& random, int64_t kernels, int64_t labels) {
+  auto a = normals<float>(random, kernels * labels * labels, 0.5);
+  const int64_t shape = random.below(3);  // full, diagonal, nothing
+  for (int64_t i = 0; i < static_cast<int64_t>(a.size); ++i)
+    if (shape == 2 || (shape == 1 && i / labels % labels != i % labels)) a[i] = 0;
+  return a;
+}
+
+}  // namespace
+
+void mean_field_case(Random& random) {
+  Problem p;
+  p.batch = random.between(1, 3);
+  p.labels = random.chance(2) ? random.between(1, 22) : random.between(1, 100);
+  const int axes = static_cast<int>(random.between(1, 3));
+  for (int i = 3 - axes; i < 3; ++i) p.grid[i] = random.between(1, axes == 1 ? 150 : axes == 2 ? 14 : 6);
+  p.pixels = p.grid[0] * p.grid[1] * p.grid[2];
+  p.iterations = static_cast<int>(random.below(4));
+  p.damping = random.chance(3) ? 0.5f : 1.f;
+  const bool keep = random.chance(2) && p.iterations > 0, started = random.chance(3);
+  const int64_t total = p.total(), size = p.batch * p.labels * p.pixels;
+
+  Exact<uint8_t> mask(total, 1);
+  Exact<int32_t> clamp(total, -1);
+  if (random.chance(3)) {
+    const bool all = random.chance(6);
+    for (int64_t i = 0; i < total; ++i) mask[i] = all || random.chance(3) ? 0 : 1;
+    p.mask = mask.get();
+  }
+  if (random.chance(3)) {
+    for (int64_t i = 0; i < total; ++i) clamp[i] = random.chance(3) ? static_cast<int32_t>(random.below(p.labels)) : -1;
+    p.clamp = clamp.get();
+  }
+
+  const int count = static_cast<int>(random.below(4));
+  std::vector<KernelData> data(static_cast<size_t>(count));
+  std::vector<Kernel> kernels(static_cast<size_t>(count));
+  current_case() += " mean_field L=" + std::to_string(p.labels) + " B=" + std::to_string(p.batch) + " grid=" + std::to_string(p.grid[0]) +
+                    "x" + std::to_string(p.grid[1]) + "x" + std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) +
+                    (keep ? " kept" : "") + (started ? " initial" : "") + (p.mask ? " mask" : "") +
+                    (p.clamp ? " clamp" : "") + (p.damping != 1 ? " damped" : "") + " kernels=";
+  for (int m = 0; m < count; ++m) {
+    Kernel& kernel = kernels[static_cast<size_t>(m)];
+    KernelData& own = data[static_cast<size_t>(m)];
+    if (random.chance(2)) {
+      const int dim = static_cast<int>(random.between(1, 6));
+      Exact<float> features(total * dim);
+      fill_features(random, static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::tiny))), dim, features);
+      own.lattice = build<float>(features.get(), p.mask, p.batch, p.pixels, dim, {});
+      check(own.lattice.status == BuildStatus::ok, "build: ordinary features are taken");
+      kernel.is_lattice = true;
+      kernel.lattice = Lattice::decode(own.lattice.table.data(), static_cast<int64_t>(own.lattice.table.size()));
+      kernel.weights = own.lattice.weights.data();
+    } else {
+      for (double& theta : kernel.theta) theta = std::pow(10.0, 4 * random.uniform() - 2);
+    }
+    current_case() += kernel.is_lattice ? "l" + std::to_string(kernel.lattice.dim) : std::string("s");
+    own.pre = normals<float>(random, total, 0.3);
+    own.post = normals<float>(random, total, 0.3);
+    kernel.pre = random.chance(2) ? own.pre.get() : nullptr;
+    kernel.post = random.chance(2) ? own.post.get() : nullptr;
+  }
+  current_case() += std::string(" ") + instruction_set();
+  p.kernels = kernels.data();
+  p.kernel_count = count;
+  const auto transform = transform_of(random, count, p.labels);
+  p.transform = transform.get();
+  auto unary = normals<float>(random, size, std::pow(10.0, static_cast<double>(random.between(-1, 3))));
+  const auto initial = normals<float>(random, size), grad = normals<float>(random, size);
+  const int several = static_cast<int>(random.between(2, 4));
+  const auto& functions = mean_field_functions();
+
+  const auto run = [&](int threads) {
+    p.threads = threads;
+    Outputs out(p);
+    const bool finite = functions.forward(p, unary.get(), started ? initial.get() : nullptr, out.logits.get(), keep ? out.marginals.get() : nullptr);
+    check(finite, "mean field: finite logits are taken");
+    if (!keep) return out;
+    std::vector<KernelGradient> gradients(static_cast<size_t>(count));
+    for (size_t m = 0; m < gradients.size(); ++m) {
+      const bool lattice = kernels[m].is_lattice;
+      gradients[m] = {lattice ? out.weights[m].get() : nullptr, lattice ? nullptr : out.theta[m].get(),
+                      kernels[m].pre ? out.pre[m].get() : nullptr, kernels[m].post ? out.post[m].get() : nullptr};
+    }
+    functions.backward(p, grad.get(), out.marginals.get(), out.grad_unary.get(), started ? out.grad_initial.get() : nullptr,
+                       out.grad_transform.get(), gradients.data());
+    return out;
+  };
+  const Outputs one = run(1);
+  one.check_same(run(several));
+  if (keep) one.check_finite();
+  const float* start = started ? initial.get() : unary.get();
+  for (int64_t i = 0; i < size; ++i) {
+    check(std::isfinite(one.logits[i]), "mean field: finite logits");
+    const bool held = p.mask && !p.mask[i / (p.labels * p.pixels) * p.pixels + i % p.pixels];
+    if (held || p.iterations == 0) check(one.logits[i] == start[i], "mean field: what is masked, or zero iterations, changes nothing");
+  }
+
+  // NaN is seen, except under the mask.
+  if (size) {
+    const int64_t at = random.below(size);
+    unary[at] = random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+    const bool held = p.mask && !p.mask[at / (p.labels * p.pixels) * p.pixels + at % p.pixels];
+    Exact<float> logits(size);
+    check(functions.forward(p, unary.get(), nullptr, logits.get(), nullptr) == held, "mean field: NaN is seen, except under the mask");
+    for (int64_t i = 0; i < size && held; ++i) check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
+  }
+}
+
+}  // namespace crfrnn::fuzz

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""The command `crfrnn`: parse, then call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.commands.demo import demo
+from crfrnn.commands.evaluate import evaluate
+from crfrnn.commands.fit import fit
+from crfrnn.commands.inspect import accuracy, doctor
+from crfrnn.commands.refine import refine
+from crfrnn.commands.tune import tune
+
+app = typer.Typer(
+    name="crfrnn",
+    help="Dense conditional random fields for segmentation: refine, learn, judge.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command in (refine, fit, tune, evaluate, accuracy, doctor, demo):
+    app.command()(common.reported(command))
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=common.print_version, is_eager=True),
+    ] = False,
+) -> None:
+    common.state.debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; --debug is understood anywhere."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--debug" in given:
+        given = ["--debug", *(word for word in given if word != "--debug")]
+    app(args=given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""What all commands share: errors as one line, progress, and options that build a CRF or find unaries."""
+
+from __future__ import annotations
+
+import functools
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from crfrnn.crf import CRFRNN
+from crfrnn.data import DeepLabUnaries, PictureSet
+from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_parameters
+
+state = SimpleNamespace(debug=False)
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+USAGE = 2
+
+Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Named parameters: default, crfasrnn.")]
+ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, pixels.")]
+ThetaBeta = Annotated[float | None, typer.Option("--theta-beta", help="Bilateral colour reach, of 0..255.")]
+ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, pixels.")]
+SpatialWeight = Annotated[
+    float | None, typer.Option("--spatial-weight", help="Weight of the spatial kernel.")
+]
+BilateralWeight = Annotated[
+    float | None, typer.Option("--bilateral-weight", help="Weight of the bilateral kernel.")
+]
+Iterations = Annotated[int | None, typer.Option("--iterations", "-T", help="Mean-field iterations.")]
+Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high.")]
+Labels = Annotated[int | None, typer.Option("--labels", help="Number of labels.")]
+Unaries = Annotated[
+    str, typer.Option("--unaries", help="A folder of files named as the pictures, or deeplab:FILE.npz.")
+]
+Kind = Annotated[str, typer.Option("--kind", help="logits, probabilities, labels or scribbles.")]
+Layout = Annotated[
+    str | None, typer.Option("--layout", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns).")
+]
+GtProb = Annotated[float, typer.Option("--gt-prob", help="How sure a given label is (labels, scribbles).")]
+Key = Annotated[str | None, typer.Option("--key", help="Entry of an .npz or .pt file.")]
+Root = Annotated[
+    Path, typer.Argument(help="VOC development kit, or a folder with images/ and masks/.", show_default=False)
+]
+Split = Annotated[str, typer.Option("--split", help="List of a VOC development kit.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th picture so that N are left.")]
+
+
+def reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with errors that users can act on shown as one line and exit code 2."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            if state.debug:
+                traceback.print_exc()
+            else:
+                show_error(str(error) or type(error).__name__)
+            raise typer.Exit(USAGE) from None
+
+    return run
+
+
+def show_error(message: str) -> None:
+    err.print(f"error: {message}", style="red", markup=False)
+
+
+def print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"crfrnn {own_version()}")
+        raise typer.Exit
+
+
+def own_version() -> str:
+    try:
+        return package_version("crfrnn")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "not installed"
+
+
+def progress() -> Progress:
+    """A bar on the error stream; it disappears, and where no terminal is, never appears."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+
+
+def epoch_report(bar: Progress) -> Callable[[str, int, int, int, float], None]:
+    """The `report` argument of fit and tune as one line of a bar."""
+    task = bar.add_task("", total=None)
+
+    def report(what: str, number: int, done: int, total: int, value: float) -> None:
+        bar.update(task, description=f"{what} {number}  {value:.4f}", completed=done, total=total)
+
+    return report
+
+
+def build_crf(
+    num_labels: int | None, params: Path | None, preset: str | None, iterations: int | None, **numbers: Any
+) -> SavedParameters:
+    """The CRF of a parameter file, or of a preset and numbers.
+
+    Raises: ValueError if both are given, or the file is for another number of labels.
+    """
+    given = {name: value for name, value in numbers.items() if value is not None and name != "quality"}
+    if params is not None:
+        if preset is not None or given:
+            also = "--preset" if preset is not None else "--" + next(iter(given)).replace("_", "-")
+            raise ValueError(f"--params: expected alone, got {also} too; the file holds these numbers")
+        saved = load_parameters(params)
+        if num_labels is not None and saved.crf.num_labels != num_labels:
+            raise ValueError(
+                f"--params: expected parameters for {num_labels} labels, got {saved.crf.num_labels} in "
+                f"{str(params)!r}; the unary and the file must be of one kind"
+            )
+        if iterations is not None:
+            saved.crf.iterations, saved.crf.eval_iterations = check_iterations(iterations), None
+        return saved
+    if num_labels is None:
+        raise ValueError("--labels: expected the number of labels, got none")
+    settings: dict[str, Any] = {"iterations": check_iterations(iterations)} if iterations is not None else {}
+    quality = numbers.get("quality") or "default"
+    return SavedParameters(CRFRNN(num_labels, preset=preset, quality=quality, **given, **settings).eval())
+
+
+def check_iterations(iterations: int) -> int:
+    if iterations < 0:
+        raise ValueError(f"--iterations: expected at least 0, got {iterations}; 0 returns the unary")
+    return iterations
+
+
+def pictures(root: Path, split: str, num_labels: int | None) -> PictureSet:
+    """A VOC development kit if there is one under `root`, else a folder with images/ and masks/."""
+    if (root / "images").is_dir():
+        return PictureSet.folder(root, num_labels=num_labels)
+    return PictureSet.voc(root, split)
+
+
+def every(found: PictureSet, limit: int | None) -> PictureSet:
+    """At most `limit` pictures, spread evenly over the list."""
+    if limit is None or limit >= len(found):
+        return found
+    if limit < 1:
+        raise ValueError(f"--limit: expected at least 1, got {limit}")
+    return found.select(found.ids[i * len(found) // limit] for i in range(limit))
+
+
+def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
+    """`deeplab:FILE.npz`, or a folder with a file per picture."""
+    kind, _, rest = spec.partition(":")
+    if kind == "deeplab" and rest:
+        return DeepLabUnaries.load(Path(rest))
+    folder = Path(spec)
+    if not folder.is_dir():
+        raise ValueError(
+            f"--unaries: expected a folder or deeplab:FILE.npz, got {spec!r}; check the spelling"
+        )
+    return FolderUnaries(folder, {"axes": options.pop("layout", None), **options})
+
+
+def dataset(
+    root: Path, split: str, limit: int | None, spec: str, labels: int | None, **options: Any
+) -> UnaryDataset:
+    """Pictures with masks and unaries; the number of labels is VOC's or must be said."""
+    found = every(pictures(root, split, labels), limit)
+    count = labels or len(found.class_names)
+    if count < 1:
+        raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")
+    return UnaryDataset(found, unary_source(spec, num_labels=count, **options), count)
+
+
+def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
+    return found.class_names if len(found.class_names) == num_labels else ()
+
+
+def figures_line(figures: dict[str, float]) -> str:
+    """Mean IU 68.53, trimap 54.92, …, in percent."""
+    titles = {"mean_iu": "mean IU", "trimap_iu": "trimap IU", "pixel_accuracy": "pixel accuracy"}
+    parts = [f"{title} {100 * figures[name]:.2f}" for name, title in titles.items() if name in figures]
+    return ", ".join([*parts, f"loss {figures['loss']:.4f}"] if "loss" in figures else parts)
+
+
+def new_folder(path: Path, option: str = "-o") -> Path:
+    """Make the folder of the results, its parents too."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option}: expected a folder, got the file {str(path)!r}; name another")
+    path.mkdir(parents=True, exist_ok=True)
+    return path

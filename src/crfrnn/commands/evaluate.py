@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn evaluate`: several methods on the same pictures, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+from torch import Tensor
+
+from crfrnn.commands import common
+from crfrnn.data import read_label_png
+from crfrnn.evaluation import METRICS, Evaluation, Evaluator
+from crfrnn.evaluation.tables import write_csv
+from crfrnn.refine import refine
+from crfrnn.training import Sample, UnaryDataset
+
+Method = Callable[[Sample], NDArray[np.int64]]
+
+
+def evaluate(
+    root: common.Root,
+    methods: Annotated[
+        list[str],
+        typer.Option(
+            "--method",
+            "-m",
+            help="plain, preset:NAME, a parameter file, or a folder of label PNGs; NAME=… names it.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables.")],
+    unaries: Annotated[
+        str | None,
+        typer.Option("--unaries", help="A folder of files named as the pictures, or deeplab:FILE.npz."),
+    ] = None,
+    split: common.Split = "val",
+    kind: common.Kind = "logits",
+    layout: common.Layout = None,
+    key: common.Key = None,
+    labels: common.Labels = None,
+    limit: common.Limit = None,
+    iterations: common.Iterations = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Method that differences are taken to (the first).")
+    ] = None,
+    trimap_width: Annotated[int, typer.Option("--trimap-width", help="Pixels around the void band.")] = 5,
+    samples: Annotated[int, typer.Option("--samples", help="Bootstrap resamples of the pictures.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+) -> None:
+    """Mean IU as VOC counts it, trimap IU, boundary IoU and F, with bootstrap intervals over pictures.
+
+    Writes scores.md, scores.csv, differences.csv and trimap.csv (the curve by width).
+
+    Example: crfrnn evaluate VOCdevkit --unaries logits/ --layout lhw -m plain -m fit.safetensors -o out
+    """  # fmt: skip
+    specs = dict(_named(spec) for spec in methods)
+    if len(specs) != len(methods):
+        raise ValueError("--method: expected each name once; write NAME=… to tell them apart")
+    base = baseline or next(iter(specs))
+    if base not in specs:
+        raise ValueError(f"--baseline: expected one of {', '.join(specs)}, got {base!r}")
+    found = common.every(common.pictures(root, split, labels), limit)
+    count = labels or len(found.class_names)
+    if count < 1:
+        raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")
+    needs = [spec for spec in specs.values() if not Path(spec).is_dir()]
+    if unaries is None and needs:
+        raise ValueError(f"--unaries: expected a folder or deeplab:FILE.npz for {needs[0]!r}, got none")
+    source = (
+        common.unary_source(unaries, kind=kind, layout=layout, key=key, num_labels=count)
+        if unaries
+        else _none
+    )
+    data = UnaryDataset(found, source, count, cache_bytes=0)
+    runs = {name: _method(spec, count, iterations) for name, spec in specs.items()}
+    folder = common.new_folder(output)
+    names = common.class_names(found, count)
+    evaluator = Evaluator(count, class_names=names, trimap_width=trimap_width)
+    with common.progress() as bar:
+        for index in bar.track(range(len(data)), description="evaluate"):
+            sample = data[index] if unaries is not None else data.without_unary(index)
+            truth = sample.truth.numpy()
+            evaluator.update(sample.id, truth, {name: run(sample) for name, run in runs.items()})
+    result = evaluator.compute()
+    options: dict[str, Any] = {"samples": samples, "seed": seed}
+    result.write_markdown(folder / "scores.md", baseline=base if len(specs) > 1 else None, **options)
+    result.write_csv(folder / "scores.csv", **options)
+    result.write_curve_csv(folder / "trimap.csv")
+    if len(specs) > 1:
+        write_csv(folder / "differences.csv", _differences(result, base, samples, seed))
+    _show(result)
+    common.out.print(
+        f"{len(result.ids)} pictures. Tables with intervals: {folder / 'scores.md'}", markup=False
+    )
+
+
+def _none(name: str, size: tuple[int, int]) -> Tensor:
+    raise ValueError(f"--unaries: expected some for {name!r}, got none")
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """NAME=SPEC, or a name made from the spec."""
+    name, equals, rest = spec.partition("=")
+    if equals and name and not Path(spec).exists():
+        return name, rest
+    return (Path(spec).stem if Path(spec).exists() else spec.removeprefix("preset:")), spec
+
+
+def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
+    if spec == "plain":
+        return lambda sample: sample.unary.argmax(0).numpy()
+    path = Path(spec)
+    if path.is_dir():
+        return lambda sample: read_label_png(path / f"{sample.id}.png", num_labels, role="prediction").astype(
+            np.int64
+        )
+    kind, _, rest = spec.partition(":")
+    if kind == "preset" and rest:
+        crf = common.build_crf(num_labels, None, rest, iterations).crf
+    elif path.is_file():
+        crf = common.build_crf(num_labels, path, None, iterations).crf
+    else:
+        raise ValueError(
+            f"--method: expected plain, preset:NAME, a parameter file or a folder of PNGs, got {spec!r}"
+        )
+    return lambda sample: refine(sample.image, sample.unary, crf).labels
+
+
+def _differences(result: Evaluation, base: str, samples: int, seed: int) -> list[list[str]]:
+    lines = [["method", "baseline", "metric", "difference", "low", "high", "clear_of_zero"]]
+    for method in result.methods:
+        for metric in METRICS if method != base else ():
+            found = result.difference(method, base, metric, samples=samples, seed=seed)
+            shares = (f"{100 * share:.4f}" for share in (found.value, found.low, found.high))
+            lines.append([method, base, metric, *shares, str(found.clear_of_zero).lower()])
+    return lines
+
+
+def _show(result: Evaluation) -> None:
+    table = Table()
+    table.add_column("percent")
+    for method in result.methods:
+        table.add_column(method, justify="right", overflow="fold")
+    for metric, figure in METRICS.items():
+        table.add_row(
+            figure.title, *(f"{100 * result.score(method, metric):.2f}" for method in result.methods)
+        )
+    common.out.print(table)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn fit`: learn a CRF from unaries and masks."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from crfrnn.commands import common
+from crfrnn.crf import CRFRNN
+from crfrnn.training import (
+    FitConfig,
+    UnaryDataset,
+    cross_fit,
+    load_parameters,
+    save_parameters,
+)
+from crfrnn.training import fit as fit_crf
+from crfrnn.training.parameters import SETTINGS
+
+
+def fit(
+    root: common.Root,
+    unaries: common.Unaries,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parameter file to write.")],
+    split: common.Split = "train",
+    kind: common.Kind = "logits",
+    layout: common.Layout = None,
+    key: common.Key = None,
+    labels: common.Labels = None,
+    limit: common.Limit = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Parameter file to start from, such as tune's.")
+    ] = None,
+    preset: common.Preset = None,
+    label_weights: Annotated[str, typer.Option("--label-weights", help="vector or matrix.")] = "vector",
+    compatibility: Annotated[
+        str, typer.Option("--compatibility", help="free, symmetric, diagonal or fixed.")
+    ] = "free",
+    iterations: common.Iterations = None,
+    quality: common.Quality = "default",
+    epochs: Annotated[int, typer.Option("--epochs", help="At most.")] = 6,
+    batch: Annotated[int, typer.Option("--batch", help="Pictures per step.")] = 4,
+    folds: Annotated[int, typer.Option("--folds", help="Parts of the training pictures.")] = 5,
+    fold: Annotated[int, typer.Option("--fold", help="The part that is held out.")] = 0,
+    all_folds: Annotated[
+        bool, typer.Option("--all-folds", help="Fit once per fold, save the mean of the parameters.")
+    ] = False,
+    patience: Annotated[int, typer.Option("--patience", help="Epochs without gain before it stops.")] = 3,
+    select: Annotated[
+        str, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss.")
+    ] = "both",
+    seed: Annotated[int, typer.Option("--seed", help="Folds and order.")] = 0,
+    set_iou: Annotated[float, typer.Option("--set-iou", help="Loss: mean IU of the data set.")] = 1.0,
+    set_iou_trimap: Annotated[float, typer.Option("--set-iou-trimap", help="The same near borders.")] = 0.5,
+    cross_entropy: Annotated[float, typer.Option("--cross-entropy", help="Loss: cross entropy.")] = 0.02,
+    lovasz: Annotated[float, typer.Option("--lovasz", help="Loss: Lovász-softmax of each picture.")] = 0.0,
+    boundary: Annotated[float, typer.Option("--boundary", help="Extra cross entropy near borders.")] = 2.0,
+    balance: Annotated[float, typer.Option("--balance", help="0 counts pixels, 1 counts labels.")] = 0.0,
+    rate_weights: Annotated[float, typer.Option("--rate-weights", help="Adam, kernel weights.")] = 0.05,
+    rate_compatibility: Annotated[float, typer.Option("--rate-compatibility", help="Adam.")] = 0.02,
+    rate_theta: Annotated[float, typer.Option("--rate-theta", help="Adam, log bandwidths.")] = 0.05,
+    rate_temperature: Annotated[float, typer.Option("--rate-temperature", help="Adam, logarithm.")] = 0.05,
+    temperature: Annotated[
+        bool, typer.Option("--temperature/--no-temperature", help="Learn a divisor of the unary.")
+    ] = True,
+    anchor: Annotated[float, typer.Option("--anchor", help="Pull back to the start.")] = 0.0,
+    crop: Annotated[int | None, typer.Option("--crop", help="Random squares of this side.")] = None,
+) -> None:
+    """Learn weights, compatibility, bandwidths and temperature by back-propagation.
+
+    Validation is a fold of the pictures that are given: keep test pictures out of ROOT's split. Ctrl-C saves
+    the best so far. Beside the parameter file a CSV log of the same name is written.
+
+    Example: crfrnn fit VOCdevkit --unaries logits/ --layout lhw -o learned.safetensors
+
+    Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw --all-folds -o learned.safetensors
+    """
+    config = FitConfig(
+        epochs=epochs, batch=batch, seed=seed, folds=folds, fold=fold, patience=patience, select=select,
+        rate_weights=rate_weights, rate_compatibility=rate_compatibility, rate_theta=rate_theta,
+        rate_temperature=rate_temperature, set_iou=set_iou, set_iou_trimap=set_iou_trimap,
+        cross_entropy=cross_entropy, lovasz=lovasz, boundary=boundary, balance=balance, anchor=anchor,
+        crop=crop, compatibility=compatibility,
+    )  # fmt: skip
+    check_output(output)
+    data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
+    crf = _start(start, data.num_labels, preset, label_weights, iterations, quality, temperature)
+    log = output.with_suffix(".csv")
+    with common.progress() as bar:
+        if all_folds:
+            result, parts = cross_fit(
+                data, crf, config, log=log, report=lambda number: common.epoch_report(bar)
+            )
+        else:
+            result, parts = fit_crf(data, crf, config, log=log, report=common.epoch_report(bar)), []
+    figures = {"held_out": result.validation.figures(), "held_out_before": result.start.figures()}
+    how = {"config": asdict(config), "all_folds": len(parts), "epoch": result.best_epoch}
+    save_parameters(
+        output,
+        result.crf,
+        class_names=common.class_names(data.pictures, data.num_labels),
+        scores=figures,
+        provenance=provenance("fit", data, unaries, split, how),
+    )
+    if result.interrupted:
+        common.out.print("Interrupted: the best so far is kept.")
+    show_layer(result.crf)
+    common.out.print(f"Held out, before: {common.figures_line(figures['held_out_before'])}")
+    common.out.print(f"Held out, after:  {common.figures_line(figures['held_out'])}")
+    common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
+    common.out.print(f"Parameters: {output}", markup=False)
+
+
+def _start(
+    start: Path | None, num_labels: int, preset: str | None, label_weights: str, iterations: int | None,
+    quality: str, temperature: bool,
+) -> CRFRNN:  # fmt: skip
+    if start is None:
+        extra: dict[str, Any] = (
+            {} if iterations is None else {"iterations": common.check_iterations(iterations)}
+        )
+        return CRFRNN(
+            num_labels, preset=preset, label_weights=label_weights, quality=quality,
+            temperature=1.0 if temperature else None, **extra,
+        )  # fmt: skip
+    if preset is not None:
+        raise ValueError("--start: expected alone, got --preset too; choose one")
+    crf = load_parameters(start).crf
+    if crf.num_labels != num_labels:
+        raise ValueError(f"--start: expected parameters for {num_labels} labels, got {crf.num_labels}")
+    if iterations is not None:
+        crf.iterations, crf.eval_iterations = common.check_iterations(iterations), None
+    return with_form(crf, label_weights, temperature)
+
+
+def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
+    """The same function with weights as vectors or matrices, and with a temperature if it is to be learnt."""
+    state = dict(crf.state_dict())
+    if label_weights == "matrix" and crf.label_weights == "vector":
+        for name in ("spatial_weights", "bilateral_weights"):
+            state[name] = state[name].diag()
+    elif label_weights != crf.label_weights:
+        raise ValueError(f"--label-weights: expected matrix as --start has it, got {label_weights}")
+    if temperature:
+        state.setdefault("log_temperature", torch.zeros(()))
+    settings: dict[str, Any] = {name: getattr(crf, name) for name in SETTINGS}
+    settings["label_weights"] = label_weights
+    thetas = {name: state[f"log_{name}"].exp() for name in ("theta_alpha", "theta_beta", "theta_gamma")}
+    out = CRFRNN(
+        crf.num_labels, **thetas, temperature=1.0 if "log_temperature" in state else None, **settings
+    )
+    out.load_state_dict(state)
+    return out
+
+
+def check_output(output: Path) -> None:
+    """The folder is made, and a name that would be lost with hours of work is refused at once."""
+    if output.suffix != ".safetensors":
+        raise ValueError(f"-o: expected a name ending in .safetensors, got {str(output)!r}")
+    common.new_folder(output.parent)
+
+
+def provenance(
+    command: str, data: UnaryDataset, unaries: str, split: str, how: dict[str, Any]
+) -> dict[str, Any]:
+    """What is needed to do it again; no paths of the machine it was done on."""
+    return {
+        "command": command,
+        "pictures": len(data),
+        "split": split,
+        "unaries": Path(unaries.removeprefix("deeplab:")).name,
+        "versions": {
+            "crfrnn": common.own_version(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        **how,
+    }  # fmt: skip
+
+
+def show_layer(crf: CRFRNN) -> None:
+    """The learnt numbers in one line; weights and compatibility as their means."""
+    names = ("theta_alpha", "theta_beta", "theta_gamma", "temperature")
+    logs = {name: getattr(crf, f"log_{name}") for name in names}
+    shown = [
+        f"{name} {'/'.join(f'{v:.3g}' for v in log.detach().exp().reshape(-1).tolist())}"
+        for name, log in logs.items()
+        if log is not None
+    ]
+    for name in ("spatial_weights", "bilateral_weights"):
+        value = getattr(crf, name).detach()
+        mean = float((value.diagonal() if value.ndim == 2 else value).mean())
+        shown.append(f"mean {name.removesuffix('s')} {mean:.3g}")
+    common.out.print(", ".join(shown))

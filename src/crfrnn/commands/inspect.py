@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn doctor`: what is installed and runs. `crfrnn accuracy`: how exact the filter is on a picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from crfrnn.commands import common
+from crfrnn.data import read_image, shared_folder
+
+PACKAGES = (
+    "numpy", "pillow", "safetensors", "typer", "rich", "scipy", "optuna", "torchmetrics", "matplotlib",
+    "pyyaml", "scikit-learn", "pydensecrf2",
+)  # fmt: skip
+
+
+def doctor() -> None:
+    """Versions, threads, native module and instruction set, where real data is looked for.
+
+    Example: crfrnn doctor
+    """
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("crfrnn", common.own_version())
+    table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
+    table.add_row("torch", f"{torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}")
+    table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
+    table.add_row("native module", _native())
+    shared = shared_folder()
+    named = os.environ.get("CRFRNN_SHARED")
+    where = str(shared) if shared else "none (set $CRFRNN_SHARED, or put it beside the checkout)"
+    table.add_row("real data", f"{where}{' from $CRFRNN_SHARED' if named else ''}")
+    for name in PACKAGES:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        table.add_row(name, found)
+    common.out.print(table)
+
+
+def _native() -> str:
+    try:
+        from crfrnn import _native  # type: ignore[attr-defined]
+    except ImportError as error:
+        return f"not usable ({error}); the slow reference lattice runs instead"
+    known = ", ".join(_native.instruction_sets())
+    return f"{Path(str(_native.__file__)).name}, {_native.instruction_set()} in use of {known}"
+
+
+def accuracy(
+    image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
+    params: common.Params = None,
+    preset: common.Preset = None,
+    theta_alpha: common.ThetaAlpha = None,
+    theta_beta: common.ThetaBeta = None,
+    theta_gamma: common.ThetaGamma = None,
+    rows: Annotated[int, typer.Option("--rows", help="Pixels to compare with the exact sum.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Draws the pixels.")] = 0,
+) -> None:
+    """The measured error of the kernels on your own picture, against the exact sum over all pixels.
+
+    Example: crfrnn accuracy photo.jpg --theta-alpha 67 --theta-beta 3
+    """
+    saved = common.build_crf(
+        None if params else 2, params, preset, None,
+        theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
+    )  # fmt: skip
+    crf = saved.crf
+    picture = torch.from_numpy(read_image(image)).permute(2, 0, 1)[None]
+    table = Table(title=f"relative L2 error on {rows} pixels of {image.name}", title_justify="left")
+    for column in ("kernel", "bandwidths", "method", "quality", "error"):
+        table.add_column(column)
+    alpha, beta, gamma = (
+        "/".join(f"{value:g}" for value in log.detach().exp().reshape(-1).tolist())
+        for log in (crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma)
+    )
+    with torch.no_grad():
+        for crf.quality in ("classic", "default", "high"):
+            error = crf.kernels(picture)[1].error(rows=rows, seed=seed)
+            table.add_row("bilateral", f"{alpha} px, {beta}", "lattice", crf.quality, f"{error:.4f}")
+        error = crf.kernels(picture)[0].error(rows=rows, seed=seed)
+        table.add_row("spatial", f"{gamma} px", crf.spatial_method, "", f"{error:.1e}")
+    common.out.print(table)

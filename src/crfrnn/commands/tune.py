@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn tune`: cross-validate bandwidths, weights and temperature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.commands.fit import check_output, provenance, show_layer
+from crfrnn.training import TuneConfig, save_parameters
+from crfrnn.training import tune as tune_crf
+from crfrnn.training.tune import RANGES
+
+
+def tune(
+    root: common.Root,
+    unaries: common.Unaries,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parameter file to write.")],
+    split: common.Split = "train",
+    kind: common.Kind = "logits",
+    layout: common.Layout = None,
+    key: common.Key = None,
+    labels: common.Labels = None,
+    limit: common.Limit = None,
+    trials: Annotated[int, typer.Option("--trials", help="Settings to try in all.")] = 60,
+    study: Annotated[
+        Path | None, typer.Option("--study", help="File that keeps the trials; resumed if it is there.")
+    ] = None,
+    folds: Annotated[int, typer.Option("--folds", help="Parts of the training pictures.")] = 5,
+    metric: Annotated[
+        str, typer.Option("--metric", help="mean_iu, trimap_iu, both (their mean) or loss.")
+    ] = "both",
+    seed: Annotated[int, typer.Option("--seed", help="Folds and trials.")] = 0,
+    prune: Annotated[bool, typer.Option("--prune/--no-prune", help="Give bad trials up early.")] = True,
+    temperature: Annotated[
+        bool, typer.Option("--temperature/--no-temperature", help="Search a divisor of the unary too.")
+    ] = True,
+    iterations: common.Iterations = None,
+    quality: common.Quality = "default",
+) -> None:
+    """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
+
+    Ctrl-C saves the best so far; with --study the search goes on where it stopped. SQLite for FILE.db, else
+    a journal. `crfrnn fit --start` learns on from the result.
+
+    Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
+    """
+    ranges = {name: limits for name, limits in RANGES.items() if temperature or name != "temperature"}
+    settings: dict[str, Any] = {"quality": quality}
+    if iterations is not None:
+        settings["iterations"] = common.check_iterations(iterations)
+    config = TuneConfig(trials, folds, seed, metric, prune, ranges, settings)
+    check_output(output)
+    data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
+    with common.progress() as bar:
+        result = tune_crf(data, config, study=study, report=common.epoch_report(bar))
+    figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
+    how = {
+        "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
+        "ranges": {name: list(limits) for name, limits in ranges.items()}, "numbers": result.numbers,
+    }  # fmt: skip
+    save_parameters(
+        output,
+        result.crf,
+        class_names=common.class_names(data.pictures, data.num_labels),
+        scores=figures,
+        provenance=provenance("tune", data, unaries, split, how),
+    )
+    if result.interrupted:
+        common.out.print("Interrupted: the best so far is kept.")
+    show_layer(result.crf)
+    common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")
+    common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
+    common.out.print(f"Parameters: {output}", markup=False)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""Mean field as a torch operator (native/mean_field.hpp): schema, implementation, fake, gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn import _native
+
+_library = torch.library.Library("crfrnn", "FRAGMENT")
+# One entry a kernel; an empty tensor is a part that the kernel does not have.
+_KERNELS = "Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts"
+_REST = "int[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
+_library.define(
+    f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool keep)"
+    " -> (Tensor, Tensor)"
+)
+_library.define(
+    f"mean_field_backward(Tensor grad, Tensor marginals, Tensor transform, {_KERNELS}, {_REST}, bool started,"
+    " bool[] wanted)"
+    " -> Tensor[]"
+)
+
+
+def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    """(weights, table, θ, pre, post) of each kernel for the native core: None for what it does not have."""
+    kernels = [[t.contiguous() if t.numel() else None for t in kernel] for kernel in zip(*parts, strict=True)]
+    return [
+        (w, table, None if theta is None else theta.tolist(), *scales) for w, table, theta, *scales in kernels
+    ]
+
+
+def _width(labels: int) -> int:
+    """Numbers in a stored row of labels (native/mean_field.hpp)."""
+    return -(-labels // 16) * 16 if labels <= 32 else -(-labels // 32) * 32
+
+
+def _marginals(unary: Tensor, iterations: int, keep: bool) -> Tensor:
+    rows = (iterations if keep else 0, unary.shape[0] * unary.shape[2], _width(unary.shape[1]))
+    return unary.new_empty(rows)
+
+
+def _bits(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask.to(torch.uint8).contiguous()
+
+
+def _forward(
+    unary,
+    initial,
+    transform,
+    weights,
+    tables,
+    thetas,
+    pres,
+    posts,
+    grid,
+    mask,
+    clamp,
+    iterations,
+    damping,
+    keep,
+):
+    unary = unary.contiguous()
+    logits = torch.empty_like(unary)
+    marginals = _marginals(unary, iterations, keep)
+    _native.mean_field(
+        unary,
+        None if initial is None else initial.contiguous(),
+        transform.contiguous(),
+        _kernel_tuples(weights, tables, thetas, pres, posts),
+        grid,
+        _bits(mask),
+        None if clamp is None else clamp.contiguous(),
+        iterations,
+        damping,
+        torch.get_num_threads(),
+        logits,
+        marginals if keep else None,
+    )
+    return logits, marginals
+
+
+def _backward(
+    grad,
+    marginals,
+    transform,
+    weights,
+    tables,
+    thetas,
+    pres,
+    posts,
+    grid,
+    mask,
+    clamp,
+    iterations,
+    damping,
+    started,
+    wanted,
+):
+    grad = grad.contiguous()
+    out = _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
+    count = len(weights)
+    groups = [out[3 + i * count : 3 + (i + 1) * count] for i in range(4)]
+    _native.mean_field_backward(
+        grad,
+        marginals,
+        transform.contiguous(),
+        _kernel_tuples(weights, tables, thetas, pres, posts),
+        grid,
+        _bits(mask),
+        None if clamp is None else clamp.contiguous(),
+        iterations,
+        damping,
+        torch.get_num_threads(),
+        out[0],
+        out[1] if started else None,
+        out[2],
+        [tuple(t if t.numel() else None for t in kernel) for kernel in zip(*groups, strict=True)],
+    )
+    return out
+
+
+def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
+    """Room for the gradients of unary, initial, transform, weights, θ, pre, post; empty = unwanted."""
+    out = [
+        torch.empty_like(grad),
+        torch.empty_like(grad) if started else grad.new_empty(0),
+        torch.empty_like(transform),
+    ]
+    for tensor, want in zip([*weights, *thetas, *pres, *posts], wanted, strict=True):
+        out.append(
+            torch.zeros_like(tensor, memory_format=torch.contiguous_format) if want else grad.new_empty(0)
+        )
+    return out
+
+
+_library.impl("mean_field", _forward, "CPU")
+_library.impl("mean_field_backward", _backward, "CPU")
+
+
+@torch.library.register_fake("crfrnn::mean_field")
+def _(
+    unary,
+    initial,
+    transform,
+    weights,
+    tables,
+    thetas,
+    pres,
+    posts,
+    grid,
+    mask,
+    clamp,
+    iterations,
+    damping,
+    keep,
+):
+    return torch.empty_like(unary, memory_format=torch.contiguous_format), _marginals(unary, iterations, keep)
+
+
+@torch.library.register_fake("crfrnn::mean_field_backward")
+def _(
+    grad,
+    marginals,
+    transform,
+    weights,
+    tables,
+    thetas,
+    pres,
+    posts,
+    grid,
+    mask,
+    clamp,
+    iterations,
+    damping,
+    started,
+    wanted,
+):
+    return _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    (_, initial, transform, *kernels, grid, mask, clamp, ctx.iterations, ctx.damping, _) = inputs
+    ctx.started, ctx.grid, ctx.count = initial is not None, grid, len(kernels[0])
+    ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+    marginals, transform, mask, clamp, *flat = ctx.saved_tensors
+    n = ctx.count
+    weights, tables, thetas, pres, posts = (flat[i * n : (i + 1) * n] for i in range(5))
+    wanted = [t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
+    out = torch.ops.crfrnn.mean_field_backward(
+        grad, marginals, transform, weights, tables, thetas, pres, posts, ctx.grid, mask, clamp,
+        ctx.iterations, ctx.damping, ctx.started, wanted,
+    )  # fmt: skip
+    groups = [
+        [
+            t if want else None
+            for t, want in zip(out[3 + i * n : 3 + (i + 1) * n], wanted[i * n : (i + 1) * n], strict=True)
+        ]
+        for i in range(4)
+    ]
+    none = [None] * n
+    return (
+        out[0], out[1] if ctx.started else None, out[2], groups[0], none, groups[1], groups[2], groups[3],
+        *([None] * 6),
+    )  # fmt: skip
+
+
+torch.library.register_autograd("crfrnn::mean_field", _differentiate, setup_context=_keep, lib=_library)

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: MIT
+"""Pictures for people, with Pillow alone: label maps over photographs, and the panel of a refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from crfrnn.data import VOID, voc_palette
+
+PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
+CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
+_MOST_NAMES = 24
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    palette: NDArray[np.uint8] | None = None,
+    opacity: float = 0.55,
+) -> NDArray[np.uint8]:
+    """The photograph, dimmed, under the colours of its labels, with a light line between labels.
+
+    Args:
+        image: UInt8[H, W, 3].
+        labels: Int[H, W] in 0..255; 255 stays uncoloured.
+        palette: UInt8[K, 3]; VOC's by default. Labels beyond K take the VOC colours.
+        opacity: of the colours, 0..1.
+
+    >>> overlay(np.full((2, 2, 3), 100, np.uint8), np.array([[0, 0], [1, 1]])).shape
+    (2, 2, 3)
+    """
+    image, labels = _check(image, labels)
+    colours = voc_palette()
+    if palette is not None:
+        colours[: len(palette)] = palette
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    # Colour under colour reads badly: the photograph keeps a quarter of its own.
+    base = 0.25 * image + 0.75 * grey[..., None]
+    alpha = np.where(labels == VOID, 0.0, opacity)[..., None]
+    out = base * (1 - alpha) + colours[labels] * alpha
+    edge = _edges(labels)[..., None]
+    return np.where(edge, 0.25 * out + 0.75 * 255, out).round().astype(np.uint8)
+
+
+def difference(image: NDArray[np.uint8], before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.uint8]:
+    """The photograph, pale and grey, with the pixels whose label changed in one strong colour.
+
+    Args: image UInt8[H, W, 3]; before, after Int[H, W].
+    """
+    image, before = _check(image, before)
+    _, after = _check(image, after)
+    grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None].repeat(3, 2)
+    pale = 255 - 0.45 * (255 - grey)
+    changed = (before != after)[..., None]
+    return np.where(changed, 0.15 * grey + 0.85 * np.array(CHANGED), pale).round().astype(np.uint8)
+
+
+def panel(
+    image: NDArray[np.uint8],
+    before: NDArray[Any],
+    after: NDArray[Any],
+    *,
+    palette: NDArray[np.uint8] | None = None,
+    names: Sequence[str] = (),
+    source: NDArray[np.uint8] | None = None,
+    captions: Sequence[str] = ("input", "before", "after", "difference"),
+    width: int = 1400,
+) -> Image.Image:
+    """One picture that tells the refinement: input, before, after, difference, and the colours' names.
+
+    Args:
+        image: the photograph, UInt8[H, W, 3].
+        before, after: Int[H, W], the labels of the unary alone and of the CRF.
+        palette: as in `overlay`.
+        names: a name per label for the legend; numbers by default.
+        source: what stands in the first tile instead of the photograph (scribbles on it, say).
+        captions: of the four tiles.
+        width: of the whole, in pixels; the height follows.
+
+    Raises:
+        ValueError: sizes that differ, labels outside 0..255, not four captions.
+    """
+    image, before = _check(image, before)
+    _, after = _check(image, after)
+    if len(captions) != 4:
+        raise ValueError(f"captions: expected four, got {len(captions)}; one for each tile")
+    share = 100 * float((before != after).mean())
+    tiles = [
+        image if source is None else source,
+        overlay(image, before, palette),
+        overlay(image, after, palette),
+        difference(image, before, after),
+    ]
+    notes = ["", "", "", f"{share:.1f} % of the pixels"]
+    height, columns = image.shape[0], image.shape[1]
+    gap, title = 16, 34
+    # Very long pictures are set in one column or one row, so that the panel keeps a useful shape.
+    across = 1 if columns > 2.4 * height else 4 if height > 2.4 * columns else 2
+    tile_width = (width - gap * (across + 1)) // across
+    tile_height = max(1, round(tile_width * height / columns))
+    rows = 4 // across
+    legend = _legend(np.union1d(before, after), names, palette, width - 2 * gap)
+    canvas = Image.new("RGB", (width, gap + rows * (tile_height + title + gap) + legend.height + gap), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    enlarged = tile_width > columns
+    for number, (tile, caption, note) in enumerate(zip(tiles, captions, notes, strict=True)):
+        x = gap + (number % across) * (tile_width + gap)
+        y = gap + (number // across) * (tile_height + title + gap)
+        draw.text((x, y + title / 2), caption, INK, _font(20), anchor="lm")
+        if note:
+            draw.text((x + tile_width, y + title / 2), note, FAINT, _font(16), anchor="rm")
+        resample = Image.Resampling.NEAREST if enlarged and number else Image.Resampling.LANCZOS
+        canvas.paste(Image.fromarray(tile).resize((tile_width, tile_height), resample), (x, y + title))
+    canvas.paste(legend, (gap, canvas.height - legend.height - gap // 2))
+    return canvas
+
+
+def _legend(
+    labels: NDArray[Any], names: Sequence[str], palette: NDArray[np.uint8] | None, width: int
+) -> Image.Image:
+    """Swatches with names, wrapped to the width."""
+    colours = voc_palette()
+    if palette is not None:
+        colours[: len(palette)] = palette
+    shown = [int(label) for label in labels if label != VOID]
+    entries = [
+        (tuple(colours[k].tolist()), names[k] if k < len(names) else str(k)) for k in shown[:_MOST_NAMES]
+    ]
+    if len(shown) > _MOST_NAMES:
+        entries.append((PAPER, f"and {len(shown) - _MOST_NAMES} more"))
+    entries.append((CHANGED, "changed"))
+    font, line, swatch = _font(16), 28, 16
+    places, x, y = [], 0, 0
+    for colour, name in entries:
+        length = swatch + 8 + round(font.getlength(name)) + 22
+        if x and x + length > width:
+            x, y = 0, y + line
+        places.append((x, y, colour, name))
+        x += length
+    out = Image.new("RGB", (width, y + line), PAPER)
+    draw = ImageDraw.Draw(out)
+    for x, y, colour, name in places:
+        top = y + (line - swatch) // 2
+        draw.rounded_rectangle((x, top, x + swatch, top + swatch), 3, fill=colour, outline=FAINT)
+        draw.text((x + swatch + 8, y + line / 2), name, INK, font, anchor="lm")
+    return out
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels whose right or lower neighbour has another label."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edge[:-1] |= labels[:-1] != labels[1:]
+    return edge
+
+
+def _check(image: NDArray[np.uint8], labels: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    image, labels = np.asarray(image), np.asarray(labels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {image.shape}; use read_image")
+    if labels.dtype.kind not in "iu" or labels.shape != image.shape[:2]:
+        raise ValueError(
+            f"labels: expected integers of shape {image.shape[:2]} as the picture has, "
+            f"got {labels.dtype} {labels.shape}"
+        )
+    if labels.min() < 0 or labels.max() > 255:
+        raise ValueError(f"labels: expected 0..255, got {labels.min()}..{labels.max()}")
+    return image, labels.astype(np.int64)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""Pictures, their unaries and their masks, read once and kept while the memory for it lasts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.data import DeepLabUnaries, FileError, PictureSet, read_unary
+from crfrnn.evaluation import trimap_bins
+
+CACHE_BYTES = 2**31
+_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
+
+UnarySource = Callable[[str, tuple[int, int]], Tensor]  # (id, (height, width)) -> Float32[L, H, W]
+
+
+class Sample(NamedTuple):
+    """One picture: id, image UInt8[3, H, W], unary Float32[L, H, W], truth Int64[H, W] (255 = void)."""
+
+    id: str
+    image: Tensor
+    unary: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True)
+class FolderUnaries:
+    """The unaries of a folder, ``<folder>/<id>.npy`` and the like, read as `crfrnn.data.read_unary` does.
+
+    Args:
+        folder: where they are.
+        options: what `read_unary` is told (kind, axes, num_labels, gt_prob, key).
+    """
+
+    folder: Path
+    options: dict[str, Any]
+
+    def find(self, name: str) -> Path:
+        """The file of a picture; ValueError if there is none, or more than one."""
+        found = [p for p in (self.folder / f"{name}{ending}" for ending in _ENDINGS) if p.is_file()]
+        if len(found) != 1:
+            got = " and ".join(p.name for p in found) or "none"
+            raise FileError(
+                "unary", self.folder, f"one file for {name!r} ({', '.join(_ENDINGS)})", got,
+                "name the unaries as the pictures are named",
+            )  # fmt: skip
+        return found[0]
+
+    def __call__(self, name: str, size: tuple[int, int]) -> Tensor:
+        return read_unary(self.find(name), size=size, **self.options).logits
+
+
+@dataclass
+class _Cache:
+    """What is in memory, shared by all selections of one data set."""
+
+    room: int
+    pictures: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    unaries: dict[str, Tensor] = field(default_factory=dict)
+    bins: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
+
+    def fits(self, *tensors: Tensor) -> bool:
+        size = sum(t.numel() * t.element_size() for t in tensors)
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+
+class UnaryDataset:
+    """Pictures with truths and unaries, by index; what was read stays in memory up to `cache_bytes`.
+
+    Args:
+        pictures: with masks.
+        unaries: where the unaries come from: `FolderUnaries`, `DeepLabUnaries`, or any function of an id
+            and a size.
+        num_labels: L, checked against unary and mask.
+        cache_bytes: for pictures, masks and unaries together; the rest is read again each time.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        unaries: UnarySource | DeepLabUnaries,
+        num_labels: int,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.pictures, self.num_labels = pictures, num_labels
+        # DeepLab's grids lie in memory already and grow a hundredfold at full size: those are not kept.
+        self._keep_unaries = not isinstance(unaries, DeepLabUnaries)
+        self._unaries = unaries.logits if isinstance(unaries, DeepLabUnaries) else unaries
+        self._cache = _Cache(cache_bytes)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.pictures.ids
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises ValueError for a damaged file, or sizes and label counts that do not fit."""
+        name = self.pictures[index].id
+        image, truth = self._picture(index, name)
+        return Sample(name, image, self._unary(name, truth), truth)
+
+    def without_unary(self, index: int) -> Sample:
+        """The picture and its truth alone; the unary is empty."""
+        name = self.pictures[index].id
+        image, truth = self._picture(index, name)
+        return Sample(name, image, torch.empty(0), truth)
+
+    def truth(self, index: int) -> Tensor:
+        """The mask of one picture alone: Int64[H, W]."""
+        return self._picture(index, self.pictures[index].id)[1]
+
+    def trimap_bins(self, sample: Sample, width: int) -> NDArray[np.int64]:
+        """`crfrnn.evaluation.trimap_bins` of the picture's truth, kept as bytes: it costs much."""
+        key = (sample.id, width)
+        if key not in self._cache.bins:
+            self._cache.bins[key] = trimap_bins(sample.truth.numpy(), width).astype(np.uint8)
+        return self._cache.bins[key].astype(np.int64)
+
+    def select(self, ids: Iterable[str]) -> UnaryDataset:
+        """The same data with only these pictures, in this order; it shares what is in memory."""
+        part = object.__new__(UnaryDataset)
+        part.__dict__.update(self.__dict__)
+        part.pictures = self.pictures.select(ids)
+        return part
+
+    def _picture(self, index: int, name: str) -> tuple[Tensor, Tensor]:
+        if name not in self._cache.pictures:
+            item = self.pictures[index]
+            image = torch.from_numpy(item.image).permute(2, 0, 1).contiguous()
+            mask = torch.from_numpy(item.mask.copy())
+            if mask.shape != image.shape[1:]:
+                raise ValueError(
+                    f"mask: expected {tuple(image.shape[1:])} as picture {name!r} has, "
+                    f"got {tuple(mask.shape)}"
+                )
+            wrong = (mask >= self.num_labels) & (mask != 255)
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"mask: expected labels 0..{self.num_labels - 1} or 255 in {name!r}, "
+                    f"got {int(mask[wrong][0])}; check the number of labels"
+                )
+            if not self._cache.fits(image, mask):
+                return image, mask.long()
+            self._cache.pictures[name] = image, mask
+        image, mask = self._cache.pictures[name]
+        return image, mask.long()
+
+    def _unary(self, name: str, truth: Tensor) -> Tensor:
+        if name in self._cache.unaries:
+            return self._cache.unaries[name]
+        unary = self._unaries(name, (truth.shape[0], truth.shape[1]))
+        if tuple(unary.shape) != (self.num_labels, *truth.shape):
+            raise ValueError(
+                f"unary: expected {(self.num_labels, *truth.shape)} for {name!r}, got {tuple(unary.shape)}; "
+                "check the number of labels and the order of the axes"
+            )
+        if self._keep_unaries and self._cache.fits(unary):
+            self._cache.unaries[name] = unary
+        return unary
+
+
+def split_folds(ids: Sequence[str], folds: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """The ids in `folds` disjoint parts whose sizes differ by one at most, shuffled by the seed.
+
+    >>> [len(part) for part in split_folds([str(i) for i in range(11)], 3)]
+    [4, 4, 3]
+    """
+    if not 2 <= folds <= len(ids):
+        raise ValueError(f"folds: expected 2..{len(ids)} for {len(ids)} pictures, got {folds}")
+    order = sorted(ids)
+    random.Random(seed).shuffle(order)
+    return [tuple(order[fold::folds]) for fold in range(folds)]

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: MIT
+"""How well a CRF does on pictures with truths: counts that add up over pictures, and their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from crfrnn.crf import CRFRNN
+from crfrnn.evaluation import confusion_matrix, mean_iu, pixel_accuracy, trimap_confusion
+from crfrnn.training.dataset import UnaryDataset
+from crfrnn.training.losses import weighted_cross_entropy
+
+TRIMAP_WIDTH = 5
+METRICS = ("mean_iu", "trimap_iu", "both", "loss")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one picture or many; add with `+`.
+
+    Attributes:
+        confusion: Int64[L, L], all pixels but void.
+        trimap: Int64[L, L], those within 5 pixels of void.
+        loss: sum over pictures of the mean cross entropy of their pixels.
+        pictures: how many.
+    """
+
+    confusion: NDArray[np.int64]
+    trimap: NDArray[np.int64]
+    loss: float
+    pictures: int = 1
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.confusion + other.confusion,
+            self.trimap + other.trimap,
+            self.loss + other.loss,
+            self.pictures + other.pictures,
+        )
+
+    def figures(self) -> dict[str, float]:
+        """ "mean_iu", "trimap_iu", "pixel_accuracy" as fractions of 1, "loss" per picture."""
+        return {
+            "mean_iu": float(mean_iu(self.confusion)),
+            "trimap_iu": float(mean_iu(self.trimap)),
+            "pixel_accuracy": float(pixel_accuracy(self.confusion)),
+            "loss": self.loss / self.pictures,
+        }
+
+    def selection(self, metric: str) -> float:
+        """The figure to be made large: "both" is the mean of mean IU and trimap IU, "loss" is negated."""
+        figures = self.figures()
+        if metric == "both":
+            # Masks without void have no trimap; there the mean IU stands alone.
+            return float(np.nanmean([figures["mean_iu"], figures["trimap_iu"]]))
+        return -figures["loss"] if metric == "loss" else figures[metric]
+
+
+@torch.no_grad()
+def score(crf: CRFRNN, data: UnaryDataset, index: int) -> Counts:
+    """Run the CRF, in evaluation mode, on one picture of the data."""
+    sample = data[index]
+    was_training = crf.training
+    logits = crf.eval()(sample.unary[None], sample.image[None])[0]
+    crf.train(was_training)
+    truth, labels = sample.truth.numpy(), logits.argmax(0).numpy()
+    near = trimap_confusion(
+        truth, labels, data.num_labels, TRIMAP_WIDTH, bins=data.trimap_bins(sample, TRIMAP_WIDTH)
+    )
+    loss = float(weighted_cross_entropy(logits, sample.truth))
+    return Counts(confusion_matrix(truth, labels, data.num_labels), near[-1], loss)
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """The sum; ValueError if there is nothing to sum."""
+    found: Counts | None = None
+    for part in counts:
+        found = part if found is None else found + part
+    if found is None:
+        raise ValueError("data: expected at least one picture, got none")
+    return found
+
+
+def check_metric(name: str, metric: str) -> str:
+    if metric not in METRICS:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, METRICS))}, got {metric!r}")
+    return metric

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn fit`, `tune`, `evaluate` end to end on small pictures."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crfrnn.data import write_label_png
+from crfrnn.training import load_parameters
+from test_cli_refine import names, run
+from toy import LABELS, make_pictures, one_thread
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("toy"))
+
+
+def source(root: Path) -> list[object]:
+    return ["--unaries", root / "unaries", "--layout", "lhw", "--labels", LABELS]
+
+
+def test_fit_tune_evaluate(root: Path, tmp_path: Path) -> None:
+    tuned, learned = tmp_path / "tuned.safetensors", tmp_path / "learned.safetensors"
+    code, said, errors = run(
+        "tune",
+        root,
+        *source(root),
+        "--trials",
+        3,
+        "--folds",
+        3,
+        "-T",
+        2,
+        "--study",
+        tmp_path / "s.log",
+        "-o",
+        tuned,
+    )
+    assert code == 0, errors
+    assert "Cross-validated" in said
+    saved = load_parameters(tuned)
+    assert saved.provenance["command"] == "tune" and 0 < saved.scores["cross_validated"]["mean_iu"] <= 1
+
+    code, said, errors = run(
+        "fit",
+        root,
+        *source(root),
+        "--start",
+        tuned,
+        "--epochs",
+        1,
+        "--folds",
+        3,
+        "--label-weights",
+        "matrix",
+        "-o",
+        learned,
+    )
+    assert code == 0, errors
+    assert str(learned) in said and (tmp_path / "learned.csv").is_file()
+    saved = load_parameters(learned)
+    assert saved.crf.label_weights == "matrix" and saved.crf.iterations == 2
+    assert saved.provenance["config"]["epochs"] == 1 and str(root) not in str(saved.provenance)
+
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for path in (root / "unaries").iterdir():
+        write_label_png(folder / f"{path.stem}.png", np.load(path).argmax(0))
+    code, said, errors = run(
+        "evaluate",
+        root,
+        *source(root),
+        "-m",
+        "plain",
+        "-m",
+        f"pngs={folder}",
+        "-m",
+        learned,
+        "-m",
+        "preset:crfasrnn",
+        "--samples",
+        20,
+        "-o",
+        tmp_path / "out",
+    )
+    assert code == 0, errors
+    assert names(tmp_path / "out") == ["differences.csv", "scores.csv", "scores.md", "trimap.csv"]
+    with (tmp_path / "out" / "scores.csv").open() as stream:
+        rows = {row["method"]: row for row in csv.DictReader(stream)}
+    assert list(rows) == ["plain", "pngs", "learned", "crfasrnn"]
+    assert rows["plain"]["mean_iu"] == rows["pngs"]["mean_iu"]
+    assert float(rows["learned"]["mean_iu"]) > float(rows["plain"]["mean_iu"])
+
+
+def test_all_folds(root: Path, tmp_path: Path) -> None:
+    code, _, errors = run(
+        "fit",
+        root,
+        *source(root),
+        "--all-folds",
+        "--folds",
+        2,
+        "--epochs",
+        1,
+        "-T",
+        1,
+        "-o",
+        tmp_path / "a.safetensors",
+    )
+    assert code == 0, errors
+    assert names(tmp_path) == ["a-0.csv", "a-1.csv", "a.safetensors"]
+
+
+def test_evaluating_folders_needs_no_unaries(root: Path, tmp_path: Path) -> None:
+    words = ["evaluate", root, "--labels", LABELS, "--samples", 5, "-o", tmp_path / "out"]
+    code, said, errors = run(*words, "-m", f"truth={root / 'masks'}")
+    assert code == 0, errors
+    assert "100.00" in said
+    (tmp_path / "some").mkdir()
+    code, _, errors = run(*words, "-m", tmp_path / "some")
+    assert code == 2 and "p0.png" in errors and "nothing under that name" in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("fit {root} --labels 3 --unaries nowhere -o {out}/a.safetensors", "--unaries"),
+        ("fit {root} --unaries {root}/unaries --layout lhw -o {out}/a.safetensors", "--labels"),
+        ("fit {root} --labels 3 --unaries {root}/unaries -o {out}/a.safetensors", "axes"),
+        ("fit {root} --unaries {root}/unaries -o {out}/a.pkl", "-o"),
+        ("fit {out} --unaries {root}/unaries -o {out}/a.safetensors", "root"),
+        ("evaluate {root} --labels 3 -m plain -o {out}/o", "--unaries"),
+        ("evaluate {root} --labels 3 -m best --unaries {root}/unaries -o {out}/o", "--method"),
+        ("evaluate {root} --labels 3 -m plain --baseline x -o {out}/o", "--baseline"),
+        ("evaluate {root} --labels 3 -m plain -m plain -o {out}/o", "--method"),
+    ],
+)
+def test_usage_errors(root: Path, tmp_path: Path, words: str, said: str) -> None:
+    code, _, errors = run(*words.format(root=root, out=tmp_path).split())
+    assert code == 2 and errors.startswith("error: ") and said in errors
+    assert not (tmp_path / "o").exists() and not (tmp_path / "a.safetensors").exists()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""Help, doctor, accuracy, demo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crfrnn.cli import app, main
+from crfrnn.data import read_label_png
+from test_cli_refine import run
+from toy import one_thread
+
+COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    code, said, _ = run(command, "--help")
+    assert code == 0 and f"Example: crfrnn {command}" in said
+
+
+def test_doctor_names_what_matters() -> None:
+    code, said, _ = run("doctor")
+    assert code == 0
+    for word in ("torch", "threads", "native module", "real data", "pydensecrf2"):
+        assert word in said
+
+
+def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    code, said, errors = run("accuracy", tmp_path / "a.png", "--theta-beta", 30, "--rows", 16)
+    assert code == 0, errors
+    assert all(word in said for word in ("classic", "default", "high", "separable"))
+    code, _, errors = run("accuracy", tmp_path / "no.png")
+    assert code == 2 and "no.png" in errors
+
+
+def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    code, said, errors = run("demo", "-o", "demo-output")
+    assert code == 0, errors
+    assert said.splitlines()[-1] == "demo-output/panel.png"
+    with Image.open(tmp_path / "demo-output" / "panel.png") as picture:
+        assert picture.width >= 1000
+    labels = read_label_png(tmp_path / "demo-output" / "labels.png", 4)
+    # What anyone sees: sky above, temple left of the middle, trees below, lake on the right.
+    seen = [labels[60, 500], labels[150, 200], labels[410, 60], labels[280, 420]]
+    assert seen == [0, 1, 2, 3]
+
+
+def test_debug_is_understood_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["accuracy", "no.png", "--debug"])
+    assert ended.value.code == 2 and "Traceback" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["accuracy", "no.png"])
+    assert "Traceback" not in capsys.readouterr().err

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn refine` as a user runs it: files, folders, globs, failures, exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from crfrnn import CRFRNN
+from crfrnn.cli import app
+from crfrnn.data import read_image, read_label_png, voc_palette, write_label_png
+from crfrnn.training import save_parameters
+from toy import LABELS, SIZE, make_pictures, one_thread
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path, pictures=3)
+
+
+def run(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_one_picture_gives_what_the_layer_gives(root: Path) -> None:
+    out = root / "new" / "labels.png"
+    code, said, _ = run(
+        "refine",
+        root / "images/p0.png",
+        "-u",
+        root / "unaries/p0.npy",
+        "--layout",
+        "lhw",
+        "--theta-beta",
+        20,
+        "-T",
+        4,
+        "--save-probabilities",
+        "-o",
+        out,
+    )
+    assert code == 0 and str(out) in said
+    assert names(out.parent) == ["labels.png", "labels_panel.png", "labels_probabilities.npz"]
+    image = torch.from_numpy(read_image(root / "images/p0.png")).permute(2, 0, 1)[None]
+    unary = torch.from_numpy(np.load(root / "unaries/p0.npy"))[None]
+    with torch.no_grad():
+        logits = CRFRNN(LABELS, theta_beta=20.0, iterations=4)(unary, image)[0]
+    assert np.array_equal(read_label_png(out), logits.argmax(0).numpy())
+    with np.load(out.with_name("labels_probabilities.npz")) as saved:
+        assert np.allclose(saved["probabilities"], logits.softmax(0).numpy(), atol=1e-6)
+    with Image.open(out) as picture:
+        assert picture.mode == "P" and picture.getpalette() == voc_palette().flatten().tolist()
+
+
+def test_folder_with_a_broken_picture_goes_on(root: Path) -> None:
+    (root / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    (root / "images" / "notes.txt").write_text("not a picture")
+    (root / "unaries" / "p1.npy").write_bytes((root / "unaries" / "p1.npy").read_bytes()[:500])
+    code, said, errors = run(
+        "refine", root / "images", "-u", root / "unaries", "--layout", "lhw", "-o", root / "o", "--no-panel"
+    )
+    assert code == 1
+    assert names(root / "o") == ["p0.png", "p2.png"]
+    assert "2 of 4 refined" in said and str(root / "o") in said
+    assert "broken.jpg: image" in errors and "p1.png: unary" in errors and "Traceback" not in errors
+
+
+def test_glob(root: Path) -> None:
+    code, _, _ = run(
+        "refine", f"{root}/images/p[12].png", "-u", root / "unaries", "--layout", "lhw", "-o", root / "o"
+    )
+    assert code == 0
+    assert names(root / "o") == ["p1.png", "p1_panel.png", "p2.png", "p2_panel.png"]
+
+
+def test_scribbles_stay_as_they_were_drawn(root: Path) -> None:
+    drawn = np.full(SIZE, 255, np.uint8)
+    drawn[3, 3:9], drawn[10, 12:15] = 2, 1
+    write_label_png(root / "scribbles.png", drawn)
+    code, _, _ = run(
+        "refine",
+        root / "images/p0.png",
+        "-u",
+        root / "scribbles.png",
+        "--kind",
+        "scribbles",
+        "--labels",
+        LABELS,
+        "--gt-prob",
+        0.9,
+        "-o",
+        root / "o",
+    )
+    found = read_label_png(root / "o" / "p0.png")
+    assert code == 0 and (found[drawn != 255] == drawn[drawn != 255]).all()
+
+
+def test_parameter_file(root: Path) -> None:
+    path = root / "none.safetensors"
+    save_parameters(path, CRFRNN(LABELS, iterations=0), class_names=["a", "b", "c"])
+    code, said, _ = run(
+        "refine",
+        root / "images/p0.png",
+        "-u",
+        root / "unaries",
+        "--layout",
+        "lhw",
+        "--params",
+        path,
+        "-o",
+        root / "o",
+    )
+    assert code == 0 and "0.0 % of the pixels" in said
+    plain = np.load(root / "unaries/p0.npy").argmax(0)
+    assert np.array_equal(read_label_png(root / "o" / "p0.png"), plain)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--kind", "logits"], "--layout"),
+        (["--layout", "lhw", "--kind", "magic"], "--kind"),
+        (["--kind", "labels"], "--labels"),
+        (["--layout", "lhw", "--preset", "best"], "preset"),
+        (["--layout", "lhw", "--theta-alpha", "-3"], "theta_alpha"),
+        (["--layout", "lhw", "-T", "-1"], "--iterations"),
+        (["--layout", "lhw", "--params", "no.safetensors"], "params"),
+        (["--layout", "lhw", "--quality", "x"], "quality"),
+    ],
+)
+def test_usage_errors_are_one_line_and_code_2(root: Path, words: list[str], said: str) -> None:
+    code, _, errors = run("refine", root / "images", "-u", root / "unaries", "-o", root / "o", *words)
+    assert code == 2 and errors.startswith("error: ") and said in errors
+    assert len(errors.strip().splitlines()) == 1 and not (root / "o").exists()
+
+
+def test_params_beside_numbers_and_other_label_counts(root: Path) -> None:
+    path = root / "five.safetensors"
+    save_parameters(path, CRFRNN(5))
+    common = [
+        "refine",
+        root / "images",
+        "-u",
+        root / "unaries",
+        "--layout",
+        "lhw",
+        "-o",
+        root / "o",
+        "--params",
+        path,
+    ]
+    code, _, errors = run(*common, "--theta-beta", 3)
+    assert code == 2 and "--theta-beta" in errors
+    code, _, errors = run(*common)
+    assert code == 1 and "5 labels" in errors and names(root / "o") == []
+
+
+def test_missing_things(root: Path) -> None:
+    for words in (
+        [root / "no.png", "-u", root / "unaries"],
+        [root / "masks/*.jpg", "-u", root / "unaries"],
+        [root / "images", "-u", root / "nowhere"],
+        [root / "images", "-u", root / "unaries/p0.npy"],
+    ):
+        code, _, errors = run("refine", *words, "--layout", "lhw", "-o", root / "o")
+        assert code == 2 and "expected" in errors
+
+
+def test_debug_shows_the_traceback(root: Path) -> None:
+    words = ["refine", root / "no.png", "-u", root, "--layout", "lhw", "-o", root / "o"]
+    code, _, errors = run(*words)
+    assert code == 2 and "Traceback" not in errors
+    code, _, errors = run("--debug", *words)
+    assert code == 2 and "Traceback" in errors and "FileError" in errors

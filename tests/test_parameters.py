@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""Parameter files: what goes in comes out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from crfrnn import CRFRNN
+from crfrnn.training import load_parameters, save_parameters
+
+
+def _crf(**options: Any) -> CRFRNN:
+    crf = CRFRNN(3, label_weights="matrix", temperature=1.5, eval_iterations=10, quality="classic", **options)
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return crf
+
+
+def test_round_trip_gives_the_same_bits(tmp_path: Path) -> None:
+    crf = _crf(theta_alpha=(40.0, 60.0))
+    path = tmp_path / "crf.safetensors"
+    save_parameters(path, crf, class_names=("a", "b", "c"), scores={"mean_iu": 0.7}, provenance={"data": "x"})
+    found = load_parameters(path)
+    assert {k: v.tolist() for k, v in found.crf.state_dict().items()} == {
+        k: v.tolist() for k, v in crf.state_dict().items()
+    }
+    assert found.crf.eval_iterations == 10 and found.crf.quality == "classic" and not found.crf.training
+    assert found.class_names == ("a", "b", "c")
+    assert found.scores == {"mean_iu": 0.7} and found.provenance == {"data": "x"}
+    unary, image = torch.randn(1, 3, 6, 7), torch.rand(1, 3, 6, 7) * 255
+    assert torch.equal(found.crf(unary, image), crf.eval()(unary, image))
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "crf.safetensors"
+    save_parameters(path, CRFRNN(2))
+    with safe_open(path, framework="pt") as stream:
+        assert json.loads(stream.metadata()["settings"])["label_weights"] == "vector"
+        assert stream.get_tensor("compatibility").tolist() == (-torch.eye(2)).tolist()
+
+
+def _tampered(path: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> Path:
+    with safe_open(path, framework="pt") as stream:
+        meta = {**stream.metadata(), **metadata}
+        whole = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    whole.update(tensors or {})
+    save_file({k: v for k, v in whole.items() if v.numel()}, path, meta)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "says"),
+    [
+        ({}, {"format": "other"}, "format"),
+        ({}, {"version": "2"}, "version 1"),
+        ({}, {"settings": "[]"}, "JSON objects"),
+        ({}, {"settings": "{"}, "safetensors"),
+        ({}, {"settings": '{"num_labels": 4}'}, "settings"),
+        ({}, {"settings": '{"quality": "best"}'}, "quality"),
+        ({}, {"settings": '{"iterations": -1}'}, "iterations"),
+        ({}, {"class_names": '["one"]'}, "class_names"),
+        ({"spatial_weights": torch.zeros(4)}, {}, "shape"),
+        ({"spatial_weights": torch.tensor(1.0)}, {}, "shape"),
+        ({"compatibility": torch.full((3, 3), torch.nan)}, {}, "finite"),
+        ({"compatibility": torch.zeros(3, 3, dtype=torch.int64)}, {}, "floating"),
+        ({"log_theta_alpha": torch.zeros(2, 2)}, {}, "log_theta_alpha"),
+        ({"log_theta_alpha": torch.tensor(1000.0)}, {}, "theta_alpha"),
+        ({"extra": torch.zeros(1)}, {}, "tensors"),
+        ({"log_theta_beta": torch.zeros(0)}, {}, "tensors"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], says: str
+) -> None:
+    path = tmp_path / "crf.safetensors"
+    save_parameters(path, CRFRNN(3))
+    with pytest.raises(ValueError, match=says):
+        load_parameters(_tampered(path, tensors, **metadata))
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "crf.safetensors"
+    save_parameters(path, CRFRNN(3))
+    whole = path.read_bytes()
+    for length in (1, 7, 8, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="safetensors"):
+            load_parameters(path)
+    path.write_bytes(pickle.dumps({"spatial_weights": [1.0]}))
+    with pytest.raises(ValueError, match="safetensors"):
+        load_parameters(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="empty"):
+        load_parameters(path)
+    with pytest.raises(ValueError, match="nothing under that name"):
+        load_parameters(tmp_path / "absent.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "crf.safetensors"
+    save_parameters(path, CRFRNN(3))
+    before, broken = path.read_bytes(), CRFRNN(3)
+    with torch.no_grad():
+        broken.compatibility[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="compatibility"):
+        save_parameters(path, broken)
+    with pytest.raises(TypeError):
+        save_parameters(path, CRFRNN(3), scores={"x": object()})
+    with pytest.raises(ValueError, match="class_names"):
+        save_parameters(path, CRFRNN(3), class_names=("a",))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(ValueError, match="folder"):
+        save_parameters(tmp_path / "absent" / "x.safetensors", CRFRNN(3))

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Panels and overlays: sizes, colours where they belong, and errors that name the argument."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crfrnn.data import voc_palette
+from crfrnn.plots import CHANGED, difference, overlay, panel
+
+IMAGE = np.full((6, 8, 3), 128, np.uint8)
+BEFORE = np.zeros((6, 8), int)
+AFTER = BEFORE.copy()
+AFTER[2:4, 3:5] = 2
+
+
+def test_difference_marks_exactly_the_changed_pixels() -> None:
+    out = difference(IMAGE, BEFORE, AFTER).astype(int)
+    coloured = np.ptp(out, axis=2) > 0
+    assert (coloured == (BEFORE != AFTER)).all()
+    assert np.abs(out[2, 3] - np.array(CHANGED)).max() < 40
+
+
+def test_opaque_overlay_is_the_palette_away_from_borders() -> None:
+    out = overlay(IMAGE, np.full((6, 8), 15), opacity=1.0)
+    assert (out == voc_palette()[15]).all()
+    mine = np.array([[1, 2, 3]], np.uint8)
+    assert (overlay(IMAGE, BEFORE, mine, opacity=1.0) == [1, 2, 3]).all()
+    assert (overlay(IMAGE, np.full((6, 8), 255)) == 128).all()  # void stays the (grey) photograph
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (10, 90), (90, 10), (1, 1)])
+def test_panel_has_the_width_asked_for_whatever_the_picture_is(height: int, width: int) -> None:
+    image, labels = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), int)
+    out = panel(image, labels, labels, names=["nothing"], width=600)
+    assert out.width == 600 and out.height > 60 and out.mode == "RGB"
+
+
+def test_panel_of_many_labels_wraps_its_legend() -> None:
+    labels = np.arange(200).reshape(10, 20)
+    image = np.zeros((10, 20, 3), np.uint8)
+    many, few = panel(image, labels, labels), panel(image, labels * 0, labels * 0)
+    assert many.height > few.height
+
+
+@pytest.mark.parametrize(
+    ("image", "labels", "named"),
+    [
+        (IMAGE.astype(float), BEFORE, "image"),
+        (IMAGE[..., 0], BEFORE, "image"),
+        (IMAGE, BEFORE[:3], "labels"),
+        (IMAGE, BEFORE.astype(float), "labels"),
+        (IMAGE, BEFORE - 1, "labels"),
+        (IMAGE, BEFORE + 256, "labels"),
+    ],
+)
+def test_bad_input_is_named(image: np.ndarray, labels: np.ndarray, named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}: expected"):
+        panel(image, labels, labels)
+
+
+def test_wrong_number_of_captions() -> None:
+    with pytest.raises(ValueError, match="captions"):
+        panel(IMAGE, BEFORE, AFTER, captions=["one"])
