@@ -168,11 +168,11 @@ struct Arguments {
   Arguments(const Arguments&) = delete;
 };
 
-using Marginals = Out<float, 3>;
+using Marginals = Out<float, 1>;
 
 void require_size(const Marginals& marginals, const Problem& problem) {
-  require(static_cast<int64_t>(marginals.size()) == problem.iterations * problem.total() * problem.width(),
-          "marginals: expected [iterations, pixels, width]");
+  require(static_cast<int64_t>(marginals.size()) == problem.iterations * problem.plane(),
+          "marginals: expected iterations * (pixels * labels + 32) numbers");
 }
 
 void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<float, 3> transform, nb::list kernels,

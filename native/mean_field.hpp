@@ -33,6 +33,8 @@ struct Problem {
   int threads = 1;
 
   int64_t total() const { return batch * pixels; }
+  // Numbers in the marginals of one iteration: rows of `labels`, and room for a pack that reads beyond the last one.
+  int64_t plane() const { return total() * labels + 32; }
   // Scalars in a row of labels: whole packs of 16, whole pairs of packs beyond two.
   int64_t width() const { return labels <= 32 ? (labels + 15) / 16 * 16 : (labels + 31) / 32 * 32; }
 };
@@ -46,7 +48,7 @@ struct KernelGradient {
 };
 
 struct MeanFieldTable {
-  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][total][width] rows of Q_t
+  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][plane()], the rows of Q_t
   // kept for the backward pass, or null.
   // False: unary or initial hold NaN or infinity.
   bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits, float* marginals);

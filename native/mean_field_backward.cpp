@@ -65,7 +65,7 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
         for (int b = 0; b < packs; ++b) from[b] = P::load(g + row * packs.width() + b * P::lanes), to[b] = P::zero();
         transposed_a.add<NP>(from, packs, labels, to);
         for (int b = 0; b < packs; ++b) to[b].store(g_hat + p * packs.width() + b * P::lanes);
-        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * packs.width() + b * P::lanes), to[b] = P::zero();
+        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * labels + b * P::lanes), to[b] = P::zero();
         forward_a.add<NP>(from, packs, labels, to);
         for (int b = 0; b < packs; ++b) to[b].store(q_hat + p * packs.width() + b * P::lanes);
       }
@@ -74,9 +74,9 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     const float factor = slice_factor<float>(kernel.lattice.dim);
     const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
     for (int64_t column = 0; column < width; column += NB * P::lanes) {
-      messages.spread_columns<NB>(kernel, false, q, kernel.pre, column, forward_rows.as<float>());
+      messages.spread_columns<NB>(kernel, false, RowsView{q, labels}, kernel.pre, column, forward_rows.as<float>());
       if (!spread_ready)
-        messages.spread_columns<NB>(kernel, true, g, kernel.post, column, backward_rows.as<float>());
+        messages.spread_columns<NB>(kernel, true, RowsView{g, width}, kernel.post, column, backward_rows.as<float>());
       sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
         for (int64_t s = begin; s < end; ++s) {
           const int32_t* vertex = lattice.simplex_vertex + s * corners;
@@ -112,7 +112,7 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
   const Buffer partial(sizeof(double) * fixed_parts);
   for (int axis = out.post ? -1 : 0; axis < (out.theta ? 3 : 0); ++axis) {
     if (axis >= 0 && problem.grid[axis] == 1) continue;
-    messages.separable_messages(kernel, axis, q, kernel.pre, ahead_rows.as<float>());
+    messages.separable_messages(kernel, axis, RowsView{q, labels}, kernel.pre, ahead_rows.as<float>());
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
       double sum = 0;
       for (int64_t row = total * part / fixed_parts; row < total * (part + 1) / fixed_parts; ++row) {
@@ -136,7 +136,7 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
       for (int64_t row = begin; row < end; ++row) {
         const int64_t pixel = order.pixel[row];
         P from[Packs<NP>::capacity], to[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * packs.width() + b * P::lanes), to[b] = P::zero();
+        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * labels + b * P::lanes), to[b] = P::zero();
         forward_a.add<NP>(from, packs, labels, to);
         for (int b = 0; b < packs; ++b) dot = P::fma(to[b], P::load(reversed + pixel * packs.width() + b * P::lanes), dot);
         out.pre[pixel] += dot.sum();
@@ -181,12 +181,12 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
   const float** at = places.as<const float*>();
   const Gram<NP> products{labels, width, packs};
   for (int t = problem.iterations - 1; t >= 0; --t) {
-    const float* q = kept + static_cast<int64_t>(t) * static_cast<int64_t>(plane);
+    const float* q = kept + t * problem.plane();
     if (step != 1.f)  // x_t = (1 - η) x_{t-1} + η (...): the second part takes η g, the first is added back below
       parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin * width; i < end * width; i += P::lanes) (P::load(g + i) * P::set(step)).store(g + i);
       });
-    pass_messages<NP>(problem, order, messages, others, fused, true, g, at);
+    pass_messages<NP>(problem, order, messages, others, fused, true, RowsView{g, width}, at);
     for (int m = 0; m < kernels; ++m)
       kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, at[m], fused && m == order.first, grad_kernels[m]);
     for (int64_t i = 0; i < fixed_parts; ++i) counts.as<int>()[i * 16] = 0;
@@ -218,7 +218,7 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
       P qs[Packs<NP>::capacity], dot = P::zero();
       float* keep_q = batch_q.as<float>() + (int64_t{part} * Gram<NP>::batch + count) * width;
       for (int b = 0; b < packs; ++b) {
-        qs[b] = P::load(q + row * packs.width() + b * P::lanes);
+        qs[b] = P::load(q + row * labels + b * P::lanes);
         qs[b].store(keep_q + b * P::lanes);
         dot = P::fma(qs[b], dq[b], dot);
       }

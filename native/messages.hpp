@@ -35,7 +35,7 @@ struct Messages {
 
   // splat and blur of columns [column, column + NB packs) of the rows; the result lies in spread.
   template <int NB>
-  void spread_columns(const Kernel& kernel, bool reverse, const float* rows, const float* scale, int64_t column,
+  void spread_columns(const Kernel& kernel, bool reverse, const RowsView& rows, const float* scale, int64_t column,
                       float* to) const {
     const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
     const bool own = order.lattice == &kernel.lattice;
@@ -43,14 +43,14 @@ struct Messages {
     const auto source = [&](int64_t p, P* out) {
       const int64_t pixel = pixel_of[p], row = own ? p : order.row[pixel];
       const P factor = P::set(scale ? scale[pixel] : 1.f);
-      for (int b = 0; b < NB; ++b) out[b] = P::load(rows + row * width + column + b * P::lanes) * factor;
+      for (int b = 0; b < NB; ++b) out[b] = P::load(rows.data + row * rows.stride + column + b * P::lanes) * factor;
     };
     with_corners(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
   }
 
   // K of one kernel in the pixels' own order, except its closing scale; `out` [total][width].
   template <int NB>
-  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
+  void lattice_messages(const Kernel& kernel, bool reverse, const RowsView& rows, const float* scale, float* out) const {
     const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
     const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
     if (kernel.lattice.points < problem.total())
@@ -70,12 +70,12 @@ struct Messages {
     }
   }
 
-  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
+  void separable_messages(const Kernel& kernel, int derivative, const RowsView& rows, const float* scale, float* out) const {
     const Separable separable(problem);
     const int64_t total = problem.total();
     const auto source = [&](int64_t pixel, float* line) {
-      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * width, width * sizeof(float));
-      const float* from = rows + int64_t{order.row[pixel]} * width;
+      if (pixel + ahead < total) prefetch_bytes(rows.data + int64_t{order.row[pixel + ahead]} * rows.stride, rows.stride * sizeof(float));
+      const float* from = rows.data + int64_t{order.row[pixel]} * rows.stride;
       const P factor = P::set(scale ? scale[pixel] : 1.f);
       for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
     };

@@ -122,8 +122,27 @@ struct Packs {
   CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * Pack<float>::lanes; }
 };
 
+// Rows that lie `stride` numbers apart. Packs may read beyond a row, into the next one: lanes that are no label never meet
+// one that is, and count for nothing.
+struct RowsView {
+  const float* data;
+  int64_t stride;
+};
+
+// Only the labels: the next row begins right behind them.
+CRFRNN_INLINE void store_labels(const Pack<float>* packs, int count, int64_t labels, float* out) {
+  constexpr int lanes = Pack<float>::lanes;
+  for (int b = 0; b < count; ++b) {
+    const int64_t left = labels - b * lanes;
+    if (left >= lanes)
+      packs[b].store(out + b * lanes);
+    else if (left > 0)
+      packs[b].store(out + b * lanes, static_cast<int>(left));
+  }
+}
+
 template <int NP>
-CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
+CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, int64_t labels, float* out) {
   using P = Pack<float>;
   P e[Packs<NP>::capacity], total = P::zero();
   for (int b = 0; b < packs; ++b) {
@@ -143,7 +162,8 @@ CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* 
     sum = total.sum();
   }
   const P scale = P::set(1.f / sum);
-  for (int b = 0; b < packs; ++b) (e[b] * scale).store(out + b * P::lanes);
+  for (int b = 0; b < packs; ++b) e[b] = e[b] * scale;
+  store_labels(e, packs, labels, out);
 }
 
 }  // namespace crfrnn::CRFRNN_ISA

@@ -64,7 +64,7 @@ struct Others {
 // Runs every kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages lie.
 template <int NP>
 void pass_messages(const Problem& problem, const Order& order, const Messages& messages, const Others& others,
-                   bool fused, bool reverse, const float* rows, const float** at) {
+                   bool fused, bool reverse, const RowsView& rows, const float** at) {
   constexpr int NB = NP == 1 ? 1 : 2;
   for (int m = 0; m < problem.kernel_count; ++m) {
     const Kernel& kernel = problem.kernels[m];
@@ -105,15 +105,17 @@ template <int NP>
 CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, float* out) {
   if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) {
     const bool valid = !problem.mask || problem.mask[pixel];
+    P row[Packs<NP>::capacity];
     for (int b = 0; b < packs; ++b) {
-      alignas(64) float row[P::lanes] = {};
+      alignas(64) float lanes[P::lanes] = {};
       const int64_t label = valid ? problem.clamp[pixel] - int64_t{b} * P::lanes : -1;
-      if (label >= 0 && label < P::lanes) row[label] = 1.f;
-      P::load(row).store(out + b * P::lanes);
+      if (label >= 0 && label < P::lanes) lanes[label] = 1.f;
+      row[b] = P::load(lanes);
     }
+    store_labels(row, packs, problem.labels, out);
     return;
   }
-  softmax(x, packs, out);
+  softmax(x, packs, problem.labels, out);
 }
 
 // The number of packs as a constant where a row fits the registers.

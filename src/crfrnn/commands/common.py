@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.presets import PRESETS
 from crfrnn.data import DeepLabUnaries, PictureSet
 from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_parameters
 
@@ -25,7 +26,7 @@ out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highli
 USAGE = 2
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="Named parameters: default, crfasrnn.")]
+Preset = Annotated[str | None, typer.Option("--preset", help=f"Named parameters: {', '.join(PRESETS)}.")]
 ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, pixels.")]
 ThetaBeta = Annotated[float | None, typer.Option("--theta-beta", help="Bilateral colour reach, of 0..255.")]
 ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, pixels.")]
@@ -43,7 +44,8 @@ Unaries = Annotated[
 ]
 Kind = Annotated[str, typer.Option("--kind", help="logits, probabilities, labels or scribbles.")]
 Layout = Annotated[
-    str | None, typer.Option("--layout", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns).")
+    str | None,
+    typer.Option("--layout", "--axes", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns)."),
 ]
 GtProb = Annotated[float, typer.Option("--gt-prob", help="How sure a given label is (labels, scribbles).")]
 Key = Annotated[str | None, typer.Option("--key", help="Entry of an .npz or .pt file.")]
@@ -194,6 +196,22 @@ def figures_line(figures: dict[str, float]) -> str:
     titles = {"mean_iu": "mean IU", "trimap_iu": "trimap IU", "pixel_accuracy": "pixel accuracy"}
     parts = [f"{title} {100 * figures[name]:.2f}" for name, title in titles.items() if name in figures]
     return ", ".join([*parts, f"loss {figures['loss']:.4f}"] if "loss" in figures else parts)
+
+
+def layer_line(crf: CRFRNN) -> str:
+    """The numbers of a CRF in one line; weights as their means over labels."""
+    names = ("theta_alpha", "theta_beta", "theta_gamma", "temperature")
+    logs = {name: getattr(crf, f"log_{name}") for name in names}
+    shown = [
+        f"{name} {'/'.join(f'{v:.3g}' for v in log.detach().exp().reshape(-1).tolist())}"
+        for name, log in logs.items()
+        if log is not None
+    ]
+    for name in ("spatial_weights", "bilateral_weights"):
+        value = getattr(crf, name).detach()
+        mean = float((value.diagonal() if value.ndim == 2 else value).mean())
+        shown.append(f"mean {name.removesuffix('s')} {mean:.3g}")
+    return ", ".join(shown)
 
 
 def new_folder(path: Path, option: str = "-o") -> Path:

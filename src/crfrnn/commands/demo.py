@@ -33,9 +33,11 @@ def demo(
     height, width = scene.scribbles.shape
     drawn = 100 * float((scene.scribbles >= 0).mean())
     say = common.out.print
-    say(f"Photograph: china.jpg of scikit-learn, {width} × {height} pixels.")
+    say(f"Photograph: china.jpg of scikit-learn (by danielbuechele, CC BY 2.0), {width} × {height} pixels.")
     say(f"Scribbles: {drawn:.1f} % of the pixels, labels {', '.join(scene.names)}.")
-    say(f"Dense CRF: 10 mean-field iterations in {result.seconds:.2f} s, lattice built once per kernel.")
+    crf = result.crf
+    say(f"Dense CRF: {crf.iterations} mean-field iterations in {result.seconds:.2f} s, lattice included.")
+    say("Parameters: " + common.layer_line(crf) + ".")
     say(f"Labels that changed: {100 * refined.changed:.1f} % of the pixels.")
     shares = np.bincount(refined.labels.ravel(), minlength=len(scene.names)) / refined.labels.size
     say(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +31,7 @@ def evaluate(
         typer.Option(
             "--method",
             "-m",
-            help="plain, preset:NAME, a parameter file, or a folder of label PNGs; NAME=… names it.",
+            help="plain, preset:NAME, params:FILE, folder:DIR of label PNGs, or FILE, DIR; NAME=… names it.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables.")],
@@ -108,25 +109,26 @@ def _named(spec: str) -> tuple[str, str]:
     name, equals, rest = spec.partition("=")
     if equals and name and not Path(spec).exists():
         return name, rest
-    return (Path(spec).stem if Path(spec).exists() else spec.removeprefix("preset:")), spec
+    rest = re.sub("^(preset|params|folder):", "", spec)
+    return (Path(rest).stem if Path(rest).exists() else rest), spec
 
 
 def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
     if spec == "plain":
         return lambda sample: sample.unary.argmax(0).numpy()
-    path = Path(spec)
-    if path.is_dir():
+    kind, _, rest = spec.partition(":")
+    path = Path(rest if kind in ("params", "folder") and rest else spec)
+    if path.is_dir() and kind != "params":
         return lambda sample: read_label_png(path / f"{sample.id}.png", num_labels, role="prediction").astype(
             np.int64
         )
-    kind, _, rest = spec.partition(":")
     if kind == "preset" and rest:
         crf = common.build_crf(num_labels, None, rest, iterations).crf
-    elif path.is_file():
+    elif path.is_file() and kind != "folder":
         crf = common.build_crf(num_labels, path, None, iterations).crf
     else:
         raise ValueError(
-            f"--method: expected plain, preset:NAME, a parameter file or a folder of PNGs, got {spec!r}"
+            f"--method: expected plain, preset:NAME, params:FILE or folder:DIR (that exist), got {spec!r}"
         )
     return lambda sample: refine(sample.image, sample.unary, crf).labels
 

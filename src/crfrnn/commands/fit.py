@@ -110,7 +110,7 @@ def fit(
     )
     if result.interrupted:
         common.out.print("Interrupted: the best so far is kept.")
-    show_layer(result.crf)
+    common.out.print(common.layer_line(result.crf))
     common.out.print(f"Held out, before: {common.figures_line(figures['held_out_before'])}")
     common.out.print(f"Held out, after:  {common.figures_line(figures['held_out'])}")
     common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
@@ -182,19 +182,3 @@ def provenance(
         },
         **how,
     }  # fmt: skip
-
-
-def show_layer(crf: CRFRNN) -> None:
-    """The learnt numbers in one line; weights and compatibility as their means."""
-    names = ("theta_alpha", "theta_beta", "theta_gamma", "temperature")
-    logs = {name: getattr(crf, f"log_{name}") for name in names}
-    shown = [
-        f"{name} {'/'.join(f'{v:.3g}' for v in log.detach().exp().reshape(-1).tolist())}"
-        for name, log in logs.items()
-        if log is not None
-    ]
-    for name in ("spatial_weights", "bilateral_weights"):
-        value = getattr(crf, name).detach()
-        mean = float((value.diagonal() if value.ndim == 2 else value).mean())
-        shown.append(f"mean {name.removesuffix('s')} {mean:.3g}")
-    common.out.print(", ".join(shown))

@@ -26,7 +26,7 @@ def refine(
     image: Annotated[str, typer.Argument(help="A picture, a folder of them, or a glob in quotes.")],
     unary: Annotated[Path, typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or FILE.png for one picture.")],
-    kind: common.Kind = "logits",
+    kind: common.Kind,
     layout: common.Layout = None,
     labels: common.Labels = None,
     gt_prob: common.GtProb = 0.7,
@@ -49,7 +49,7 @@ def refine(
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage.
 
-    Example: crfrnn refine photos/ --unary logits/ --layout lhw -o refined/
+    Example: crfrnn refine photos/ --unary logits/ --kind logits --layout lhw -o refined/
 
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.fit import check_output, provenance, show_layer
+from crfrnn.commands.fit import check_output, provenance
 from crfrnn.training import TuneConfig, save_parameters
 from crfrnn.training import tune as tune_crf
 from crfrnn.training.tune import RANGES
@@ -71,7 +71,7 @@ def tune(
     )
     if result.interrupted:
         common.out.print("Interrupted: the best so far is kept.")
-    show_layer(result.crf)
+    common.out.print(common.layer_line(result.crf))
     common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")
     common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
     common.out.print(f"Parameters: {output}", markup=False)

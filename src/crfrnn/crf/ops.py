@@ -34,14 +34,9 @@ def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _width(labels: int) -> int:
-    """Numbers in a stored row of labels (native/mean_field.hpp)."""
-    return -(-labels // 16) * 16 if labels <= 32 else -(-labels // 32) * 32
-
-
 def _marginals(unary: Tensor, iterations: int, keep: bool) -> Tensor:
-    rows = (iterations if keep else 0, unary.shape[0] * unary.shape[2], _width(unary.shape[1]))
-    return unary.new_empty(rows)
+    """Room for Q of every iteration (native/mean_field.hpp, Problem::plane)."""
+    return unary.new_empty(iterations * (unary.numel() + 32) if keep else 0)
 
 
 def _bits(mask: Tensor | None) -> Tensor | None:

@@ -38,10 +38,11 @@ class Scene:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The refined scene, the panel picture and the seconds that the CRF took."""
+    """The refined scene, the CRF that refined it, the panel picture and the seconds that the CRF took."""
 
     scene: Scene
     refined: Refined
+    crf: CRFRNN
     panel: Image.Image
     seconds: float
 
@@ -52,12 +53,13 @@ def run() -> DemoResult:
     unary = unary_from_scribbles(scene.image, scene.scribbles, len(scene.names))
     crf = CRFRNN(
         len(scene.names),
-        theta_alpha=30.0,
-        theta_beta=15.0,
+        theta_alpha=40.0,
+        theta_beta=25.0,
         theta_gamma=3.0,
-        spatial_weight=3.0,
-        bilateral_weight=8.0,
+        spatial_weight=8.0,
+        bilateral_weight=10.0,
         iterations=10,
+        temperature=2.0,  # the colours of a few strokes are surer of themselves than they should be
     ).eval()
     begun = time.perf_counter()
     refined = refine(scene.image, unary, crf, clamp=torch.from_numpy(scene.scribbles))
@@ -76,7 +78,7 @@ def run() -> DemoResult:
             "difference",
         ),
     )
-    return DemoResult(scene, refined, picture, seconds)
+    return DemoResult(scene, refined, crf, picture, seconds)
 
 
 def load_scene() -> Scene:
