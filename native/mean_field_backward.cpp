@@ -144,10 +144,10 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     });
 }
 
+// Back through all iterations: g is dL/dx_t, du gathers what reaches the unary on the way.
 template <int NP>
-void backward(const Problem& problem, const float* grad_logits, const float* kept, float* grad_unary, float* grad_initial,
-              float* grad_transform, KernelGradient* grad_kernels) {
-  const Order order(problem);
+void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du, float* grad_transform,
+                  KernelGradient* grad_kernels) {
   const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
   const int kernels = problem.kernel_count;
   const Packs<NP> packs(width);
@@ -155,28 +155,14 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
   const bool fused = NP != 0 && order.lattice;
   const Others others(problem, order, fused);
   const Transforms transforms(problem, true), plain(problem, false);
-  const size_t plane = static_cast<size_t>(total * width);
   const int64_t matrix = labels * width;
-  const Buffer gradient_rows(plane * sizeof(float)), unary_rows(plane * sizeof(float)),
-      places(sizeof(float*) * static_cast<size_t>(kernels)),
+  const Buffer places(sizeof(float*) * static_cast<size_t>(kernels)),
       gram(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * matrix)),
       batches(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * Gram<NP>::batch * width)),
-      batch_q(sizeof(float) * static_cast<size_t>(fixed_parts * Gram<NP>::batch * width)), counts(64 * fixed_parts);  // one cache line each
-  float* g = gradient_rows.as<float>();
-  float* du = unary_rows.as<float>();
-  planes_to_rows(problem, order, grad_logits, 0.f, g);
+      batch_q(sizeof(float) * static_cast<size_t>(fixed_parts * Gram<NP>::batch * width)),
+      counts(64 * fixed_parts);  // one cache line each
   const float step = problem.damping;
   for (int64_t i = 0; i < fixed_parts * kernels * matrix; ++i) gram.as<float>()[i] = 0.f;
-  parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const bool masked = problem.mask && !problem.mask[order.pixel[row]];  // its output is its unary
-      for (int b = 0; b < packs; ++b) {
-        const int64_t at = row * width + b * P::lanes;
-        (masked ? P::load(g + at) : P::zero()).store(du + at);
-        if (masked) P::zero().store(g + at);
-      }
-    }
-  });
 
   const float** at = places.as<const float*>();
   const Gram<NP> products{labels, width, packs};
@@ -235,13 +221,6 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
     });
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { flush(static_cast<int>(part)); });
   }
-  if (!grad_initial)
-    parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin * width; i < end * width; i += P::lanes) (P::load(du + i) + P::load(g + i)).store(du + i);
-    });
-  else
-    rows_to_planes(problem, order, g, grad_initial);
-  rows_to_planes(problem, order, du, grad_unary);
   for (int m = 0; m < kernels; ++m)
     for (int64_t r = 0; r < labels; ++r)
       for (int64_t c = 0; c < labels; ++c) {
@@ -249,6 +228,37 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
         for (int64_t part = 0; part < fixed_parts; ++part) sum += gram.as<float>()[(part * kernels + m) * matrix + r * width + c];
         grad_transform[(m * labels + r) * labels + c] = static_cast<float>(sum);
       }
+}
+
+template <int NP>
+void backward(const Problem& problem, const float* grad_logits, const float* kept, float* grad_unary, float* grad_initial,
+              float* grad_transform, KernelGradient* grad_kernels) {
+  const Order order(problem);
+  const int64_t width = problem.width(), total = problem.total();
+  const Packs<NP> packs(width);
+  const size_t bytes = static_cast<size_t>(total * width) * sizeof(float);
+  const Buffer gradient_rows(bytes), unary_rows(bytes);
+  float* g = gradient_rows.as<float>();
+  float* du = unary_rows.as<float>();
+  planes_to_rows(problem, order, grad_logits, 0.f, g);
+  parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const bool masked = problem.mask && !problem.mask[order.pixel[row]];  // its output is its unary
+      for (int b = 0; b < packs; ++b) {
+        const int64_t at = row * width + b * P::lanes;
+        (masked ? P::load(g + at) : P::zero()).store(du + at);
+        if (masked) P::zero().store(g + at);
+      }
+    }
+  });
+  iterate_back<NP>(problem, order, kept, g, du, grad_transform, grad_kernels);
+  if (!grad_initial)
+    parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * width; i < end * width; i += P::lanes) (P::load(du + i) + P::load(g + i)).store(du + i);
+    });
+  else
+    rows_to_planes(problem, order, g, grad_initial);
+  rows_to_planes(problem, order, du, grad_unary);
 }
 
 }  // namespace
