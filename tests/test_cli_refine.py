@@ -48,6 +48,8 @@ def test_one_picture_gives_what_the_layer_gives(root: Path) -> None:
         root / "images/p0.png",
         "-u",
         root / "unaries/p0.npy",
+        "--kind",
+        "logits",
         "--layout",
         "lhw",
         "--theta-beta",
@@ -76,7 +78,17 @@ def test_folder_with_a_broken_picture_goes_on(root: Path) -> None:
     (root / "images" / "notes.txt").write_text("not a picture")
     (root / "unaries" / "p1.npy").write_bytes((root / "unaries" / "p1.npy").read_bytes()[:500])
     code, said, errors = run(
-        "refine", root / "images", "-u", root / "unaries", "--layout", "lhw", "-o", root / "o", "--no-panel"
+        "refine",
+        root / "images",
+        "-u",
+        root / "unaries",
+        "--kind",
+        "logits",
+        "--layout",
+        "lhw",
+        "-o",
+        root / "o",
+        "--no-panel",
     )
     assert code == 1
     assert names(root / "o") == ["p0.png", "p2.png"]
@@ -86,7 +98,16 @@ def test_folder_with_a_broken_picture_goes_on(root: Path) -> None:
 
 def test_glob(root: Path) -> None:
     code, _, _ = run(
-        "refine", f"{root}/images/p[12].png", "-u", root / "unaries", "--layout", "lhw", "-o", root / "o"
+        "refine",
+        f"{root}/images/p[12].png",
+        "-u",
+        root / "unaries",
+        "--kind",
+        "logits",
+        "--layout",
+        "lhw",
+        "-o",
+        root / "o",
     )
     assert code == 0
     assert names(root / "o") == ["p1.png", "p1_panel.png", "p2.png", "p2_panel.png"]
@@ -122,6 +143,8 @@ def test_parameter_file(root: Path) -> None:
         root / "images/p0.png",
         "-u",
         root / "unaries",
+        "--kind",
+        "logits",
         "--layout",
         "lhw",
         "--params",
@@ -138,13 +161,14 @@ def test_parameter_file(root: Path) -> None:
     ("words", "said"),
     [
         (["--kind", "logits"], "--layout"),
+        (["--kind", "logits", "--layout", "lwl"], "--layout"),
         (["--layout", "lhw", "--kind", "magic"], "--kind"),
         (["--kind", "labels"], "--labels"),
-        (["--layout", "lhw", "--preset", "best"], "preset"),
-        (["--layout", "lhw", "--theta-alpha", "-3"], "theta_alpha"),
-        (["--layout", "lhw", "-T", "-1"], "--iterations"),
-        (["--layout", "lhw", "--params", "no.safetensors"], "params"),
-        (["--layout", "lhw", "--quality", "x"], "quality"),
+        (["--kind", "logits", "--layout", "lhw", "--preset", "best"], "preset"),
+        (["--kind", "logits", "--layout", "lhw", "--theta-alpha", "-3"], "theta_alpha"),
+        (["--kind", "logits", "--layout", "lhw", "-T", "-1"], "--iterations"),
+        (["--kind", "logits", "--layout", "lhw", "--params", "no.safetensors"], "params"),
+        (["--kind", "logits", "--layout", "lhw", "--quality", "x"], "quality"),
     ],
 )
 def test_usage_errors_are_one_line_and_code_2(root: Path, words: list[str], said: str) -> None:
@@ -161,6 +185,8 @@ def test_params_beside_numbers_and_other_label_counts(root: Path) -> None:
         root / "images",
         "-u",
         root / "unaries",
+        "--kind",
+        "logits",
         "--layout",
         "lhw",
         "-o",
@@ -181,12 +207,12 @@ def test_missing_things(root: Path) -> None:
         [root / "images", "-u", root / "nowhere"],
         [root / "images", "-u", root / "unaries/p0.npy"],
     ):
-        code, _, errors = run("refine", *words, "--layout", "lhw", "-o", root / "o")
+        code, _, errors = run("refine", *words, "--kind", "logits", "--layout", "lhw", "-o", root / "o")
         assert code == 2 and "expected" in errors
 
 
 def test_debug_shows_the_traceback(root: Path) -> None:
-    words = ["refine", root / "no.png", "-u", root, "--layout", "lhw", "-o", root / "o"]
+    words = ["refine", root / "no.png", "-u", root, "--kind", "logits", "--layout", "lhw", "-o", root / "o"]
     code, _, errors = run(*words)
     assert code == 2 and "Traceback" not in errors
     code, _, errors = run("--debug", *words)

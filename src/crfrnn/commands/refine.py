@@ -17,6 +17,7 @@ from crfrnn.commands.common import show_error
 from crfrnn.crf import CRFRNN
 from crfrnn.data import FileError, atomic, read_image, read_unary, write_label_png
 from crfrnn.data.images import FORMATS
+from crfrnn.data.unary_files import AXES
 from crfrnn.plots import panel as paint_panel
 from crfrnn.refine import refine as refine_picture
 from crfrnn.training import FolderUnaries, SavedParameters
@@ -106,9 +107,10 @@ class _Work:
         kind, known = self.reading["kind"], ("logits", "probabilities", "labels", "scribbles")
         if kind not in known:
             raise ValueError(f"--kind: expected one of {', '.join(known)}, got {kind!r}")
-        if kind in known[:2] and self.reading["axes"] is None:
+        if kind in known[:2] and self.reading["axes"] not in AXES:
             raise ValueError(
-                f"--layout: expected the order of the axes for --kind {kind}, got none; "
+                f"--layout: expected the axes' order ({', '.join(AXES)}) for --kind {kind}, "
+                f"got {self.reading['axes'] or 'none'}; "
                 "lhw is torch's, hwl TensorFlow's (l labels, h rows, w columns)"
             )
         if kind in known[2:] and self.labels is None:
