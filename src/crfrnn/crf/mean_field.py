@@ -111,7 +111,7 @@ def mean_field(
         gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
             the rest; "implicit" differentiates the converged fixed point in memory that does not depend
             on T.
-        precision: "auto" allows narrow storage inside a fused path, "float32" forbids it.
+        precision: "auto" or "float32": the same today, rows are stored in float32 either way.
 
     Returns:
         Float[B, L, \\*spatial] in the unary's dtype: x, not normalised.
