@@ -16,9 +16,8 @@ struct Columns {
   CRFRNN_INLINE void operator()(int64_t p, Pack<T>* out) const {
     const T* row = values + int64_t{order[p]} * channels + column;
     for (int b = 0; b < NB; ++b) {
-      const int64_t left = channels - column - b * Pack<T>::lanes;
-      out[b] = left >= Pack<T>::lanes ? Pack<T>::load(row + b * Pack<T>::lanes)
-                                      : Pack<T>::load(row + b * Pack<T>::lanes, static_cast<int>(left > 0 ? left : 0));
+      const int64_t at = b * Pack<T>::lanes, left = channels - column - at;
+      out[b] = left > 0 ? Pack<T>::load(row + at, Pack<T>::Lanes::first(left)) : Pack<T>::zero();
     }
   }
 };
@@ -26,12 +25,13 @@ struct Columns {
 template <class T, int NB>
 CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
   for (int b = 0; b < NB; ++b, left -= Pack<T>::lanes)
-    if (left > 0) packs[b].store(row + b * Pack<T>::lanes, static_cast<int>(left < Pack<T>::lanes ? left : Pack<T>::lanes));
+    if (left > 0) packs[b].store(row + b * Pack<T>::lanes, Pack<T>::Lanes::first(left));
 }
 
 template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
-  const Sweep<T, NB> sweep(lattice, weights, reverse, threads);
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
+  const Sweep<T, NB> sweep(lattice, weights, reverse, threads, scratch.as<T>());
   const Columns<T, NB> source{values, channels, column, lattice.order};
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners(lattice.dim, [&]<int V>() {
@@ -50,7 +50,8 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
   const Columns<T, NB> source_x{x, channels, column, lattice.order}, source_g{g, channels, column, lattice.order};
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
-  const Sweep<T, NB> forward(lattice, weights, false, threads), backward(lattice, weights, true, threads);
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
+  const Sweep<T, NB> forward(lattice, weights, false, threads, scratch.as<T>()), backward(lattice, weights, true, threads, scratch.as<T>());
   with_corners(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);

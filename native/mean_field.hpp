@@ -33,10 +33,10 @@ struct Problem {
   int threads = 1;
 
   int64_t total() const { return batch * pixels; }
-  // Numbers in the marginals of one iteration: rows of `labels`, and room for a pack that reads beyond the last one.
+  // Numbers in the rows of all pixels: `labels` each, and room for packs that read beyond the last one.
   int64_t plane() const { return total() * labels + 32; }
-  // Scalars in a row of labels: whole packs of 16, whole pairs of packs beyond two.
-  int64_t width() const { return labels <= 32 ? (labels + 15) / 16 * 16 : (labels + 31) / 32 * 32; }
+  // Labels in whole packs of 16.
+  int64_t width() const { return (labels + 15) / 16 * 16; }
 };
 
 // What the backward pass returns; arrays are null where nobody asked.

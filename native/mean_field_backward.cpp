@@ -48,35 +48,37 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
                       const Transform& transposed_a, const float* q, const float* g, const float* reversed, bool spread_ready, KernelGradient& out) {
   const Kernel& kernel = problem.kernels[m];
   const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
-  const Packs<NP> packs(width);
+  const Packs<NP> packs(problem);
   constexpr int NB = NP == 1 ? 1 : 2;
   const bool scales = out.pre || out.post;
   if (kernel.is_lattice && (out.weights || scales)) {
     const Lattice& lattice = kernel.lattice;
     const int corners = lattice.dim + 1;
     const size_t bytes = Messages::lattice_bytes(problem);
-    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * total * width) * sizeof(float));
+    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * (total + 1) * width) * sizeof(float));
     float* g_hat = mixed.as<float>();       // Aᵀ g, one row a point of this lattice
-    float* q_hat = g_hat + total * width;   // A q
+    float* q_hat = g_hat + total * width;   // A q; room for a pack that reads beyond the end
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t row = order.row[lattice.order[p]];
         P from[Packs<NP>::capacity], to[Packs<NP>::capacity];
-        for (int b = 0; b < packs; ++b) from[b] = P::load(g + row * packs.width() + b * P::lanes), to[b] = P::zero();
-        transposed_a.add<NP>(from, packs, labels, to);
+        for (int b = 0; b < packs; ++b) to[b] = P::zero();
+        packs.load(g + row * labels, from);
+        transposed_a.add<NP>(from, packs, to);
         for (int b = 0; b < packs; ++b) to[b].store(g_hat + p * packs.width() + b * P::lanes);
-        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * labels + b * P::lanes), to[b] = P::zero();
-        forward_a.add<NP>(from, packs, labels, to);
+        for (int b = 0; b < packs; ++b) to[b] = P::zero();
+        packs.load(q + row * labels, from);
+        forward_a.add<NP>(from, packs, to);
         for (int b = 0; b < packs; ++b) to[b].store(q_hat + p * packs.width() + b * P::lanes);
       }
     });
-    const Sweep<float, NB> sweep(lattice, kernel.weights, false, problem.threads);
+    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel, false);
     const float factor = slice_factor<float>(kernel.lattice.dim);
     const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
     for (int64_t column = 0; column < width; column += NB * P::lanes) {
-      messages.spread_columns<NB>(kernel, false, RowsView{q, labels}, kernel.pre, column, forward_rows.as<float>());
+      messages.spread_columns<NB>(kernel, false, q, kernel.pre, column, forward_rows.as<float>());
       if (!spread_ready)
-        messages.spread_columns<NB>(kernel, true, RowsView{g, width}, kernel.post, column, backward_rows.as<float>());
+        messages.spread_columns<NB>(kernel, true, g, kernel.post, column, backward_rows.as<float>());
       sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
         for (int64_t s = begin; s < end; ++s) {
           const int32_t* vertex = lattice.simplex_vertex + s * corners;
@@ -107,20 +109,22 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
   }
   if (kernel.is_lattice || (!out.theta && !scales)) return;
 
-  const Buffer ahead_rows(static_cast<size_t>(total * width) * sizeof(float));
-  const float* ahead = ahead_rows.as<float>();
+  const Buffer message_rows(static_cast<size_t>(problem.plane()) * sizeof(float));
+  const float* message = message_rows.as<float>();
   const Buffer partial(sizeof(double) * fixed_parts);
   for (int axis = out.post ? -1 : 0; axis < (out.theta ? 3 : 0); ++axis) {
     if (axis >= 0 && problem.grid[axis] == 1) continue;
-    messages.separable_messages(kernel, axis, RowsView{q, labels}, kernel.pre, ahead_rows.as<float>());
+    messages.separable_messages(kernel, axis, q, kernel.pre, message_rows.as<float>());
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
       double sum = 0;
       for (int64_t row = total * part / fixed_parts; row < total * (part + 1) / fixed_parts; ++row) {
         const int64_t pixel = order.pixel[row];
         P from[Packs<NP>::capacity], to[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) from[b] = P::load(g + row * packs.width() + b * P::lanes), to[b] = P::zero();
-        transposed_a.add<NP>(from, packs, labels, to);
-        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], P::load(ahead + pixel * packs.width() + b * P::lanes), dot);
+        for (int b = 0; b < packs; ++b) to[b] = P::zero();
+        packs.load(g + row * labels, from);
+        transposed_a.add<NP>(from, packs, to);
+        packs.load(message + pixel * labels, from);
+        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], from[b], dot);
         if (axis < 0)
           out.post[pixel] += dot.sum();
         else
@@ -136,96 +140,115 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
       for (int64_t row = begin; row < end; ++row) {
         const int64_t pixel = order.pixel[row];
         P from[Packs<NP>::capacity], to[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) from[b] = P::load(q + row * labels + b * P::lanes), to[b] = P::zero();
-        forward_a.add<NP>(from, packs, labels, to);
-        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], P::load(reversed + pixel * packs.width() + b * P::lanes), dot);
+        for (int b = 0; b < packs; ++b) to[b] = P::zero();
+        packs.load(q + row * labels, from);
+        forward_a.add<NP>(from, packs, to);
+        packs.load(reversed + pixel * labels, from);
+        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], from[b], dot);
         out.pre[pixel] += dot.sum();
       }
     });
 }
 
+// Products hᵀ q of rows, gathered a few rows at a time: one set for each fixed part, so that no thread count shows.
+template <int NP>
+struct Grams {
+  static constexpr int batch = Gram<NP>::batch;
+  int64_t kernels, width, matrix;
+  Gram<NP> products;
+  Buffer sums, messages, marginals, counts;
+
+  Grams(const Problem& problem, const Packs<NP>& packs)
+      : kernels(problem.kernel_count), width(packs.width()), matrix(problem.labels * width), products{problem.labels, width, packs},
+        sums(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * matrix)),
+        messages(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * batch * width)),
+        marginals(sizeof(float) * static_cast<size_t>(fixed_parts * batch * width)), counts(64 * fixed_parts) {
+    for (int64_t i = 0; i < fixed_parts * kernels * matrix; ++i) sums.as<float>()[i] = 0.f;
+    for (int64_t i = 0; i < fixed_parts; ++i) count(i) = 0;
+  }
+
+  CRFRNN_INLINE int& count(int64_t part) const { return counts.as<int>()[part * 16]; }  // one cache line each
+  CRFRNN_INLINE float* message(int64_t part, int64_t m) const {
+    return messages.as<float>() + ((part * kernels + m) * batch + count(part)) * width;
+  }
+  CRFRNN_INLINE float* marginal(int64_t part) const { return marginals.as<float>() + (part * batch + count(part)) * width; }
+  CRFRNN_INLINE void next(int64_t part) const {
+    if (++count(part) == batch) flush(part);
+  }
+  void flush(int64_t part) const {
+    for (int64_t m = 0; m < kernels; ++m)
+      products.add(messages.as<float>() + (part * kernels + m) * batch * width, marginals.as<float>() + part * batch * width, count(part),
+                   sums.as<float>() + (part * kernels + m) * matrix);
+    count(part) = 0;
+  }
+};
+
 // Back through all iterations: g is dL/dx_t, du gathers what reaches the unary on the way.
 template <int NP>
 void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du, float* grad_transform,
                   KernelGradient* grad_kernels) {
-  const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
+  const int64_t labels = problem.labels;
   const int kernels = problem.kernel_count;
-  const Packs<NP> packs(width);
+  const Packs<NP> packs(problem);
   const Messages messages(problem, order);
-  const bool fused = NP != 0 && order.lattice;
-  const Others others(problem, order, fused);
+  bool bandwidths = false;
+  for (int m = 0; m < kernels; ++m)
+    bandwidths = bandwidths || grad_kernels[m].weights || grad_kernels[m].theta || grad_kernels[m].pre || grad_kernels[m].post;
+  Leading<NP> leading(messages, true, !bandwidths && problem.damping == 1.f);
+  const Others others(problem, kernels - leading.sliced);
+  const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, true), plain(problem, false);
-  const int64_t matrix = labels * width;
-  const Buffer places(sizeof(float*) * static_cast<size_t>(kernels)),
-      gram(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * matrix)),
-      batches(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * Gram<NP>::batch * width)),
-      batch_q(sizeof(float) * static_cast<size_t>(fixed_parts * Gram<NP>::batch * width)),
-      counts(64 * fixed_parts);  // one cache line each
-  const float step = problem.damping;
-  for (int64_t i = 0; i < fixed_parts * kernels * matrix; ++i) gram.as<float>()[i] = 0.f;
+  const Grams<NP> grams(problem, packs);
+  const float step = problem.damping, back = step == 1.f ? 0.f : (1.f - step) / step;
 
-  const float** at = places.as<const float*>();
-  const Gram<NP> products{labels, width, packs};
+  leading.begin(g);
   for (int t = problem.iterations - 1; t >= 0; --t) {
     const float* q = kept + t * problem.plane();
     if (step != 1.f)  // x_t = (1 - η) x_{t-1} + η (...): the second part takes η g, the first is added back below
-      parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin * width; i < end * width; i += P::lanes) (P::load(g + i) * P::set(step)).store(g + i);
-      });
-    pass_messages<NP>(problem, order, messages, others, fused, true, RowsView{g, width}, at);
-    for (int m = 0; m < kernels; ++m)
-      kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, at[m], fused && m == order.first, grad_kernels[m]);
-    for (int64_t i = 0; i < fixed_parts; ++i) counts.as<int>()[i * 16] = 0;
-    const auto flush = [&](int part) {
-      int& count = counts.as<int>()[part * 16];
+      each_pack(problem, [&](int64_t i) { (P::load(g + i) * P::set(step)).store(g + i); });
+    others.pass(leading, g);
+    leading.spread(g);
+    if (bandwidths)
       for (int m = 0; m < kernels; ++m)
-        products.add(batches.as<float>() + (int64_t{part} * kernels + m) * Gram<NP>::batch * width,
-                     batch_q.as<float>() + int64_t{part} * Gram<NP>::batch * width, count,
-                     gram.as<float>() + (int64_t{part} * kernels + m) * matrix);
-      count = 0;
-    };
-    const float* pre = fused ? problem.kernels[order.first].pre : nullptr;
-    each_row<NP>(problem, order, messages, fused, true, pre, [&](int64_t row, const P* message, int part) {
-      const int64_t pixel = order.pixel[row];
-      prefetch_messages(problem, order, at, row, packs);
-      int& count = counts.as<int>()[part * 16];
-      P dq[Packs<NP>::capacity], other[Packs<NP>::capacity];
+        kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
+    leading.each_row(t > 0 ? g : nullptr, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) CRFRNN_INLINE_LAMBDA {
+      const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+      inbox.ask(row);
+      P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
       for (int b = 0; b < packs; ++b) dq[b] = P::zero();
-      for (int m = 0; m < kernels; ++m) {
-        const P* h = message;
-        if (at[m]) {
-          load_message(at[m], pixel, problem.kernels[m].pre, packs, other);
-          h = other;
-        }
-        transforms[m].add<NP>(h, packs, labels, dq);
-        float* keep = batches.as<float>() + ((int64_t{part} * kernels + m) * Gram<NP>::batch + count) * width;
+      for (int64_t m = 0; m < inbox.kernels; ++m) {
+        const P* h = inbox.message(m, row, pixel, sliced, other);
+        transforms[m].template add<NP>(h, packs, dq);
+        float* keep = grams.message(part, m);
         for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
       }
-      P qs[Packs<NP>::capacity], dot = P::zero();
-      float* keep_q = batch_q.as<float>() + (int64_t{part} * Gram<NP>::batch + count) * width;
+      packs.load(q + at, qs);
+      float* keep = grams.marginal(part);
       for (int b = 0; b < packs; ++b) {
-        qs[b] = P::load(q + row * labels + b * P::lanes);
-        qs[b].store(keep_q + b * P::lanes);
+        qs[b].store(keep + b * P::lanes);
         dot = P::fma(qs[b], dq[b], dot);
       }
+      grams.next(part);
       const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
-      const P mean = P::set(dot.sum()), back = P::set(step == 1.f ? 0.f : (1.f - step) / step);
+      const P mean = P::set(dot.sum());
+      P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
+      packs.load(g + at, here);
+      packs.load(du + at, sum);
       for (int b = 0; b < packs; ++b) {
-        const int64_t lane = row * packs.width() + b * P::lanes;
-        const P here = P::load(g + lane);
-        (P::load(du + lane) + here).store(du + lane);
-        const P through = held ? P::zero() : qs[b] * (dq[b] - mean);
-        P::fma(back, here, through).store(g + lane);
+        sum[b] = sum[b] + here[b];
+        here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
       }
-      if (++count == Gram<NP>::batch) flush(part);
+      packs.store(sum, du + at);
+      packs.store(here, g + at);
     });
-    parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { flush(static_cast<int>(part)); });
+    parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
   }
   for (int m = 0; m < kernels; ++m)
     for (int64_t r = 0; r < labels; ++r)
       for (int64_t c = 0; c < labels; ++c) {
         double sum = 0;
-        for (int64_t part = 0; part < fixed_parts; ++part) sum += gram.as<float>()[(part * kernels + m) * matrix + r * width + c];
+        for (int64_t part = 0; part < fixed_parts; ++part)
+          sum += grams.sums.template as<float>()[(part * kernels + m) * grams.matrix + r * grams.width + c];
         grad_transform[(m * labels + r) * labels + c] = static_cast<float>(sum);
       }
 }
@@ -234,28 +257,27 @@ template <int NP>
 void backward(const Problem& problem, const float* grad_logits, const float* kept, float* grad_unary, float* grad_initial,
               float* grad_transform, KernelGradient* grad_kernels) {
   const Order order(problem);
-  const int64_t width = problem.width(), total = problem.total();
-  const Packs<NP> packs(width);
-  const size_t bytes = static_cast<size_t>(total * width) * sizeof(float);
+  const int64_t total = problem.total(), labels = problem.labels;
+  const Packs<NP> packs(problem);
+  const size_t bytes = static_cast<size_t>(problem.plane()) * sizeof(float);
   const Buffer gradient_rows(bytes), unary_rows(bytes);
   float* g = gradient_rows.as<float>();
   float* du = unary_rows.as<float>();
-  planes_to_rows(problem, order, grad_logits, 0.f, g);
+  planes_to_rows(problem, order, grad_logits, g);
+  clear_pad(problem, du);
   parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
+      P here[Packs<NP>::capacity], none[Packs<NP>::capacity];
+      for (int b = 0; b < packs; ++b) none[b] = P::zero();
+      packs.load(g + row * labels, here);
       const bool masked = problem.mask && !problem.mask[order.pixel[row]];  // its output is its unary
-      for (int b = 0; b < packs; ++b) {
-        const int64_t at = row * width + b * P::lanes;
-        (masked ? P::load(g + at) : P::zero()).store(du + at);
-        if (masked) P::zero().store(g + at);
-      }
+      packs.store(masked ? here : none, du + row * labels);
+      if (masked) packs.store(none, g + row * labels);
     }
   });
   iterate_back<NP>(problem, order, kept, g, du, grad_transform, grad_kernels);
   if (!grad_initial)
-    parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin * width; i < end * width; i += P::lanes) (P::load(du + i) + P::load(g + i)).store(du + i);
-    });
+    each_pack(problem, [&](int64_t i) { (P::load(du + i) + P::load(g + i)).store(du + i); });
   else
     rows_to_planes(problem, order, g, grad_initial);
   rows_to_planes(problem, order, du, grad_unary);

@@ -8,78 +8,103 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+// Rows of a lattice's vertices: whole packs, one column group of the labels at a time.
+inline int64_t group_width(const Problem& problem) { return problem.width() < 32 ? 16 : 32; }
 
-// Buffers for one pass over all kernels.
+// What passes over all kernels need, allocated once for all iterations.
 struct Messages {
   using P = Pack<float>;
   const Problem& problem;
   const Order& order;
-  int64_t width;
-  Buffer between, spread;              // lattice rows, of the largest lattice
-  Buffer lines;            // pixel rows between the second and the third axis of a volume
+  int64_t labels;
+  Buffer between, spread;  // lattice rows, of the largest lattice
+  Buffer scratch;          // of its sweeps
+  Buffer volume;           // pixel rows between the second and the third axis of a volume
+  Separable separable;
 
   Messages(const Problem& p, const Order& o)
-      : problem(p), order(o), width(p.width()),
-        between(lattice_bytes(p)), spread(lattice_bytes(p)), lines(volume_bytes(p)) {}
-  static int64_t group_width(const Problem& p) { return p.width() < 32 ? 16 : 32; }
+      : problem(p), order(o), labels(p.labels), between(lattice_bytes(p)), spread(lattice_bytes(p)), scratch(scratch_bytes(p)),
+        volume(p.grid[0] > 1 ? static_cast<size_t>(p.plane()) * sizeof(float) : 0), separable(p) {}
+
   static size_t lattice_bytes(const Problem& p) {
     int64_t most = 0;
     for (int m = 0; m < p.kernel_count; ++m)
       if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
     return static_cast<size_t>(most * group_width(p)) * sizeof(float);
   }
-  static size_t volume_bytes(const Problem& p) {
-    return p.grid[0] > 1 ? static_cast<size_t>(p.total() * p.width()) * sizeof(float) : 0;
+  static size_t scratch_bytes(const Problem& p) {
+    size_t most = 0;
+    for (int m = 0; m < p.kernel_count; ++m) {
+      if (!p.kernels[m].is_lattice) continue;
+      const size_t bytes = Sweep<float, 2>::scratch_bytes(p.kernels[m].lattice, p.threads);
+      if (bytes > most) most = bytes;
+    }
+    return most;
   }
 
-  // splat and blur of columns [column, column + NB packs) of the rows; the result lies in spread.
   template <int NB>
-  void spread_columns(const Kernel& kernel, bool reverse, const RowsView& rows, const float* scale, int64_t column,
-                      float* to) const {
-    const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
-    const bool own = order.lattice == &kernel.lattice;
+  Sweep<float, NB> sweep_of(const Kernel& kernel, bool reverse) const {
+    return {kernel.lattice, kernel.weights, reverse, problem.threads, scratch.as<float>()};
+  }
+
+  // The rows of the pixels in the order of a lattice's points, columns [column, column + NB packs), times a scale that is
+  // given in the order of the rows or of the pixels.
+  template <int NB>
+  auto source_of(const Kernel& kernel, const float* rows, const float* scale, int64_t column, bool scale_by_row = false) const {
+    const int32_t* place = order.lattice == &kernel.lattice ? nullptr : order.row;  // rows lie in this lattice's own order
     const int32_t* pixel_of = kernel.lattice.order;
-    const auto source = [&](int64_t p, P* out) {
-      const int64_t pixel = pixel_of[p], row = own ? p : order.row[pixel];
-      const P factor = P::set(scale ? scale[pixel] : 1.f);
-      for (int b = 0; b < NB; ++b) out[b] = P::load(rows.data + row * rows.stride + column + b * P::lanes) * factor;
+    P::Lanes some[NB];
+    for (int b = 0; b < NB; ++b) some[b] = P::Lanes::first(labels - column - b * P::lanes);
+    return [=, labels = labels, some0 = some[0], some1 = some[NB - 1]](int64_t p, P* out) CRFRNN_INLINE_LAMBDA {
+      const int64_t pixel = place || (scale && !scale_by_row) ? pixel_of[p] : 0, row = place ? place[pixel] : p;
+      const float* from = rows + row * labels + column;
+      out[0] = P::load(from, some0);
+      if constexpr (NB == 2) out[1] = P::load(from + P::lanes, some1);
+      if (!scale) return;
+      const P factor = P::set(scale[scale_by_row ? row : pixel]);
+      for (int b = 0; b < NB; ++b) out[b] = out[b] * factor;
     };
+  }
+
+  // splat and blur of columns [column, column + NB packs) of the rows; the result lies in `to`.
+  template <int NB>
+  void spread_columns(const Kernel& kernel, bool reverse, const float* rows, const float* scale, int64_t column, float* to) const {
+    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
+    const auto source = source_of<NB>(kernel, rows, scale, column);
     with_corners(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
   }
 
-  // K of one kernel in the pixels' own order, except its closing scale; `out` [total][width].
+  // K of one kernel in the pixels' own order, except its closing scale; `out` [total][labels].
   template <int NB>
-  void lattice_messages(const Kernel& kernel, bool reverse, const RowsView& rows, const float* scale, float* out) const {
-    const Sweep<float, NB> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
+  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
+    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
     const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
-    if (kernel.lattice.points < problem.total())
-      parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin * width; i < end * width; i += P::lanes) P::zero().store(out + i);
-      });
-    for (int64_t column = 0; column < width; column += NB * P::lanes) {
+    if (kernel.lattice.points < problem.total()) each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
+    for (int64_t column = 0; column < labels; column += NB * P::lanes) {
       spread_columns<NB>(kernel, reverse, rows, scale, column, spread.as<float>());
       with_corners(kernel.lattice.dim, [&]<int V>() {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
           sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
-            float* to = out + int64_t{kernel.lattice.order[p]} * width + column;
-            for (int b = 0; b < NB; ++b) (sum[b] * factor).store(to + b * P::lanes);
+            float* to = out + int64_t{kernel.lattice.order[p]} * labels + column;
+            for (int b = 0; b < NB; ++b) {
+              const int64_t left = labels - column - b * P::lanes;
+              if (left > 0) (sum[b] * factor).store(to + b * P::lanes, P::Lanes::first(left));
+            }
           });
         });
       });
     }
   }
 
-  void separable_messages(const Kernel& kernel, int derivative, const RowsView& rows, const float* scale, float* out) const {
-    const Separable separable(problem);
-    const int64_t total = problem.total();
+  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
+    const int64_t total = problem.total(), width = problem.width();
     const auto source = [&](int64_t pixel, float* line) {
-      if (pixel + ahead < total) prefetch_bytes(rows.data + int64_t{order.row[pixel + ahead]} * rows.stride, rows.stride * sizeof(float));
-      const float* from = rows.data + int64_t{order.row[pixel]} * rows.stride;
+      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * labels, labels * static_cast<int64_t>(sizeof(float)) + 63);
+      const float* from = rows + int64_t{order.row[pixel]} * labels;
       const P factor = P::set(scale ? scale[pixel] : 1.f);
       for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
     };
-    separable.apply(kernel.theta, derivative, source, lines.as<float>(), out);
+    separable.apply(kernel.theta, derivative, source, volume.as<float>(), out);
   }
 };
 

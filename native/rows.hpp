@@ -54,95 +54,126 @@ struct Order {
   }
 };
 
-// planes [batch][labels][pixels] -> rows [total][width]; the lanes beyond the labels get `filler`. False: a pixel that is
-// not masked holds NaN or infinity.
-inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float filler, float* rows) {
-  using P = Pack<float>;
-  const int64_t labels = problem.labels, n = problem.pixels, width = problem.width();
-  const int64_t blocks = (n + P::lanes - 1) / P::lanes;
-  std::atomic<bool> finite{true};
+// Rows are exactly `labels` numbers, one behind the other. Behind the last one lie zeros, for packs that read beyond it.
+inline void clear_pad(const Problem& problem, float* rows) {
+  for (int64_t i = problem.total() * problem.labels; i < problem.plane(); ++i) rows[i] = 0.f;
+}
+
+// body(first number) for all packs of the rows, for what does not care where a row begins.
+template <class Body>
+void each_pack(const Problem& problem, const Body& body) {
+  constexpr int64_t lanes = Pack<float>::lanes;
+  const int64_t packs = (problem.total() * problem.labels + lanes - 1) / lanes;
+  parallel_ranges(packs, grain, problem.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * lanes; i < end * lanes; i += lanes) body(i);
+  });
+}
+
+constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+
+// Blocks of 16 pixels of one picture: body(picture, first pixel, how many).
+template <class Body>
+void each_block(const Problem& problem, const Body& body) {
+  constexpr int64_t lanes = Pack<float>::lanes;
+  const int64_t n = problem.pixels, blocks = (n + lanes - 1) / lanes;
   parallel_ranges(problem.batch * blocks, 64, problem.threads, [&](int64_t begin, int64_t end) {
-    alignas(64) float tile[P::lanes][P::lanes];
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / blocks, at = task % blocks * P::lanes;
-      const int count = static_cast<int>(n - at < P::lanes ? n - at : P::lanes);
-      P difference = P::zero();  // NaN where a value is not finite
-      for (int64_t l = 0; l < width; l += P::lanes) {
-        const int some = static_cast<int>(labels - l < P::lanes ? labels - l : P::lanes);
-        for (int i = 0; i < P::lanes; ++i) {
-          const P value = i < some ? P::load(planes + (b * labels + l + i) * n + at, count) : P::set(filler);
-          difference = difference + (value - value);
-          value.store(tile[i]);
-        }
-        for (int p = 0; p < count; ++p) {
-          float* row = rows + int64_t{order.row[b * n + at + p]} * width + l;
-          for (int i = 0; i < P::lanes; ++i) row[i] = tile[i][p];
-        }
-      }
-      alignas(64) float lane[P::lanes];
-      difference.store(lane);
-      for (int p = 0; p < count; ++p)
-        if (lane[p] != 0.f && (!problem.mask || problem.mask[b * n + at + p])) finite.store(false, std::memory_order_relaxed);
+      const int64_t at = task % blocks * lanes;
+      body(task / blocks, at, static_cast<int>(n - at < lanes ? n - at : lanes));
     }
+  });
+}
+
+CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const int32_t* place, int64_t first) {
+  const int64_t bytes = problem.labels * static_cast<int64_t>(sizeof(float)) + 63;
+  for (int64_t p = first; p < first + Pack<float>::lanes && p < problem.total(); ++p)
+    prefetch_bytes(rows + int64_t{place[p]} * problem.labels, bytes);
+}
+
+// planes [batch][labels][pixels] -> rows [total][labels] and the zeros behind them. False: a pixel that is not masked holds
+// NaN or infinity.
+inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
+  using P = Pack<float>;
+  const int64_t labels = problem.labels, n = problem.pixels;
+  clear_pad(problem, rows);
+  std::atomic<bool> finite{true};
+  each_block(problem, [&](int64_t b, int64_t at, int count) {
+    const int32_t* place = order.row + b * n + at;
+    const auto some_pixels = P::Lanes::first(count);
+    ask_for_rows(problem, rows, order.row, b * n + at + P::lanes);
+    P difference = P::zero(), tile[P::lanes];  // difference: NaN where a value is not finite
+    for (int64_t l = 0; l < labels; l += P::lanes) {
+      for (int i = 0; i < P::lanes; ++i) {
+        tile[i] = l + i < labels ? P::load(planes + (b * labels + l + i) * n + at, some_pixels) : P::zero();
+        difference = difference + (tile[i] - tile[i]);
+      }
+      transpose(tile);
+      const auto some_labels = P::Lanes::first(labels - l);
+      for (int p = 0; p < count; ++p) tile[p].store(rows + int64_t{place[p]} * labels + l, some_labels);
+    }
+    alignas(64) float lane[P::lanes];
+    difference.store(lane);
+    for (int p = 0; p < count; ++p)
+      if (lane[p] != 0.f && (!problem.mask || problem.mask[b * n + at + p])) finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
 }
 
 inline void rows_to_planes(const Problem& problem, const Order& order, const float* rows, float* planes) {
   using P = Pack<float>;
-  const int64_t labels = problem.labels, n = problem.pixels, width = problem.width();
-  const int64_t blocks = (n + P::lanes - 1) / P::lanes;
-  parallel_ranges(problem.batch * blocks, 64, problem.threads, [&](int64_t begin, int64_t end) {
-    alignas(64) float tile[P::lanes][P::lanes];
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / blocks, at = task % blocks * P::lanes;
-      const int count = static_cast<int>(n - at < P::lanes ? n - at : P::lanes);
-      for (int64_t l = 0; l < labels; l += P::lanes) {
-        const int some = static_cast<int>(labels - l < P::lanes ? labels - l : P::lanes);
-        for (int p = 0; p < count; ++p) {
-          const float* row = rows + int64_t{order.row[b * n + at + p]} * width + l;
-          for (int i = 0; i < P::lanes; ++i) tile[i][p] = row[i];
-        }
-        for (int i = 0; i < some; ++i) P::load(tile[i]).store(planes + (b * labels + l + i) * n + at, count);
-      }
+  const int64_t labels = problem.labels, n = problem.pixels;
+  each_block(problem, [&](int64_t b, int64_t at, int count) {
+    const int32_t* place = order.row + b * n + at;
+    const auto some_pixels = P::Lanes::first(count);
+    ask_for_rows(problem, rows, order.row, b * n + at + P::lanes);
+    P tile[P::lanes];
+    for (int64_t l = 0; l < labels; l += P::lanes) {
+      const auto some_labels = P::Lanes::first(labels - l);
+      for (int p = 0; p < P::lanes; ++p) tile[p] = p < count ? P::load(rows + int64_t{place[p]} * labels + l, some_labels) : P::zero();
+      transpose(tile);
+      for (int i = 0; i < P::lanes && l + i < labels; ++i) tile[i].store(planes + (b * labels + l + i) * n + at, some_pixels);
     }
   });
 }
 
 constexpr int most_packs = 64;  // 1024 labels
 
-// How many packs a row has: NP where that is a constant, so that rows live in registers, else read at run time.
+// A row of labels in packs: NP of them where that is a constant, so that rows live in registers, else counted at run time.
 template <int NP>
 struct Packs {
-  int count;
+  using P = Pack<float>;
   static constexpr int capacity = NP ? NP : most_packs;
+  int64_t labels;
+  int count;
+  P::Lanes tail;  // the labels of the last pack
 
-  explicit Packs(int64_t width) : count(static_cast<int>(width / Pack<float>::lanes)) {}
+  explicit Packs(const Problem& problem)
+      : labels(problem.labels), count(static_cast<int>(problem.width() / P::lanes)),
+        tail(P::Lanes::first(problem.labels - (problem.width() - P::lanes))) {}
   CRFRNN_INLINE operator int() const { return NP ? NP : count; }
-  CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * Pack<float>::lanes; }
-};
+  CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * P::lanes; }
 
-// Rows that lie `stride` numbers apart. Packs may read beyond a row, into the next one: lanes that are no label never meet
-// one that is, and count for nothing.
-struct RowsView {
-  const float* data;
-  int64_t stride;
-};
-
-// Only the labels: the next row begins right behind them.
-CRFRNN_INLINE void store_labels(const Pack<float>* packs, int count, int64_t labels, float* out) {
-  constexpr int lanes = Pack<float>::lanes;
-  for (int b = 0; b < count; ++b) {
-    const int64_t left = labels - b * lanes;
-    if (left >= lanes)
-      packs[b].store(out + b * lanes);
-    else if (left > 0)
-      packs[b].store(out + b * lanes, static_cast<int>(left));
+  // The labels of a row, zeros beyond them.
+  CRFRNN_INLINE void load(const float* row, P* out) const {
+    const int last = *this - 1;
+    for (int b = 0; b < last; ++b) out[b] = P::load(row + b * P::lanes);
+    out[last] = P::load(row + last * P::lanes, tail);
   }
-}
+  // Logits: the lanes that are no label take no share of the softmax.
+  CRFRNN_INLINE void load_logits(const float* row, P* out) const {
+    load(row, out);
+    out[*this - 1] = P::select(tail, out[*this - 1], P::set(minus_infinity));
+  }
+  // Only the labels: the next row begins right behind them.
+  CRFRNN_INLINE void store(const P* packs, float* row) const {
+    const int last = *this - 1;
+    for (int b = 0; b < last; ++b) packs[b].store(row + b * P::lanes);
+    packs[last].store(row + last * P::lanes, tail);
+  }
+};
 
 template <int NP>
-CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, int64_t labels, float* out) {
+CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
   using P = Pack<float>;
   P e[Packs<NP>::capacity], total = P::zero();
   for (int b = 0; b < packs; ++b) {
@@ -163,7 +194,7 @@ CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, int64_t
   }
   const P scale = P::set(1.f / sum);
   for (int b = 0; b < packs; ++b) e[b] = e[b] * scale;
-  store_labels(e, packs, labels, out);
+  packs.store(e, out);
 }
 
 }  // namespace crfrnn::CRFRNN_ISA

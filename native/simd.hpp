@@ -17,8 +17,10 @@ namespace CRFRNN_ISA {
 
 #if defined(_MSC_VER)
 #define CRFRNN_INLINE __forceinline
+#define CRFRNN_INLINE_LAMBDA
 #else
 #define CRFRNN_INLINE inline __attribute__((always_inline))
+#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
 #endif
 
 // Asks for the cache line at p: the rows of scattered pixels and vertices are known long before they are read.
@@ -45,16 +47,19 @@ template <>
 struct Pack<float> {
   static constexpr int lanes = 16;
   __m512 v;
+  // Some of the lanes, from the first on.
+  struct Lanes {
+    __mmask16 bits;
+    static CRFRNN_INLINE Lanes first(int64_t n) { return {static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << (n < 0 ? 0 : n)) - 1u)}; }
+  };
   static CRFRNN_INLINE Pack zero() { return {_mm512_setzero_ps()}; }
   static CRFRNN_INLINE Pack set(float x) { return {_mm512_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static CRFRNN_INLINE Pack load(const float* p, int n) {
-    return {_mm512_maskz_loadu_ps(n >= 16 ? 0xffff : (1u << n) - 1, p)};
-  }
+  static CRFRNN_INLINE Pack load(const float* p, Lanes some) { return {_mm512_maskz_loadu_ps(some.bits, p)}; }
+  // a in `some` lanes, b in the others.
+  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) { return {_mm512_mask_mov_ps(b.v, some.bits, a.v)}; }
   CRFRNN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
-  CRFRNN_INLINE void store(float* p, int n) const {
-    _mm512_mask_storeu_ps(p, n >= 16 ? 0xffff : (1u << n) - 1, v);
-  }
+  CRFRNN_INLINE void store(float* p, Lanes some) const { _mm512_mask_storeu_ps(p, some.bits, v); }
   CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm512_add_ps(v, o.v)}; }
   CRFRNN_INLINE Pack operator-(Pack o) const { return {_mm512_sub_ps(v, o.v)}; }
   CRFRNN_INLINE Pack operator*(Pack o) const { return {_mm512_mul_ps(v, o.v)}; }
@@ -91,21 +96,26 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static CRFRNN_INLINE Pack set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static CRFRNN_INLINE Pack load(const float* p, int n) {
-    if (n >= 16) return load(p);
-    alignas(32) float t[16] = {};
-    std::memcpy(t, p, sizeof(float) * static_cast<size_t>(n < 0 ? 0 : n));
-    return load(t);
+  struct Lanes {
+    __m256i a, b;
+    static CRFRNN_INLINE Lanes first(int64_t n) {
+      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), most = _mm256_set1_epi32(static_cast<int>(n > 16 ? 16 : n));
+      return {_mm256_cmpgt_epi32(most, lane), _mm256_cmpgt_epi32(most, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
+    }
+  };
+  static CRFRNN_INLINE Pack load(const float* p, Lanes some) {
+    return {_mm256_maskload_ps(p, some.a), _mm256_maskload_ps(p + 8, some.b)};
+  }
+  static CRFRNN_INLINE Pack select(Lanes some, Pack x, Pack y) {
+    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(some.a)), _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(some.b))};
   }
   CRFRNN_INLINE void store(float* p) const {
     _mm256_storeu_ps(p, a);
     _mm256_storeu_ps(p + 8, b);
   }
-  CRFRNN_INLINE void store(float* p, int n) const {
-    if (n >= 16) return store(p);
-    alignas(32) float t[16];
-    store(t);
-    std::memcpy(p, t, sizeof(float) * static_cast<size_t>(n < 0 ? 0 : n));
+  CRFRNN_INLINE void store(float* p, Lanes some) const {
+    _mm256_maskstore_ps(p, some.a, a);
+    _mm256_maskstore_ps(p + 8, some.b, b);
   }
   CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm256_add_ps(a, o.a), _mm256_add_ps(b, o.b)}; }
   CRFRNN_INLINE Pack operator-(Pack o) const { return {_mm256_sub_ps(a, o.a), _mm256_sub_ps(b, o.b)}; }
@@ -160,12 +170,17 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(0.f) }
   static CRFRNN_INLINE Pack set(float x) { CRFRNN_LANES(x) }
   static CRFRNN_INLINE Pack load(const float* p) { CRFRNN_LANES(p[i]) }
-  static CRFRNN_INLINE Pack load(const float* p, int n) { CRFRNN_LANES(i < n ? p[i] : 0.f) }
+  struct Lanes {
+    int64_t count;
+    static CRFRNN_INLINE Lanes first(int64_t n) { return {n}; }
+  };
+  static CRFRNN_INLINE Pack load(const float* p, Lanes some) { CRFRNN_LANES(i < some.count ? p[i] : 0.f) }
+  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) { CRFRNN_LANES(i < some.count ? a.v[i] : b.v[i]) }
   CRFRNN_INLINE void store(float* p) const {
     for (int i = 0; i < 16; ++i) p[i] = v[i];
   }
-  CRFRNN_INLINE void store(float* p, int n) const {
-    for (int i = 0; i < 16 && i < n; ++i) p[i] = v[i];
+  CRFRNN_INLINE void store(float* p, Lanes some) const {
+    for (int i = 0; i < 16 && i < some.count; ++i) p[i] = v[i];
   }
   CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
   CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
@@ -214,12 +229,16 @@ struct Pack<double> {
   static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(0.0) }
   static CRFRNN_INLINE Pack set(double x) { CRFRNN_LANES(x) }
   static CRFRNN_INLINE Pack load(const double* p) { CRFRNN_LANES(p[i]) }
-  static CRFRNN_INLINE Pack load(const double* p, int n) { CRFRNN_LANES(i < n ? p[i] : 0.0) }
+  struct Lanes {
+    int64_t count;
+    static CRFRNN_INLINE Lanes first(int64_t n) { return {n}; }
+  };
+  static CRFRNN_INLINE Pack load(const double* p, Lanes some) { CRFRNN_LANES(i < some.count ? p[i] : 0.0) }
   CRFRNN_INLINE void store(double* p) const {
     for (int i = 0; i < 8; ++i) p[i] = v[i];
   }
-  CRFRNN_INLINE void store(double* p, int n) const {
-    for (int i = 0; i < 8 && i < n; ++i) p[i] = v[i];
+  CRFRNN_INLINE void store(double* p, Lanes some) const {
+    for (int i = 0; i < 8 && i < some.count; ++i) p[i] = v[i];
   }
   CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
   CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
@@ -236,6 +255,37 @@ struct Pack<double> {
   }
 #undef CRFRNN_LANES
 };
+
+// A square of packs, mirrored: lane j of pack i changes places with lane i of pack j.
+CRFRNN_INLINE void transpose(Pack<float>* rows) {
+#if defined(CRFRNN_ISA_avx512)
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {  // pairs of rows
+    a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+    a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+  }
+  for (int i = 0; i < 16; i += 4) {  // fours of rows, inside each quarter of a pack
+    b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {  // the quarters themselves
+    const __m512 low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88), low2 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+    const __m512 high = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88), high2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+    rows[i].v = _mm512_shuffle_f32x4(low, high, 0x88);
+    rows[i + 4].v = _mm512_shuffle_f32x4(low2, high2, 0x88);
+    rows[i + 8].v = _mm512_shuffle_f32x4(low, high, 0xdd);
+    rows[i + 12].v = _mm512_shuffle_f32x4(low2, high2, 0xdd);
+  }
+#else
+  alignas(64) float tile[16][16], mirrored[16][16];
+  for (int i = 0; i < 16; ++i) rows[i].store(tile[i]);
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) mirrored[j][i] = tile[i][j];
+  for (int i = 0; i < 16; ++i) rows[i] = Pack<float>::load(mirrored[i]);
+#endif
+}
 
 // e^x to 2e-7 relative: 2^n · p(r) with |r| ≤ ln2 / 2 (Cephes' polynomial); x is clamped to -60 .. 87, so that no
 // share of a softmax is ever a denormal number.

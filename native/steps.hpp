@@ -4,118 +4,194 @@
 
 #include "messages.hpp"
 #include "transform.hpp"
+#include "turn.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 
 using P = Pack<float>;
 
-// Calls body(row, message packs) for all rows, the message being the first lattice's where it fits the registers (NP packs),
-// already scaled by `scale`; rows outside the lattice come with zeros. body(begin, end) ranges are fixed: sums over them
-// do not depend on the number of threads.
-template <int NP, class Body>
-void each_row(const Problem& problem, const Order& order, const Messages& messages, bool fused, bool reverse,
-              const float* scale, const Body& body) {
-  int64_t from = 0;
-  if constexpr (NP != 0) {
-    if (fused) {
-      const Kernel& kernel = problem.kernels[order.first];
-      const Sweep<float, NP> sweep(kernel.lattice, kernel.weights, reverse, problem.threads);
-      const float factor = slice_factor<float>(kernel.lattice.dim);
-      with_corners(kernel.lattice.dim, [&]<int V>() {
-        sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {
-          sweep.template slice<V>(begin, end, messages.spread.as<float>(), [&](int64_t row, P* sum) {
-            const P f = P::set(scale ? scale[order.pixel[row]] * factor : factor);
-            for (int b = 0; b < NP; ++b) sum[b] = sum[b] * f;
-            body(row, sum, part);
-          });
-        });
-      });
-      from = kernel.lattice.points;
-    }
-  }
-  const int64_t total = problem.total(), parts = fixed_parts;
-  if (from == total) return;
-  parallel_for(parts, problem.threads, [&](int64_t part, int) {
-    P none[Packs<NP>::capacity];
-    for (auto& pack : none) pack = P::zero();
-    for (int64_t row = from + (total - from) * part / parts; row < from + (total - from) * (part + 1) / parts; ++row)
-      body(row, none, static_cast<int>(part));
-  });
-}
+// The scales of all kernels in the order of the rows, so that they are read one after the other.
+struct RowScales {
+  Buffer memory, places;
+  const float** of;  // null: 1
 
-// The messages of all kernels but the fused one, each in the pixels' own order.
-struct Others {
-  Buffer pointers, memory;
-  float** rows;
-
-  Others(const Problem& problem, const Order& order, bool fused)
-      : pointers(sizeof(float*) * static_cast<size_t>(problem.kernel_count)),
-        memory(static_cast<size_t>((problem.kernel_count - fused) * problem.total() * problem.width()) * sizeof(float)),
-        rows(pointers.as<float*>()) {
-    float* next = memory.as<float>();
+  // closing: what the messages are multiplied by, else what goes into the filter; reverse: that of Kᵀ.
+  RowScales(const Problem& problem, const Order& order, bool reverse, bool closing)
+      : memory(static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float)),
+        places(static_cast<size_t>(problem.kernel_count) * sizeof(float*)), of(places.as<const float*>()) {
     for (int m = 0; m < problem.kernel_count; ++m) {
-      const bool own = !(fused && m == order.first);
-      rows[m] = own ? next : nullptr;
-      if (own) next += problem.total() * problem.width();
+      const float* scale = reverse == closing ? problem.kernels[m].pre : problem.kernels[m].post;
+      float* to = memory.as<float>() + m * problem.total();
+      of[m] = scale ? to : nullptr;
+      if (scale)
+        parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
+          for (int64_t row = begin; row < end; ++row) to[row] = scale[order.pixel[row]];
+        });
     }
   }
 };
 
-// Runs every kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages lie.
+// The first lattice, whose order the rows have: where a row fits the registers (NP packs) it is sliced in the same walk that
+// uses the message. Where nobody needs its spread rows, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
-void pass_messages(const Problem& problem, const Order& order, const Messages& messages, const Others& others,
-                   bool fused, bool reverse, const RowsView& rows, const float** at) {
-  constexpr int NB = NP == 1 ? 1 : 2;
-  for (int m = 0; m < problem.kernel_count; ++m) {
-    const Kernel& kernel = problem.kernels[m];
-    const float* scale = reverse ? kernel.post : kernel.pre;
-    at[m] = others.rows[m];
-    if (!at[m]) continue;
-    if (kernel.is_lattice)
-      messages.lattice_messages<NB>(kernel, reverse, rows, scale, others.rows[m]);
-    else
-      messages.separable_messages(kernel, -1, rows, scale, others.rows[m]);
+struct Leading {
+  static constexpr int NB = NP ? NP : 1;
+  const Problem& problem;
+  const Order& order;
+  const Messages& messages;
+  bool reverse, sliced, turning;
+  RowScales opening, closing;
+  Buffer own_rows;  // the second pair of lattice rows, where another lattice needs the first
+  float *now, *next;
+
+  Leading(const Messages& m, bool reverse_, bool turning_)
+      : problem(m.problem), order(m.order), messages(m), reverse(reverse_), sliced(NP != 0 && m.order.lattice != nullptr),
+        turning(sliced && turning_), opening(problem, order, reverse, false), closing(problem, order, reverse, true),
+        own_rows(turning && lattices() > 1 ? 2 * Messages::lattice_bytes(problem) : 0), now(messages.between.template as<float>()),
+        next(messages.spread.template as<float>()) {
+    if (!turning || lattices() == 1) return;
+    now = own_rows.as<float>();
+    next = now + Messages::lattice_bytes(problem) / sizeof(float);
   }
-  // Last, so that no other lattice overwrites the rows that the fused slice is about to read.
-  if constexpr (NP != 0)
-    if (fused) {
-      const Kernel& kernel = problem.kernels[order.first];
-      messages.spread_columns<NP>(kernel, reverse, rows, reverse ? kernel.post : kernel.pre, 0,
-                                           messages.spread.as<float>());
+
+  int lattices() const {
+    int count = 0;
+    for (int m = 0; m < problem.kernel_count; ++m) count += problem.kernels[m].is_lattice;
+    return count;
+  }
+  bool is(int m) const { return sliced && m == order.first; }
+  const Kernel& kernel() const { return problem.kernels[order.first]; }
+  auto source(const float* rows) const { return messages.source_of<NB>(kernel(), rows, opening.of[order.first], 0, true); }
+
+  // Before the first iteration: the lattice rows of `rows` after the first sweep.
+  void begin(const float* rows) const {
+    if (!turning) return;
+    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+    const auto from = source(rows);
+    with_corners(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, now); });
+  }
+
+  // Where it is not turning: the spread rows of this iteration.
+  void spread(const float* rows) const {
+    if (!sliced || turning) return;
+    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+    const auto from = source(rows);
+    with_corners(kernel().lattice.dim, [&]<int V>() {
+      sweep.template spread<V>(from, messages.between.template as<float>(), messages.spread.template as<float>());
+    });
+  }
+
+  // Calls body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
+  // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration.
+  template <class Body>
+  void each_row(const float* made, const Body& body) {
+    int64_t from = 0;
+    if (sliced) {
+      from = kernel().lattice.points;
+      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+      const float* scale = closing.of[order.first];
+      const auto scaled = [body, scale, factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
+        const P f = P::set(scale ? scale[row] * factor : factor);
+        for (int b = 0; b < NB; ++b) sum[b] = sum[b] * f;
+        body(row, sum, part);
+      };
+      if (turning) {
+        const Turn<float, NB> turn(sweep);
+        const auto made_rows = source(made);
+        with_corners(kernel().lattice.dim, [&]<int V>() { turn.template operator()<V>(now, made ? next : nullptr, scaled, made_rows); });
+        float* swap = now;
+        now = next;
+        next = swap;
+      } else {
+        with_corners(kernel().lattice.dim, [&]<int V>() {
+          sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {
+            sweep.template slice<V>(begin, end, messages.spread.template as<float>(),
+                                    [&](int64_t row, P* sum) CRFRNN_INLINE_LAMBDA { scaled(row, sum, part); });
+          });
+        });
+      }
     }
-}
+    const int64_t total = problem.total();
+    if (from == total) return;
+    parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
+      P none[Packs<NP>::capacity];
+      for (auto& pack : none) pack = P::zero();
+      for (int64_t row = from + (total - from) * part / fixed_parts; row < from + (total - from) * (part + 1) / fixed_parts; ++row)
+        body(row, none, static_cast<int>(part));
+    });
+  }
+};
 
-template <int NP>
-CRFRNN_INLINE void load_message(const float* rows, int64_t pixel, const float* scale, const Packs<NP>& packs, P* out) {
-  const P factor = P::set(scale ? scale[pixel] : 1.f);
-  for (int b = 0; b < packs; ++b) out[b] = P::load(rows + pixel * packs.width() + b * P::lanes) * factor;
-}
+// The messages of all kernels but the sliced one, each in the pixels' own order.
+struct Others {
+  Buffer pointers, memory;
+  const float** at;
+  int count;
 
-// The messages that lie in the pixels' own order are scattered for the rows.
+  Others(const Problem& problem, int count_)
+      : pointers(sizeof(float*) * static_cast<size_t>(problem.kernel_count)),
+        memory(static_cast<size_t>(count_ * problem.plane()) * sizeof(float)), at(pointers.as<const float*>()), count(count_) {}
+
+  // Runs every other kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages lie, or null.
+  template <int NP>
+  void pass(const Leading<NP>& leading, const float* rows) const {
+    constexpr int NB = NP == 1 ? 1 : 2;
+    const Problem& problem = leading.problem;
+    float* next = memory.as<float>();
+    for (int m = 0; m < problem.kernel_count; ++m) {
+      const Kernel& kernel = problem.kernels[m];
+      at[m] = nullptr;
+      if (leading.is(m)) continue;
+      at[m] = next;
+      const float* scale = leading.reverse ? kernel.post : kernel.pre;
+      clear_pad(problem, next);
+      if (kernel.is_lattice)
+        leading.messages.template lattice_messages<NB>(kernel, leading.reverse, rows, scale, next);
+      else
+        leading.messages.separable_messages(kernel, -1, rows, scale, next);
+      next += problem.plane();
+    }
+  }
+};
+
+// The messages of one row after another. Those in the pixels' own order are scattered, and asked for early.
 template <int NP>
-CRFRNN_INLINE void prefetch_messages(const Problem& problem, const Order& order, const float* const* at, int64_t row,
-                                     const Packs<NP>& packs) {
-  if (row + ahead >= problem.total()) return;
-  const int64_t pixel = order.pixel[row + ahead];
-  for (int m = 0; m < problem.kernel_count; ++m)
-    if (at[m]) prefetch_bytes(at[m] + pixel * packs.width(), packs.width() * static_cast<int64_t>(sizeof(float)));
+struct Inbox {
+  Packs<NP> packs;
+  const int32_t* pixel_of;
+  const float *first, *const *rows, *const *scales;
+  int64_t first_size, kernels, total;
+
+  Inbox(const Problem& problem, const Order& order, const Others& others, const RowScales& closing)
+      : packs(problem), pixel_of(order.pixel), first(others.memory.template as<float>()), rows(others.at), scales(closing.of),
+        first_size(others.count == 0 ? 0 : problem.labels * static_cast<int64_t>(sizeof(float)) + 63), kernels(problem.kernel_count),
+        total(problem.total()) {}
+
+  CRFRNN_INLINE void ask(int64_t row) const {
+    if (row + ahead < total) prefetch_bytes(first + int64_t{pixel_of[row + ahead]} * packs.labels, first_size);
+  }
+  // What kernel m sends; `sliced` is the leading lattice's.
+  CRFRNN_INLINE const P* message(int64_t m, int64_t row, int64_t pixel, const P* sliced, P* out) const {
+    if (!rows[m]) return sliced;
+    packs.load(rows[m] + pixel * packs.labels, out);
+    if (!scales[m]) return out;
+    const P factor = P::set(scales[m][row]);
+    for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;
+    return out;
+  }
+};
+
+// Known rows: one label, or none where the mask ends; out of the way of all the others.
+template <int NP>
+void write_known(const Problem& problem, int64_t pixel, const Packs<NP>& packs, float* out) {
+  const bool valid = !problem.mask || problem.mask[pixel];
+  for (int64_t l = 0; l < packs.labels; ++l) out[l] = valid && problem.clamp[pixel] == l ? 1.f : 0.f;
 }
 
 template <int NP>
 CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, float* out) {
-  if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) {
-    const bool valid = !problem.mask || problem.mask[pixel];
-    P row[Packs<NP>::capacity];
-    for (int b = 0; b < packs; ++b) {
-      alignas(64) float lanes[P::lanes] = {};
-      const int64_t label = valid ? problem.clamp[pixel] - int64_t{b} * P::lanes : -1;
-      if (label >= 0 && label < P::lanes) lanes[label] = 1.f;
-      row[b] = P::load(lanes);
-    }
-    store_labels(row, packs, problem.labels, out);
-    return;
-  }
-  softmax(x, packs, problem.labels, out);
+  if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) return write_known(problem, pixel, packs, out);
+  softmax(x, packs, out);
 }
 
 // The number of packs as a constant where a row fits the registers.

@@ -32,15 +32,22 @@ struct Transform {
 
   // x += A · message; the row of the message is read back from memory for its single labels.
   template <int NP>
-  CRFRNN_INLINE void add(const P* message, const Packs<NP>& packs, int64_t labels, P* x) const {
+  CRFRNN_INLINE void add(const P* message, const Packs<NP>& packs, P* x) const {
     const float* a = columns.as<float>();
     if (diagonal) {
       for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), message[b], x[b]);
       return;
     }
+    multiply<NP>(message, packs, x);
+  }
+
+  // A full matrix: column after column. Not inlined, so that the common diagonal stays short.
+  template <int NP>
+  void multiply(const P* message, const Packs<NP>& packs, P* x) const {
+    const float* a = columns.as<float>();
     alignas(64) float single[Packs<NP>::capacity * P::lanes];
     for (int b = 0; b < packs; ++b) message[b].store(single + b * P::lanes);
-    for (int64_t l = 0; l < labels; ++l, a += packs * P::lanes) {
+    for (int64_t l = 0; l < packs.labels; ++l, a += packs.width()) {
       const P one = P::set(single[l]);
       for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), one, x[b]);
     }
