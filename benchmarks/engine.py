@@ -80,9 +80,10 @@ def forward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -
 
 def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
     unary, guide = tensors(image, logits)
+    # The loss is not the layer's work: its gradient is given (here a fresh copy of the unary, any numbers will do).
+    gradient = unary.clone()
     unary.requires_grad_()
-    target = unary.detach().argmax(1)
-    torch.nn.functional.cross_entropy(layer(case)(unary, guide, iterations=iterations), target).backward()
+    layer(case)(unary, guide, iterations=iterations).backward(gradient)
     assert unary.grad is not None
     return unary.grad
 

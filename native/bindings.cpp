@@ -29,7 +29,7 @@ using Table = In<int32_t, 1>;
 template <class T>
 nb::object to_numpy(Array<T>&& values, int64_t rows, int64_t columns) {
   T* data = values.release();
-  nb::capsule capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  nb::capsule capsule(data, [](void* p) noexcept { deallocate(p); });
   if (columns < 0) return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows)}, capsule));
   return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, capsule));
 }
@@ -184,6 +184,8 @@ void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<floa
   bool finite;
   {
     nb::gil_scoped_release released;
+    wish_for_huge_pages(logits.data(), logits.size() * sizeof(float));
+    if (marginals) wish_for_huge_pages(marginals->data(), marginals->size() * sizeof(float));
     finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
                                             marginals ? marginals->data() : nullptr);
   }
@@ -210,6 +212,7 @@ void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float
     if (!g[3].is_none()) out[m].post = nb::cast<Out<float, 1>>(g[3]).data();
   }
   nb::gil_scoped_release released;
+  wish_for_huge_pages(grad_unary.data(), grad_unary.size() * sizeof(float));
   mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), grad_unary.data(),
                                   grad_initial ? grad_initial->data() : nullptr, grad_transform.data(), out.data());
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "filter.hpp"
 
+#include <utility>
+
+#include "embed.hpp"
 #include "sweep.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -78,6 +81,53 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
   });
 }
 
+// One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis. A neighbour that
+// is missing has the number of vertices for its index, and there lies a zero.
+template <class T>
+void filter_single(const Lattice& lattice, const T* weights, const T* values, bool reverse, T* out, int threads) {
+  const int64_t vertices = lattice.vertices;
+  const int corners = lattice.dim + 1;
+  const Buffer first(static_cast<size_t>(vertices + 1) * sizeof(T)), second(static_cast<size_t>(vertices + 1) * sizeof(T));
+  T* rows = first.as<T>();
+  T* spare = second.as<T>();
+  const int64_t chunks = sweep_chunks(lattice, threads);
+  parallel_for(chunks, threads, [&](int64_t c, int) {
+    const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
+    if (low == high) return;
+    const int64_t begin = lattice.slab_vertex[low], end = lattice.slab_vertex[high];
+    for (int64_t v = begin; v < end; ++v) rows[v] = T(0);
+    // The simplices of the slab below reach up into this chunk, those of its last slab beyond it.
+    for (int64_t s = lattice.slab_simplex[low > 0 ? low - 1 : 0]; s < lattice.slab_simplex[high]; ++s) {
+      T sum[max_dim + 1] = {};
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p)
+        for (int k = 0; k < corners; ++k) sum[k] += weights[p * corners + k] * values[lattice.order[p]];
+      for (int k = 0; k < corners; ++k) {
+        const int64_t v = lattice.simplex_vertex[s * corners + k];
+        if (v >= begin && v < end) rows[v] += sum[k];
+      }
+    }
+  });
+  for (int i = 0; i < corners; ++i) {
+    const int axis = reverse ? corners - 1 - i : i;
+    const int32_t* plus = lattice.neighbour + 2 * axis * vertices;
+    const int32_t* minus = plus + vertices;
+    rows[vertices] = T(0);
+    parallel_ranges(vertices, 4096, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t v = begin; v < end; ++v) spare[v] = T(0.5) * rows[v] + T(0.25) * (rows[plus[v]] + rows[minus[v]]);
+    });
+    std::swap(rows, spare);
+  }
+  const T factor = slice_factor<T>(lattice.dim);
+  parallel_ranges(lattice.simplices, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        T sum = T(0);
+        for (int k = 0; k < corners; ++k) sum += weights[p * corners + k] * rows[lattice.simplex_vertex[s * corners + k]];
+        out[lattice.order[p]] = sum * factor;
+      }
+  });
+}
+
 template <class T, class Body>
 void each_column_group(int64_t channels, const Body& body) {
   for (int64_t column = 0; column < channels;) {
@@ -103,6 +153,7 @@ void filter(const Lattice& lattice, const T* weights, const T* values, int64_t c
   if (lattice.points < lattice.total)
     for (int64_t i = 0; i < lattice.total * channels; ++i) out[i] = T(0);
   if (lattice.points == 0) return;
+  if (channels == 1) return filter_single(lattice, weights, values, reverse, out, threads);
   const Buffer between(row_bytes<T>(lattice, channels)), rows(row_bytes<T>(lattice, channels));
   each_column_group<T>(channels, [&]<int NB>(int64_t column) {
     filter_columns<T, NB>(lattice, weights, values, channels, column, reverse, out, threads, between.as<T>(),

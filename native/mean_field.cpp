@@ -6,6 +6,54 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
+// The common case in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or missing.
+//   x = U + a_lattice ∘ message + a_other ∘ message
+template <int NP>
+struct Plain {
+  Packs<NP> packs;
+  const int32_t* pixel_of;
+  const float *u, *other, *other_scale;
+  float *state, *next;
+  P weight[Packs<NP>::capacity], other_weight[Packs<NP>::capacity];
+  int64_t last;  // the last row that is asked for early
+
+  static bool fits(const Problem& problem, const Leading<NP>& leading, const Others& others, const Transforms& transforms) {
+    return NP != 0 && leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
+           transforms[1].diagonal && !problem.mask && !problem.clamp && problem.damping == 1.f;
+  }
+
+  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int leading, const float* u_, float* state_, float* next_)
+      : packs(inbox.packs), pixel_of(inbox.pixel_of), u(u_), other(inbox.rows[1 - leading]), other_scale(inbox.scales[1 - leading]),
+        state(state_), next(next_), last(inbox.total - 1 - ahead) {
+    for (int b = 0; b < packs; ++b) {
+      weight[b] = P::load(transforms[leading].columns.template as<float>() + b * P::lanes);
+      other_weight[b] = P::load(transforms[1 - leading].columns.template as<float>() + b * P::lanes);
+    }
+  }
+
+  CRFRNN_INLINE void operator()(int64_t row, const P* message, int) const {
+    if (row <= last) {
+      const float* early = other + int64_t{pixel_of[row + ahead]} * packs.labels;
+      for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
+      const float* early_u = u + (row + ahead) * packs.labels;
+      for (int b = 0; b < packs; ++b) prefetch(early_u + b * P::lanes);
+    }
+    const int64_t pixel = pixel_of[row], at = row * packs.labels;
+    P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
+    packs.load_logits(u + at, x);
+    packs.load(other + pixel * packs.labels, sent);
+    const P scale = P::set(other_scale ? other_scale[row] : 1.f);
+    for (int b = 0; b < packs; ++b) {
+      x[b] = P::fma(weight[b], message[b], x[b]);
+      x[b] = P::fma(other_weight[b], sent[b] * scale, x[b]);
+    }
+    if (next)
+      softmax(x, packs, next + at);
+    else
+      packs.store(x, state + at);
+  }
+};
+
 // All iterations; the finished x is left in `state`. What they need in between is given back before the planes are written.
 template <int NP>
 void iterate(const Problem& problem, const Order& order, const float* u, float* state, float* kept) {
@@ -33,22 +81,25 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   for (int t = 0; t < problem.iterations; ++t) {
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
-    leading.each_row(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) CRFRNN_INLINE_LAMBDA {
-      const int64_t pixel = inbox.pixel_of[row];
-      inbox.ask(row);
-      prefetch_bytes(u + (row + ahead) * packs.labels, 128);
-      P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
-      packs.load_logits(u + row * packs.labels, x);
-      for (int64_t m = 0; m < inbox.kernels; ++m)
-        transforms[m].template add<NP>(inbox.message(m, row, pixel, sliced, other), packs, x);
-      if (damping != 1.f) {
-        const P step = P::set(damping), stay = P::set(1.f - damping);
-        packs.load(state + row * packs.labels, other);
-        for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, other[b], step * x[b]);
-      }
-      if ((!next || damping != 1.f) && (!problem.mask || problem.mask[pixel])) packs.store(x, state + row * packs.labels);
-      if (next) write_marginals(problem, pixel, x, packs, next + row * packs.labels);
-    });
+    if (Plain<NP>::fits(problem, leading, others, transforms)) {
+      leading.each_row(next, Plain<NP>(inbox, transforms, order.first, u, state, next));
+    } else {
+      leading.each_row(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {
+        const int64_t pixel = inbox.pixel_of[row];
+        inbox.ask(row);
+        P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
+        packs.load_logits(u + row * packs.labels, x);
+        for (int64_t m = 0; m < inbox.kernels; ++m)
+          transforms[m].template add<NP>(inbox.message(m, row, pixel, sliced, other), packs, x);
+        if (damping != 1.f) {
+          const P step = P::set(damping), stay = P::set(1.f - damping);
+          packs.load(state + row * packs.labels, other);
+          for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, other[b], step * x[b]);
+        }
+        if ((!next || damping != 1.f) && (!problem.mask || problem.mask[pixel])) packs.store(x, state + row * packs.labels);
+        if (next) write_marginals(problem, pixel, x, packs, next + row * packs.labels);
+      });
+    }
     q = next;
   }
 }

@@ -96,15 +96,23 @@ struct Messages {
     }
   }
 
-  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
-    const int64_t total = problem.total(), width = problem.width();
-    const auto source = [&](int64_t pixel, float* line) {
-      if (pixel + ahead < total) prefetch_bytes(rows + int64_t{order.row[pixel + ahead]} * labels, labels * static_cast<int64_t>(sizeof(float)) + 63);
-      const float* from = rows + int64_t{order.row[pixel]} * labels;
+  // Rows for the separable kernel, which walks the grid: they are scattered.
+  struct GridRows {
+    const float *rows, *scale;
+    const int32_t* place;
+    int64_t labels, width;
+
+    CRFRNN_INLINE const float* row(int64_t pixel) const { return rows + int64_t{place[pixel]} * labels; }
+    CRFRNN_INLINE void ask(int64_t pixel) const { prefetch_bytes(row(pixel), labels * static_cast<int64_t>(sizeof(float)) + 63); }
+    CRFRNN_INLINE void operator()(int64_t pixel, float* line) const {
+      const float* from = row(pixel);
       const P factor = P::set(scale ? scale[pixel] : 1.f);
       for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
-    };
-    separable.apply(kernel.theta, derivative, source, volume.as<float>(), out);
+    }
+  };
+
+  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
+    separable.apply(kernel.theta, derivative, GridRows{rows, scale, order.row, labels, problem.width()}, volume.as<float>(), out);
   }
 };
 

@@ -13,9 +13,10 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-constexpr int outputs = 8;  // computed together: every row read serves that many sums
+constexpr int outputs = 8;  // sums computed together: every value read serves that many
+constexpr int64_t tile = 256;  // pixels of a line worked on together, so that the lines around them stay in the cache
 
-// exp(-r²/2θ²) for |r| <= radius, with zeros on either side; or its derivative in θ, r²/θ³ times it.
+// exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ, r²/θ³ times it.
 struct Taps {
   int radius;
   Buffer values;
@@ -45,31 +46,31 @@ CRFRNN_INLINE void reach_outputs(const float* taps, int k, Pack<float> value, Pa
   for (int j = Begin; j < End; ++j) sum[j] = Pack<float>::fma(Pack<float>::set(taps[k - G * j]), value, sum[j]);
 }
 
-template <int G, int... K, class Load>
+template <int G, int N, int... K, class Load>
 CRFRNN_INLINE void ramp_up(const float* taps, const Load& load, Pack<float>* sum, std::integer_sequence<int, K...>) {
   (reach_outputs<G, 0, K / G + 1>(taps, K, load(K), sum), ...);
 }
 
-template <int G, int... K, class Load>
+template <int G, int N, int... K, class Load>
 CRFRNN_INLINE void ramp_down(const float* taps, int count, const Load& load, Pack<float>* sum, std::integer_sequence<int, K...>) {
-  (reach_outputs<G, K / G + 1, outputs>(taps, count + K, load(count + K), sum), ...);
+  (reach_outputs<G, K / G + 1, N>(taps, count + K, load(count + K), sum), ...);
 }
 
-// Sums at `outputs` places G steps apart: sum[j] = Σ_k taps[k] load(k + G j). Every output adds in the same order.
-template <int G, class Load>
+// Sums at N places G steps apart: sum[j] = Σ_k taps[k] load(k + G j). Every sum adds in the same order.
+template <int G, int N, class Load>
 CRFRNN_INLINE void convolve(const Taps& taps, const Load& load, Pack<float>* sum) {
-  constexpr int ramp = G * (outputs - 1);
+  constexpr int ramp = G * (N - 1);
   const float* t = taps.first();
   const int count = taps.count();
-  for (int j = 0; j < outputs; ++j) sum[j] = Pack<float>::zero();
-  if (G == 1 && count < ramp) {  // the zeros around the taps make every value reach every output
-    for (int k = 0; k < count + ramp; ++k) reach_outputs<1, 0, outputs>(t, k, load(k), sum);
+  for (int j = 0; j < N; ++j) sum[j] = Pack<float>::zero();
+  if (G == 1 && count < ramp) {  // the zeros around the taps make every value reach every sum
+    for (int k = 0; k < count + ramp; ++k) reach_outputs<1, 0, N>(t, k, load(k), sum);
     return;
   }
   using Ramp = std::make_integer_sequence<int, ramp>;
-  ramp_up<G>(t, load, sum, Ramp{});
-  for (int k = ramp; k < count; ++k) reach_outputs<G, 0, outputs>(t, k, load(k), sum);
-  ramp_down<G>(t, count, load, sum, Ramp{});
+  ramp_up<G, N>(t, load, sum, Ramp{});
+  for (int k = ramp; k < count; ++k) reach_outputs<G, 0, N>(t, k, load(k), sum);
+  ramp_down<G, N>(t, count, load, sum, Ramp{});
 }
 
 struct Separable {
@@ -81,12 +82,20 @@ struct Separable {
   Buffer memory, places;  // of all workers, for the widest kernel
 
   explicit Separable(const Problem& p)
-      : problem(p), labels(p.labels), line_size((p.grid[2] + 4 * outputs + 2 * widest(p, 2)) * labels + slack),
-        stride((p.grid[2] * labels + 4 * labels + 2 * P::lanes - 1) / P::lanes * P::lanes),  // room for a group that runs over
+      : problem(p), labels(p.labels), line_size((widest_tile(p) + 4 * outputs + 2 * widest(p, 2)) * labels + slack),
+        stride(((widest_tile(p) + 4) * labels + 2 * P::lanes - 1) / P::lanes * P::lanes),  // room for a group that runs over
         ring(2 * widest(p, 1) + outputs), threads(p.threads < 1 ? 1 : p.threads),
         memory(any(p) ? static_cast<size_t>(threads * (line_size + ring * stride) + stride) * sizeof(float) : 0),
         places(static_cast<size_t>(threads * ring) * sizeof(float*)) {}
 
+  // Tiles of a line: also enough of them to share out.
+  static int64_t tile_count(const Problem& p) {
+    const int64_t planes = p.batch * p.grid[0] > 0 ? p.batch * p.grid[0] : 1, wanted = (p.threads + planes - 1) / planes;
+    const int64_t most = (p.grid[2] + 15) / 16, count = (p.grid[2] + tile - 1) / tile;
+    const int64_t tiles = count > wanted ? count : wanted;
+    return tiles < most ? (tiles < 1 ? 1 : tiles) : (most < 1 ? 1 : most);
+  }
+  static int64_t widest_tile(const Problem& p) { return (p.grid[2] + tile_count(p) - 1) / tile_count(p); }
   static bool any(const Problem& p) {
     for (int m = 0; m < p.kernel_count; ++m)
       if (!p.kernels[m].is_lattice) return true;
@@ -111,66 +120,67 @@ struct Separable {
     return best;
   }
 
-  // Along x: from `line`, which begins `radius` pixels before the first, to `out`.
-  template <int G>
-  void along_x(const Taps& taps, const float* line, float* out) const {
-    const int64_t n = problem.grid[2], block = G * labels;
-    for (int64_t x = 0; x < n; x += G * outputs)
+  // Along x, n pixels: from `line`, which begins `radius` pixels before the first, to `out`. `ask(x)` is called for each, for
+  // what is to be fetched from memory while this computes.
+  template <int G, class Ask>
+  void along_x(const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
+    const int64_t block = G * labels;
+    for (int64_t x = 0; x < n; x += G * outputs) {
+      for (int64_t i = x; i < n && i < x + G * outputs; ++i) ask(i);
       for (int64_t c = 0; c < block; c += P::lanes) {
         const float* at = line + x * labels + c;
         P sum[outputs];
-        convolve<G>(taps, [&](int k) { return P::load(at + k * labels); }, sum);
+        convolve<G, outputs>(taps, [&](int k) CRFRNN_INLINE_LAMBDA { return P::load(at + k * labels); }, sum);
         float* to = out + x * labels + c;
         for (int j = 0; j < outputs && x + j * G < n; ++j) sum[j].store(to + j * block);
       }
-  }
-
-  void line_along_x(int grouped, const Taps& taps, const float* line, float* out) const {
-    switch (grouped) {
-      case 2: return along_x<2>(taps, line, out);
-      case 3: return along_x<3>(taps, line, out);
-      case 4: return along_x<4>(taps, line, out);
-      default: return along_x<1>(taps, line, out);
     }
   }
 
-  // Along x and then y; `source(pixel, scalars)` gives the rows and may write a pack beyond them. The lines after x live in
-  // a ring that stays in the cache, 2 radius + outputs of them.
+  template <class Ask>
+  void line_along_x(int grouped, const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
+    switch (grouped) {
+      case 2: return along_x<2>(taps, line, n, out, ask);
+      case 3: return along_x<3>(taps, line, n, out, ask);
+      case 4: return along_x<4>(taps, line, n, out, ask);
+      default: return along_x<1>(taps, line, n, out, ask);
+    }
+  }
+
+  // Along x and then y, one tile of columns after another; `source(pixel, numbers)` gives the rows and may write a pack beyond
+  // them, `source.ask(pixel)` fetches one that will be wanted. The lines after x live in a ring of 2 radius + outputs lines.
   template <class Source>
   void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, float* out) const {
-    const int64_t rows = problem.grid[1], n = problem.grid[2], length = n * labels;
-    const int64_t planes = problem.batch * problem.grid[0];
+    const int64_t rows = problem.grid[1], n = problem.grid[2];
+    const int64_t planes = problem.batch * problem.grid[0], tiles = tile_count(problem);
     const int radius = taps_y.radius, grouped = group(taps_x);
-    const int64_t lines = 2 * radius + outputs;
+    const int64_t reach = taps_x.radius, lines = 2 * radius + outputs;
     float* nothing = memory.as<float>() + threads * (line_size + ring * stride);
     for (int64_t i = 0; i < stride; ++i) nothing[i] = 0.f;
-    // Every strip computes the 2 radius lines around it again, so few strips; but enough to share out.
-    int64_t strips = planes >= threads ? 1 : (threads + planes - 1) / (planes ? planes : 1);
-    if (strips > (rows + 31) / 32) strips = (rows + 31) / 32;
-    parallel_for(planes * strips, threads, [&](int64_t task, int worker) {
+    parallel_for(planes * tiles, threads, [&](int64_t task, int worker) {
       float* line = memory.as<float>() + worker * (line_size + ring * stride);
       float* kept = line + line_size;
       const float** at = places.as<const float*>() + worker * ring;
-      const int64_t lead = taps_x.radius * labels;
+      const int64_t base = task / tiles * rows, left = n * (task % tiles) / tiles, right = n * (task % tiles + 1) / tiles;
+      const int64_t begin = left - reach > 0 ? left - reach : 0, end = right + reach < n ? right + reach : n;
+      const int64_t length = (right - left) * labels, filled = (end - (left - reach)) * labels;
       for (int64_t i = 0; i < line_size; ++i) line[i] = 0.f;
-      const int64_t base = task / strips * rows, strip = task % strips;
-      const int64_t first = rows * strip / strips, last = rows * (strip + 1) / strips;
-      int64_t ready = first - radius > 0 ? first - radius : 0;
-      for (int64_t y = first; y < last; y += outputs) {
-        const int64_t wanted = y + outputs + radius < rows ? y + outputs + radius : rows;
-        for (; ready < wanted; ++ready) {
-          for (int64_t x = 0; x < n; ++x) source((base + ready) * n + x, line + lead + x * labels);
-          for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + lead + length + b);  // what the last row left
-          line_along_x(grouped, taps_x, line, kept + ready % lines * stride);
+      int64_t ready = 0;
+      for (int64_t y = 0; y < rows; y += outputs) {
+        for (; ready < rows && ready < y + outputs + radius; ++ready) {
+          for (int64_t x = begin; x < end; ++x) source((base + ready) * n + x, line + (x - (left - reach)) * labels);
+          for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + filled + b);  // what the last row left
+          const int64_t below = ready + 1 < rows ? (base + ready + 1) * n + left : base * n + left;
+          line_along_x(grouped, taps_x, line, right - left, kept + ready % lines * stride, [&](int64_t x) CRFRNN_INLINE_LAMBDA { source.ask(below + x); });
         }
-        const int64_t from = y - radius, count = last - y < outputs ? last - y : outputs;
+        const int64_t from = y - radius, count = rows - y < outputs ? rows - y : outputs;
         for (int64_t k = 0; k < lines; ++k)
           at[k] = from + k < 0 || from + k >= rows ? nothing : kept + (from + k) % lines * stride;
         for (int64_t c = 0; c < length; c += P::lanes) {
           P sum[outputs];
-          convolve<1>(taps_y, [&](int k) { return P::load(at[k] + c); }, sum);
+          convolve<1, outputs>(taps_y, [&](int k) CRFRNN_INLINE_LAMBDA { return P::load(at[k] + c); }, sum);
           const auto some = P::Lanes::first(length - c);
-          for (int64_t j = 0; j < count; ++j) sum[j].store(out + (base + y + j) * length + c, some);
+          for (int64_t j = 0; j < count; ++j) sum[j].store(out + ((base + y + j) * n + left) * labels + c, some);
         }
       }
     });
@@ -180,15 +190,15 @@ struct Separable {
   void along_z(const float* in, const Taps& taps, float* out) const {
     const int64_t n = problem.grid[0], stride = problem.grid[1] * problem.grid[2] * labels;
     const int radius = taps.radius;
-    constexpr int64_t tile = 16 * P::lanes;
-    const int64_t tiles = (stride + tile - 1) / tile;
-    parallel_for(problem.batch * tiles, problem.threads, [&](int64_t task, int) {
-      const int64_t base = task / tiles * n * stride, first = task % tiles * tile;
-      const int64_t last = first + tile < stride ? first + tile : stride;
+    constexpr int64_t block = 16 * P::lanes;
+    const int64_t blocks = (stride + block - 1) / block;
+    parallel_for(problem.batch * blocks, problem.threads, [&](int64_t task, int) {
+      const int64_t base = task / blocks * n * stride, first = task % blocks * block;
+      const int64_t last = first + block < stride ? first + block : stride;
       for (int64_t z = 0; z < n; z += outputs)
         for (int64_t c = first; c < last; c += P::lanes) {
           P sum[outputs];
-          convolve<1>(
+          convolve<1, outputs>(
               taps,
               [&](int k) {
                 const int64_t from = z + k - radius;

@@ -68,9 +68,6 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack min(Pack a, Pack b) { return {_mm512_min_ps(a.v, b.v)}; }
   CRFRNN_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
   CRFRNN_INLINE float most() const { return _mm512_reduce_max_ps(v); }
-  static CRFRNN_INLINE Pack round(Pack a) {
-    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-  }
   static CRFRNN_INLINE Pack floor(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
   static CRFRNN_INLINE Pack ceil(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)}; }
   // 1 where a < b, else 0
@@ -79,11 +76,6 @@ struct Pack<float> {
   }
   static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) {
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_EQ_OQ), a.v)};
-  }
-  // 2^n for integral n in [-126, 127]
-  static CRFRNN_INLINE Pack exp2i(Pack n) {
-    const __m512i i = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(i, 23))};
   }
 };
 
@@ -137,10 +129,6 @@ struct Pack<float> {
     t = _mm_max_ps(t, _mm_movehl_ps(t, t));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
   }
-  static CRFRNN_INLINE Pack round(Pack x) {
-    constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return {_mm256_round_ps(x.a, mode), _mm256_round_ps(x.b, mode)};
-  }
   static CRFRNN_INLINE Pack floor(Pack x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
   static CRFRNN_INLINE Pack ceil(Pack x) { return {_mm256_ceil_ps(x.a), _mm256_ceil_ps(x.b)}; }
   static CRFRNN_INLINE Pack less(Pack x, Pack y) {
@@ -150,6 +138,7 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack z) {
     return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ), z.b)};
   }
+  // 2^n for integral n in [-126, 127]
   static CRFRNN_INLINE Pack exp2i(Pack n) {
     const __m256i bias = _mm256_set1_epi32(127);
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.a), bias), 23)),
@@ -197,9 +186,6 @@ struct Pack<float> {
     float s = v[0];
     for (int i = 1; i < 16; ++i) s = v[i] > s ? v[i] : s;
     return s;
-  }
-  static CRFRNN_INLINE Pack round(Pack a) {
-    CRFRNN_LANES((a.v[i] + 12582912.f) - 12582912.f)
   }
   static CRFRNN_INLINE Pack floor(Pack a) { CRFRNN_LANES(std::floor(a.v[i])) }
   static CRFRNN_INLINE Pack ceil(Pack a) { CRFRNN_LANES(std::ceil(a.v[i])) }
@@ -287,22 +273,27 @@ CRFRNN_INLINE void transpose(Pack<float>* rows) {
 #endif
 }
 
-// e^x to 2e-7 relative: 2^n · p(r) with |r| ≤ ln2 / 2 (Cephes' polynomial); x is clamped to -60 .. 87, so that no
-// share of a softmax is ever a denormal number.
+// 2^f for f in [0, 1): a polynomial fitted to 7.5e-8 relative.
+CRFRNN_INLINE Pack<float> exp2_fraction(Pack<float> f) {
+  using P = Pack<float>;
+  P p = P::fma(P::set(1.8775765e-3f), f, P::set(8.9893406e-3f));
+  p = P::fma(p, f, P::set(5.5826318e-2f));
+  p = P::fma(p, f, P::set(2.4015361e-1f));
+  p = P::fma(p, f, P::set(6.9315308e-1f));
+  return P::fma(p, f, P::set(0.99999994f));
+}
+
+// e^x = 2^t, t = x / ln 2, to 1e-6 relative for |x| <= 20; far below that 0 or next to nothing, far above it infinity or 2^127.
 CRFRNN_INLINE Pack<float> exp(Pack<float> x) {
   using P = Pack<float>;
-  x = P::min(P::max(x, P::set(-60.f)), P::set(87.f));
-  const P n = P::round(x * P::set(1.44269504088896341f));
-  P r = P::fma(n, P::set(-0.693359375f), x);
-  r = P::fma(n, P::set(2.12194440e-4f), r);
-  P p = P::set(1.9875691500e-4f);
-  p = P::fma(p, r, P::set(1.3981999507e-3f));
-  p = P::fma(p, r, P::set(8.3334519073e-3f));
-  p = P::fma(p, r, P::set(4.1665795894e-2f));
-  p = P::fma(p, r, P::set(1.6666665459e-1f));
-  p = P::fma(p, r, P::set(5.0000001201e-1f));
-  p = P::fma(p, r * r, r + P::set(1.f));
-  return p * P::exp2i(n);
+  const P t = x * P::set(1.44269504088896341f);
+#if defined(CRFRNN_ISA_avx512)
+  constexpr int fraction = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  return {_mm512_scalef_ps(exp2_fraction({_mm512_reduce_ps(t.v, fraction)}).v, t.v)};
+#else
+  const P bounded = P::min(P::max(t, P::set(-100.f)), P::set(127.f)), n = P::floor(bounded);
+  return exp2_fraction(bounded - n) * P::exp2i(n);
+#endif
 }
 
 }  // namespace CRFRNN_ISA

@@ -13,25 +13,18 @@ struct Turn {
   static constexpr int64_t width = S::width;
 
   const S& sweep;
-  Buffer edges;  // two slabs for each chunk: what it must leave to its neighbour
+  Buffer edges;  // a slab for each chunk: what its last simplices leave to the chunk after it
 
-  explicit Turn(const S& s)
-      : sweep(s), edges(static_cast<size_t>(chunks(s) * 2 * s.slab_rows * width) * sizeof(T)) {}
+  explicit Turn(const S& s) : sweep(s), edges(static_cast<size_t>(chunks(s) * s.slab_rows * width) * sizeof(T)) {}
 
   // Chunks are whole parts, so that sums by parts do not depend on the number of threads.
-  static int64_t chunks(const S& sweep) { return sweep.threads <= 1 ? 1 : (4 * sweep.threads < fixed_parts ? 4 * sweep.threads : fixed_parts); }
+  static int64_t chunks(const S& sweep) {
+    if (sweep.threads <= 1) return 1;
+    return 4 * sweep.threads < fixed_parts ? 4 * sweep.threads : fixed_parts;
+  }
   int64_t part_slab(int64_t part) const { return chunk_slab(sweep.lattice, part, fixed_parts); }
   int64_t first_part(int64_t chunk) const { return fixed_parts * chunk / chunks(sweep); }
-  T* edge(int64_t chunk, int i) const { return edges.as<T>() + (2 * chunk + i) * sweep.slab_rows * width; }
-
-  // rows += more, for a slab
-  void add(int64_t slab, const T* more, T* rows) const {
-    const int64_t n = (sweep.lattice.slab_vertex[slab + 1] - sweep.lattice.slab_vertex[slab]) * NB;
-    for (int64_t i = 0; i < n; ++i) {
-      using P = Pack<T>;
-      (P::load(rows + i * P::lanes) + P::load(more + i * P::lanes)).store(rows + i * P::lanes);
-    }
-  }
+  T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * width; }
 
   // body(p, packs, part) takes what was sliced for a point; source(p, packs) gives its new row. `in` and `out` hold rows
   // after the first sweep; without `out` this is the last iteration.
@@ -40,16 +33,15 @@ struct Turn {
     const int64_t count = chunks(sweep);
     parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, in, out, body, source); });
     if (!out) return;
-    // The first slab of a chunk also gets points from the last simplices of the chunk before it.
+    // A slab takes the points of the slab below before its own: so the first one of a chunk waits for the chunk before.
     parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) {
       const int64_t low = part_slab(first_part(chunk)), high = part_slab(first_part(chunk + 1));
       if (low == high || low == 0) return;
       int64_t before = chunk - 1;
       while (part_slab(first_part(before)) == low) --before;
-      T* rows = edge(chunk, 0);
-      add(low, edge(before, 1), rows);
-      T* spare = sweep.slab_buffer(worker, 0);
-      sweep.blur_before(low, rows, spare, sweep.zero_row(worker), out);
+      T* rows = edge(before);
+      sweep.template splat<V>(low, source, rows, nullptr);
+      sweep.blur_before(low, rows, sweep.slab_buffer(worker, 0), sweep.zero_row(worker), out);
     });
   }
 
@@ -60,9 +52,10 @@ struct Turn {
     if (low == high) return;
     typename S::Crossing crossing(sweep, in, low, worker);
     T* finished[2] = {sweep.slab_buffer(worker, 5), sweep.slab_buffer(worker, 6)};
-    T* coming[2] = {sweep.slab_buffer(worker, 7), sweep.slab_buffer(worker, 8)};
+    T* splatted[2] = {sweep.slab_buffer(worker, 7), sweep.slab_buffer(worker, 8)};
     const T* zero = sweep.zero_row(worker);
     crossing.finish(low, finished[low % 2]);
+    if (low == 0) sweep.clear(0, splatted[0]);
     int64_t part = first_part(chunk);
     for (int64_t slab = low; slab < high; ++slab) {
       while (part_slab(part + 1) <= slab) ++part;
@@ -72,18 +65,14 @@ struct Turn {
       const T* own_rows = finished[slab % 2] - base * width;
       const T* next_rows = finished[(slab + 1) % 2] - border * width;
       sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
-                              [&](int64_t p, Pack<T>* sum) { body(p, sum, static_cast<int>(part)); });
+                              [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { body(p, sum, static_cast<int>(part)); });
       if (!out) continue;
-      // Points of this slab's simplices, apart from those of the slab before: the order of the sums is the same in any chunk.
-      T* own = slab == low && low > 0 ? edge(chunk, 0) : crossing.left;
-      T* next = slab + 1 == high && !top ? edge(chunk, 1) : coming[(slab + 1) % 2];
-      sweep.clear(slab, own);
-      if (!top) sweep.clear(slab + 1, next);
-      sweep.template splat<V>(slab, source, own, top ? nullptr : next);
-      if (slab == low && low > 0) continue;
-      if (slab > 0) add(slab, coming[slab % 2], own);
-      T* spare = crossing.right;
-      sweep.blur_before(slab, own, spare, zero, out);
+      const bool waits = slab == low && low > 0;
+      T* own = waits ? nullptr : splatted[slab % 2];
+      T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : splatted[(slab + 1) % 2]);
+      if (next) sweep.clear(slab + 1, next);
+      sweep.template splat<V>(slab, source, own, next);
+      if (!waits) sweep.blur_before(slab, own, crossing.right, zero, out);
     }
   }
 };
