@@ -6,46 +6,24 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// The common case in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or missing.
-//   x = U + a_lattice ∘ message + a_other ∘ message
+// x = U + a_lattice ∘ message + a_other ∘ message, Q = softmax(x).
 template <int NP>
-struct Plain {
-  Packs<NP> packs;
-  const int32_t* pixel_of;
-  const float *u, *other, *other_scale;
+struct PlainForward : Plain<NP> {
+  const float* u;
   float *state, *next;
-  P weight[Packs<NP>::capacity], other_weight[Packs<NP>::capacity];
-  int64_t last;  // the last row that is asked for early
 
-  static bool fits(const Problem& problem, const Leading<NP>& leading, const Others& others, const Transforms& transforms) {
-    return NP != 0 && leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
-           transforms[1].diagonal && !problem.mask && !problem.clamp && problem.damping == 1.f;
-  }
-
-  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int leading, const float* u_, float* state_, float* next_)
-      : packs(inbox.packs), pixel_of(inbox.pixel_of), u(u_), other(inbox.rows[1 - leading]), other_scale(inbox.scales[1 - leading]),
-        state(state_), next(next_), last(inbox.total - 1 - ahead) {
-    for (int b = 0; b < packs; ++b) {
-      weight[b] = P::load(transforms[leading].columns.template as<float>() + b * P::lanes);
-      other_weight[b] = P::load(transforms[1 - leading].columns.template as<float>() + b * P::lanes);
-    }
-  }
+  PlainForward(const Plain<NP>& plain, const float* u_, float* state_, float* next_) : Plain<NP>(plain), u(u_), state(state_), next(next_) {}
 
   CRFRNN_INLINE void operator()(int64_t row, const P* message, int) const {
-    if (row <= last) {
-      const float* early = other + int64_t{pixel_of[row + ahead]} * packs.labels;
-      for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
-      const float* early_u = u + (row + ahead) * packs.labels;
-      for (int b = 0; b < packs; ++b) prefetch(early_u + b * P::lanes);
-    }
-    const int64_t pixel = pixel_of[row], at = row * packs.labels;
+    const Packs<NP>& packs = this->packs;
+    const int64_t at = row * packs.labels;
+    this->ask(row, u);
     P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
     packs.load_logits(u + at, x);
-    packs.load(other + pixel * packs.labels, sent);
-    const P scale = P::set(other_scale ? other_scale[row] : 1.f);
+    this->load_other(row, sent);
     for (int b = 0; b < packs; ++b) {
-      x[b] = P::fma(weight[b], message[b], x[b]);
-      x[b] = P::fma(other_weight[b], sent[b] * scale, x[b]);
+      x[b] = P::fma(this->weight[b], message[b], x[b]);
+      x[b] = P::fma(this->other_weight[b], sent[b], x[b]);
     }
     if (next)
       softmax(x, packs, next + at);
@@ -82,7 +60,7 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
     if (Plain<NP>::fits(problem, leading, others, transforms)) {
-      leading.each_row(next, Plain<NP>(inbox, transforms, order.first, u, state, next));
+      leading.each_row(next, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first), u, state, next));
     } else {
       leading.each_row(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {
         const int64_t pixel = inbox.pixel_of[row];

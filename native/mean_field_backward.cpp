@@ -1,46 +1,12 @@
 // SPDX-License-Identifier: MIT
 // The derivative of mean_field.cpp. K_m acts on pixels, A_m on labels, so they commute: Kᵀg is filtered once and serves the
 // gradient of the marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀg · Qᵀ).
+#include "gram.hpp"
 #include "mean_field.hpp"
 #include "steps.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 namespace {
-
-// C += hᵀ q over a few rows at a time, so that the sums stay in registers.
-template <int NP>
-struct Gram {
-  static constexpr int batch = 32;
-  int64_t labels, width;
-  Packs<NP> packs;
-
-  void add(const float* h, const float* q, int count, float* sum) const {
-    constexpr int block = 6;
-    for (int64_t l = 0; l < labels; l += block) {
-      const int some = static_cast<int>(labels - l < block ? labels - l : block);
-      for (int c = 0; c < packs; c += 2) {
-        const int pair = packs - c < 2 ? 1 : 2;
-        P acc[block][2];
-        for (int i = 0; i < block; ++i)
-          for (int b = 0; b < 2; ++b) acc[i][b] = P::zero();
-        for (int r = 0; r < count; ++r) {
-          const P first = P::load(q + r * width + c * P::lanes);
-          const P second = pair == 2 ? P::load(q + r * width + (c + 1) * P::lanes) : P::zero();
-          for (int i = 0; i < block; ++i) {
-            const P hi = P::set(i < some ? h[r * width + l + i] : 0.f);
-            acc[i][0] = P::fma(hi, first, acc[i][0]);
-            acc[i][1] = P::fma(hi, second, acc[i][1]);
-          }
-        }
-        for (int i = 0; i < some; ++i)
-          for (int b = 0; b < pair; ++b) {
-            float* to = sum + (l + i) * width + (c + b) * P::lanes;
-            (P::load(to) + acc[i][b]).store(to);
-          }
-      }
-    }
-  }
-};
 
 // The parts of K_m's own derivative that one iteration adds: barycentric weights, scales, bandwidths.
 template <int NP>
@@ -150,36 +116,40 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     });
 }
 
-// Products hᵀ q of rows, gathered a few rows at a time: one set for each fixed part, so that no thread count shows.
+// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ).
 template <int NP>
-struct Grams {
-  static constexpr int batch = Gram<NP>::batch;
-  int64_t kernels, width, matrix;
-  Gram<NP> products;
-  Buffer sums, messages, marginals, counts;
+struct PlainBackward : Plain<NP> {
+  const float* q;
+  float *g, *du;
+  const Grams<NP>& grams;
 
-  Grams(const Problem& problem, const Packs<NP>& packs)
-      : kernels(problem.kernel_count), width(packs.width()), matrix(problem.labels * width), products{problem.labels, width, packs},
-        sums(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * matrix)),
-        messages(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * batch * width)),
-        marginals(sizeof(float) * static_cast<size_t>(fixed_parts * batch * width)), counts(64 * fixed_parts) {
-    for (int64_t i = 0; i < fixed_parts * kernels * matrix; ++i) sums.as<float>()[i] = 0.f;
-    for (int64_t i = 0; i < fixed_parts; ++i) count(i) = 0;
-  }
+  PlainBackward(const Plain<NP>& plain, const float* q_, float* g_, float* du_, const Grams<NP>& grams_)
+      : Plain<NP>(plain), q(q_), g(g_), du(du_), grams(grams_) {}
 
-  CRFRNN_INLINE int& count(int64_t part) const { return counts.as<int>()[part * 16]; }  // one cache line each
-  CRFRNN_INLINE float* message(int64_t part, int64_t m) const {
-    return messages.as<float>() + ((part * kernels + m) * batch + count(part)) * width;
-  }
-  CRFRNN_INLINE float* marginal(int64_t part) const { return marginals.as<float>() + (part * batch + count(part)) * width; }
-  CRFRNN_INLINE void next(int64_t part) const {
-    if (++count(part) == batch) flush(part);
-  }
-  void flush(int64_t part) const {
-    for (int64_t m = 0; m < kernels; ++m)
-      products.add(messages.as<float>() + (part * kernels + m) * batch * width, marginals.as<float>() + part * batch * width, count(part),
-                   sums.as<float>() + (part * kernels + m) * matrix);
-    count(part) = 0;
+  CRFRNN_INLINE void operator()(int64_t row, const P* message, int part) const {
+    const Packs<NP>& packs = this->packs;
+    const int64_t at = row * packs.labels;
+    this->ask(row, q);
+    P sent[Packs<NP>::capacity], dq[Packs<NP>::capacity], qs[Packs<NP>::capacity], here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
+    this->load_other(row, sent);
+    packs.load(q + at, qs);
+    packs.load(g + at, here);
+    packs.load(du + at, sum);
+    float *own = grams.message(part, this->leading), *other = grams.message(part, 1 - this->leading), *marginal = grams.marginal(part);
+    P dot = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      message[b].store(own + b * P::lanes);
+      sent[b].store(other + b * P::lanes);
+      qs[b].store(marginal + b * P::lanes);
+      dq[b] = P::fma(this->weight[b], message[b], this->other_weight[b] * sent[b]);
+      dot = P::fma(qs[b], dq[b], dot);
+      sum[b] = sum[b] + here[b];
+    }
+    packs.store(sum, du + at);
+    const P mean = P::set(dot.sum());
+    for (int b = 0; b < packs; ++b) here[b] = qs[b] * (dq[b] - mean);
+    packs.store(here, g + at);
+    grams.next(part);
   }
 };
 
@@ -211,36 +181,41 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
     if (bandwidths)
       for (int m = 0; m < kernels; ++m)
         kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
-    leading.each_row(t > 0 ? g : nullptr, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) CRFRNN_INLINE_LAMBDA {
-      const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
-      inbox.ask(row);
-      P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
-      for (int b = 0; b < packs; ++b) dq[b] = P::zero();
-      for (int64_t m = 0; m < inbox.kernels; ++m) {
-        const P* h = inbox.message(m, row, pixel, sliced, other);
-        transforms[m].template add<NP>(h, packs, dq);
-        float* keep = grams.message(part, m);
-        for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
-      }
-      packs.load(q + at, qs);
-      float* keep = grams.marginal(part);
-      for (int b = 0; b < packs; ++b) {
-        qs[b].store(keep + b * P::lanes);
-        dot = P::fma(qs[b], dq[b], dot);
-      }
-      grams.next(part);
-      const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
-      const P mean = P::set(dot.sum());
-      P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
-      packs.load(g + at, here);
-      packs.load(du + at, sum);
-      for (int b = 0; b < packs; ++b) {
-        sum[b] = sum[b] + here[b];
-        here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
-      }
-      packs.store(sum, du + at);
-      packs.store(here, g + at);
-    });
+    float* made = t > 0 ? g : nullptr;
+    if (Plain<NP>::fits(problem, leading, others, transforms)) {
+      leading.each_row(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
+    } else {
+      leading.each_row(made, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {
+        const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+        inbox.ask(row);
+        P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
+        for (int b = 0; b < packs; ++b) dq[b] = P::zero();
+        for (int64_t m = 0; m < inbox.kernels; ++m) {
+          const P* h = inbox.message(m, row, pixel, sliced, other);
+          transforms[m].template add<NP>(h, packs, dq);
+          float* keep = grams.message(part, m);
+          for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
+        }
+        packs.load(q + at, qs);
+        float* keep = grams.marginal(part);
+        for (int b = 0; b < packs; ++b) {
+          qs[b].store(keep + b * P::lanes);
+          dot = P::fma(qs[b], dq[b], dot);
+        }
+        grams.next(part);
+        const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
+        const P mean = P::set(dot.sum());
+        P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
+        packs.load(g + at, here);
+        packs.load(du + at, sum);
+        for (int b = 0; b < packs; ++b) {
+          sum[b] = sum[b] + here[b];
+          here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
+        }
+        packs.store(sum, du + at);
+        packs.store(here, g + at);
+      });
+    }
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
   }
   for (int m = 0; m < kernels; ++m)

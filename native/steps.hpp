@@ -181,6 +181,45 @@ struct Inbox {
   }
 };
 
+// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or
+// missing.
+template <int NP>
+struct Plain {
+  Packs<NP> packs;
+  const int32_t* pixel_of;
+  const float *other, *other_scale;
+  P weight[Packs<NP>::capacity], other_weight[Packs<NP>::capacity];
+  int64_t leading, last;  // last: the last row that is asked for early
+
+  static bool fits(const Problem& problem, const Leading<NP>& leading, const Others& others, const Transforms& transforms) {
+    return NP != 0 && leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
+           transforms[1].diagonal && !problem.mask && !problem.clamp && problem.damping == 1.f;
+  }
+
+  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int first)
+      : packs(inbox.packs), pixel_of(inbox.pixel_of), other(inbox.rows[1 - first]), other_scale(inbox.scales[1 - first]),
+        leading(first), last(inbox.total - 1 - ahead) {
+    for (int b = 0; b < packs; ++b) {
+      weight[b] = P::load(transforms[first].columns.template as<float>() + b * P::lanes);
+      other_weight[b] = P::load(transforms[1 - first].columns.template as<float>() + b * P::lanes);
+    }
+  }
+
+  // Asks for the rows that are wanted soon: the scattered one of the other kernel, and that of `rows`.
+  CRFRNN_INLINE void ask(int64_t row, const float* rows) const {
+    if (row > last) return;
+    const float* early = other + int64_t{pixel_of[row + ahead]} * packs.labels;
+    for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
+    const float* own = rows + (row + ahead) * packs.labels;
+    for (int b = 0; b < packs; ++b) prefetch(own + b * P::lanes);
+  }
+  CRFRNN_INLINE void load_other(int64_t row, P* out) const {
+    packs.load(other + int64_t{pixel_of[row]} * packs.labels, out);
+    const P scale = P::set(other_scale ? other_scale[row] : 1.f);
+    for (int b = 0; b < packs; ++b) out[b] = out[b] * scale;
+  }
+};
+
 // Known rows: one label, or none where the mask ends; out of the way of all the others.
 template <int NP>
 void write_known(const Problem& problem, int64_t pixel, const Packs<NP>& packs, float* out) {
