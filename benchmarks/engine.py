@@ -80,7 +80,7 @@ def forward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -
 
 def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
     unary, guide = tensors(image, logits)
-    # The loss is not the layer's work: its gradient is given (here a fresh copy of the unary, any numbers will do).
+    # The loss is not the layer's work: its gradient is given (a fresh copy of the unary: any numbers do).
     gradient = unary.clone()
     unary.requires_grad_()
     layer(case)(unary, guide, iterations=iterations).backward(gradient)

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -17,24 +16,28 @@ class Array {
 
  public:
   Array() = default;
-  explicit Array(size_t size) : size_(size), data_(static_cast<T*>(allocate(size * sizeof(T)))) {}
+  explicit Array(size_t size) : size_(size), data_(static_cast<T*>(take_block(size * sizeof(T)))) {}
+  Array(Array&& other) noexcept { swap(other); }
+  Array& operator=(Array&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Array() {
+    if (data_) give_block(data_, size_ * sizeof(T));
+  }
   T& operator[](size_t i) { return data_[i]; }
   const T& operator[](size_t i) const { return data_[i]; }
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
   size_t size() const { return size_; }
-  T* release() { return data_.release(); }  // to be given to deallocate()
   void swap(Array& other) {
     std::swap(size_, other.size_);
-    data_.swap(other.data_);
+    std::swap(data_, other.data_);
   }
 
  private:
   size_t size_ = 0;
-  struct Deallocate {
-    void operator()(T* data) const { deallocate(data); }
-  };
-  std::unique_ptr<T[], Deallocate> data_;
+  T* data_ = nullptr;
 };
 
 }  // namespace crfrnn

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The only file that knows Python. dtype, contiguity and device are checked by the argument types, sizes here.
+#include <memory>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -28,8 +29,10 @@ using Table = In<int32_t, 1>;
 
 template <class T>
 nb::object to_numpy(Array<T>&& values, int64_t rows, int64_t columns) {
-  T* data = values.release();
-  nb::capsule capsule(data, [](void* p) noexcept { deallocate(p); });
+  auto owned = std::make_unique<Array<T>>(std::move(values));
+  T* data = owned->data();
+  nb::capsule capsule(owned.get(), [](void* p) noexcept { delete static_cast<Array<T>*>(p); });
+  owned.release();  // now the capsule's
   if (columns < 0) return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows)}, capsule));
   return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, capsule));
 }
@@ -237,6 +240,7 @@ NB_MODULE(_native, m) {
   m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,
         "mask"_a.none(), "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "grad_unary"_a, "grad_initial"_a.none(),
         "grad_transform"_a, "grads"_a);
+  m.def("release_kept_memory", &release_kept_memory);
   m.def("instruction_sets", &instruction_sets);
   m.def("instruction_set", &instruction_set);
   m.def("use_instruction_set", &use_instruction_set, "name"_a);

@@ -10,10 +10,16 @@ void* allocate(size_t bytes);  // aligned to cache lines, large blocks to huge p
 void deallocate(void* data);
 void wish_for_huge_pages(void* data, size_t bytes);  // for memory that somebody else has allocated and nobody touched yet
 
+// The same, but a large block may be one that was given before (see buffer.cpp). What is taken must be given, with its size.
+void* take_block(size_t bytes);
+void give_block(void* data, size_t bytes);
+void release_kept_memory();
+
+// Scratch memory. What it held before is of no meaning.
 class Buffer {
  public:
-  explicit Buffer(size_t bytes) : data_(allocate(bytes)) {}
-  ~Buffer() { deallocate(data_); }
+  explicit Buffer(size_t bytes) : bytes_(bytes), data_(take_block(bytes)) {}
+  ~Buffer() { give_block(data_, bytes_); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
@@ -23,6 +29,7 @@ class Buffer {
   }
 
  private:
+  size_t bytes_;
   void* data_;
 };
 
