@@ -37,16 +37,23 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.ui
     >>> read_image(name).shape, read_image(name)[0, 0].tolist()
     ((3, 4, 3), [7, 7, 7])
     """
-    picture = decode(path, "image", formats=FORMATS, max_pixels=max_pixels)
+    return as_rgb(decode(path, "image", formats=FORMATS, max_pixels=max_pixels), path)
+
+
+def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.uint8]:
+    """A Pillow picture as RGB, UInt8[H, W, 3], by the rules of `read_image`; `name` is for messages.
+
+    >>> as_rgb(Image.new("LA", (2, 1), (9, 0))).tolist()
+    [[[255, 255, 255], [255, 255, 255]]]
+    """
     kind = picture.format
-    upright = ImageOps.exif_transpose(picture)
     try:
-        return _rgb(upright, kind, path)
+        return _rgb(ImageOps.exif_transpose(picture), kind, name)
     except FileError:
         raise
     except Exception as error:
         raise FileError(
-            "image", path, "a picture that converts to RGB", f"mode {picture.mode}: {error}", "save it as RGB"
+            "image", name, "a picture that converts to RGB", f"mode {picture.mode}: {error}", "save it as RGB"
         ) from error
 
 

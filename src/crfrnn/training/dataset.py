@@ -144,13 +144,7 @@ class UnaryDataset:
     def _picture(self, index: int, name: str) -> tuple[Tensor, Tensor]:
         if name not in self._cache.pictures:
             item = self.pictures[index]
-            image = torch.from_numpy(item.image).permute(2, 0, 1).contiguous()
-            mask = torch.from_numpy(item.mask.copy())
-            if mask.shape != image.shape[1:]:
-                raise ValueError(
-                    f"mask: expected {tuple(image.shape[1:])} as picture {name!r} has, "
-                    f"got {tuple(mask.shape)}"
-                )
+            image, mask = item.tensors()
             wrong = (mask >= self.num_labels) & (mask != 255)
             if bool(wrong.any()):
                 raise ValueError(

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Predictions packed as the PASCAL VOC server wants them."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from crfrnn.data.context import CONTEXT_CLASSES
+from crfrnn.data.files import FileError, PathLike, atomic
+from crfrnn.data.images import FORMATS, MAX_PIXELS
+from crfrnn.data.palette import read_label_png, write_label_png
+from crfrnn.data.pictures import PictureSet, some
+from crfrnn.data.voc import VOC_CLASSES
+
+COMPETITIONS = ("comp5", "comp6")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is submitted to.
+
+    Attributes:
+        folder: its name below ``results``.
+        num_labels: labels are 0..num_labels-1; the server counts void as a mistake, so there is none.
+        year: of the development kit that has the pictures.
+    """
+
+    folder: str
+    num_labels: int
+    year: str
+
+
+TARGETS = {
+    "voc2010": Target("VOC2010", len(VOC_CLASSES), "2010"),
+    "voc2011": Target("VOC2011", len(VOC_CLASSES), "2011"),
+    "voc2012": Target("VOC2012", len(VOC_CLASSES), "2012"),
+    # There is no server for Pascal Context: the same layout under a name of its own.
+    "context": Target("PascalContext", 1 + len(CONTEXT_CLASSES), "2010"),
+}
+
+
+def pack_submission(
+    predictions: PathLike,
+    pictures: PictureSet,
+    output: PathLike,
+    *,
+    target: str = "voc2012",
+    competition: str = "comp6",
+    split: str = "test",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Write ``results/VOC2012/Segmentation/comp6_test_cls/ID.png`` … into one tar.gz, whole or not at all.
+
+    Every prediction is read, checked and saved anew as indexed PNG with the VOC palette; the same predictions
+    give the same bytes.
+
+    Args:
+        predictions: a folder with ``ID.png`` (indexed or grey, values are labels) for every picture.
+        pictures: the pictures of the list; their sizes are what the predictions must have.
+        output: the .tar.gz or .tgz; its folder must exist.
+        target: "voc2010", "voc2011", "voc2012" or "context".
+        competition: "comp5" for methods that learnt from the data provided alone, "comp6" for all others.
+        split: the list's name.
+        progress: called with (done, in all).
+
+    Returns:
+        Names of files among the predictions that are not of this list and were left out.
+
+    Raises:
+        ValueError: an unknown target or competition, and all of these at once: missing or damaged
+            predictions, sizes that differ, labels out of range, pictures that cannot be read.
+
+    Source: PASCAL VOC 2012 development kit, "Submission of results", section 3.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    if competition not in COMPETITIONS:
+        raise ValueError(f"competition: expected one of {', '.join(COMPETITIONS)}, got {competition!r}")
+    if not str(output).endswith((".tar.gz", ".tgz")):
+        raise ValueError(f"output: expected a name that ends in .tar.gz or .tgz, got {str(output)!r}")
+    if not split or "/" in split or "\\" in split:
+        raise ValueError(f"split: expected the plain name of a list, got {split!r}")
+    folder, chosen = Path(predictions), TARGETS[target]
+    if not folder.is_dir():
+        raise ValueError(
+            f"predictions: expected a folder, got {str(folder)!r}; name the one with ID.png in it"
+        )
+    missing = [i for i in pictures.ids if not (folder / f"{i}.png").is_file()]
+    problems = (
+        [f"no prediction for {len(missing)} of {len(pictures)} ids: {some(missing)}"] if missing else []
+    )
+    inner = f"results/{chosen.folder}/Segmentation/{competition}_{split}_cls"
+    lost = set(missing)
+    with atomic(output) as temporary, tempfile.TemporaryDirectory() as scratch:
+        # Neither the archive nor its wrapping holds a time or a name of ours.
+        with (
+            open(temporary, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+        ):
+            for done, item in enumerate(sorted(pictures, key=lambda item: item.id), 1):
+                if item.id not in lost:
+                    try:
+                        saved = _checked(folder / f"{item.id}.png", item.image_path, chosen, Path(scratch))
+                        _add(archive, saved, f"{inner}/{item.id}.png")
+                    except ValueError as error:
+                        problems.append(str(error))
+                if progress is not None:
+                    progress(done, len(pictures))
+        if problems:
+            lines = "\n  ".join(problems)
+            raise ValueError(
+                f"predictions: expected one sound label map per id, got {len(problems)} problems; "
+                f"nothing was written:\n  {lines}"
+            )
+    listed = set(pictures.ids)
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".png" or p.stem not in listed)
+
+
+def _checked(prediction: Path, picture: Path, target: Target, scratch: Path) -> Path:
+    """The prediction saved anew as the server wants it; `FileError` if it is not for this picture."""
+    labels = read_label_png(prediction, role="prediction")
+    height, width = _size(picture)
+    if labels.shape != (height, width):
+        got = f"{labels.shape[0]} × {labels.shape[1]}"
+        wanted = f"{height} × {width} as its picture has"
+        raise FileError("prediction", prediction, wanted, got, "predict at the picture's size")
+    if labels.max() >= target.num_labels:  # 255 too: the server takes no void
+        raise FileError(
+            "prediction", prediction, f"labels 0..{target.num_labels - 1}", f"{labels.max()}",
+            "give every pixel a label",
+        )  # fmt: skip
+    saved = scratch / "one.png"
+    write_label_png(saved, labels)
+    return saved
+
+
+def _size(picture: Path) -> tuple[int, int]:
+    """Height and width, from the head of the file alone."""
+    try:
+        with Image.open(picture, formats=FORMATS) as opened:
+            width, height = opened.size
+    except Exception as error:
+        raise FileError("picture", picture, "a picture", str(error), "copy it again") from error
+    if width * height > MAX_PIXELS:
+        raise FileError("picture", picture, f"at most {MAX_PIXELS} pixels", f"{width} × {height}", "scale it")
+    return height, width
+
+
+def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = file.stat().st_size, 0o644
+    with file.open("rb") as content:
+        archive.addfile(entry, content)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Data sets by name; everything that is wrong is said before training."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import devkits
+from crfrnn.data import Source, prepare, splits, write_label_png
+
+SIZE = (24, 32)
+
+
+@pytest.fixture
+def root(tmp_path):
+    devkits.voc(tmp_path, {"train": ["v1", "v2"], "val": ["w1", "w2", "w3"]}, size=SIZE)
+    devkits.sbd(tmp_path, {"train": ["v2", "s1"], "val": ["w3"]}, size=SIZE)
+    return tmp_path
+
+
+def both(root, **options):
+    train = [Source("voc", root, "train"), Source("sbd", str(root), "trainval")]
+    return prepare(train, [Source("voc", root, "val")], **options)
+
+
+def test_leaks_are_refused_dropped_or_ignored(root):
+    with pytest.raises(ValueError, match=r"1 problems.*\n  w3 in train, w3 in val: same id"):
+        both(root)
+    train, val = both(root, leaks="drop")
+    assert (train.ids, val.ids) == (("v1", "v2", "s1"), ("w1", "w2", "w3"))
+    assert both(root, leaks="drop", decode=False).train.ids == train.ids
+    assert both(root, leaks="ignore").train.ids == ("v1", "v2", "s1", "w3")
+    with pytest.raises(ValueError, match="leaks: expected refuse, drop or ignore, got 'yes'"):
+        both(root, leaks="yes")
+
+
+def test_the_papers_split(root, monkeypatch):
+    monkeypatch.setattr(splits, "PAPER_TRAIN", 4)
+    monkeypatch.setattr(splits, "PAPER_REDUCED_VAL", 2)
+    parts = [[Source("paper", root, part, {"sbd_root": root})] for part in ("train", "val")]
+    seen = set()
+    train, val = prepare(*parts, progress=lambda *step: seen.add(step))
+    assert (train.ids, val.ids) == (("s1", "v1", "v2", "w3"), ("w1", "w2"))
+    assert {("check train", 4, 4), ("check val", 2, 2), ("compare train and val", 6, 6)} <= seen
+    with pytest.raises(ValueError, match="split: expected train or val, got 'test'"):
+        Source("paper", root, "test", {"sbd_root": root}).read()
+
+
+def test_missing_files_of_all_sources_at_once(root):
+    (root / "VOCdevkit/VOC2012/JPEGImages/v1.jpg").unlink()
+    (root / "VOCdevkit/VOC2012/SegmentationClass/w2.png").unlink()
+    (root / "benchmark_RELEASE/dataset/cls/s1.mat").write_bytes(b"")
+    with pytest.raises(ValueError, match="3 problems") as caught:
+        both(root)
+    for said in ("train, voc in", "train, sbd in", "val, voc in", "v1.jpg", "w2.png", "s1.mat"):
+        assert said in str(caught.value)
+
+
+def test_damaged_files_of_both_parts_at_once(root):
+    (root / "benchmark_RELEASE/dataset/img/s1.jpg").write_bytes(b"\xff\xd8")
+    write_label_png(root / "VOCdevkit/VOC2012/SegmentationClass/w1.png", np.zeros((3, 3), int))
+    with pytest.raises(ValueError, match="2 problems; mend these before training") as caught:
+        both(root)
+    assert "train: image" in str(caught.value)
+    assert "val: w1: picture (24, 32) and mask (3, 3)" in str(caught.value)
+    assert both(root, decode=False, leaks="ignore").train.ids == ("v1", "v2", "s1", "w3")
+
+
+def test_usage(root):
+    with pytest.raises(
+        ValueError, match="kind: expected one of voc, sbd, paper, coco, context, folder, got 'x'"
+    ):
+        Source("x", root)
+    with pytest.raises(ValueError, match=r"options: expected those of 'voc', got .*'min_pixels'"):
+        Source("voc", root, options={"min_pixels": 3}).read()
+    with pytest.raises(ValueError, match="val: expected at least one source"):
+        prepare([Source("voc", root)], [])
+    (root / "images").mkdir()
+    for k, name in enumerate("ab"):
+        devkits.picture(root / f"images/{name}.png", k)
+        devkits.picture(root / f"images/{name}_mask.png", k)
+    with pytest.raises(ValueError, match="expected the same labels, got 21 and 0 names"):
+        prepare([Source("voc", root, "train")], [Source("folder", root / "images", options={"masks": None})])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_code_in_the_docs_runs(tmp_path, monkeypatch):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+    devkits.voc(tmp_path, {"train": list("abcde"), "val": list("xyz")}, size=SIZE)
+    devkits.picture(tmp_path / "coco/train2014/m.jpg", 5, SIZE)
+    (tmp_path / "coco/annotations").mkdir()
+    square = [[0, 0, 20, 0, 20, 20, 0, 20]]
+    content = {
+        "categories": [{"id": 18, "name": "dog"}],
+        "images": [{"id": 1, "file_name": "m.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [{"image_id": 1, "category_id": 18, "segmentation": square, "iscrowd": 0}],
+    }
+    (tmp_path / "coco/annotations/instances_train2014.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["train"].ids == ("a", "b", "c", "d", "e", "m")
+    assert names["image"].shape == (2, 3, 321, 321)
+
+
+@pytest.mark.real
+def test_real_pictures(shared):
+    root, coco = shared / "data/voc2012-person", shared / "data/coco-mini"
+    train = [Source("voc", root, "train"), Source("coco", coco, "train2017")]
+    seen = set()
+    found = prepare(train, [Source("voc", root, "val")], decode=False, progress=lambda *step: seen.add(step))
+    assert ("read coco", 494, 494) in seen
+    assert (len(found.train), len(found.val)) == (393 + 398, 311)
