@@ -13,11 +13,14 @@ from crfrnn.crf import (
     robust_log_likelihood,
 )
 from crfrnn.lattice import Lattice
+from crfrnn.models import FCN8s, Segmenter
 
 __all__ = [
     "CRFRNN",
+    "FCN8s",
     "GaussianKernel",
     "Lattice",
+    "Segmenter",
     "dense_crf_loss",
     "free_energy",
     "free_energy_trace",

@@ -10,22 +10,33 @@ from typing import Annotated
 import typer
 
 from crfrnn.commands import common
+from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.evaluate import evaluate
 from crfrnn.commands.fit import fit
 from crfrnn.commands.inspect import accuracy, doctor
 from crfrnn.commands.refine import refine
+from crfrnn.commands.submit import submit
 from crfrnn.commands.tune import tune
 
 app = typer.Typer(
     name="crfrnn",
-    help="Dense conditional random fields for segmentation: refine, learn, judge.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for command in (refine, fit, tune, evaluate, accuracy, doctor, demo):
+for command in (
+    refine,
+    fit,
+    tune,
+    evaluate,
+    submit,
+    convert,
+    accuracy,
+    doctor,
+    demo,
+):
     app.command()(common.reported(command))
 
 

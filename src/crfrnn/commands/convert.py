@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn convert`: other people's weights in, safetensors and configuration out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from crfrnn.commands import common
+from crfrnn.models.importers import READERS
+from crfrnn.models.importers import convert as convert_file
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help=".caffemodel, .h5, .pth or .safetensors.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="A folder, or FILE.safetensors with the configuration in it."),
+    ],
+    origin: Annotated[str, typer.Option("--from", help=f"{', '.join(READERS)}.")],
+    labels: common.Labels = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
+) -> None:
+    """Convert a CRF-RNN, FCN or VGG-16 weight file; nothing in it is run.
+
+    Example: crfrnn convert TVG_CRFRNN_COCO_VOC.caffemodel --from caffe -o crfrnn-original/
+
+    Example: crfrnn convert vgg16.pth --from torchvision --labels 5 -o start.safetensors
+    """
+    if output.suffix and output.suffix != ".safetensors":
+        raise ValueError(f"-o: expected a folder or FILE.safetensors, got {str(output)!r}")
+    if output.suffix and output.resolve() == source.resolve():
+        raise ValueError(f"-o: expected another file than the source, got {str(output)!r}")
+    converted = convert_file(source, origin, labels)
+    segmenter = converted.segmenter
+    segmenter.save_pretrained(output, dtype=torch.float16 if half else torch.float32)
+    recipe, crf = segmenter.network.recipe, segmenter.crf
+    common.out.print(
+        f"{output}: {recipe.name}, {recipe.arguments['num_labels']} labels, "  # type: ignore[union-attr]
+        f"{'with its CRF' if crf is not None else 'no CRF'}; {len(converted.filled)} tensors filled"
+    )
+    if converted.fresh:
+        common.out.print(f"freshly initialised: {', '.join(converted.fresh)}", markup=False)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn submit`: label maps in, the archive that the VOC server takes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.data import LabelledPicture, PictureSet, voc_pictures
+from crfrnn.data.pictures import read_ids, some
+from crfrnn.data.voc import devkit
+from crfrnn.evaluation.submission import COMPETITIONS, TARGETS, pack_submission
+
+
+def submit(
+    predictions: Annotated[Path, typer.Argument(help="A folder with ID.png for every id of the list.")],
+    root: Annotated[Path, typer.Argument(help="The VOC development kit with list and pictures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.tar.gz")],
+    target: Annotated[str, typer.Option("--target", help=f"One of {', '.join(TARGETS)}.")] = "voc2012",
+    split: Annotated[
+        str | None, typer.Option("--split", help="The list: test (context: val) unless said, or a list file.")
+    ] = None,
+    competition: Annotated[
+        str,
+        typer.Option("--competition", help=f"{' or '.join(COMPETITIONS)}; comp5: provided data alone."),
+    ] = "comp6",
+) -> None:
+    """Pack label maps for the PASCAL VOC server; ids, sizes and labels are checked first.
+
+    Example: crfrnn submit labels/ VOCdevkit/ -o results.tar.gz
+
+    Example: crfrnn submit labels/ VOCdevkit/ --target voc2010 --competition comp5 -o results.tar.gz
+    """
+    if target not in TARGETS:
+        raise ValueError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    listed, name = _listed(root, target, split)
+    with common.progress() as bar:
+        task = bar.add_task("submit", total=len(listed))
+        left_out = pack_submission(
+            predictions, listed, output, target=target, competition=competition, split=name,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )  # fmt: skip
+    if left_out:
+        common.out.print(
+            f"{len(left_out)} files of no id in the list left out: {some(left_out)}", markup=False
+        )
+    common.out.print(f"{len(listed)} predictions in {output}", markup=False)
+
+
+def _listed(root: Path, target: str, split: str | None) -> tuple[PictureSet, str]:
+    """The pictures of the list, and its name."""
+    year = TARGETS[target].year
+    wanted = split or ("val" if target == "context" else "test")
+    listing = Path(wanted)
+    if target == "context" and not listing.is_file():
+        listing = devkit(root, year) / "ImageSets" / "SegmentationContext" / f"{wanted}.txt"
+    elif not listing.is_file():
+        return voc_pictures(root, wanted, masks=False, year=year), wanted
+    pictures = devkit(root, year) / "JPEGImages"
+    items = [LabelledPicture(i, pictures / f"{i}.jpg", None) for i in read_ids(listing, "--split")]
+    return PictureSet.of(items, listing), listing.stem

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: MIT
+"""Networks that give logits, and the segmenter that puts a CRF behind them."""
+
+from crfrnn.models import toolkits as toolkits
+from crfrnn.models.fcn import FCN as FCN
+from crfrnn.models.fcn import FCN8s as FCN8s
+from crfrnn.models.fcn import FCN16s as FCN16s
+from crfrnn.models.fcn import FCN32s as FCN32s
+from crfrnn.models.fcn import bilinear_kernel as bilinear_kernel
+from crfrnn.models.lite import EfficientNetLite0 as EfficientNetLite0
+from crfrnn.models.lite import LiteFPN as LiteFPN
+from crfrnn.models.lite import load_lite0 as load_lite0
+from crfrnn.models.logits import logits_of as logits_of
+from crfrnn.models.logits import resize_logits as resize_logits
+from crfrnn.models.preprocessing import CAFFE as CAFFE
+from crfrnn.models.preprocessing import CAFFE_GUIDE as CAFFE_GUIDE
+from crfrnn.models.preprocessing import IMAGENET as IMAGENET
+from crfrnn.models.preprocessing import LITE as LITE
+from crfrnn.models.preprocessing import Preprocessing as Preprocessing
+from crfrnn.models.registry import Recipe as Recipe
+from crfrnn.models.registry import build_network as build_network
+from crfrnn.models.registry import network_names as network_names
+from crfrnn.models.registry import register_network as register_network
+from crfrnn.models.segmenter import Segmenter as Segmenter
+from crfrnn.models.vgg16 import load_vgg16 as load_vgg16

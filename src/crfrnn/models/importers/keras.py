@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: MIT
+"""Weights of the Keras port's .h5."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crfrnn.data.files import FileError, PathLike, existing
+from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
+from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE
+from crfrnn.models.weights import check_amount
+
+MAX_DEPTH, MAX_ENTRIES = 8, 10_000
+CRF_NAMES = dict(
+    zip(("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix"), CRF_PARTS, strict=True)
+)
+_KERNEL, _BIAS = re.compile(r"(kernel|_W|^W)(_\d+)?$"), re.compile(r"(bias|_b|^b)(_\d+)?$")
+_AGAIN = "download it again, or name the right file"
+
+
+def read_h5(path: PathLike) -> dict[str, Tensor]:
+    """All numeric arrays of an HDF5 file by path, Float32.
+
+    Links to other files, stored or virtual, are refused, and amounts are looked at before anything is read.
+
+    Raises: ImportError without h5py; ValueError for a damaged or hostile file.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("h5py: expected it for .h5 files, got none; install 'crfrnn[convert]'") from error
+    found = existing(path, "keras file")
+    try:
+        with h5py.File(found, "r") as file:
+            datasets: dict[str, Any] = {}
+            _collect(h5py, path, file, "", datasets, 0)
+            check_amount(path, "keras file", (d.size for d in datasets.values()))
+            arrays = {name: np.asarray(d[()], dtype=np.float32) for name, d in datasets.items()}
+    except FileError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FileError("keras file", path, "a whole HDF5 file", str(error), _AGAIN) from error
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FileError("keras file", path, f"finite numbers in {name!r}", "NaN or infinity", _AGAIN)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _collect(h5py: Any, path: PathLike, group: Any, prefix: str, found: dict[str, Any], depth: int) -> None:
+    if depth > MAX_DEPTH or len(found) > MAX_ENTRIES:
+        raise FileError("keras file", path, f"at most {MAX_DEPTH} groups in each other", "more", _AGAIN)
+    for name in group:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise FileError("keras file", path, "arrays in the file itself", f"a link {name!r}", _AGAIN)
+        item = group[name]
+        if isinstance(item, h5py.Group):
+            _collect(h5py, path, item, f"{prefix}{name}/", found, depth + 1)
+        elif isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+            if item.is_virtual or item.external:
+                raise FileError("keras file", path, "arrays in the file itself", f"{name!r} outside", _AGAIN)
+            found[f"{prefix}{name}"] = item
+
+
+def read_keras(path: PathLike) -> Found:
+    """The Keras port's weights in this package's names and conventions.
+
+    Kernels are (h, w, in, out), of Conv2DTranspose (h, w, out, in): both become ours, (out, in, h, w)
+    and (in, out, h, w), by the same permutation. ``conv1_1`` takes B, G, R. The CRF is
+    ``U - Mu·msg``, as here.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in read_h5(path).items():
+        parts = name.removeprefix("model_weights/").split("/")
+        if parts[0] == "optimizer_weights":
+            continue
+        last = parts[-1].split(":")[0]
+        if last in CRF_NAMES:
+            tensors[f"crf.{CRF_NAMES[last]}"] = value
+        elif parts[0] in NAMES and _KERNEL.search(last):
+            if value.ndim != 4:
+                raise FileError("keras file", path, f"4 axes in {name!r}", str(value.ndim), _AGAIN)
+            tensors[f"{NAMES[parts[0]]}.weight"] = value.permute(3, 2, 0, 1).contiguous()
+        elif parts[0] in NAMES and _BIAS.search(last):
+            tensors[f"{NAMES[parts[0]]}.bias"] = value
+    return Found(tensors, CAFFE, CAFFE_GUIDE, bgr=True)
