@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The same script with pydensecrf2 and with crfrnn.compat.pydensecrf, in turn in one run: time and agreement.
+
+Inputs and parameters as in `benchmarks/engine.py`: 500×500, 21 labels, building included, argmax of the
+marginals taken. "first": a picture whose size was not seen before; "next": pictures of one size, whose
+spatial kernel is kept. Run it alone on the machine: python benchmarks/compat.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydensecrf.densecrf as theirs
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from crfrnn import _native
+from crfrnn.compat.pydensecrf import _engine
+from crfrnn.compat.pydensecrf import densecrf as ours
+from crfrnn.data import atomic
+from engine import LABELS, PARAMETERS, in_turn, photograph_and_logits
+
+ITERATIONS = 10
+
+
+def model(module: Any, case: str, image: np.ndarray, energy: np.ndarray) -> Any:
+    alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
+    crf = module.DenseCRF2D(image.shape[1], image.shape[0], LABELS)
+    crf.setUnaryEnergy(energy)
+    crf.addPairwiseGaussian(sxy=gamma, compat=spatial)
+    crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image, compat=bilateral)
+    return crf
+
+
+def inference(module: Any, *case: Any, forget: bool = False) -> np.ndarray:
+    if forget:
+        _engine.forget()
+    return np.argmax(model(module, *case).inference(ITERATIONS), axis=0)
+
+
+def steps(module: Any, *case: Any) -> float:
+    crf = model(module, *case)
+    state = crf.startInference()
+    for _ in range(ITERATIONS):
+        crf.stepInference(*state)
+    return crf.klDivergence(state[0])
+
+
+def measure(runs: int, size: int) -> list[tuple[str, float, float, float, float]]:
+    """Rows (what, seconds ours, seconds pydensecrf2, mean |ΔQ|, share of equal argmax)."""
+    rows = []
+    image, logits = photograph_and_logits("astronaut", size)
+    energy = np.ascontiguousarray(-logits.reshape(LABELS, -1))
+    for name in PARAMETERS:
+        case = (name, image, energy)
+        mine, other = (np.array(model(m, *case).inference(ITERATIONS)) for m in (ours, theirs))
+        agreement = float(np.abs(mine - other).mean()), float((mine.argmax(0) == other.argmax(0)).mean())
+        first, after, peer = in_turn(
+            [
+                lambda c=case: inference(ours, *c, forget=True),
+                lambda c=case: inference(ours, *c),
+                lambda c=case: inference(theirs, *c),
+            ],
+            runs,
+        )
+        rows.append((f"inference {name}, first", first, peer, *agreement))
+        rows.append((f"inference {name}, next", after, peer, *agreement))
+        stepped, peer = in_turn([lambda c=case: steps(ours, *c), lambda c=case: steps(theirs, *c)], runs)
+        rows.append((f"steps and divergence {name}", stepped, peer, *agreement))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--size", type=int, default=500)
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/compat.csv"))
+    arguments = parser.parse_args()
+    console = Console()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_native.instruction_set()}"
+    versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}, pydensecrf2 {version('pydensecrf2')}"
+    with console.status("measuring, a minute or two"):
+        rows = measure(arguments.runs, arguments.size)
+    heads = ["what", "ours, s", "pydensecrf2, s", "mean |ΔQ|", "equal argmax"]
+    table = Table(*heads, "times faster", title=f"{versions}; {machine}")
+    for what, mine, peer, difference, equal in rows:
+        table.add_row(
+            what, f"{mine:.3f}", f"{peer:.3f}", f"{difference:.1e}", f"{equal:.5f}", f"{peer / mine:.2f}"
+        )
+    console.print(table)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*heads, "size", "versions", "machine"])
+        writer.writerows([*row, arguments.size, versions, machine] for row in rows)
+    console.print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

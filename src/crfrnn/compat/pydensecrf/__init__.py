@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""pydensecrf's interface over this engine: change the import line, or call `install()`."""
+
+from crfrnn.compat.pydensecrf import densecrf, eigen, utils
+from crfrnn.compat.pydensecrf._install import install
+
+__all__ = ["densecrf", "eigen", "install", "utils"]

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""The old name for code that cannot be edited."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+_ROOMS = ("densecrf", "eigen", "utils")
+
+
+def install() -> None:
+    """Make ``import pydensecrf`` give `crfrnn.compat.pydensecrf` for the rest of this process.
+
+    Registers the package and its modules densecrf, eigen and utils in `sys.modules`; nothing on disk
+    changes. Call it before the code that imports pydensecrf. Calling it again changes nothing.
+
+    Warns:
+        RuntimeWarning: the original was imported already. New imports get this module; names that others
+            bound before keep the original.
+
+    >>> from crfrnn.compat.pydensecrf import install
+    >>> install()
+    >>> import pydensecrf.densecrf
+    >>> pydensecrf.densecrf.DenseCRF2D.__module__
+    'crfrnn.compat.pydensecrf.densecrf'
+    """
+    package = sys.modules[__package__ or "crfrnn.compat.pydensecrf"]
+    modules = {
+        "pydensecrf": package,
+        **{f"pydensecrf.{room}": sys.modules[f"{package.__name__}.{room}"] for room in _ROOMS},
+    }
+    # The bare package is left out of the question: it holds nothing that could have been bound.
+    held = sorted(
+        name for name in modules if "." in name and sys.modules.get(name) not in (None, modules[name])
+    )
+    if held:
+        warnings.warn(
+            f"install: {', '.join(held)} had been imported before; names bound from there keep the original. "
+            "Call crfrnn.compat.pydensecrf.install() before any import of pydensecrf.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    sys.modules.update(modules)

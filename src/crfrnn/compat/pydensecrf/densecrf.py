@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""pydensecrf.densecrf: a dense CRF built call by call, inference in one go or step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.compat.pydensecrf import _checks
+from crfrnn.compat.pydensecrf._engine import QUALITY, running, scattered_kernel, spatial_kernel
+from crfrnn.compat.pydensecrf._parts import CONST_KERNEL as CONST_KERNEL
+from crfrnn.compat.pydensecrf._parts import DIAG_KERNEL as DIAG_KERNEL
+from crfrnn.compat.pydensecrf._parts import FULL_KERNEL as FULL_KERNEL
+from crfrnn.compat.pydensecrf._parts import NO_NORMALIZATION as NO_NORMALIZATION
+from crfrnn.compat.pydensecrf._parts import NORMALIZE_AFTER as NORMALIZE_AFTER
+from crfrnn.compat.pydensecrf._parts import NORMALIZE_BEFORE as NORMALIZE_BEFORE
+from crfrnn.compat.pydensecrf._parts import NORMALIZE_SYMMETRIC as NORMALIZE_SYMMETRIC
+from crfrnn.compat.pydensecrf._parts import ConstUnary as ConstUnary
+from crfrnn.compat.pydensecrf._parts import KernelType as KernelType
+from crfrnn.compat.pydensecrf._parts import LogisticUnary as LogisticUnary
+from crfrnn.compat.pydensecrf._parts import NormalizationType as NormalizationType
+from crfrnn.compat.pydensecrf._parts import Unary as Unary
+from crfrnn.compat.pydensecrf.eigen import MatrixXf
+from crfrnn.crf import GaussianKernel, mean_field
+
+_NORMALIZATIONS = {
+    NO_NORMALIZATION: "none",
+    NORMALIZE_BEFORE: "before",
+    NORMALIZE_AFTER: "after",
+    NORMALIZE_SYMMETRIC: "symmetric",
+}
+
+
+class DenseCRF:
+    """A dense CRF over N points (pixels of a grid in any number of dimensions) and L labels.
+
+    ``Q ← softmax(-U - Σ_m C_m (K_m Q))``, all points at once, from ``softmax(-U)``; U are the unary energies,
+    K_m Gaussian kernels on permutohedral lattices, C_m the cost of two labels side by side: -w I for a number
+    w (agreement is rewarded), diag(v) for a vector, (M + Mᵀ) / 2 for a matrix, as they stand.
+
+    Args:
+        nvar: N ≥ 1.
+        nlabels: L ≥ 1.
+
+    Source: Krähenbühl & Koltun, NIPS 2011, arXiv:1210.5644; interface of pydensecrf.
+
+    >>> crf = DenseCRF(4, 2)
+    >>> crf.setUnaryEnergy(np.array([[0, 0, 1, 0], [2, 2, 0, 2]], np.float32))
+    >>> crf.addPairwiseEnergy(np.arange(4, dtype=np.float32)[None] / 2, compat=5)
+    >>> np.argmax(crf.inference(5), axis=0).tolist()
+    [0, 0, 0, 0]
+    """
+
+    def __init__(self, nvar: int, nlabels: int) -> None:
+        self._nvar = _checks.integer("nvar", nvar, 1)
+        self._nlabels = _checks.integer("nlabels", nlabels, 1)
+        self._unary: Tensor | None = None  # logits Float32[1, L, N]
+        self._kernels: list[GaussianKernel] = []
+        self._costs: list[Tensor] = []  # [], [L] or [L, L] each
+
+    def setUnary(self, u: Unary) -> None:
+        """Set the unary energies from a `ConstUnary` or `LogisticUnary`; it can be used again."""
+        if not isinstance(u, Unary):
+            raise TypeError(
+                f"u: expected a Unary, got {type(u).__name__}; wrap an array in ConstUnary(u), "
+                "or call setUnaryEnergy(u)"
+            )
+        self._set(u.energy)
+
+    def setUnaryEnergy(self, u: NDArray[np.float32], f: NDArray[np.float32] | None = None) -> None:
+        """Set the unary energies U, Float32[L, N], C-contiguous, -log of probabilities; they are copied.
+
+        With f, Float32[k, N], u is Float32[L, k] and the energies are ``u f``. +inf forbids a label.
+
+        Raises:
+            ValueError: another shape, dtype or memory order; NaN, -inf, or +inf for every label of a pixel.
+            TypeError: no array.
+        """
+        self._set(_checks.float_array("u", u, 2) if f is None else LogisticUnary(u, f).energy)
+
+    def addPairwiseEnergy(
+        self,
+        features: NDArray[np.float32],
+        compat: float | NDArray[np.float32],
+        kernel: KernelType | int = DIAG_KERNEL,
+        normalization: NormalizationType | int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add the kernel ``exp(-½ |f_i - f_j|²)``.
+
+        Args:
+            features: Float32[d, N], C-contiguous, divided by the bandwidths. d ≤ 8 runs in the compiled
+                lattice, more in plain torch, slowly.
+            compat: a number w, Float32[L] or Float32[L, L]: see the class.
+            kernel: has no effect on inference.
+            normalization: of the kernel.
+
+        Raises:
+            ValueError: another shape, dtype or memory order; NaN or infinity; an unknown constant.
+            TypeError: no array, no number.
+
+        Warns:
+            UserWarning: an asymmetric matrix, which is symmetrised.
+        """
+        points = _checks.float_array("features", features, 2)
+        if points.shape[1] != self._nvar or points.shape[0] < 1:
+            raise ValueError(
+                f"features: expected shape (d, {self._nvar}), d ≥ 1, got {_checks.describe(points)}; "
+                "one row per feature, one column per point"
+            )
+        mode = self._mode(kernel, normalization)
+        cost = _checks.compatibility(compat, self._nlabels)
+        with running():
+            self._add(scattered_kernel(torch.from_numpy(points.T.copy())[None], mode), cost)
+
+    def inference(self, niter: int) -> MatrixXf:
+        """The marginals after `niter` updates, Float32[L, N]; 0 or less gives ``softmax(-U)``."""
+        count = max(_checks.integer("niter", niter), 0)
+        with running():
+            x = self._logits()
+            if count and self._kernels:
+                x = mean_field(
+                    x, self._kernels, self._costs, torch.eye(self._nlabels, dtype=torch.float32), count
+                )
+            return _matrix(x[0])
+
+    def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
+        """``softmax(-U)`` (zeros where no unary is set) and two empty matrices, for `stepInference`."""
+        with running():
+            start = _matrix(self._logits()[0])
+        if self._unary is None:
+            start[...] = 0
+        return start, MatrixXf(), MatrixXf()
+
+    def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
+        """One update of Q in place; Q may hold any marginals. tmp1 and tmp2 are left alone.
+
+        >>> crf = DenseCRF(3, 2)
+        >>> crf.setUnaryEnergy(np.array([[0, 1, 0], [1, 0, 2]], np.float32))
+        >>> Q, tmp1, tmp2 = crf.startInference()
+        >>> crf.stepInference(Q, tmp1, tmp2)
+        >>> np.allclose(Q, crf.inference(1))
+        True
+        """
+        for name, value in (("tmp1", tmp1), ("tmp2", tmp2)):
+            _matrix_only(name, value)
+        q = self._marginals(Q)
+        with running():
+            x = self._logits()[0].T - self._pairwise(q)
+            torch.softmax(x, -1, out=q)
+
+    def klDivergence(self, Q: MatrixXf) -> float:
+        """``Σ Q log Q + Σ U Q + Σ_m <Q, C_m K_m Q>``, the KL divergence to the model but for a constant.
+
+        As in pydensecrf the pairwise term lacks the factor ½ of the free energy that inference descends on;
+        `crfrnn.free_energy` has it.
+        """
+        q = self._marginals(Q)
+        with running():
+            density = q * q.clamp(min=1e-20).log() + q * self._pairwise(q)
+            if self._unary is not None:
+                density -= q * self._unary[0].T
+            return float(density.sum(dtype=torch.float64))
+
+    def _set(self, energy: NDArray[np.float32] | None) -> None:
+        with running():
+            self._unary = None if energy is None else _checks.logits(energy, self._nlabels, self._nvar)
+
+    def _mode(self, kernel: Any, normalization: Any) -> str:
+        _checks.member("kernel", kernel, KernelType)
+        return _NORMALIZATIONS[_checks.member("normalization", normalization, NormalizationType)]
+
+    def _add(self, kernel: GaussianKernel, cost: Tensor) -> None:
+        self._kernels.append(kernel)
+        self._costs.append(cost)
+
+    def _logits(self) -> Tensor:
+        if self._unary is not None:
+            return self._unary
+        return torch.zeros(1, self._nlabels, self._nvar, dtype=torch.float32)
+
+    def _marginals(self, Q: Any) -> Tensor:
+        """The memory of Q as Float32[N, L]."""
+        _matrix_only("Q", Q)
+        if Q.shape != (self._nlabels, self._nvar):
+            raise ValueError(
+                f"Q: expected shape {(self._nlabels, self._nvar)}, got {Q.shape}; use startInference()"
+            )
+        return torch.from_numpy(np.asarray(Q).T)
+
+    def _pairwise(self, q: Tensor) -> Tensor:
+        """Σ_m C_m (K_m Q), Float32[N, L]."""
+        total = torch.zeros_like(q)
+        for kernel, cost in zip(self._kernels, self._costs, strict=True):
+            filtered = (kernel @ q[None])[0]
+            total += filtered @ cost if cost.ndim == 2 else filtered * cost
+        return total
+
+
+class DenseCRF2D(DenseCRF):
+    """A dense CRF over a picture of w × h pixels in row-major order, with L labels.
+
+    >>> crf = DenseCRF2D(5, 4, 2)
+    >>> crf.setUnaryEnergy(np.zeros((2, 20), np.float32))
+    >>> crf.addPairwiseGaussian(sxy=3, compat=3)
+    >>> crf.addPairwiseBilateral(sxy=80, srgb=13, rgbim=np.zeros((4, 5, 3), np.uint8), compat=10)
+    >>> np.array(crf.inference(5)).reshape(2, 4, 5).shape
+    (2, 4, 5)
+    """
+
+    def __init__(self, w: int, h: int, nlabels: int) -> None:
+        self._w, self._h = _checks.integer("w", w, 1), _checks.integer("h", h, 1)
+        super().__init__(self._w * self._h, nlabels)
+
+    def addPairwiseGaussian(
+        self,
+        sxy: float | Sequence[float],
+        compat: float | NDArray[np.float32],
+        kernel: KernelType | int = DIAG_KERNEL,
+        normalization: NormalizationType | int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add ``exp(-½ |p_i - p_j|² / sxy²)``: smoothness that does not look at the picture.
+
+        Args:
+            sxy: in pixels, a number or (sx, sy).
+            compat, kernel, normalization: as in `addPairwiseEnergy`.
+
+        Raises:
+            ValueError, TypeError: as `addPairwiseEnergy`; IndexError: too few bandwidths.
+        """
+        mode = self._mode(kernel, normalization)
+        sx, sy = _checks.widths("sxy", sxy, 2, "pixels")
+        cost = _checks.compatibility(compat, self._nlabels)
+        with running():
+            self._add(spatial_kernel((self._h, self._w), (sx, sy), mode), cost)
+
+    def addPairwiseBilateral(
+        self,
+        sxy: float | Sequence[float],
+        srgb: float | Sequence[float],
+        rgbim: NDArray[np.uint8],
+        compat: float | NDArray[np.float32],
+        kernel: KernelType | int = DIAG_KERNEL,
+        normalization: NormalizationType | int = NORMALIZE_SYMMETRIC,
+    ) -> None:
+        """Add ``exp(-½ |p_i - p_j|² / sxy² - ½ |I_i - I_j|² / srgb²)``: labels change where colours do.
+
+        Args:
+            sxy: in pixels, a number or (sx, sy).
+            srgb: on the scale 0..255, a number or one per channel.
+            rgbim: UInt8[h, w, 3], C-contiguous. For other pictures see `utils.create_pairwise_bilateral`.
+            compat, kernel, normalization: as in `addPairwiseEnergy`.
+
+        Raises:
+            ValueError, TypeError: as `addPairwiseEnergy`; IndexError: too few bandwidths.
+        """
+        mode = self._mode(kernel, normalization)
+        alpha, beta = _checks.widths("sxy", sxy, 2, "pixels"), _checks.widths("srgb", srgb, 3, "0..255")
+        picture = _checks.array("rgbim", rgbim, np.uint8, 3)
+        if picture.shape != (self._h, self._w, 3):
+            raise ValueError(
+                f"rgbim: expected shape {(self._h, self._w, 3)}, got {_checks.describe(picture)}; for a "
+                "picture with other channels use utils.create_pairwise_bilateral and addPairwiseEnergy"
+            )
+        cost = _checks.compatibility(compat, self._nlabels)
+        with running():
+            image = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+            self._add(GaussianKernel.bilateral(image, alpha, beta, "lattice", mode, QUALITY), cost)
+
+
+def _matrix(logits: Tensor) -> MatrixXf:
+    """softmax over the labels of Float32[L, N], column-major as pydensecrf's."""
+    return logits.T.contiguous().softmax(-1).numpy().T.view(MatrixXf)
+
+
+def _matrix_only(name: str, value: Any) -> None:
+    if not isinstance(value, MatrixXf):
+        raise TypeError(
+            f"{name}: expected a MatrixXf, got {type(value).__name__}; startInference() gives one, "
+            "eigen.matrixXf(array) makes one of a float32 array"
+        )
