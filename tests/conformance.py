@@ -16,6 +16,9 @@ THETA_GAMMA = 2.3456
 LATTICES = ["reference"]
 if importlib.util.find_spec("crfrnn.lattice.cpu") is not None:
     LATTICES.append("cpu")
+HAS_GPU = torch.cuda.is_available()
+if importlib.util.find_spec("triton") is not None and not HAS_GPU:
+    LATTICES.append("triton")  # in the interpreter, see conftest.py
 METHODS = [*LATTICES, "exact", "separable"]
 
 
@@ -25,13 +28,15 @@ class Row:
 
     method: str
     dtype: torch.dtype
+    device: str = "cpu"
 
     def __str__(self) -> str:
-        return f"{self.method}-{str(self.dtype).removeprefix('torch.')}"
+        where = {"cpu": "-interpreter", "cuda": "-cuda"}[self.device] if self.method == "triton" else ""
+        return f"{self.method}{where}-{str(self.dtype).removeprefix('torch.')}"
 
     @property
     def is_lattice(self) -> bool:
-        return self.method in LATTICES
+        return self.method in LATTICES or self.method == "triton"
 
     @property
     def tolerance(self) -> float:
@@ -59,7 +64,11 @@ class Row:
         return torch.rand(batch, points, channels, dtype=self.dtype)
 
 
-ROWS = [Row(method, dtype) for method in METHODS for dtype in (torch.float32, torch.float64)]
+DTYPES = (torch.float32, torch.float64)
+ROWS = [Row(method, dtype) for method in METHODS if method != "triton" for dtype in DTYPES]
+# The interpreter is slow; in float64 it is held against the reference itself, below and in test_lattice.py.
+ROWS += [Row("triton", torch.float32)] if "triton" in LATTICES else []
+ROWS += [Row("triton", dtype, "cuda") for dtype in DTYPES]
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 
 

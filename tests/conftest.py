@@ -10,6 +10,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # read once, when something first imports triton: before any test module
+    )
+
 settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 
@@ -28,7 +33,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line that .ci/run reads: did the tests on real pictures run?"""
 
     def count(outcome: str) -> int:
-        return sum("real" in report.keywords for report in terminalreporter.getreports(outcome))
+        return sum(
+            "real" in getattr(report, "keywords", ()) for report in terminalreporter.getreports(outcome)
+        )
 
     ran = count("passed") + count("failed")
     terminalreporter.write_line(f"real pictures: {ran} run, {count('skipped')} skipped")

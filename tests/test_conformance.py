@@ -5,17 +5,31 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from conformance import LATTICES, NORMALIZATIONS, ROWS, Row, matrix, picture
+from conformance import HAS_GPU, LATTICES, NORMALIZATIONS, ROWS, Row, matrix, picture
 from crfrnn.lattice import Lattice
 from crfrnn.lattice.quality import Quality
 
 rows = pytest.mark.parametrize("row", ROWS, ids=str)
 modes = pytest.mark.parametrize("mode", NORMALIZATIONS)
 POINTS = 6 * 7
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device_of_the_row(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test draws, it draws on the device that its row is about."""
+    row = request.node.callspec.params.get("row") if hasattr(request.node, "callspec") else None
+    if row is None or row.device == "cpu":
+        yield
+        return
+    if not HAS_GPU:
+        pytest.skip("no GPU")
+    with torch.device(row.device):
+        yield
 
 
 def close(row: Row, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -160,7 +174,7 @@ def test_runs_are_bit_identical(row: Row) -> None:
 @rows
 def test_half_precision_values_are_computed_in_full(row: Row) -> None:
     kernel, values = row.kernel(picture()), row.values(2, POINTS).half()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(row.device, torch.bfloat16):
         out = kernel @ values
     close(row, out, kernel @ values.to(row.dtype))
     assert out.dtype == row.dtype

@@ -120,7 +120,9 @@ def test_many_rings_approach_a_shift_invariant_symmetric_filter(backend: str) ->
     torch.testing.assert_close(lattice.filter(values), lattice.filter(values, reverse=True))
 
 
-@backends
+# Finite differences take hundreds of filters, too many for an interpreter: its gradients are held against the
+# reference's in test_conformance.py.
+@pytest.mark.parametrize("backend", [b for b in LATTICES if b != "triton"])
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("quality", ["classic", "high"])
 def test_gradients_at_generic_points(backend: str, dimension: int, quality: str) -> None:
@@ -254,7 +256,7 @@ def test_device_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     from crfrnn.lattice import lattice as module
 
     with pytest.raises(ValueError, match=r'backend="reference"'):
-        module.choose_backend(torch.device("cuda"))
+        module.choose_backend(torch.device("mps"))
     with pytest.raises(ValueError, match=r'backend="reference"'):
         module.load_backend("cpu", torch.device("cuda"))
     monkeypatch.setitem(module.BACKENDS, "cpu", "crfrnn.lattice.not_built")

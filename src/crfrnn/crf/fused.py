@@ -7,6 +7,8 @@ x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)) and returns the gradients of
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,33 +16,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import ops  # noqa: F401  registers torch.ops.crfrnn.mean_field
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.lattice import Lattice, Separable
+from crfrnn.lattice.lattice import BACKENDS
 
-MOST_LABELS = 1024  # rows of labels the native core keeps on its stack
+with contextlib.suppress(ImportError):  # without the compiled module the GPU's operator works all the same
+    from crfrnn.crf import ops  # noqa: F401  registers torch.ops.crfrnn.mean_field
+
+MOST_LABELS = {"cpu": 1024, "triton": 128}  # what fits the native core's stack, a GPU program's registers
+
+if "triton" in BACKENDS and not isinstance(BACKENDS["triton"], str):  # torch.compile cannot trace an import
+    importlib.import_module("crfrnn.crf.triton_ops")
 
 
 def supports(unary: Tensor, kernels: Sequence[Any], activation: str, batch: int) -> bool:
-    """Whether the native operator can run this: float32 on the CPU, softmax, plain Gaussian kernels."""
-    if unary.device.type != "cpu" or unary.dtype != torch.float32 or activation != "softmax" or not kernels:
+    """Whether one operator can run this: float32, softmax, plain Gaussian kernels, native or in Triton."""
+    if unary.dtype != torch.float32 or activation != "softmax" or not kernels:
         return False
-    if not 1 <= unary.shape[1] <= MOST_LABELS or math.prod(unary.shape) == 0:
+    backend = _backend(unary, kernels)
+    if backend not in MOST_LABELS or isinstance(BACKENDS.get(backend, ""), str):
         return False
-    return all(_supported(kernel, tuple(unary.shape[2:]), batch) for kernel in kernels)
+    if not 1 <= unary.shape[1] <= MOST_LABELS[backend] or math.prod(unary.shape) == 0:
+        return False
+    return all(_supported(kernel, unary, batch, backend) for kernel in kernels)
 
 
-def _supported(kernel: Any, grid: tuple[int, ...], batch: int) -> bool:
+def _backend(unary: Tensor, kernels: Sequence[Any]) -> str:
+    """That of the first lattice; without one the device decides."""
+    for kernel in kernels:
+        if isinstance(getattr(kernel, "operator", None), Lattice):
+            return kernel.operator.backend
+    return {"cpu": "cpu", "cuda": "triton"}.get(unary.device.type, "")
+
+
+def _supported(kernel: Any, unary: Tensor, batch: int, backend: str) -> bool:
     if type(kernel) is not GaussianKernel or kernel.self_term is not None or kernel.reverse:
         return False
     operator = kernel.operator
     if isinstance(operator, Lattice):
         return (
-            operator.backend == "cpu"
+            operator.backend == backend
             and operator.shape[0] == batch
             and operator.weights.dtype == torch.float32
+            and operator.weights.device == unary.device
         )
-    return isinstance(operator, Separable) and operator.grid == grid and len(grid) <= 3
+    if not isinstance(operator, Separable) or operator.grid != tuple(unary.shape[2:]):
+        return False
+    return len(operator.grid) <= 3 and operator.theta.device == unary.device
 
 
 def run(
@@ -59,6 +81,9 @@ def run(
     grid = list(unary.shape[2:])
     pixels = math.prod(grid)
     transform = torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])
+    if _backend(unary, kernels) == "triton":
+        triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
+        return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial)
     none = unary.new_empty(0)
     parts: list[list[Tensor]] = [[], [], [], [], []]
     for kernel in kernels:

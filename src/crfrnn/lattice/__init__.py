@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Gaussian filters over points and grids: lattice, exact, separable. Nothing here has heard of labels."""
 
+from crfrnn.lattice import forked as forked
 from crfrnn.lattice.exact import Exact as Exact
 from crfrnn.lattice.exact import exact_filter as exact_filter
 from crfrnn.lattice.lattice import Lattice as Lattice

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -25,6 +26,18 @@ except (
     ImportError
 ) as error:  # the compiled module is missing or belongs to another Python: said when it is needed
     BACKENDS["cpu"] = str(error)
+
+
+def _load_triton() -> ModuleType | str:
+    try:
+        return importlib.import_module("crfrnn.lattice.triton")
+    except ImportError as error:
+        return str(error)
+
+
+# A torch for GPUs brings Triton along. Any other imports it when a backend is called "triton".
+if torch.version.cuda is not None or torch.version.hip is not None:
+    BACKENDS["triton"] = _load_triton()
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +123,13 @@ def choose_backend(device: torch.device) -> str:
     """The backend for tensors on `device`.
 
     >>> choose_backend(torch.device("cuda"))
+    'triton'
+    >>> choose_backend(torch.device("mps"))
     Traceback (most recent call last):
-    ValueError: backend: no compiled lattice for cuda tensors; pass backend="reference" or use .cpu()
+    ValueError: backend: no compiled lattice for mps tensors; pass backend="reference" or use .cpu()
     """
-    if device.type == "cpu":
-        return "cpu"
+    if device.type in ("cpu", "cuda"):
+        return "cpu" if device.type == "cpu" else "triton"
     raise ValueError(
         f'backend: no compiled lattice for {device.type} tensors; pass backend="reference" or use .cpu()'
     )
@@ -122,8 +137,11 @@ def choose_backend(device: torch.device) -> str:
 
 def load_backend(name: str, device: torch.device) -> ModuleType:
     """The module behind `name`, or why it cannot serve `device`."""
+    if name == "triton" and name not in BACKENDS:
+        BACKENDS[name] = _load_triton()
     if name not in BACKENDS:
-        raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+        names = ", ".join(map(repr, dict.fromkeys([*BACKENDS, "triton"])))
+        raise ValueError(f"backend: expected None or one of {names}, got {name!r}")
     if name == "cpu" and device.type != "cpu":
         raise ValueError(
             f'backend: "cpu" cannot work on {device.type} tensors; pass backend="reference", '
@@ -131,8 +149,14 @@ def load_backend(name: str, device: torch.device) -> ModuleType:
         )
     module = BACKENDS[name]
     if isinstance(module, str):
+        needed = "the package triton (pip install triton, Linux)" if name == "triton" else "crfrnn._native"
         raise ValueError(
-            f"backend: {name!r} needs the compiled module crfrnn._native, but its import failed ({module}); "
-            'reinstall crfrnn, or pass backend="reference"'
+            f"backend: {name!r} needs {needed}, but its import failed ({module}); "
+            'reinstall it, or pass backend="reference"'
+        )
+    if name == "triton" and device.type != "cuda" and not getattr(module, "INTERPRETED", False):
+        raise ValueError(
+            f'backend: "triton" works on CUDA tensors, got one on {device}; use .cuda(), or backend=None, '
+            "which chooses by the device"
         )
     return module

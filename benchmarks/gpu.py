@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""The engine on a GPU in one call of a few minutes: builds, checks, times, writes CSV.
+
+    python benchmarks/gpu.py --out gpu.csv            # needs torch with CUDA, nothing but the package
+    TRITON_INTERPRET=1 python benchmarks/gpu.py --device cpu --size 6  # a dry run
+
+Columns: what, case, value, unit, note. Times are medians of device events. "share of the copy bandwidth": the
+state that a kernel must read and write once, over its time, over the bandwidth of a copy in the same run.
+Parts that fail are rows too; no part is begun after `--seconds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+import crfrnn
+from crfrnn.crf.triton_ops import unchecked
+from crfrnn.crf.triton_problem import Problem, band
+from crfrnn.lattice import lattice, triton_filter
+from crfrnn.lattice.triton_filter import Structure
+
+PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
+Row = tuple[str, str, float, str, str]
+
+
+class Bench:
+    """A device, sizes and a stopwatch."""
+
+    def __init__(self, device: str, size: int) -> None:
+        self.device, self.size, self.gpu, self.bandwidth = torch.device(device), size, device != "cpu", 1.0
+
+    def milliseconds(self, work: Callable[[], Any], warm: int = 3) -> float:
+        """Median of 20, each waited for."""
+        for _ in range(warm if self.gpu else 0):
+            work()
+        if not self.gpu:
+            start = time.perf_counter()
+            work()
+            return 1e3 * (time.perf_counter() - start)
+        times = []
+        for _ in range(20):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            begin.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(begin.elapsed_time(end))
+        return statistics.median(times)
+
+    def peak(self, work: Callable[[], Any]) -> float:
+        """MiB above what was held before."""
+        if not self.gpu:
+            return float("nan")
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+    def picture(
+        self, labels: int = 21, batch: int = 1, grid: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Unary and image: soft regions with texture and noise, much as a photograph fills its lattice."""
+        grid = grid or (self.size, self.size)
+        random = torch.Generator().manual_seed(0)
+        coarse = tuple(max(n // 12, 2) for n in grid)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(grid)]
+        resize = torch.nn.functional.interpolate
+        image = resize(255 * torch.rand(batch, 3, *coarse, generator=random), grid, mode=mode)
+        image = (image + 6 * torch.randn(batch, 3, *grid, generator=random)).clamp(0, 255).round()
+        unary = resize(4 * torch.rand(batch, labels, *coarse, generator=random), grid, mode=mode)
+        unary = unary + 0.5 * torch.randn(batch, labels, *grid, generator=random)
+        return unary.to(self.device), image.to(self.device)
+
+    def layer(self, labels: int = 21, case: str = "demo", **options: Any) -> crfrnn.CRFRNN:
+        alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
+        values = {"theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma, "spatial_weight": spatial,
+                  "bilateral_weight": bilateral, **options}  # fmt: skip
+        crf = crfrnn.CRFRNN(labels, **values).to(self.device)
+        for name, parameter in crf.named_parameters():
+            parameter.requires_grad_("theta" not in name)
+        return crf
+
+
+def copy(bench: Bench) -> Iterator[Row]:
+    source = torch.empty(2**28 if bench.gpu else 2**16, device=bench.device)
+    target = torch.empty_like(source)
+    spent = bench.milliseconds(lambda: target.copy_(source))
+    bench.bandwidth = 2 * source.numel() * 4 / spent / 1e6
+    yield "bandwidth", "copy", bench.bandwidth, "GB/s", "read and write of 1 GiB"
+
+
+def agreement(bench: Bench) -> Iterator[Row]:
+    """Against the reference in float64 on the same device, every gradient; and two runs bit by bit."""
+    side = min(bench.size, 96)
+    for labels in (21, 81) if bench.gpu else (3,):
+        unary, image = bench.picture(labels, 2, (side, side - 1))
+        results = []
+        for backend in ("triton", "triton", "reference"):
+            dtype = torch.float64 if backend == "reference" else torch.float32
+            crf = crfrnn.CRFRNN(labels, 20.123, 13.7, 2.9).to(bench.device, dtype)
+            u, i = (t.to(dtype).requires_grad_() for t in (unary, image))
+            logs = (crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma)
+            alpha, beta, gamma = (log.exp() for log in logs)
+            kernels = [
+                crfrnn.GaussianKernel.spatial(image.shape[2:], gamma, device=bench.device),
+                crfrnn.GaussianKernel.bilateral(i, alpha, beta, backend=backend),
+            ]
+            weights = [crf.spatial_weights, crf.bilateral_weights]
+            logits = crfrnn.mean_field(u, kernels, weights, crf.compatibility, 5)
+            names = ["unary", "image", *dict(crf.named_parameters())]
+            weight = torch.linspace(-1, 1, logits.numel(), device=bench.device, dtype=dtype).view_as(logits)
+            grads = torch.autograd.grad((logits.softmax(1) * weight).sum(), [u, i, *crf.parameters()])
+            results.append([logits.softmax(1).detach(), *grads])
+        first, again, truth = results
+        same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        yield "bit-identical runs", f"{labels} labels", float(same), "", "forward and every gradient"
+        for name, ours, exact in zip(["marginals", *names], first, truth, strict=True):
+            error = float((ours.double() - exact).abs().amax() / exact.abs().amax().clamp_min(1e-12))
+            yield (
+                "largest error",
+                f"{labels} labels, {name}",
+                error,
+                "of the largest value",
+                "float64 reference",
+            )
+
+
+def accuracy(bench: Bench) -> Iterator[Row]:
+    """At full size, sampled rows of the exact sum in float64."""
+    _, image = bench.picture()
+    for case, (alpha, beta, *_) in PARAMETERS.items():
+        kernel = crfrnn.GaussianKernel.bilateral(image, alpha, beta, backend="triton")
+        yield "filter error", case, kernel.error(rows=64), "relative L2", ""
+
+
+def whole(bench: Bench, case: str, name: str, labels: int, batch: int, grid: tuple[int, ...], iterations: int,
+          train: bool, **options: Any) -> Iterator[Row]:  # fmt: skip
+    """The layer as users call it: lattice build, checks and normalisers included."""
+    (unary, image), crf = bench.picture(labels, batch, grid), bench.layer(labels, case, **options)
+    unary.requires_grad_(train)
+
+    def call() -> None:
+        with torch.set_grad_enabled(train):
+            out = crf(unary, image, iterations=iterations)
+            if train:
+                torch.autograd.grad(
+                    out, [unary, *(p for p in crf.parameters() if p.requires_grad)], out.detach()
+                )
+
+    what = f"forward + backward T = {iterations}" if train else f"forward T = {iterations}"
+    spent = bench.milliseconds(call)
+    yield what, name, spent, "ms", "build included"
+    yield f"{what}, rate", name, 1e3 * batch / spent, "pictures/s", ""
+    yield f"{what}, memory", name, bench.peak(call), "MiB above the inputs", ""
+
+
+def loop(bench: Bench) -> Iterator[Row]:
+    """Build alone, the iterations alone, and these as one CUDA graph."""
+    unary, image = bench.picture()
+    crf = bench.layer().requires_grad_(False)
+    yield (
+        "build",
+        "demo",
+        bench.milliseconds(lambda: crf.kernels(image)),
+        "ms",
+        "both kernels and normalisers",
+    )
+    kernels, weights = crf.kernels(image), [crf.spatial_weights, crf.bilateral_weights]
+
+    def call() -> Tensor:
+        with unchecked():
+            return crfrnn.mean_field(unary, kernels, weights, crf.compatibility, 10)
+
+    yield "iterations T = 10", "demo", bench.milliseconds(call), "ms", "kernels built before"
+    if bench.gpu:
+        graph, eager = torch.cuda.CUDAGraph(), call()
+        with torch.cuda.graph(graph):
+            captured = call()
+        yield "iterations T = 10, CUDA graph", "demo", bench.milliseconds(graph.replay), "ms", ""
+        yield "CUDA graph equals eager", "demo", float(torch.equal(captured, eager)), "", ""
+
+
+def parts(bench: Bench) -> Iterator[Row]:
+    """Every kernel of an iteration: its time, and the share of the copy bandwidth that its state moves at."""
+    labels, (_, image) = 21, bench.picture()
+    operator: Any = bench.layer().kernels(image)[1].operator
+    structure, weights = Structure.of(operator.structure), operator.weights.detach()
+    share, size = triton_filter.shares(weights, structure), structure.size
+    points, entries, vertices = len(weights), len(structure.order), structure.vertices
+    values = torch.rand(points, labels, device=bench.device)
+    rows = triton_filter.splat(values, share, structure)
+    theta = torch.tensor([3.0, 3.0], device=bench.device)
+    problem = Problem(torch.eye(labels)[None], (), tuple(image.shape[2:]), None, None, 1.0)
+    order = structure.order.long()
+    entry, vertex = order // size, structure.corner.flatten()[order].long()
+    target, width, plane = torch.zeros_like(rows)[:, :labels], 4 * rows.shape[1], 4 * points * labels
+    state = plane + 8 * entries + vertices * width
+    work: list[tuple[str, int, Callable[[], Tensor]]] = [
+        ("splat", state, lambda: triton_filter.splat(values, share, structure)),
+        ("splat with atomics", state, lambda: target.index_add_(0, vertex, values[entry] * share[:, None])),
+        ("blur", size * vertices * (2 * width + 8), lambda: triton_filter.blur(rows, structure, False)),
+        ("slice", state, lambda: triton_filter.gather(rows, weights, structure, labels)),
+        ("spatial", 4 * plane, lambda: band(problem, values, theta, None)),
+    ]
+    for name, moved, call in work:
+        spent = bench.milliseconds(call)
+        rate = moved / spent / 1e6
+        yield "kernel", name, spent, "ms", f"{moved / 2**20:.1f} MiB of state, {vertices} vertices"
+        yield "share of the copy bandwidth", name, rate / bench.bandwidth, "", f"{rate:.0f} GB/s"
+
+
+def step(bench: Bench) -> Iterator[Row]:
+    """A training step of FCN-8s with the CRF on top, full pictures, and what of it is the network's."""
+    unary, image = bench.picture()
+    small: dict[str, Any] = {} if bench.gpu else {"widths": (2, 2, 2, 2, 2), "hidden": 2}
+    network, target = crfrnn.FCN8s(21, **small).to(bench.device), unary.argmax(1)
+    for name, crf in (("network alone", None), ("network and CRF", bench.layer())):
+        model = crfrnn.Segmenter(network, crf).to(bench.device)
+        descent = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+
+        def call(model: torch.nn.Module = model, descent: torch.optim.Optimizer = descent) -> None:
+            descent.zero_grad()
+            torch.nn.functional.cross_entropy(model(image), target).backward()
+            descent.step()
+
+        yield "training step, FCN-8s", name, bench.milliseconds(call), "ms", "batch 1, T = 5"
+
+
+def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
+    side = bench.size
+    square, volume = (side, side), (128, 128, 128) if bench.gpu else (3, 4, 5)
+    voxels = {"theta_alpha": 5.0, "theta_beta": 20.0}
+    rows: dict[str, Callable[[], Iterator[Row]]] = {
+        "copy": lambda: copy(bench),
+        "agreement": lambda: agreement(bench),
+        "forward": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 10, False),
+        "loop": lambda: loop(bench),
+        "train": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 5, True),
+        "parts": lambda: parts(bench),
+        "step": lambda: step(bench),
+        "readme": lambda: whole(bench, "readme", f"readme {side}²", 21, 1, square, 10, False),
+        "labels": lambda: whole(bench, "demo", f"demo {side}², 81 labels", 81, 1, square, 10, False),
+        "batch": lambda: whole(bench, "demo", f"demo {side}², batch 16", 21, 16, square, 10, False),
+        "volume": lambda: whole(bench, "demo", f"volume {volume}", 4, 1, volume, 5, False, **voxels),
+        "large": lambda: whole(bench, "demo", f"demo {2 * side}²", 21, 1, (2 * side, 2 * side), 10, False),
+        "accuracy": lambda: accuracy(bench),
+    }
+    if bench.gpu:
+        return rows
+    return {name: rows[name] for name in ("copy", "agreement", "loop", "parts", "step", "volume", "accuracy")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The engine on a GPU: checks, times, CSV.")
+    parser.add_argument("--out", type=Path, default=Path("gpu.csv"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--size", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=420, help="no part is begun after so many")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        lattice.choose_backend = lambda device: "triton"  # what CUDA tensors get
+    bench, start, failed = Bench(options.device, options.size), time.monotonic(), 0
+    name = torch.cuda.get_device_name(bench.device) if bench.gpu else "interpreted"
+    versions = f"{name}; torch {torch.__version__}, triton {triton.__version__}"
+    with options.out.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["what", "case", "value", "unit", "note"])
+        table.writerow(["device", versions, "", "", time.strftime("%F")])
+        for part, work in plan(bench).items():
+            if time.monotonic() - start > options.seconds:
+                table.writerow([part, "not begun", "", "", "out of time"])
+                continue
+            try:
+                for what, case, value, unit, note in work():
+                    table.writerow([what, case, f"{value:.6g}", unit, note])
+                    print(f"{what:36} {case:36} {value:12.5g} {unit} {note}", flush=True)
+            except Exception as error:  # the other parts still tell something
+                failed += 1
+                traceback.print_exc()
+                table.writerow([part, "failed", "", "", f"{type(error).__name__}: {error}"[:300]])
+            file.flush()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

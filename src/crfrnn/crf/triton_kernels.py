@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
+# pyright: reportCallIssue=false, reportAssignmentType=false
+"""Kernels of mean field on the GPU: start, one iteration's pixels, its derivative, a band of a Gaussian.
+
+Planes are [B, L, N], as callers have them; rows are [B·N, stride], all labels of a pixel side by side. A
+program holds all labels of a block of pixels: up to 32 of them, slice, compatibility and softmax never leave
+its registers. Products are tf32x3: tensor cores at float32's accuracy, and a quarter of the registers of the
+plain way.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+CUT = 6.5  # bandwidths: exp(-½ 6.5²) is 7e-10, below float32's rounding of the sum
+
+
+@triton.jit
+def _normalised(x, pixel, here, label, labels, mask, clamp, MASKED: tl.constexpr, CLAMPED: tl.constexpr):
+    """softmax over the labels, one-hot where clamped, 0 where masked."""
+    x = tl.where(label < labels, x, float("-inf"))
+    e = tl.exp(x - tl.max(x, 1)[:, None])
+    q = e / tl.sum(e, 1)[:, None]
+    if CLAMPED:
+        known = tl.load(clamp + pixel, here, other=-1)[:, None]
+        q = tl.where(known >= 0, (known == label).to(q.dtype), q)
+    if MASKED:
+        q = tl.where(tl.load(mask + pixel, here, other=0)[:, None] != 0, q, 0)
+    return tl.where(label < labels, q, 0)
+
+
+@triton.jit
+def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, MASKED: tl.constexpr,
+                 CLAMPED: tl.constexpr, BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+    """Q of the start, from planes to rows, and whether this block holds NaN or infinity outside the mask."""
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    label = tl.arange(0, LABELS)[None, :]
+    here = pixel < total
+    inside = here[:, None] & (label < labels)
+    plane = (pixel // points * labels * points + pixel % points)[:, None] + label.to(tl.int64) * points
+    value = tl.load(x + plane, inside, other=0)
+    odd = tl.abs(value) == float("inf")
+    odd = odd | (value != value)
+    if MASKED:
+        odd = odd & (tl.load(mask + pixel, here, other=0)[:, None] != 0)
+    tl.store(bad + tl.program_id(0), tl.max(tl.max(odd.to(tl.int32), 1), 0))
+    out = _normalised(value, pixel, here, label, labels, mask, clamp, MASKED, CLAMPED)
+    tl.store(q + pixel[:, None] * stride + label, out, here[:, None] & (label < stride))
+
+
+@triton.jit
+def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.constexpr, BLOCK: tl.constexpr,
+           LABELS: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
+    """A message, `scale` first, STEP labels at a time: the whole of A would not fit the registers."""
+    label = tl.arange(0, LABELS)[None, :]
+    total = tl.zeros((BLOCK, LABELS), tl.float32)
+    for first in range(0, labels, STEP):
+        source = first + tl.arange(0, STEP)
+        there = here[:, None] & (source[None, :] < labels)
+        message = tl.load(rows + pixel[:, None] * stride + source[None, :], there, other=0)
+        if SCALED:
+            message *= tl.load(scale + pixel, here, other=0)[:, None]
+        square = (label < labels) & (source[:, None] < labels)
+        part = tl.load(transform + label * labels + source[:, None], square, other=0)  # rows of Aᵀ
+        total += tl.dot(message, part, input_precision="tf32x3")
+    return total
+
+
+@triton.jit
+def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transform, dense, dense_scale,
+                  dense_transform, mask, clamp, points, labels, stride, lattice_stride, dense_stride,
+                  vertices, total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
+                  DENSE: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, MASKED: tl.constexpr,
+                  CLAMPED: tl.constexpr, DAMPED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_Q: tl.constexpr,
+                  BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+    """x ← (1 - η) x + η (U + A slice(lattice) + A' dense + extra), Q = softmax(x).
+
+    `lattice` holds rows of vertices, sliced here with `weights` that carry all factors of a pixel, or,
+    SLICED, rows of pixels; A, A' are [L, L].
+    """
+    step: tl.constexpr = 32 if LABELS > 32 else LABELS
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    label = tl.arange(0, LABELS)[None, :]
+    here = pixel < total
+    inside = here[:, None] & (label < labels)
+    plane = (pixel // points * labels * points + pixel % points)[:, None] + label.to(tl.int64) * points
+    target = tl.load(unary + plane, inside, other=0)
+    if EXTRA:
+        target += tl.load(extra + pixel[:, None] * stride + label, inside, other=0)
+    if LATTICE:
+        if SLICED:
+            target += _mixed(lattice, weights, lattice_transform, pixel, here, labels, lattice_stride, False,
+                             BLOCK, LABELS, step)  # fmt: skip
+        else:
+            message = tl.zeros((BLOCK, LABELS), tl.float32)
+            for r in tl.static_range(SIZE):
+                vertex = tl.load(corner + pixel * SIZE + r, here, other=vertices).to(tl.int64)
+                weight = tl.load(weights + pixel * SIZE + r, here, other=0)[:, None]
+                there = (vertex < vertices)[:, None] & (label < labels)
+                at = vertex[:, None] * lattice_stride + label
+                message += weight * tl.load(lattice + at, there, other=0)
+            source = tl.arange(0, LABELS)[:, None]
+            square = (label < labels) & (source < labels)
+            transform = tl.load(lattice_transform + label * labels + source, square, other=0)  # Aᵀ
+            target += tl.dot(message, transform, input_precision="tf32x3")
+    if DENSE:
+        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, dense_stride, SCALED,
+                         BLOCK, LABELS, step)  # fmt: skip
+    if DAMPED:
+        before = tl.load(x + plane, inside, other=0)
+        target = before + damping * (target - before)
+    if WRITE_X:
+        tl.store(x + plane, target, inside)
+    if WRITE_Q:
+        out = _normalised(target, pixel, here, label, labels, mask, clamp, MASKED, CLAMPED)
+        tl.store(q + pixel[:, None] * stride + label, out, here[:, None] & (label < stride))
+
+
+@triton.jit
+def back_kernel(g, du, q, dq, mask, clamp, labels, stride, q_stride, total, damping, MASKED: tl.constexpr,
+                CLAMPED: tl.constexpr, BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+    """dU += η g;  g ← (1 - η) g + Q (dQ - <Q, dQ>), the second part 0 where Q is given."""
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    label = tl.arange(0, LABELS)[None, :]
+    here = pixel < total
+    inside = here[:, None] & (label < labels)
+    at = pixel[:, None] * stride + label
+    marginal = tl.load(q + pixel[:, None] * q_stride + label, inside, other=0)
+    change = tl.load(dq + at, inside, other=0)
+    through = marginal * (change - tl.sum(marginal * change, 1)[:, None])
+    if CLAMPED:
+        through = tl.where(tl.load(clamp + pixel, here, other=-1)[:, None] >= 0, 0, through)
+    if MASKED:
+        through = tl.where(tl.load(mask + pixel, here, other=0)[:, None] != 0, through, 0)
+    mine = tl.load(g + at, inside, other=0)
+    tl.store(du + at, tl.load(du + at, inside, other=0) + damping * mine, inside)
+    tl.store(g + at, (1 - damping) * mine + through, inside)
+
+
+@triton.jit
+def band_kernel(values, out, scale, theta, length, width, step, outer_stride, out_outer_stride, cut,
+                SCALED: tl.constexpr, DERIVATIVE: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr,
+                COLUMNS: tl.constexpr):  # fmt: skip
+    """out[o, i, c] = Σ_j k(i - j) scale[o, j, c // step] values[o, j, c] over a view [outer, length, width].
+
+    k(r) = exp(-½ (r / θ)²), or dk/dθ = r² / θ³ k(r). θ stays on the device; the band follows it.
+    """
+    blocks, across = tl.cdiv(length, BLOCK), tl.cdiv(width, COLUMNS)
+    line = tl.program_id(0) // across
+    outer = (line // blocks).to(tl.int64)
+    first = (line % blocks) * BLOCK
+    row = first + tl.arange(0, BLOCK)[:, None]
+    column = (tl.program_id(0) % across).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    size = tl.load(theta).to(tl.float32)
+    reach = tl.ceil(tl.minimum(cut * size, length * 1.0)).to(tl.int32)
+    low, high = tl.maximum(first - reach, 0), tl.minimum(first + BLOCK + reach, length)
+    total = tl.zeros((BLOCK, COLUMNS), tl.float32)
+    for begin in range(low, high, TAPS):
+        other = begin + tl.arange(0, TAPS)
+        apart = (row - other[None, :]).to(tl.float32)
+        weight = tl.exp(-0.5 * (apart / size) * (apart / size))
+        if DERIVATIVE:
+            weight *= apart * apart / (size * size * size)
+        place = other.to(tl.int64)[:, None]
+        there = (other < length)[:, None] & (column < width)
+        tile = tl.load(values + outer * outer_stride + place * width + column, there, other=0)
+        if SCALED:
+            pixel = (outer * length + place) * (width // step) + column // step
+            tile *= tl.load(scale + pixel, there, other=0)
+        total += tl.dot(weight, tile, input_precision="tf32x3")
+    at = outer * out_outer_stride + row.to(tl.int64) * width + column
+    tl.store(out + at, total, (row < length) & (column < width))

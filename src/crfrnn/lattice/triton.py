@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""The GPU backend: Triton kernels, float32 and float64, any channel count, the same bits in every run.
+
+Points keep the caller's order; masked ones have weights 0 and no vertex.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from crfrnn.lattice import (
+    reference,
+    triton_ops,  # noqa: F401  registers torch.ops.crfrnn.triton_*
+)
+from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.triton_build import INTERPRETED as INTERPRETED
+
+Structure = tuple[Tensor, ...]  # corner, rank, neighbour, order and the three bounds of triton_build.build
+
+
+def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
+    """Float[B, N, d] -> barycentric weights Float[B·N, d+1] and the structure."""
+    weights, *structure = torch.ops.crfrnn.triton_lattice_build(
+        features.contiguous(), mask, quality.scale, quality.rings, quality.ring_support
+    )
+    if quality.unit_diagonal:
+        weights = reference.unit_diagonal(weights)
+        if mask is not None:
+            weights = torch.where(mask.reshape(-1, 1), weights, 0)
+    return weights, tuple(structure)
+
+
+def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+    """Splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
+    batch, points, channels = values.shape
+    out = torch.ops.crfrnn.triton_lattice_filter(
+        values.reshape(batch * points, channels), weights, *structure[:4], list(structure[4:]), reverse
+    )
+    return out.view(batch, points, channels)
+
+
+def num_vertices(structure: Structure) -> int:
+    return structure[2].shape[-1] - 1
+
+
+def diagonal(weights: Tensor, structure: Structure) -> Tensor:
+    """The operator's own diagonal, Float[B·N], 0 at masked points."""
+    corner, rank, neighbour = (t.long() for t in structure[:3])
+    return reference.diagonal(weights, (corner, neighbour, rank))

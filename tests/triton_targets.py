@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Compiles every Triton kernel for an H100 without one: `python tests/triton_targets.py`.
+
+Prints a line per kernel: registers and stack (spills) of a thread and shared memory of a program.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from crfrnn.crf import triton_kernels as field
+from crfrnn.lattice import triton_build, triton_filter
+
+TARGET = GPUTarget("cuda", 90, 32)
+INTEGERS = {
+    "*i32": ("order", "corner", "neighbour", "clamp", "bad"),
+    "*i64": ("bounds", "quotient", "steps", "keys"),
+    "*i8": ("rank", "rank_out"),
+    "*u8": ("mask",),
+    "i64": ("picture_step", "bias", "hidden", "outer_stride", "out_outer_stride"),
+    "i32": ("count", "rows", "channels", "stride", "out_stride", "vertices", "points", "values_stride",
+            "labels", "total", "lattice_stride", "dense_stride", "q_stride", "length", "width", "step",
+            "per_picture"),
+    "fp32": ("damping", "cut"),
+}  # fmt: skip
+KINDS = {name: kind for kind, names in INTEGERS.items() for name in names}
+FLAGS = {"MASKED": True, "CLAMPED": True}
+UPDATE = {**FLAGS, "SIZE": 6, "LATTICE": True, "DENSE": True, "SCALED": True, "EXTRA": False, "DAMPED": False,
+          "WRITE_X": False, "WRITE_Q": True}  # fmt: skip
+CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
+    (triton_build._embed, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
+    (triton_build._embed, {"DIM": 8, "PAD": 16, "BLOCK": 32}, {"": "*fp64"}, 4),
+    (triton_build._keys, {"SIZE": 6, "PAD": 8, "MASKED": True, "BLOCK": 128}, {"keys": "*i32"}, 4),
+    (triton_build._feature_gradient, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
+    (triton_filter._sum_pieces, {"SIZE": 6, "FIRST": True, "BLOCK": 32, "COLUMNS": 32}, {}, 4),
+    (triton_filter._sum_pieces, {"SIZE": 9, "FIRST": True, "BLOCK": 8, "COLUMNS": 8}, {"values": "*bf16"}, 4),
+    (triton_filter._sum_pieces, {"SIZE": 6, "FIRST": False, "BLOCK": 32, "COLUMNS": 32}, {}, 4),
+    (triton_filter._blur, {"BLOCK": 32, "COLUMNS": 32}, {}, 4),
+    (triton_filter._slice, {"SIZE": 6, "BLOCK": 32, "COLUMNS": 32}, {"": "*fp64"}, 4),
+    (triton_filter._corner_dots, {"SIZE": 6, "ADD": True, "SCALED": True, "BLOCK": 32, "COLUMNS": 32}, {}, 4),
+    (field.start_kernel, {**FLAGS, "BLOCK": 32, "LABELS": 32}, {}, 4),
+    (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 32}, {}, 4),
+    (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 32, "LABELS": 128}, {}, 8),
+    (field.back_kernel, {**FLAGS, "BLOCK": 32, "LABELS": 128}, {}, 8),
+    (field.band_kernel, {"SCALED": True, "DERIVATIVE": False, "BLOCK": 64, "TAPS": 32, "COLUMNS": 64}, {}, 4),
+]  # fmt: skip
+
+
+def compile_for_target(kernel: Any, constants: dict[str, Any], kinds: dict[str, str], warps: int) -> str:
+    names = kernel.arg_names
+    usual = kinds.get("", "*fp32")
+    signature = {n: "constexpr" if n in constants else kinds.get(n, KINDS.get(n, usual)) for n in names}
+    source = ASTSource(kernel, signature, constexprs={(names.index(n),): v for n, v in constants.items()})
+    compiled = triton.compile(source, target=TARGET, options={"num_warps": warps})
+    return f"{kernel.__name__} {constants.get('LABELS', '')}: {resources(compiled)}"
+
+
+def resources(compiled: Any) -> str:
+    """Registers and stack as ptxas reports them, where Triton brings its tools along."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(compiled.asm["cubin"])
+        out = subprocess.run(
+            [tool, "--dump-resource-usage", file.name], capture_output=True, text=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", out)
+    used = f"{found[1]} registers, {found[2]} bytes of stack, " if found else ""
+    return f"{used}{compiled.metadata.shared} bytes of shared memory"
+
+
+if __name__ == "__main__":
+    for case in CASES:
+        print(compile_for_target(*case), flush=True)
+    sys.exit(0)
