@@ -15,12 +15,15 @@ from crfrnn.commands.demo import demo
 from crfrnn.commands.evaluate import evaluate
 from crfrnn.commands.fit import fit
 from crfrnn.commands.inspect import accuracy, doctor
+from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
 from crfrnn.commands.submit import submit
+from crfrnn.commands.tiles import tiles
 from crfrnn.commands.tune import tune
 
 app = typer.Typer(
     name="crfrnn",
+    help="Dense conditional random fields for segmentation: refine, learn, judge.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -28,6 +31,8 @@ app = typer.Typer(
 )
 for command in (
     refine,
+    tiles,
+    pseudo_labels,
     fit,
     tune,
     evaluate,

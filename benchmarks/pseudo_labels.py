@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""Pseudo-labels per second on real pictures, reading and writing included, and what COCO val would take.
+
+Pictures at their own size: VOC person val with 21 labels, COCO train2017 (the small selection) with 81, each
+with IRN's CRF (10 iterations); and the same VOC pictures with activation maps of two classes, IRN's whole
+step of two inferences. The scores are coarse random blobs made here from a fixed seed: time does not hang on
+them. Rates are taken between the first finished pictures and the last, without the start of the processes.
+pydensecrf2 and ours are then timed in turn on one thread, picture in memory, inference alone.
+
+Run it alone on the machine: python benchmarks/pseudo_labels.py; on a GPU: --device cuda --batch 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import interpolate
+
+from crfrnn import _native
+from crfrnn.data import atomic, read_image, shared_folder
+from crfrnn.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
+from engine import in_turn
+
+COCO_VAL = 40_504  # pictures of COCO val2014
+FOLDERS = {"voc": "data/voc2012-person/VOCdevkit/VOC2012/JPEGImages", "coco": "data/coco-mini/train2017"}
+CASES = {  # name: pictures, kind, maps in the file
+    "21 labels": ("voc", "logits", 21),
+    "81 labels": ("coco", "logits", 81),
+    "2 activation maps": ("voc", "cams", 2),
+}
+Row = tuple[str, int, str, float, float, float, float]
+
+
+def pictures(shared: Path, name: str, count: int) -> list[Path]:
+    """`count` pictures, evenly over the folder."""
+    found = sorted((shared / FOLDERS[name]).glob("*.jpg"))
+    count = min(count, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
+
+
+def scores(path: Path, labels: int) -> np.ndarray:
+    """Logits Float32[labels, H, W] of the picture's size: smooth blobs that compete."""
+    height, width = read_image(path).shape[:2]
+    generator = torch.Generator().manual_seed(int.from_bytes(path.stem.encode(), "little") % 2**31)
+    coarse = 2 * torch.randn(1, labels, height // 24 + 2, width // 24 + 2, generator=generator)
+    return interpolate(coarse, (height, width), mode="bilinear")[0].numpy()
+
+
+def prepare(paths: list[Path], kind: str, labels: int, folder: Path) -> list[Job]:
+    """The files of maps that a network would have left: float16 logits .npy, or .npz with keys."""
+    jobs = []
+    for path in paths:
+        values = scores(path, labels)
+        if kind == "logits":
+            source = folder / f"{path.stem}.npy"
+            np.save(source, values.astype(np.float16))
+        else:
+            source = folder / f"{path.stem}.npz"
+            maps = 1 / (1 + np.exp(-values))
+            np.savez(source, keys=np.arange(labels), high_res=maps / maps.max((1, 2), keepdims=True))
+        jobs.append(Job(path.stem, path, source))
+    return jobs
+
+
+def rate(jobs: list[Job], kind: str, folder: Path, processes: int, batch: int, device: str) -> float:
+    """Pictures per second of a whole run, once its processes are at work."""
+    ticks: list[float] = []
+    report = write_pseudo_labels(
+        jobs, folder, kind=kind, axes="lhw" if kind == "logits" else None, processes=processes, batch=batch,
+        device=device, progress=lambda done, total: ticks.append(time.perf_counter()),
+    )  # fmt: skip
+    if report.failed:
+        raise RuntimeError(f"failed: {report.failed}")
+    first = min(max(processes, batch), len(ticks) - 1)
+    return (len(ticks) - first) / (ticks[-1] - ticks[first - 1])
+
+
+def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
+    """Median seconds a picture, ours and pydensecrf2, one thread each."""
+    import pydensecrf.densecrf as dcrf
+
+    recipe, ours, theirs = RECIPES["irn"], [], []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for path in paths:
+        image, logits = read_image(path), scores(path, labels)
+
+        def peer(image: np.ndarray = image, logits: np.ndarray = logits) -> np.ndarray:
+            crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], labels)
+            crf.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(labels, -1)))
+            crf.addPairwiseGaussian(sxy=recipe.theta_gamma, compat=recipe.spatial_weight)
+            crf.addPairwiseBilateral(
+                sxy=recipe.theta_alpha, srgb=recipe.theta_beta, rgbim=image, compat=recipe.bilateral_weight
+            )
+            return np.array(crf.inference(recipe.iterations)).argmax(0)
+
+        def own(image: np.ndarray = image, logits: np.ndarray = logits) -> list[np.ndarray]:
+            return refine_labels([image], [torch.from_numpy(logits)], recipe, device=device)
+
+        functions: list[Callable[[], object]] = [own, peer]
+        mine, other = in_turn(functions, 1)
+        ours.append(mine)
+        theirs.append(other)
+    torch.set_num_threads(threads)
+    return float(np.median(ours)), float(np.median(theirs))
+
+
+def measure(shared: Path, arguments: argparse.Namespace) -> list[Row]:
+    """Rows: what, pictures, mean size, pictures a second, hours for COCO val, seconds a picture of both."""
+    rows: list[Row] = []
+    for name, (where, kind, labels) in CASES.items():
+        paths = pictures(shared, where, arguments.pictures)
+        sizes = np.array([read_image(path).shape[:2] for path in paths]).mean(0).round().astype(int)
+        with tempfile.TemporaryDirectory() as folder:
+            jobs = prepare(paths, kind, labels, Path(folder))
+            speed = rate(
+                jobs, kind, Path(folder) / "out", arguments.processes, arguments.batch, arguments.device
+            )
+        mine, peer = (float("nan"),) * 2
+        if kind == "logits" and arguments.peer:
+            mine, peer = single(paths[: arguments.peer], labels, arguments.device)
+        hours = COCO_VAL / speed / 3600
+        rows.append((name, len(paths), f"{sizes[1]} × {sizes[0]}", speed, hours, mine, peer))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--pictures", type=int, default=24, help="of each case; 81 labels take 50 MB each on disk"
+    )
+    parser.add_argument("--processes", type=int, default=0, help="0: one for each processor (1 on a GPU)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--peer", type=int, default=3, help="pictures to time pydensecrf2 on; 0 leaves it out"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/pseudo_labels.csv"))
+    arguments = parser.parse_args()
+    shared = shared_folder()
+    if shared is None:
+        raise SystemExit("no real pictures: name their folder in $CRFRNN_SHARED")
+    if not arguments.processes:
+        arguments.processes = 1 if arguments.device != "cpu" else len(os.sched_getaffinity(0))
+    console = Console()
+    place = arguments.device if arguments.device != "cpu" else _native.instruction_set()
+    machine = f"{platform.machine()}, {arguments.processes} processes, batch {arguments.batch}, {place}"
+    versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}"
+    with console.status("measuring, some minutes"):
+        rows = measure(shared, arguments)
+    heads = ["what", "pictures", "mean size", "pictures/s", "hours for COCO val", "ours, s", "pydensecrf2, s"]
+    table = Table(*heads, title=f"{versions}; {machine}")
+    for what, count, size, speed, hours, mine, peer in rows:
+        seconds = ("–" if np.isnan(v) else f"{v:.2f}" for v in (mine, peer))
+        table.add_row(what, str(count), size, f"{speed:.2f}", f"{hours:.1f}", *seconds)
+    console.print(table)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*heads, "versions", "machine"])
+        writer.writerows([*row, versions, machine] for row in rows)
+    console.print(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

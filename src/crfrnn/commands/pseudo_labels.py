@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn pseudo-labels`: class activation maps of a training set in, label maps to train on out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.commands.refine import find_pictures
+from crfrnn.data.pictures import read_ids
+from crfrnn.pseudo import RECIPES, Job, Recipe, recipe_named, write_pseudo_labels
+
+_ENDINGS = {
+    "cams": (".npz", ".npy"),  # .npy only to be refused with an explanation
+    "logits": (".npy", ".npz", ".pt", ".pth"),
+    "probabilities": (".npy", ".npz", ".pt", ".pth"),
+    "labels": (".png", ".npy", ".npz", ".pt", ".pth"),
+}
+
+
+def pseudo_labels(
+    images: Annotated[str, typer.Argument(help="A folder of pictures, or a glob in quotes.")],
+    maps: Annotated[Path, typer.Option("--maps", "-m", help="The folder of maps, by stem.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
+    recipe: Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")] = "irn",
+    kind: Annotated[
+        str, typer.Option("--kind", help="cams (.npz with keys), logits, probabilities or labels.")
+    ] = "cams",
+    layout: common.Layout = None,
+    labels: common.Labels = None,
+    key: common.Key = None,
+    level: Annotated[
+        list[float] | None,
+        typer.Option("--level", help="Instead of the recipe's thresholds or powers; once or twice."),
+    ] = None,
+    iterations: common.Iterations = None,
+    quality: common.Quality = "default",
+    listing: Annotated[
+        Path | None, typer.Option("--list", help="Take only the pictures that this file names, one a line.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-j", help="One thread each; one for each processor.")
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", help="Pictures refined together; for a GPU.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished ones anew.")] = False,
+) -> None:
+    """Pseudo-labels for weak supervision: activation maps, dense CRF, label maps with 255 where unsure.
+
+    A stopped run goes on when the same command is given again. Exit code 0: all pictures done; 1: some failed
+    (each is reported at the end, the others are done); 2: usage.
+
+    Example: crfrnn pseudo-labels JPEGImages/ --maps cams/ --recipe irn -o ir_labels/
+
+    Example: crfrnn pseudo-labels val2014/ -m logits/ --kind logits --layout lhw --recipe clip-es -j 8 -o out/
+    """
+    if kind not in _ENDINGS:
+        raise ValueError(f"--kind: expected one of {', '.join(_ENDINGS)}, got {kind!r}")
+    chosen = _recipe(recipe, level, iterations)
+    if not maps.is_dir():
+        raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
+    jobs = _jobs(images, maps, kind, listing)
+    common.new_folder(output)
+    with common.progress() as bar:
+        task = bar.add_task("pseudo-labels", total=len(jobs))
+        report = write_pseudo_labels(
+            jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, key=key, quality=quality,
+            processes=processes, batch=batch, device=device, overwrite=overwrite,
+            progress=lambda done, _: bar.update(task, completed=done),
+        )  # fmt: skip
+    for name, reason in sorted(report.failed.items()):
+        common.show_error(f"{name}: {reason}")
+    common.out.print(f"{report.written} of {len(jobs)} written, {report.skipped} were there already.")
+    common.out.print(f"Label maps: {output}", markup=False)
+    if report.failed:
+        common.show_error(f"{len(report.failed)} of {len(jobs)} pictures failed")
+        raise typer.Exit(1)
+
+
+def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Recipe:
+    chosen = recipe_named(name)
+    if levels:
+        chosen = replace(chosen, levels=tuple(levels))
+    if iterations is not None:
+        chosen = replace(chosen, iterations=common.check_iterations(iterations))
+    return chosen
+
+
+def _jobs(images: str, maps: Path, kind: str, listing: Path | None) -> list[Job]:
+    """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
+    pictures = find_pictures(images)
+    if listing is not None:
+        wanted = read_ids(listing, "--list")
+        by_name = {path.stem: path for path in pictures}
+        missing = [name for name in wanted if name not in by_name]
+        if missing:
+            raise ValueError(
+                f"--list: expected names of pictures in {images}, got {missing[0]!r} and {len(missing) - 1} "
+                "more that are not there; names carry no ending"
+            )
+        pictures = [by_name[name] for name in wanted]
+    jobs = []
+    for path in pictures:
+        candidates = [maps / f"{path.stem}{ending}" for ending in _ENDINGS[kind]]
+        source = next((c for c in candidates if c.is_file()), candidates[0])
+        jobs.append(Job(path.stem, path, source))
+    return jobs

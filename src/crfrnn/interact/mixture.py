@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""The colours of a region as a mixture of Gaussians, fitted by expectation maximisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_FLOOR = 4.0  # variance in colour steps², of rounding and of JPEG: a flat region has some too
+_MOST = 10_000  # pixels that a mixture is fitted to; more change nothing that can be seen
+_RANGE = 256.0
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``p(c) = Σ_k π_k N(c; μ_k, Σ_k)``, full covariances.
+
+    Attributes:
+        weights: Float[K], π, sum 1.
+        means: Float[K, C], in colour steps of 0..255.
+        covariances: Float[K, C, C].
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    @classmethod
+    def fit(cls, colours: Tensor, components: int = 5, iterations: int = 10) -> Mixture:
+        """The mixture of some pixels, the same at every call.
+
+        Starts from clusters found by splitting, along its longest axis, the one that is longest (Orchard &
+        Bouman 1991, as GrabCut does), then alternates expectation and maximisation.
+
+        Args:
+            colours: Float[N, C], N ≥ 1, in colour steps of 0..255.
+            components: K at most; fewer where the pixels have fewer colours.
+            iterations: of EM; 0 keeps the clusters.
+
+        Source: Dempster, Laird & Rubin, JRSS B 1977; Rother, Kolmogorov & Blake, *GrabCut*, SIGGRAPH 2004,
+        doi:10.1145/1015706.1015720, section 3.1.
+
+        >>> Mixture.fit(torch.tensor([[0.0], [2.0], [100.0], [102.0]]), 2).means.sort(0).values.flatten()
+        tensor([  1., 101.])
+        """
+        if colours.ndim != 2 or len(colours) == 0:
+            raise ValueError(f"colours: expected [N, C] with at least one pixel, got {tuple(colours.shape)}")
+        if components < 1:
+            raise ValueError(f"components: expected at least 1, got {components}")
+        step = -(-len(colours) // _MOST)
+        points = colours[::step].double()
+        belongs = torch.nn.functional.one_hot(_split(points, components)).double()
+        mixture = cls._maximised(points, belongs)
+        for _ in range(iterations):
+            mixture = cls._maximised(points, mixture._joint(points).softmax(1))
+        return cls(*(t.to(colours.dtype) for t in (mixture.weights, mixture.means, mixture.covariances)))
+
+    @classmethod
+    def _maximised(cls, points: Tensor, belongs: Tensor) -> Mixture:
+        mass = belongs.sum(0)
+        kept = mass > 1e-6 * len(points)
+        belongs, mass = belongs[:, kept], mass[kept]
+        means = (belongs.T @ points) / mass[:, None]
+        away = [points - mean for mean in means]
+        squares = [(d * own[:, None]).T @ d for d, own in zip(away, belongs.T, strict=True)]
+        covariances = torch.stack(squares) / mass[:, None, None]
+        covariances += _FLOOR * torch.eye(points.shape[1], dtype=points.dtype)
+        return cls(mass / mass.sum(), means, covariances)
+
+    def log_density(self, colours: Tensor, outliers: float = 0.0) -> Tensor:
+        """``log((1 - o) p(c) + o / 256^C)``, Float[N], of colours Float[N, C].
+
+        Args:
+            colours: in colour steps of 0..255.
+            outliers: o in [0, 1), the share of pixels that may have any colour: bounds how much a colour that
+                was never seen can say.
+
+        >>> one = Mixture(torch.ones(1), torch.zeros(1, 1), torch.full((1, 1, 1), 4.0))
+        >>> round(float(one.log_density(torch.zeros(1, 1))), 4)  # -log(2 √(2π))
+        -1.6121
+        """
+        density = self._joint(colours).logsumexp(1)
+        if not outliers:
+            return density
+        anything = math.log(outliers) - colours.shape[1] * math.log(_RANGE)
+        return torch.logaddexp(density + math.log1p(-outliers), density.new_tensor(anything))
+
+    def _joint(self, colours: Tensor) -> Tensor:
+        """log(π_k N(c; μ_k, Σ_k)), Float[N, K]."""
+        factor = torch.linalg.cholesky(self.covariances)
+        whitening = torch.linalg.inv(factor)
+        squares = torch.stack(
+            [((colours - mean) @ w.T).square().sum(1) for mean, w in zip(self.means, whitening, strict=True)],
+            1,
+        )
+        logdet = factor.diagonal(dim1=1, dim2=2).log().sum(1)
+        constant = colours.shape[1] / 2 * math.log(2 * math.pi)
+        return self.weights.log() - logdet - constant - squares / 2
+
+
+def _split(points: Tensor, components: int) -> Tensor:
+    """Cluster of each point, Int64[N], numbered without gaps."""
+    clusters = torch.zeros(len(points), dtype=torch.int64)
+    for number in range(1, components):
+        longest, axis, centre, length = 0, points[0], points[0], 0.0
+        for k in range(number):
+            own = points[clusters == k]
+            values, vectors = torch.linalg.eigh(torch.cov(own.T, correction=0).reshape(2 * own.shape[1:]))
+            # times the number of points: the split that takes most of the squared error away
+            if float(values[-1]) * len(own) > length:
+                length, longest = float(values[-1]) * len(own), k
+                axis, centre = vectors[:, -1], own.mean(0)
+        if length <= 1e-6 * len(points):  # the pixels have no more colours
+            break
+        clusters[(clusters == longest) & ((points - centre) @ axis > 0)] = number
+    return clusters

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""A whole training set: pictures and maps from files, label maps to files, by several processes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crfrnn.data import atomic, read_image, read_unary, write_label_png
+from crfrnn.data.files import PathLike
+from crfrnn.data.unary_files import AXES
+from crfrnn.pseudo.labels import refine_labels
+from crfrnn.pseudo.recipes import Recipe, recipe_named
+from crfrnn.pseudo.sources import Cams, read_cams
+from crfrnn.pseudo.workers import Chunk, Results, work_through
+
+KINDS = ("cams", "logits", "probabilities", "labels")
+RECORD = "pseudo_labels.json"
+Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture: its name (of the output too), its file, and the file of its maps."""
+
+    name: str
+    image: Path
+    source: Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did: pictures written, found finished, and failed with the reason."""
+
+    written: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What every process must know; it is pickled."""
+
+    output: Path
+    recipe: Recipe
+    kind: str
+    axes: str | None
+    num_labels: int | None
+    key: str | None
+    quality: str
+    device: str
+
+    def record(self) -> dict[str, Any]:
+        """What the results depend on."""
+        names = ("kind", "axes", "num_labels", "key", "quality")
+        return {"recipe": asdict(self.recipe), **{name: getattr(self, name) for name in names}}
+
+    def target(self, job: Job) -> Path:
+        return self.output / f"{job.name}.png"
+
+    def read(self, job: Job) -> tuple[Any, Cams | Tensor]:
+        image = read_image(job.image)
+        size = (image.shape[0], image.shape[1])
+        if self.kind == "cams":
+            return image, read_cams(job.source, size=size, key=self.key)
+        return image, read_unary(
+            job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,  # pyright: ignore
+            gt_prob=self.recipe.gt_prob, key=self.key,
+        ).logits  # fmt: skip
+
+
+def write_pseudo_labels(
+    jobs: Iterable[Job],
+    output: PathLike,
+    recipe: str | Recipe = "irn",
+    *,
+    kind: str = "cams",
+    axes: str | None = None,
+    num_labels: int | None = None,
+    key: str | None = None,
+    quality: str = "default",
+    processes: int | None = None,
+    batch: int = 1,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Write ``output/NAME.png`` for every job: indexed PNG with the VOC palette, 255 where nothing is sure.
+
+    What is finished is skipped, so a run that was stopped goes on where it was; every file is written whole
+    or not at all. A picture that fails, or that kills the process that works on it, is in the report and the
+    others are done. ``output/pseudo_labels.json`` holds the settings: to go on with others is refused.
+
+    Args:
+        jobs: pictures with the files of their maps; names must differ.
+        output: a folder; it is made.
+        recipe: a name in `RECIPES`, or a `Recipe`.
+        kind: what the sources are: "cams" (see `read_cams`), "logits" or "probabilities" of all labels, or
+            "labels", a label map (see `crfrnn.data.read_unary`).
+        axes, num_labels, key: as `read_unary` takes them; for "cams" only `key`.
+        quality: of the lattice.
+        processes: how many, each with one thread; None takes one for each processor, but no more than
+            pictures; 1 works in this process with all its threads. More than one needs a script that starts
+            under ``if __name__ == "__main__":``.
+        batch: pictures that are read and refined together; more than 1 pays on a GPU.
+        device: "cpu" or "cuda" (then processes is 1).
+        overwrite: make finished pictures anew, with any settings.
+        progress: called with (done, in all) after each picture.
+
+    Returns:
+        The `Report`; nothing is raised for single pictures.
+
+    Raises:
+        ValueError: settings that cannot work, names twice, an output folder made with other settings.
+    """
+    listed = list(jobs)
+    settings = _Settings(
+        Path(output), recipe_named(recipe), kind, axes, num_labels, key, quality, str(device)
+    )
+    _check(settings, listed, batch)
+    processes = _processes(processes, settings.device, len(listed))
+    settings.output.mkdir(parents=True, exist_ok=True)
+    _check_record(settings, overwrite)
+    todo = [job for job in listed if overwrite or not _finished(settings.target(job))]
+    chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+    work = functools.partial(_work, settings)
+    written, failed = 0, {}
+    done = len(listed) - len(todo)
+    for job, error in _results(work, chunks, min(processes, max(len(chunks), 1))):
+        done += 1
+        if error is None:
+            written += 1
+        else:
+            failed[job.name] = error
+        if progress is not None:
+            progress(done, len(listed))
+    return Report(written, len(listed) - len(todo), failed)
+
+
+def _results(
+    work: Callable[[Chunk], Results], chunks: Sequence[Chunk], processes: int
+) -> Iterator[tuple[Job, str | None]]:
+    if processes > 1:
+        yield from work_through(work, chunks, processes)
+    else:
+        for chunk in chunks:
+            yield from work(chunk)
+
+
+def _work(settings: _Settings, jobs: Chunk) -> Results:
+    """Read, refine and write some pictures; what fails is said and stops nothing."""
+    results: Results = []
+    read: list[tuple[Job, Any, Cams | Tensor]] = []
+    for job in jobs:
+        try:
+            read.append((job, *settings.read(job)))
+        except Exception as error:  # whatever a decoder raises belongs to this picture
+            results.append((job, _reason(error)))
+    try:
+        results += _refine(settings, read)
+    except Exception:  # together they fail: one of them is to blame, or there is no room for all at once
+        for one in read:
+            try:
+                results += _refine(settings, [one])
+            except Exception as error:
+                results.append((one[0], _reason(error)))
+    return results
+
+
+def _refine(settings: _Settings, read: Sequence[tuple[Job, Any, Cams | Tensor]]) -> Results:
+    if not read:
+        return []
+    jobs, images, maps = zip(*read, strict=True)
+    found = refine_labels(images, maps, settings.recipe, quality=settings.quality, device=settings.device)
+    for job, labels in zip(jobs, found, strict=True):
+        write_label_png(settings.target(job), labels)
+    return [(job, None) for job in jobs]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
+
+
+def _finished(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
+    if settings.kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {settings.kind!r}")
+    if settings.kind in ("logits", "probabilities") and settings.axes not in AXES:
+        raise ValueError(
+            f"axes: expected one of {', '.join(AXES)}, got {settings.axes!r}; a file does not say it"
+        )
+    if settings.kind == "labels" and settings.num_labels is None:
+        raise ValueError(
+            "num_labels: expected a number for kind='labels', got None; a map may show only some"
+        )
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    settings.recipe.crf(2, settings.quality)  # a wrong quality shows before any picture does
+    seen: set[str] = set()
+    for job in jobs:
+        if job.name in seen or not job.name or job.name != os.path.basename(job.name):
+            raise ValueError(
+                f"jobs: expected different plain names, got {job.name!r}; it names the output file"
+            )
+        seen.add(job.name)
+
+
+def _processes(asked: int | None, device: str, jobs: int) -> int:
+    if asked is not None and asked < 1:
+        raise ValueError(f"processes: expected at least 1, got {asked}")
+    if torch.device(device).type != "cpu":
+        if asked not in (None, 1):
+            raise ValueError(f"processes: expected 1 on {device}, got {asked}; raise batch instead")
+        return 1
+    if asked is not None:
+        return asked
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(processors, jobs))
+
+
+def _check_record(settings: _Settings, overwrite: bool) -> None:
+    """Refuse to mix results of different settings in one folder; then write these down."""
+    path, own = settings.output / RECORD, json.loads(json.dumps(settings.record()))
+    if path.is_file() and not overwrite:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"output: expected the settings in {str(path)!r}, got {error}; remove it"
+            ) from None
+        other = [name for name in own if not isinstance(before, dict) or before.get(name) != own[name]]
+        if other:
+            raise ValueError(
+                f"output: expected a folder without results of other settings, got {str(settings.output)!r} "
+                f"with another {' and '.join(other)}; choose a new folder, or overwrite"
+            )
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Processes that work through a list and outlive the death of one of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+Chunk = Sequence[Any]
+Results = list[tuple[Any, str | None]]  # (job, what went wrong) of every job of a chunk
+Work = Callable[[Chunk], Results]
+DIED = "the process that worked on it died, as one does that runs out of memory"
+_AHEAD = 2  # chunks given to each process: one to work on, one that waits
+
+
+def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterator[tuple[Any, str | None]]:
+    """Call `work` on all chunks in `processes` spawned processes of one thread each; results as they come.
+
+    Processes are spawned, not forked: a forked child would wait for OpenMP's threads for ever. What was
+    under way when a process died is tried again by one process, job by job, so that the job that
+    kills is the only one that is lost.
+
+    Args:
+        work: a function that can be pickled; it reports what goes wrong and does not raise.
+        chunks: lists of jobs.
+        processes: at least 1.
+
+    Raises:
+        RuntimeError: processes do not start at all.
+    """
+    waiting = deque(chunks)
+    while waiting:
+        lost = yield from _pool(work, waiting, processes, _AHEAD)
+        suspects: deque[Chunk] = deque([job] for chunk in lost for job in chunk)
+        while suspects:
+            for chunk in (yield from _pool(work, suspects, 1, 1)):
+                yield chunk[0], DIED
+
+
+def _pool(
+    work: Work, waiting: deque[Chunk], processes: int, ahead: int
+) -> Generator[tuple[Any, str | None], None, list[Chunk]]:
+    """Work until nothing waits or a process dies; returns the chunks that were under way then."""
+    running: dict[Future[Results], Chunk] = {}
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread)
+    try:
+        _start(pool)
+        while waiting or running:
+            try:
+                while waiting and len(running) < ahead * processes:
+                    running[pool.submit(work, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    results = future.result()
+                    del running[future]
+                    yield from results
+            except BrokenProcessPool:
+                return list(running.values())
+        return []
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(pool: ProcessPoolExecutor) -> None:
+    try:
+        pool.submit(_one_thread).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "processes: expected processes that start, got none that does; in a script, call this under "
+            "`if __name__ == '__main__':` (a spawned process imports the script), or say processes=1"
+        ) from error
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
