@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crfrnn.data import voc_palette
-from crfrnn.plots import CHANGED, difference, overlay, panel
+from crfrnn.plots import CHANGED, difference, overlay, painted, panel, shrunk
 
 IMAGE = np.full((6, 8, 3), 128, np.uint8)
 BEFORE = np.zeros((6, 8), int)
@@ -63,3 +63,22 @@ def test_bad_input_is_named(image: np.ndarray, labels: np.ndarray, named: str) -
 def test_wrong_number_of_captions() -> None:
     with pytest.raises(ValueError, match="captions"):
         panel(IMAGE, BEFORE, AFTER, captions=["one"])
+
+
+def test_painted_is_the_overlay_with_a_legend_of_its_labels_beneath() -> None:
+    image, labels = np.full((100, 400, 3), 90, np.uint8), np.zeros((100, 400), int)
+    labels[:, 200:] = 15
+    out = np.asarray(painted(image, labels, names=["background"]))
+    assert (out[:100] == overlay(image, labels)).all() and out.shape[1] == 400 and len(out) > 100
+    legend = {tuple(colour) for colour in out[100:].reshape(-1, 3).tolist()}
+    assert tuple(voc_palette()[15].tolist()) in legend and CHANGED not in legend
+    assert painted(image[:, :9], labels[:, :9]).width >= 300  # a narrow picture leaves the names their room
+
+
+def test_shrunk_pictures_keep_labels_labels() -> None:
+    image = np.zeros((90, 300, 3), np.uint8)
+    labels = np.where(np.arange(300) < 150, 3, 200)[None].repeat(90, 0)
+    small, found = shrunk(image, labels, long_side=100)
+    assert small.shape == (30, 100, 3) and found.tolist() == [[3] * 50 + [200] * 50] * 30
+    same, kept = shrunk(image, labels, long_side=300)
+    assert same is image and kept is labels

@@ -14,12 +14,14 @@ from crfrnn.crf import (
 )
 from crfrnn.lattice import Lattice
 from crfrnn.models import FCN8s, Segmenter
+from crfrnn.predict import Predictor
 
 __all__ = [
     "CRFRNN",
     "FCN8s",
     "GaussianKernel",
     "Lattice",
+    "Predictor",
     "Segmenter",
     "dense_crf_loss",
     "free_energy",

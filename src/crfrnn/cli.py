@@ -17,8 +17,8 @@ from crfrnn.commands.fit import fit
 from crfrnn.commands.inspect import accuracy, doctor
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
+from crfrnn.commands.segment import segment
 from crfrnn.commands.submit import submit
-from crfrnn.commands.tiles import tiles
 from crfrnn.commands.tune import tune
 
 app = typer.Typer(
@@ -30,8 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
+    segment,
     refine,
-    tiles,
     pseudo_labels,
     fit,
     tune,

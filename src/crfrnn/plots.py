@@ -15,6 +15,7 @@ from crfrnn.data import VOID, voc_palette
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
 _MOST_NAMES = 24
+_NARROWEST = 320  # a legend below this is a column of single words
 
 
 def overlay(
@@ -45,6 +46,46 @@ def overlay(
     out = base * (1 - alpha) + colours[labels] * alpha
     edge = _edges(labels)[..., None]
     return np.where(edge, 0.25 * out + 0.75 * 255, out).round().astype(np.uint8)
+
+
+def painted(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    *,
+    palette: NDArray[np.uint8] | None = None,
+    names: Sequence[str] = (),
+    long_side: int = 2000,
+) -> Image.Image:
+    """The overlay of a photograph, no larger than people look at, and the colours' names beneath it.
+
+    Args:
+        image, labels, palette: as in `overlay`.
+        names: a name per label for the legend; numbers by default.
+        long_side: larger photographs are shown at this size, in pixels.
+
+    >>> painted(np.zeros((300, 400, 3), np.uint8), np.zeros((300, 400), int), long_side=200).width
+    320
+    """
+    image, labels = shrunk(image, labels, long_side=long_side)
+    over = Image.fromarray(overlay(image, labels, palette))
+    width, gap = max(over.width, _NARROWEST), 8
+    legend = _legend(np.unique(labels), names, palette, width - 2 * gap, changed=False)
+    canvas = Image.new("RGB", (width, over.height + legend.height + 2 * gap), PAPER)
+    canvas.paste(over, ((width - over.width) // 2, 0))
+    canvas.paste(legend, (gap, over.height + gap))
+    return canvas
+
+
+def shrunk(image: NDArray[np.uint8], *labels: NDArray[Any], long_side: int) -> tuple[NDArray[Any], ...]:
+    """A photograph and its label maps with at most `long_side` pixels along each side; labels stay labels."""
+    height, width = image.shape[:2]
+    share = long_side / max(height, width)
+    if share >= 1:
+        return (image, *labels)
+    size = max(1, round(height * share)), max(1, round(width * share))
+    y, x = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, (height, width), strict=True))
+    small = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return (small, *(found[y][:, x] for found in labels))
 
 
 def difference(image: NDArray[np.uint8], before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.uint8]:
@@ -121,9 +162,13 @@ def panel(
 
 
 def _legend(
-    labels: NDArray[Any], names: Sequence[str], palette: NDArray[np.uint8] | None, width: int
+    labels: NDArray[Any],
+    names: Sequence[str],
+    palette: NDArray[np.uint8] | None,
+    width: int,
+    changed: bool = True,
 ) -> Image.Image:
-    """Swatches with names, wrapped to the width."""
+    """Swatches with names, wrapped to the width; `changed` explains the colour of `difference`."""
     colours = voc_palette()
     if palette is not None:
         colours[: len(palette)] = palette
@@ -133,7 +178,8 @@ def _legend(
     ]
     if len(shown) > _MOST_NAMES:
         entries.append((PAPER, f"and {len(shown) - _MOST_NAMES} more"))
-    entries.append((CHANGED, "changed"))
+    if changed:
+        entries.append((CHANGED, "changed"))
     font, line, swatch = _font(16), 28, 16
     places, x, y = [], 0, 0
     for colour, name in entries:

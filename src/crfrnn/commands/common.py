@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_p
 state = SimpleNamespace(debug=False)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE = 2
+Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
 Preset = Annotated[str | None, typer.Option("--preset", help=f"Named parameters: {', '.join(PRESETS)}.")]
@@ -156,11 +157,16 @@ def pictures(root: Path, split: str, num_labels: int | None) -> PictureSet:
 
 def every(found: PictureSet, limit: int | None) -> PictureSet:
     """At most `limit` pictures, spread evenly over the list."""
-    if limit is None or limit >= len(found):
-        return found
+    return found if limit is None or limit >= len(found) else found.select(spread(found.ids, limit))
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` of them, evenly over the sequence."""
+    if limit is None or limit >= len(items):
+        return list(items)
     if limit < 1:
         raise ValueError(f"--limit: expected at least 1, got {limit}")
-    return found.select(found.ids[i * len(found) // limit] for i in range(limit))
+    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:

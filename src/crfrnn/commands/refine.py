@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,12 +124,7 @@ class _Work:
             raise ValueError(f"--unary: expected a folder for several pictures, got {str(self.unary)!r}")
         self._named = self.single and self.output.suffix.lower() == ".png"
         common.new_folder(self.output.parent if self._named else self.output)
-        stems = [path.stem for path in self.pictures]
-        if len(set(stems)) != len(stems):
-            twice = next(stem for stem in stems if stems.count(stem) > 1)
-            raise ValueError(
-                f"IMAGE: expected each name once, got {twice!r} twice; the results would collide"
-            )
+        check_stems(self.pictures)
 
     def one(self, path: Path, save_probabilities: bool, with_panel: bool) -> None:
         """Read, refine and write one picture; its label map is written last."""
@@ -163,6 +159,14 @@ class _Work:
 
     def _build(self, num_labels: int | None) -> SavedParameters:
         return common.build_crf(num_labels, self.params, self.preset, self.iterations, **self.numbers)
+
+
+def check_stems(pictures: Sequence[Path]) -> None:
+    """ValueError where two pictures would write to one name."""
+    stems = [path.stem for path in pictures]
+    if len(set(stems)) != len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"IMAGE: expected each name once, got {twice!r} twice; the results would collide")
 
 
 def find_pictures(pattern: str) -> list[Path]:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn segment`: photographs in, label maps, overlays and areas out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from crfrnn.commands import common
+from crfrnn.commands.refine import check_stems, find_pictures
+from crfrnn.data import FileError, atomic, read_image, write_label_png
+from crfrnn.plots import painted, panel, shrunk
+from crfrnn.predict import Prediction, Predictor, default_checkpoint
+
+INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
+PANEL_SIDE = 1400
+OVERLAY, PANEL, PROBABILITIES = "_overlay.png", "_panel.png", "_probabilities.npz"
+ENDINGS = (".png", ".json", OVERLAY, PANEL, PROBABILITIES)
+CAPTIONS = ("photograph", "network alone", "with the CRF", "difference")
+
+
+def segment(
+    picture: Annotated[str, typer.Argument(help="A picture, a folder of them, or a glob in quotes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the results.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint", "-c", help="Folder, .safetensors file or name; the package's own by default."
+        ),
+    ] = None,
+    crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Refine with the CRF.")] = True,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also NAME_panel.png: without the CRF, with it, difference.")
+    ] = False,
+    iterations: common.Iterations = None,
+    long_side: Annotated[
+        int | None,
+        typer.Option(
+            "--long-side", help="Segment larger pictures at this size, pixels; results keep theirs."
+        ),
+    ] = None,
+    memory: Annotated[
+        float, typer.Option("--memory", help="MiB for one picture; larger ones are cut into tiles.")
+    ] = 2048,
+    tile: Annotated[
+        int | None, typer.Option("--tile", help="Side of the tiles, pixels, instead of --memory.")
+    ] = None,
+    overlap: Annotated[int, typer.Option("--overlap", help="Pixels that neighbouring tiles share.")] = 128,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="NAME_overlay.png.")] = True,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
+    ] = False,
+    limit: common.Limit = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave pictures whose label map is there: go on.")
+    ] = False,
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
+
+    Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
+    stopped by Ctrl-C (every file that is there is whole).
+
+    Example: crfrnn segment photo.jpg -o segmented/
+
+    Example: crfrnn segment 'photos/*.jpg' -o segmented/ --long-side 1024 --compare
+    """
+    pictures = find_pictures(picture)
+    check_stems(pictures)
+    name = default_checkpoint() if checkpoint is None else checkpoint
+    predictor = Predictor.from_pretrained(
+        name, device=_device(device), use_crf=crf, iterations=iterations, long_side=long_side, memory=memory,
+        tile=tile, overlap=overlap,
+    )  # fmt: skip
+    refines = crf and predictor.segmenter.crf is not None
+    for option, given in (("--compare", compare), ("--iterations", iterations is not None)):
+        if given and not refines:
+            why = "--no-crf" if not crf else f"{name!r}, which has none"
+            raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
+    work = _Work(predictor, str(name), output, overlay, compare, save_probabilities)
+    work.check(pictures)
+    pictures = common.spread(pictures, limit)
+    common.new_folder(output)
+    done, failed, skipped, stopped = 0, 0, 0, False
+    with common.progress() as bar:
+        try:
+            for path in bar.track(pictures, description="segment"):
+                if skip_existing and work.target(path).is_file():
+                    skipped += 1
+                    continue
+                try:
+                    found = work.one(path)
+                    done += 1
+                    common.out.print(f"{path.name}: {_areas(found)}", markup=False)
+                # RuntimeError is what torch raises where memory ends.
+                except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
+                    if common.state.debug:
+                        raise
+                    failed += 1
+                    common.show_error(f"{path.name}: {str(error) or type(error).__name__}")
+        except KeyboardInterrupt:
+            stopped = True
+    there = f", {skipped} were there already" if skipped else ""
+    common.out.print(f"{done} of {len(pictures)} segmented{there}.")
+    common.out.print(f"Results: {output}", markup=False)
+    if failed:
+        common.show_error(f"{failed} of {len(pictures)} pictures failed")
+    if stopped:
+        common.show_error("stopped; the same command with --skip-existing goes on")
+    if stopped or failed:
+        raise typer.Exit(INTERRUPTED if stopped else 1)
+
+
+@dataclass
+class _Work:
+    """What is the same for all pictures."""
+
+    predictor: Predictor
+    checkpoint: str
+    output: Path
+    overlay: bool
+    compare: bool
+    save_probabilities: bool
+
+    def target(self, path: Path, ending: str = ".png") -> Path:
+        return self.output / f"{path.stem}{ending}"
+
+    def check(self, pictures: list[Path]) -> None:
+        """Refuse to write over a photograph."""
+        given = {path.resolve() for path in pictures}
+        for path in pictures:
+            if any(self.target(path, ending).resolve() in given for ending in ENDINGS):
+                raise FileError(
+                    "-o", self.output, "a folder other than the pictures' own",
+                    f"one in which {path.name} would write over a picture", "name another",
+                )  # fmt: skip
+
+    def one(self, path: Path) -> Prediction:
+        """Read, segment and write one picture; its label map is written last."""
+        image = read_image(path)
+        found = self.predictor(image, probabilities=self.save_probabilities)
+        if found.labels.dtype != np.uint8:
+            raise ValueError("labels: expected at most 256 for a PNG, got more; use crfrnn.Predictor")
+        record: dict[str, Any] = {"picture": path.name, "checkpoint": self.checkpoint, **found.as_dict()}
+        if self.compare:
+            plain = self.predictor(image, use_crf=False).labels
+            record["changed"] = round(float((plain != found.labels).mean()), 6)
+            picture = panel(
+                *shrunk(image, plain, found.labels, long_side=PANEL_SIDE),
+                names=found.class_names,
+                captions=CAPTIONS,
+            )
+            with atomic(self.target(path, PANEL)) as temporary:
+                picture.save(temporary, format="PNG")
+        if self.overlay:
+            names = [found.name(label) for label in range(256)]
+            for area in found.areas:
+                names[area.label] += f" {_percent(area.share)}"
+            with atomic(self.target(path, OVERLAY)) as temporary:
+                painted(image, found.labels, names=names).save(temporary, format="PNG")
+        if found.probabilities is not None:
+            with atomic(self.target(path, PROBABILITIES)) as temporary, temporary.open("wb") as stream:
+                np.savez_compressed(stream, probabilities=found.probabilities)
+        with atomic(self.target(path, ".json")) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # Last, so that a label map means that everything is there.
+        write_label_png(self.target(path), found.labels)
+        return found
+
+
+def _areas(found: Prediction) -> str:
+    """The labels, the largest first."""
+    order = sorted(found.areas, key=lambda area: -area.pixels)
+    tiles = f" ({found.tiles} tiles)" if found.tiles > 1 else ""
+    return ", ".join(f"{area.name} {_percent(area.share)}" for area in order) + tiles
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+
+
+def _device(name: str) -> torch.device:
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"--device: expected cpu or cuda, got {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: expected cpu here, got cuda, which this torch does not see")
+    return torch.device(name)
