@@ -13,7 +13,7 @@ TEXT = (Path(__file__).resolve().parents[1] / "docs" / "commands.md").read_text(
 
 
 def test_every_option_and_command_in_the_text_exists() -> None:
-    commands = [c.callback.__name__ for c in app.registered_commands if c.callback]
+    commands = [c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback]
     helps = " ".join(run(command, "--help")[1] for command in commands) + run("--help")[1]
     assert all(f"`crfrnn {command}`" in TEXT for command in commands)
     missing = [option for option in set(re.findall(r"--[a-z][a-z-]+", TEXT)) if option not in helps]

@@ -17,7 +17,7 @@ struct Outputs {
   std::vector<Exact<double>> theta;
 
   explicit Outputs(const Problem& p)
-      : logits(p.batch * p.labels * p.pixels, -77.f), marginals(p.iterations * p.total() * p.width()),
+      : logits(p.batch * p.labels * p.pixels, -77.f), marginals(p.iterations * p.plane()),
         grad_unary(p.batch * p.labels * p.pixels, -77.f), grad_initial(p.batch * p.labels * p.pixels, -77.f),
         grad_transform(p.kernel_count * p.labels * p.labels) {
     for (int m = 0; m < p.kernel_count; ++m) {
