@@ -19,7 +19,9 @@ from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
 from crfrnn.commands.segment import segment
 from crfrnn.commands.submit import submit
+from crfrnn.commands.tiles import tiles
 from crfrnn.commands.tune import tune
+from crfrnn.commands.volume import volume
 
 app = typer.Typer(
     name="crfrnn",
@@ -32,6 +34,8 @@ app = typer.Typer(
 for command in (
     segment,
     refine,
+    volume,
+    tiles,
     pseudo_labels,
     fit,
     tune,

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn tiles`: a big GeoTIFF and its scores in, a label map with the same georeference out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from crfrnn.commands import common
+from crfrnn.data import FileError
+from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
+from crfrnn.tiles.unaries import KINDS
+
+
+def tiles(
+    image: Annotated[Path, typer.Argument(help="SCENE.tif, the guide.")],
+    unary: Annotated[Path, typer.Option("--unary", "-u", help="SCORES.tif: a band per label, or labels.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="LABELS.tif")],
+    kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(KINDS)}.")],
+    bands: Annotated[str, typer.Option("--bands", help="Bands of the guide, such as 3,2,1.")] = "1,2,3",
+    scale: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
+    ] = None,
+    labels: common.Labels = None,
+    gt_prob: common.GtProb = 0.7,
+    params: common.Params = None,
+    preset: common.Preset = None,
+    theta_alpha: common.ThetaAlpha = None,
+    theta_beta: common.ThetaBeta = None,
+    theta_gamma: common.ThetaGamma = None,
+    spatial_weight: common.SpatialWeight = None,
+    bilateral_weight: common.BilateralWeight = None,
+    iterations: common.Iterations = None,
+    quality: common.Quality = "default",
+    memory: Annotated[float, typer.Option("--memory", help="MiB, beside Python's own 300.")] = 2048,
+    tile: Annotated[int | None, typer.Option("--tile", help="Side of the tiles, pixels.")] = None,
+    overlap: Annotated[
+        int | None, typer.Option("--overlap", help="Pixels that tiles share; by default 3 theta-alpha.")
+    ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.tif, float32 bands.")
+    ] = False,
+) -> None:
+    """Refine a big picture tile by tile; GeoTIFF in and out, read and written by windows.
+
+    Example: crfrnn tiles scene.tif -u scores.tif --kind probabilities -o labels.tif --memory 2048
+
+    Example: crfrnn tiles scene.tif -u map.tif --kind labels --labels 6 --gt-prob 0.8 -o labels.tif
+    """
+    with (
+        Raster(image, "IMAGE", bands=_bands(bands), scale=scale) as guide,
+        Raster(unary, "--unary") as scores,
+    ):
+        if guide.dtype != np.uint8 and scale is None:
+            raise FileError(
+                "IMAGE", image, "8 bits per band", f"{guide.dtype}",
+                "say --scale LOW HIGH, the numbers that become 0 and 255",
+            )  # fmt: skip
+        if not guide.same_grid(scores):
+            raise FileError(
+                "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
+                f"{scores.shape[2]} × {scores.shape[1]} or another georeference", "warp it onto the picture",
+            )  # fmt: skip
+        convert = as_logits(kind, labels, gt_prob)
+        crf = common.build_crf(
+            labels if kind == "labels" else len(scores.bands), params, preset, iterations,
+            theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
+            spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
+        ).crf.eval()  # fmt: skip
+        common.new_folder(output.parent)
+        extra = output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None
+        with LabelRaster(output, guide, crf.num_labels, extra) as out, common.progress() as bar:
+            task = bar.add_task("tiles", total=None)
+            done = refine_tiles(
+                guide, scores, crf, out.write, logits=convert, memory=memory, tile=tile, overlap=overlap,
+                progress=lambda n, total: bar.update(task, completed=n, total=total),
+            )  # fmt: skip
+    common.out.print(
+        f"{done.tiles} tiles of at most {done.side} pixels, overlap {done.overlap}; "
+        f"{100 * done.changed:.1f} % of the pixels changed."
+    )
+    common.out.print(f"Label map: {output}", markup=False)
+
+
+def _bands(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--bands: expected numbers such as 3,2,1, got {text!r}") from None

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn volume`: a NIfTI guide and its label probabilities in, a NIfTI label volume out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from crfrnn.commands import common
+from crfrnn.volumes import read_nifti, refine_volume, write_nifti
+from crfrnn.volumes.nifti import ENDINGS, Volume, same_grid
+from crfrnn.volumes.volume import KINDS
+
+
+def volume(
+    guide: Annotated[Path, typer.Argument(help="GUIDE.nii.gz, such as a T1 image.")],
+    unary: Annotated[
+        Path, typer.Option("--unary", "-u", help="PROBS.nii.gz: four axes, the last one the labels.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="OUT.nii.gz")],
+    also: Annotated[
+        list[Path] | None, typer.Option("--also", help="A further channel on the guide's grid; repeatable.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--kind", help=f"{' or '.join(KINDS)}.")] = "probabilities",
+    mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
+    theta_alpha: Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, mm.")] = None,
+    theta_beta: common.ThetaBeta = None,
+    theta_gamma: Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, mm.")] = None,
+    spatial_weight: common.SpatialWeight = None,
+    bilateral_weight: common.BilateralWeight = None,
+    iterations: Annotated[int, typer.Option("--iterations", "-T", help="Mean-field iterations.")] = 5,
+    quality: common.Quality = "default",
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.nii.gz, float32.")
+    ] = False,
+) -> None:
+    """Refine the labels of a volume; affine, codes and units of the guide are kept.
+
+    Lengths are millimetres, whatever the voxels are; the guide's intensities are brought to 0..255 first.
+
+    Example: crfrnn volume t1.nii.gz --unary tissue.nii.gz -o labels.nii.gz
+
+    Example: crfrnn volume t1.nii.gz --also t2.nii.gz -u tissue.nii.gz --mask brain.nii.gz -o labels.nii.gz
+    """
+    common.check_iterations(iterations)
+    stem = _stem(output)
+    common.new_folder(output.parent)
+    with common.progress() as bar:
+        task = bar.add_task("read", total=3)
+        first = read_nifti(guide, "GUIDE")
+        channels = [first.values if first.values.ndim == 4 else first.values[None]]
+        for path in also or ():
+            more = _on_grid(path, "--also", first)
+            channels.append(more.values if more.values.ndim == 4 else more.values[None])
+        scores = _on_grid(unary, "--unary", first).values
+        if scores.ndim != 4:
+            raise ValueError(
+                f"--unary: expected four axes, the last one the labels, got {scores.shape}; "
+                "save one volume per label along a fourth axis, the background too"
+            )
+        inside = None if mask is None else _single(_on_grid(mask, "--mask", first), mask)
+        bar.update(task, description="refine", completed=1)
+        result = refine_volume(
+            np.concatenate(channels),
+            scores,
+            first.spacing,
+            theta_alpha=theta_alpha,
+            theta_beta=theta_beta,
+            theta_gamma=theta_gamma,
+            spatial_weight=spatial_weight,
+            bilateral_weight=bilateral_weight,
+            iterations=iterations,
+            kind=kind,
+            mask=inside,
+            quality=quality,
+        )
+        bar.update(task, description="write", completed=2)
+        if save_probabilities:
+            name = output.with_name(f"{stem}_probabilities.nii.gz")
+            write_nifti(name, result.probabilities, first, intent="estimate")
+        # Last, so that a label volume means that everything is there.
+        dtype = np.uint8 if len(scores) <= 256 else np.uint16
+        write_nifti(output, result.labels.astype(dtype), first, intent="label")
+    common.out.print(f"{100 * result.changed:.1f} % of the voxels changed.")
+    common.out.print(f"Label volume: {output}", markup=False)
+
+
+def _on_grid(path: Path, option: str, first: Volume) -> Volume:
+    found = read_nifti(path, option)
+    if not same_grid(found, first):
+        raise ValueError(
+            f"{option} {str(path)!r}: expected the guide's grid, {first.values.shape[-3:]} voxels and its "
+            f"affine, got {found.values.shape[-3:]} voxels with corner "
+            f"{found.affine[:3, 3].round(3).tolist()} against "
+            f"{first.affine[:3, 3].round(3).tolist()}; resample it onto the guide first"
+        )
+    return found
+
+
+def _single(found: Volume, path: Path) -> np.ndarray:
+    if found.values.ndim != 3:
+        raise ValueError(
+            f"--mask {str(path)!r}: expected three axes, got {found.values.shape}; pick one volume"
+        )
+    return found.values > 0
+
+
+def _stem(output: Path) -> str:
+    for ending in ENDINGS:
+        if output.name.lower().endswith(ending) and len(output.name) > len(ending):
+            return output.name[: -len(ending)]
+    raise ValueError(f"-o: expected a name in .nii.gz or .nii, got {str(output)!r}; add the ending")

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""Whatever gives a rectangle of a picture when asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Source(Protocol):
+    """A picture, or the scores of one, that is never held whole."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, rows, columns."""
+        ...
+
+    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """[C, h, w], a copy."""
+        ...
+
+    def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        """Bool[h, w], False where there is no data; None where there is everywhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """An array [C, H, W], also one that numpy maps from a file (``numpy.load(name, mmap_mode="r")``).
+
+    >>> InMemory(np.zeros((3, 8, 9), np.uint8)).read(slice(2, 5), slice(0, 9)).shape
+    (3, 3, 9)
+    """
+
+    values: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.values.shape
+        return channels, height, width
+
+    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        return np.array(self.values[:, rows, columns])
+
+    def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        return None
