@@ -15,7 +15,9 @@ from crfrnn.data import read_label_png
 from test_cli_refine import run
 from toy import one_thread
 
-COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback]
+COMMANDS = [
+    command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
+]
 
 
 @pytest.fixture(autouse=True)

@@ -204,3 +204,14 @@ def test_damaged_weights_and_wrong_clamps_are_refused() -> None:
     next(segmenter.network.parameters()).data.fill_(float("nan"))
     with pytest.raises(ValueError, match="its weights are damaged"):
         Predictor(segmenter, use_crf=False)(FLAG)
+
+
+def test_a_checkpoint_is_used_at_the_size_of_its_training(tmp_path: Path) -> None:
+    from crfrnn.models import build_network
+
+    network = build_network("test-colours", sharpness=1.0)
+    Segmenter(network, class_names=NAMES, long_side=18).save_pretrained(tmp_path / "small")
+    small = Predictor.from_pretrained(tmp_path / "small")
+    assert small.long_side == 18 and small(FLAG).labels.shape == FLAG.shape[:2]
+    assert Predictor.from_pretrained(tmp_path / "small", long_side=None).long_side == 18
+    assert Predictor.from_pretrained(tmp_path / "small", long_side=30).long_side == 30

@@ -13,6 +13,7 @@ from crfrnn.commands import common
 from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.evaluate import evaluate
+from crfrnn.commands.experiment import experiment
 from crfrnn.commands.fit import fit
 from crfrnn.commands.inspect import accuracy, doctor
 from crfrnn.commands.pseudo_labels import pseudo_labels
@@ -20,6 +21,7 @@ from crfrnn.commands.refine import refine
 from crfrnn.commands.segment import segment
 from crfrnn.commands.submit import submit
 from crfrnn.commands.tiles import tiles
+from crfrnn.commands.train import train
 from crfrnn.commands.tune import tune
 from crfrnn.commands.volume import volume
 
@@ -39,6 +41,8 @@ for command in (
     pseudo_labels,
     fit,
     tune,
+    train,
+    experiment,
     evaluate,
     submit,
     convert,

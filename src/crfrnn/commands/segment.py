@@ -42,7 +42,8 @@ def segment(
     long_side: Annotated[
         int | None,
         typer.Option(
-            "--long-side", help="Segment larger pictures at this size, pixels; results keep theirs."
+            "--long-side",
+            help="Pixels: larger pictures are segmented at this size. Default: the checkpoint's own.",
         ),
     ] = None,
     memory: Annotated[

@@ -146,7 +146,7 @@ class LiteFPN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.score = nn.Conv2d(channels, num_labels, 1)
         nn.init.normal_(self.score.weight, std=0.01)
-        # ImageNet's deepest features separate labels by a linear map; the pyramid has to learn how from scratch.
+        # A linear map of ImageNet's deepest features tells labels apart; the pyramid starts from scratch.
         self.coarse = nn.Conv2d(deep, num_labels, 1)
         nn.init.zeros_(self.coarse.weight)
 

@@ -104,13 +104,16 @@ class Predictor:
         Args:
             path_or_name: as `Segmenter.from_pretrained` takes it; None: the checkpoint of this package.
             device: where the segmenter is put.
-            options: of `Predictor`.
+            options: of `Predictor`; without a `long_side` that of the checkpoint, if it has one.
 
         Raises:
             ValueError: nothing there, damaged, or no checkpoint in this package.
         """
         found = default_checkpoint() if path_or_name is None else path_or_name
-        return cls(Segmenter.from_pretrained(found).to(device), **options)
+        segmenter = Segmenter.from_pretrained(found).to(device)
+        if options.get("long_side") is None:
+            options["long_side"] = segmenter.long_side
+        return cls(segmenter, **options)
 
     @torch.no_grad()
     def __call__(

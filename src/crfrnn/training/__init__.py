@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Learning and choosing the parameters of a CRF from unaries and masks, and the file that keeps them."""
+"""Learning: a CRF from unaries and masks, or a network and a CRF together by a recipe."""
 
 from crfrnn.training.config import FitConfig as FitConfig
 from crfrnn.training.dataset import FolderUnaries as FolderUnaries
@@ -9,11 +9,24 @@ from crfrnn.training.dataset import split_folds as split_folds
 from crfrnn.training.fit import FitResult as FitResult
 from crfrnn.training.fit import cross_fit as cross_fit
 from crfrnn.training.fit import fit as fit
+from crfrnn.training.guard import NotFinite as NotFinite
 from crfrnn.training.losses import lovasz_softmax as lovasz_softmax
 from crfrnn.training.parameters import SavedParameters as SavedParameters
 from crfrnn.training.parameters import load_parameters as load_parameters
 from crfrnn.training.parameters import save_parameters as save_parameters
+from crfrnn.training.recipe import Recipe as Recipe
+from crfrnn.training.recipe import Stage as Stage
+from crfrnn.training.recipe_files import load_recipe as load_recipe
+from crfrnn.training.recipe_files import recipe_from as recipe_from
+from crfrnn.training.recipe_files import recipe_names as recipe_names
+from crfrnn.training.recipe_files import save_recipe as save_recipe
+from crfrnn.training.run_files import Interrupted as Interrupted
 from crfrnn.training.set_iou import SetIoU as SetIoU
+from crfrnn.training.train import Training as Training
+from crfrnn.training.train import TrainingSets as TrainingSets
+from crfrnn.training.train import build_segmenter as build_segmenter
+from crfrnn.training.train import read_sets as read_sets
+from crfrnn.training.train import train as train
 from crfrnn.training.tune import TuneConfig as TuneConfig
 from crfrnn.training.tune import TuneResult as TuneResult
 from crfrnn.training.tune import tune as tune

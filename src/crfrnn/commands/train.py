@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn train`: a recipe and a folder in, a segmenter out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.training.recipe_files import load_recipe, recipe_names, recipe_text
+from crfrnn.training.run_files import Interrupted
+from crfrnn.training.train import read_sets
+from crfrnn.training.train import train as run_recipe
+
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help=f"{', '.join(recipe_names())}, or a YAML file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="KEY=VALUE, as often as you like: seed=3, data.root=voc2012."),
+]
+Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda, … (Lightning's).")]
+Devices = Annotated[int, typer.Option("--devices", help="Processes, one device each.")]
+Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Lightning's).")]
+INTERRUPTED = 130
+
+
+def train(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run; the same again resumes.")
+    ],
+    recipe: RecipeName = "cpu-small",
+    settings: Settings = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe with its settings and stop.")
+    ] = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    strategy: Strategy = "auto",
+) -> None:
+    """Train a network and a CRF together, stage by stage.
+
+    Ctrl-C stops behind the present step; the same command goes on from there, bit for bit. OUTPUT gets the
+    segmenter (model.safetensors, config.json), log.csv, recipe.yaml, and a folder per stage.
+
+    Example: crfrnn train --recipe cpu-small -s data.root=data -o run
+
+    Example: crfrnn train --recipe mine.yaml -s stages.joint.epochs=5 -o run
+    """  # fmt: skip
+    chosen = load_recipe(recipe, settings or ())
+    if show:
+        common.out.print(recipe_text(chosen), markup=False)
+        return
+    common.new_folder(output)
+    with common.progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def checked(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        sets = read_sets(chosen, checked)
+    options = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    try:
+        done = run_recipe(chosen, output, sets=sets, say=_say, trainer=options)
+    except Interrupted as stopped:
+        raise typer.Exit(interrupted(stopped)) from None
+    common.out.print(f"Log: {done.folder / 'log.csv'}", markup=False)
+    common.out.print(f"Segmenter: {done.folder}", markup=False)
+
+
+def interrupted(stopped: Interrupted) -> int:
+    """Says where the checkpoint is and how to go on; the exit status for it."""
+    common.out.print(
+        f"Interrupted; all so far is in {stopped.checkpoint}. The same command goes on from there.",
+        markup=False,
+    )
+    return INTERRUPTED
+
+
+def _say(line: str) -> None:
+    common.out.print(line, markup=False)

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""The paper's tables as resumable runs: trained, evaluated, written down."""
+
+from crfrnn.experiments.execute import Experiment as Experiment
+from crfrnn.experiments.plans import Plan as Plan
+from crfrnn.experiments.plans import Row as Row
+from crfrnn.experiments.plans import Run as Run
+from crfrnn.experiments.plans import ablations as ablations
+from crfrnn.experiments.plans import table1 as table1
+from crfrnn.experiments.report import write_report as write_report

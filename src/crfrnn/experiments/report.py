@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""The tables and figures of an experiment, from the rows that lie in its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from crfrnn.data import PictureSet, atomic, read_label_png
+from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu
+from crfrnn.evaluation.tables import write_csv, write_text
+from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
+from crfrnn.experiments.plans import Plan, Row
+from crfrnn.training import load_parameters
+
+PANELS = 6  # best and worst pictures in a figure
+
+
+def write_report(
+    plan: Plan, folder: Path, val: PictureSet, num_labels: int, *, command: str = "", samples: int = 2000,
+    seed: int = 0,
+) -> Path:  # fmt: skip
+    """Write NAME.md and what it shows, from finished rows; rows that are not there are named in it.
+
+    Beside the Markdown: ``NAME_scores.csv``, ``NAME_differences.csv``, ``NAME_labels.csv`` (IU per label),
+    ``NAME_trimap.csv`` and ``.png``, ``NAME_mu.png`` of the main row, ``NAME_best.png`` and
+    ``NAME_worst.png``: where the main row gains and loses most against the baseline.
+
+    Args:
+        command: how to do it again, for the head.
+        samples, seed: of the bootstrap.
+
+    Returns: the Markdown file. Raises: ValueError if no row is finished.
+    """
+    done = [row for row in plan.rows if (folder / "rows" / row.name / "row.json").is_file()]
+    if not done:
+        raise ValueError(f"rows: expected at least one finished in {str(folder / 'rows')!r}, got none")
+    result = evaluate_rows(done, folder, val, num_labels)
+    names = [row.name for row in done]
+    base = plan.baseline if plan.baseline in names else names[0]
+    options: dict[str, Any] = {"samples": samples, "seed": seed}
+    text = [f"# {plan.name}", "", _head(plan, done, folder, command), ""]
+    text.append(result.markdown(baseline=base if len(names) > 1 else None, **options))
+    if plan.main in names and len(names) > 1 and plan.main != base:
+        text += [f"`{plan.main}` minus each row, paired over pictures:", ""]
+        text += _against(result, plan.main, options)
+    text += ["", f"![trimap]({plan.name}_trimap.png)"]
+    stem = folder / plan.name
+    result.write_csv(f"{stem}_scores.csv", **options)
+    result.write_curve_csv(f"{stem}_trimap.csv")
+    write_csv(f"{stem}_labels.csv", _labels(result))
+    write_csv(f"{stem}_differences.csv", _differences(result, plan, base, options))
+    lines = {name: (100 * result.trimap_curve(name)).tolist() for name in names}
+    _save(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
+    learned = folder / "rows" / plan.main / "crf.safetensors"
+    if learned.is_file():
+        matrix = load_parameters(learned).crf.compatibility.detach().double().numpy()
+        title = f"compatibility of {plan.main}, as it is learned"
+        _save(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
+        text.append(f"![compatibility]({plan.name}_mu.png)")
+    if plan.main in names and base != plan.main:
+        for word, ids in _extremes(result, plan.main, base).items():
+            shown = [name for name in names if name in {base, "post-processing", plan.main}]
+            _save(_panel(ids, shown, folder, val, num_labels), f"{stem}_{word}.png")
+            text.append(f"![{word}]({plan.name}_{word}.png)")
+    path = Path(f"{stem}.md")
+    write_text(path, "\n".join(text) + "\n")
+    return path
+
+
+def evaluate_rows(rows: list[Row], folder: Path, val: PictureSet, num_labels: int) -> Evaluation:
+    """All rows on the same pictures, from their label maps."""
+    evaluator = Evaluator(
+        num_labels, class_names=val.class_names if len(val.class_names) == num_labels else ()
+    )
+    for item in val:
+        evaluator.update(
+            item.id, item.mask, {r.name: _map(folder, r.name, item.id, num_labels) for r in rows}
+        )
+    return evaluator.compute()
+
+
+def _map(folder: Path, row: str, name: str, num_labels: int) -> Any:
+    return read_label_png(folder / "rows" / row / "labels" / f"{name}.png", num_labels).astype(np.int64)
+
+
+def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
+    lines = ["| row | what it is | training | judging |", "|---|---|---:|---:|"]
+    for row in done:
+        about = json.loads((folder / "rows" / row.name / "row.json").read_text(encoding="utf-8"))
+        run = folder / "runs" / row.run / "run.json"
+        seconds = json.loads(run.read_text(encoding="utf-8"))["seconds"] if run.is_file() else float("nan")
+        lines.append(f"| {row.name} | {row.title} | {seconds:.0f} s | {about['seconds']:.0f} s |")
+    missing = [row.name for row in plan.rows if row not in done]
+    if missing:
+        lines += ["", f"Not finished: {', '.join(missing)}."]
+    if command:
+        lines += ["", f"Made with `{command}`."]
+    return "\n".join(lines)
+
+
+def _against(result: Evaluation, main: str, options: dict[str, Any]) -> list[str]:
+    titles = [figure.title for figure in METRICS.values()]
+    lines = ["| minus | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(titles)]
+    for other in result.methods:
+        if other != main:
+            cells = [result.difference(main, other, metric, **options).percent() for metric in METRICS]
+            lines.append(f"| {other} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _labels(result: Evaluation) -> list[list[str]]:
+    lines = [["method", *result.class_names, "mean"]]
+    for method in result.methods:
+        cells = ["" if v != v else f"{100 * v:.2f}" for v in result.per_label_iu(method).tolist()]
+        lines.append([method, *cells, f"{100 * result.score(method, 'mean_iu'):.2f}"])
+    return lines
+
+
+def _differences(result: Evaluation, plan: Plan, base: str, options: dict[str, Any]) -> list[list[str]]:
+    lines = [["method", "minus", "metric", "difference", "low", "high", "clear_of_zero"]]
+    pairs = [(method, base) for method in result.methods if method != base]
+    if plan.main in result.methods and plan.main != base:
+        pairs += [(plan.main, other) for other in result.methods if other not in (base, plan.main)]
+    for method, other in pairs:
+        for metric in METRICS:
+            found = result.difference(method, other, metric, **options)
+            numbers = (f"{100 * share:.4f}" for share in (found.value, found.low, found.high))
+            lines.append([method, other, metric, *numbers, str(found.clear_of_zero).lower()])
+    return lines
+
+
+def _extremes(result: Evaluation, main: str, base: str) -> dict[str, list[str]]:
+    """The ids whose own mean IU rises and falls most from the baseline to the main row."""
+    ours, theirs = (mean_iu(result.counts[m]["confusion"]) for m in (main, base))
+    gain = np.nan_to_num(ours - theirs)
+    order = np.argsort(-gain, kind="stable")
+    best = [result.ids[i] for i in order[:PANELS]]
+    return {"best": best, "worst": [result.ids[i] for i in order[::-1][:PANELS]]}
+
+
+def _panel(
+    ids: list[str], shown: list[str], folder: Path, val: PictureSet, num_labels: int
+) -> Image.Image:  # fmt: skip
+    rows = []
+    for item in val.select(ids):
+        maps = [_map(folder, name, item.id, num_labels) for name in shown]
+        figures = [float(mean_iu(confusion_matrix(item.mask, labels, num_labels))) for labels in maps]
+        said = ", ".join(f"{name} {100 * f:.1f}" for name, f in zip(shown, figures, strict=True))
+        rows.append((f"{item.id}: {said}", item.image, [*maps, item.mask]))
+    return rows_of_pictures(rows, [*shown, "truth"])
+
+
+def _save(picture: Image.Image, path: str) -> None:
+    with atomic(path) as temporary:
+        picture.save(temporary, format="PNG")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""The order of pictures as a function of seed and epoch, so that a run can go on anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from crfrnn.data import SegmentationDataset, collate
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of indices of one epoch, from batch `first` on.
+
+    Args:
+        pictures: how many there are.
+        batch: pictures a batch; the last one may be smaller.
+        seed, epoch: they alone fix the order.
+        first: batches left out at the start, those already done.
+        rank, world: this process and how many there are; each gets as many pictures, some of them twice where
+            their number does not divide.
+
+    >>> [len(batch) for batch in EpochBatches(5, 2, seed=0, epoch=0)]
+    [2, 2, 1]
+    """
+
+    def __init__(
+        self, pictures: int, batch: int, *, seed: int, epoch: int, first: int = 0, rank: int = 0,
+        world: int = 1,
+    ) -> None:  # fmt: skip
+        order = torch.randperm(pictures, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
+        each = math.ceil(pictures / world)
+        own = order.repeat(2)[: each * world][rank::world].tolist()
+        self._batches = [own[i : i + batch] for i in range(0, each, batch)][first:]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def epoch_loader(data: SegmentationDataset, batches: EpochBatches, epoch: int, workers: int) -> DataLoader:
+    """The pictures of `batches` as `Batch`es."""
+    data.set_epoch(epoch)
+    return DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+
+
+def mixed(*numbers: int) -> int:
+    """One seed from several numbers.
+
+    >>> mixed(0, 1) != mixed(1, 0)
+    True
+    """
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return seed

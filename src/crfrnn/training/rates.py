@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Which parameter learns at which rate, and what decays: never the CRF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from crfrnn.models import FCN, LiteFPN, Segmenter
+from crfrnn.training.recipe import Stage
+
+_VGG = ("conv", "fc6", "fc7")
+_CRF = {
+    "spatial_weights": "crf_weights",
+    "bilateral_weights": "crf_weights",
+    "compatibility": "crf_compatibility",
+}
+
+
+def backbone_of(network: nn.Module) -> tuple[str, ...]:
+    """Beginnings of the names of the pretrained part; ("",), all of it, for networks we do not know."""
+    if isinstance(network, LiteFPN):
+        return ("encoder.",)
+    return _VGG if isinstance(network, FCN) else ("",)
+
+
+def kinds(
+    segmenter: Segmenter, backbone: tuple[str, ...] | None = None
+) -> Iterator[tuple[str, nn.Parameter, str]]:
+    """Every parameter with its name and its kind, a field of `Rates`."""
+    front = backbone_of(segmenter.network) if backbone is None else backbone
+    for name, parameter in segmenter.network.named_parameters():
+        yield f"network.{name}", parameter, "network" if name.startswith(front) else "head"
+    for name, parameter in segmenter.crf.named_parameters() if segmenter.crf is not None else ():
+        yield f"crf.{name}", parameter, _CRF.get(name, "crf_theta")
+
+
+def parameter_groups(
+    segmenter: Segmenter, stage: Stage, backbone: tuple[str, ...] | None = None
+) -> list[dict[str, Any]]:
+    """The optimiser's groups of a stage; what is in none has its ``requires_grad`` switched off.
+
+    Decay is for matrices and kernels of the network alone: not for biases and norms, and never for the CRF,
+    which decay shrinks to nothing.
+
+    Raises: ValueError if nothing would learn.
+    """
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter, kind in kinds(segmenter, backbone):
+        crf = kind.startswith("crf_")
+        learns = ("crf" if crf else kind) in stage.learn and getattr(stage.rates, kind) > 0
+        if crf and (not stage.crf or (kind == "crf_compatibility" and stage.compatibility == "fixed")):
+            learns = False
+        parameter.requires_grad_(learns)
+        if learns:
+            key = (kind, not crf and parameter.ndim > 1, not crf and name.endswith(".bias"))
+            groups.setdefault(key, []).append(parameter)
+    if not groups:
+        raise ValueError(
+            f"stage {stage.name!r}: expected something to learn, got none; see learn, rates and crf"
+        )
+    return [
+        {
+            "name": kind + (".bias" if bias else ".decayed" if decayed else ""),
+            "params": parameters,
+            "lr": getattr(stage.rates, kind) * (stage.bias_rate if bias else 1),
+            "weight_decay": stage.weight_decay if decayed else 0.0,
+        }
+        for (kind, decayed, bias), parameters in groups.items()
+    ]
+
+
+def build_optimiser(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:
+    if stage.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=stage.momentum)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(stage.momentum, 0.999))
+
+
+def rate_factor(stage: Stage, step: int, steps: int) -> float:
+    """What all rates are multiplied with at `step` of `steps`.
+
+    >>> [round(rate_factor(Stage("s", schedule="cosine"), step, 4), 3) for step in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    rise = min(1.0, (step + 1) / (stage.warm_up + 1))
+    share = min(1.0, step / max(1, steps))
+    if stage.schedule == "poly":
+        return rise * (1 - share) ** stage.power
+    return rise * (0.5 * (1 + math.cos(math.pi * share)) if stage.schedule == "cosine" else 1.0)

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: MIT
+"""Training by a recipe: the stages one after the other, each of them resumable."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crfrnn.crf import CRFRNN
+from crfrnn.data import PictureSet, atomic, prepare, reduced
+from crfrnn.data.sources import Steps
+from crfrnn.models import FCN, LiteFPN, Segmenter, build_network, load_lite0, load_vgg16
+from crfrnn.models.fcn import STAGES
+from crfrnn.training.loader import mixed
+from crfrnn.training.parameters import load_parameters
+from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
+from crfrnn.training.recipe_files import recipe_text, save_recipe
+from crfrnn.training.run_files import Interrupted, StopRequest, write_log
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainingSets:
+    """The pictures of a run: by the name that stages give them, and what is only looked at."""
+
+    train: Mapping[str, PictureSet]
+    val: PictureSet | None
+    num_labels: int
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run gives: the segmenter in evaluation mode, its folder, and a line per epoch."""
+
+    segmenter: Segmenter
+    folder: Path
+    history: tuple[dict[str, Any], ...]
+
+
+def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
+    """The data sets that the recipe's stages need, checked as `crfrnn.data.prepare` does.
+
+    Raises: ValueError with everything that is wrong in them, before any training.
+    """
+    data, found = recipe.data, {}
+    val: PictureSet | None = None
+    for group in dict.fromkeys(recipe.group(stage) for stage in recipe.stages if recipe.data.train):
+        found[group], val = prepare(
+            [choice.source(data.root) for choice in data.train[group]],
+            [choice.source(data.root) for choice in data.val],
+            decode=data.decode,
+            leaks=data.leaks,
+            progress=progress,
+        )
+    if not found or val is None:
+        raise ValueError("data: expected sources for train and val, got none; see docs/training.md")
+    names = val.class_names
+    known = [*found.values(), val]
+    num_labels = max(max(len(s.class_names), *(item.num_labels or 0 for item in s)) for s in known)
+    if num_labels < 1:
+        raise ValueError("data: expected labels.txt or the option num_labels of a folder, got neither")
+    if data.long_side is not None:
+        found = {name: reduced(part, data.long_side) for name, part in found.items()}
+        val = reduced(val, data.long_side)
+    return TrainingSets(found, some_of(val, data.validate), num_labels, names)
+
+
+def some_of(pictures: PictureSet, limit: int | None) -> PictureSet:
+    """At most `limit` pictures, spread evenly."""
+    if limit is None or limit >= len(pictures):
+        return pictures
+    return pictures.select(pictures.ids[i * len(pictures) // limit] for i in range(limit))
+
+
+def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...] = ()) -> Segmenter:
+    """The segmenter that a recipe starts with; the seed fixes its fresh weights.
+
+    Raises: ValueError for settings that network or CRF refuse, or a file to start from that does not fit.
+    """
+    choice = recipe.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed(recipe.seed, 0))
+        network = build_network(choice.name, num_labels=num_labels, **choice.arguments)
+    _fill(network, choice)
+    settings = dict(recipe.crf)
+    saved = settings.pop("parameters", None)
+    if saved is not None:
+        if settings:
+            raise ValueError("crf: expected parameters: FILE alone, or settings, got both")
+        crf = load_parameters(saved).crf
+        if crf.num_labels != num_labels:
+            raise ValueError(f"crf: expected parameters for {num_labels} labels, got {crf.num_labels}")
+    else:
+        try:
+            crf = CRFRNN(num_labels, **settings)
+        except TypeError as error:
+            raise ValueError(f"crf: expected arguments of CRFRNN, got {settings}: {error}") from error
+    return Segmenter(network, crf, class_names=class_names)
+
+
+def _fill(network: torch.nn.Module, choice: NetworkChoice) -> None:
+    if choice.start == "none":
+        return
+    if choice.start == "imagenet":
+        if not isinstance(network, LiteFPN):
+            raise ValueError(f"network.start: expected a file of weights for {choice.name!r}, got 'imagenet'")
+        load_lite0(network)
+        return
+    path = Path(choice.start)
+    if isinstance(network, FCN) and path.is_file() and not _is_segmenter(path):
+        load_vgg16(network, path)
+        return
+    source = Segmenter.from_pretrained(path).network
+    try:
+        network.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"network.start: expected weights of {choice.name!r} in {path}: {error}") from error
+    network.preprocessing = getattr(source, "preprocessing", None)  # type: ignore[assignment]
+
+
+def _is_segmenter(path: Path) -> bool:
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as stream:
+        return "config" in (stream.metadata() or {})
+
+
+def train(
+    recipe: Recipe, folder: str | Path, *, sets: TrainingSets | None = None, start: Segmenter | None = None,
+    say: Say | None = None, progress: Steps | None = None, trainer: Mapping[str, Any] | None = None,
+    stop_after: int | None = None,
+) -> Training:  # fmt: skip
+    """Run all stages of a recipe; the same call again goes on where it was interrupted, bit for bit.
+
+    Writes ``recipe.yaml``, ``log.csv``, per stage ``last.ckpt`` and the segmenter in ``segmenter/``, and in
+    the end the segmenter itself (``model.safetensors``, ``config.json``) into `folder`.
+
+    Args:
+        recipe: see `crfrnn.training.recipe.Recipe`.
+        folder: made if it is not there; one of another recipe is refused.
+        sets: the pictures; None reads those of the recipe.
+        start: trained in place of the recipe's own network and CRF.
+        say, progress: called with lines, and while data are checked.
+        trainer: further arguments of `lightning.pytorch.Trainer`: ``accelerator``, ``devices``, ….
+        stop_after: act as if Ctrl-C came after so many batches.
+
+    Raises:
+        Interrupted: Ctrl-C; its ``checkpoint`` says where.
+        NotFinite: NaN or infinity, and which part made it.
+        ValueError: data, recipe or folder that cannot be. ImportError: no lightning.
+    """
+    place, first = Path(folder), int(os.environ.get("LOCAL_RANK", 0)) == 0
+    say = say if first else None
+    _claim(place, recipe)
+    sets = sets or read_sets(recipe, progress)
+    segmenter = start or build_segmenter(recipe, sets.num_labels, sets.class_names)
+    history: list[dict[str, Any]] = []
+    stop = StopRequest(stop_after)
+    for number, stage in enumerate(recipe.stages):
+        home = place / stage.name
+        home.mkdir(exist_ok=True)
+        segmenter = _next_network(segmenter, stage)
+        segmenter.long_side = recipe.data.long_side
+        done = home / "done.json"
+        if done.is_file():
+            segmenter = Segmenter.from_pretrained(home / "segmenter", network=segmenter.network)
+            history += json.loads(done.read_text(encoding="utf-8"))
+            continue
+        if say:
+            say(f"stage {stage.name}: {stage.epochs} epochs")
+        with stop:
+            lines = _run(segmenter, recipe, stage, number, sets, home, dict(trainer or {}), stop)
+        segmenter.eval()
+        if first:
+            segmenter.save_pretrained(home / "segmenter")
+            with atomic(done) as temporary:
+                temporary.write_text(json.dumps(lines), encoding="utf-8")
+            (home / "last.ckpt").unlink(missing_ok=True)
+        history += lines
+        if say and lines:
+            last = lines[-1]
+            say(f"  mean IU {100 * last['train_mean_iu']:.2f} (train), {100 * last['val_mean_iu']:.2f} (val)")
+        if stop.asked and number + 1 < len(recipe.stages):
+            raise Interrupted(home / "segmenter")
+    segmenter.eval().requires_grad_(True)
+    if first:
+        segmenter.save_pretrained(place)
+        write_log(place / "log.csv", history)
+    return Training(segmenter, place, tuple(history))
+
+
+def _claim(place: Path, recipe: Recipe) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    known = place / "recipe.yaml"
+    if known.is_file() and known.read_text(encoding="utf-8") != recipe_text(recipe):
+        raise ValueError(
+            f"folder: expected a new one, or one of the same recipe, got {str(place)!r}, whose recipe.yaml "
+            "differs; name another folder, or go on with --recipe FOLDER/recipe.yaml"
+        )
+    save_recipe(recipe, known)
+
+
+def _next_network(segmenter: Segmenter, stage: Stage) -> Segmenter:
+    if stage.network is None:
+        return segmenter
+    kind = STAGES.get(stage.network)
+    if kind is None or not isinstance(segmenter.network, FCN):
+        raise ValueError(f"network: expected one of {', '.join(STAGES)} after another, got {stage.network!r}")
+    if isinstance(segmenter.network, kind):
+        return segmenter
+    network = kind.from_stage(segmenter.network)
+    return Segmenter(network, segmenter.crf, guide=segmenter.guide, class_names=segmenter.class_names)
+
+
+def _run(
+    segmenter: Segmenter, recipe: Recipe, stage: Stage, number: int, sets: TrainingSets, home: Path,
+    options: dict[str, Any], stop: StopRequest,
+) -> list[dict[str, Any]]:  # fmt: skip
+    if stage.epochs == 0:
+        return []
+    lightning = _lightning()
+    from crfrnn.training.checkpoint import StageFiles
+    from crfrnn.training.module import SegmentationModule
+
+    module = SegmentationModule(
+        segmenter, stage, sets.train[recipe.group(stage)], sets.val, num_labels=sets.num_labels,
+        seed=mixed(recipe.seed, number + 1), backbone=recipe.network.backbone,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of workers, logging intervals and the like: the recipe decides
+        files = StageFiles(home, recipe.checkpoint_minutes, stop)
+        run = lightning.Trainer(
+            **{
+                "accelerator": "auto", "devices": 1, "logger": _logger(recipe, home), "callbacks": [files],
+                "max_epochs": stage.epochs, "precision": PRECISIONS[stage.precision],
+                "accumulate_grad_batches": stage.accumulate, "gradient_clip_val": stage.clip,
+                "num_sanity_val_steps": 0, "reload_dataloaders_every_n_epochs": 1,
+                "use_distributed_sampler": False, "enable_progress_bar": sys.stderr.isatty(),
+                "enable_model_summary": False, "enable_checkpointing": True, "log_every_n_steps": 1,
+                "default_root_dir": str(home), **options,
+            }
+        )  # fmt: skip
+        begun = files.path if files.path.is_file() else None
+        run.fit(module, ckpt_path=begun, weights_only=True)
+    module.to("cpu")
+    return [dict(line) for line in module.place.history]
+
+
+def _logger(recipe: Recipe, home: Path) -> Any:
+    if recipe.log == "csv":
+        return False  # one line per epoch is written by StageFiles
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(home, name="tensorboard", version="")
+
+
+def _lightning() -> Any:
+    try:
+        import lightning.pytorch as lightning
+    except ImportError as error:
+        raise ImportError("training needs lightning: pip install 'crfrnn[train]'") from error
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return lightning

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Recipes: what is in the package, settings from the command line, round trips, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from crfrnn import CRFRNN, FCN8s, Segmenter
+from crfrnn.models import LiteFPN
+from crfrnn.training.loader import EpochBatches
+from crfrnn.training.rates import build_optimiser, kinds, parameter_groups, rate_factor
+from crfrnn.training.recipe import Recipe, Stage
+from crfrnn.training.recipe_files import load_recipe, recipe_from, recipe_names, recipe_text, save_recipe
+
+
+def test_names() -> None:
+    assert recipe_names() == ("cpu-small", "default", "paper")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    save_recipe(recipe, tmp_path / "again.yaml")
+    again = load_recipe(tmp_path / "again.yaml")
+    assert again == recipe and recipe_text(again) == recipe_text(recipe)
+
+
+def test_the_papers_recipe_holds_the_papers_numbers() -> None:
+    recipe = load_recipe("paper")
+    last = recipe.stages[-1]
+    assert (last.loss, last.momentum, last.batch, last.weight_decay) == ("sum", 0.99, 1, 5e-4)
+    assert last.rates.network == last.rates.head == 1e-13
+    assert last.rates.crf_weights == pytest.approx(1e-13 * 1e4)
+    assert last.rates.crf_compatibility == pytest.approx(1e-13 * 1e3)
+    assert last.rates.crf_theta == 0
+    assert recipe.crf["iterations"] == 5 and recipe.crf["eval_iterations"] == 10
+    assert [recipe.group(stage) for stage in recipe.stages] == ["coco", "voc", "voc", "voc"]
+    assert [stage.rates.network for stage in recipe.stages[:3]] == [1e-10, 1e-12, 1e-14]
+    crf = CRFRNN(21, **recipe.crf)
+    assert crf.log_theta_alpha.exp().item() == pytest.approx(160)
+
+
+def test_every_value_can_be_replaced() -> None:
+    recipe = load_recipe(
+        "cpu-small",
+        [
+            "seed=7", "stages.joint.rates.crf_theta=1e-13", "stages.1.epochs=3", "defaults.batch=3",
+            "stages.*.workers=1", "data.validate=null", "crf.iterations=3", "network.arguments.channels=64",
+            "stages.plain.transform.crop=null",
+        ],
+    )  # fmt: skip
+    _, plain, crf, joint = recipe.stages
+    assert recipe.seed == 7 and recipe.crf["iterations"] == 3 and recipe.data.validate is None
+    assert joint.rates.crf_theta == 1e-13 and joint.rates.network == 5e-5  # the rest of the mapping stays
+    assert plain.epochs == 3 and {s.batch for s in recipe.stages} == {3} == {3}
+    assert [s.workers for s in (plain, crf, joint)] == [1, 1, 1]
+    assert plain.transform.crop is None and crf.transform.crop == (176, 176)
+    assert recipe.network.arguments == {"channels": 64}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("speed=3", "expected keys among name, seed"),
+        ("stages.plain.rates.crf=1", "rates: expected keys among network, head"),
+        ("stages.last.epochs=1", "expected one of head, plain, crf, joint"),
+        ("stages.plain.epochs=many", "epochs: expected int, got 'many'"),
+        ("stages.plain.epochs=-1", "epochs: expected a finite number of at least 0"),
+        ("stages.plain.loss=median", "loss: expected one of mean, sum"),
+        ("stages.plain.learn=[crf]", "crf: false"),
+        ("stages.plain.data=coco", "expected one of all, voc in stage 'plain'"),
+        ("data.train=voc", "expected keys and values"),
+        ("stages.plain.transform.crop=[3]", "expected 2 values, got 1"),
+        ("stages.plain.transform.flip=2", "flip: expected a probability"),
+        ("nothing", "KEY=VALUE"),
+    ],
+)
+def test_settings_that_cannot_be_name_the_key(setting: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("[", r"\[")):
+        load_recipe("cpu-small", [setting])
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1")
+    with pytest.raises(ValueError, match="expected YAML"):
+        load_recipe(path)
+    path.write_text("!!python/object/apply:os.system ['touch /tmp/never']")
+    with pytest.raises(ValueError, match="expected YAML"):
+        load_recipe(path)
+    with pytest.raises(ValueError, match="one of cpu-small, default, paper"):
+        load_recipe("fast")
+    with pytest.raises(ValueError, match="stages: expected at least one"):
+        recipe_from({"name": "empty"})
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_the_crf_is_never_decayed_and_each_kind_has_its_rate(optimiser: str) -> None:
+    segmenter = Segmenter(LiteFPN(3), CRFRNN(3, temperature=1.0))
+    stage = Stage("all", optimiser=optimiser, weight_decay=0.1, bias_rate=2.0)
+    groups = parameter_groups(segmenter, stage)
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert len(found) == len(list(segmenter.parameters()))
+    for name, parameter, kind in kinds(segmenter):
+        rate, decay = found[id(parameter)]
+        bias = name.startswith("network.") and name.endswith(".bias")
+        assert rate == pytest.approx(getattr(stage.rates, kind) * (2 if bias else 1)), name
+        assert decay == (0.1 if name.startswith("network.") and parameter.ndim > 1 else 0), name
+    # With no gradient, only decay could move anything.
+    before = {name: p.detach().clone() for name, p in segmenter.named_parameters()}
+    for parameter in segmenter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimiser(groups, stage).step()
+    moved = {n for n, p in segmenter.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and not any(name.startswith("crf.") for name in moved)
+
+
+def test_backbones() -> None:
+    fcn = FCN8s(2, widths=(1, 1, 1, 1, 1), hidden=2)
+    heads = {name for name, _, kind in kinds(Segmenter(fcn)) if kind == "head"}
+    assert {name.split(".")[1] for name in heads} == {
+        "score_fr", "score_pool4", "score_pool3", "upscore2", "upscore_pool4", "upscore8",
+    }  # fmt: skip
+    assert {k for _, _, k in kinds(Segmenter(nn.Conv2d(3, 2, 1)))} == {"network"}
+    assert {k for _, _, k in kinds(Segmenter(nn.Conv2d(3, 2, 1)), ("weight",))} == {"network", "head"}
+
+
+def test_schedules_reach_what_they_promise() -> None:
+    poly = Stage("s", schedule="poly", power=0.9, warm_up=3)
+    assert rate_factor(poly, 0, 10) == pytest.approx(0.25)
+    assert rate_factor(poly, 5, 10) == pytest.approx(0.5**0.9)
+    assert rate_factor(poly, 10, 10) == 0
+    assert rate_factor(Stage("s"), 99, 10) == 1
+
+
+def test_batches_of_an_epoch() -> None:
+    whole = list(EpochBatches(7, 2, seed=1, epoch=4))
+    assert sorted(i for b in whole for i in b) == list(range(7)) and [len(b) for b in whole] == [2, 2, 2, 1]
+    assert list(EpochBatches(7, 2, seed=1, epoch=4, first=2)) == whole[2:]
+    assert list(EpochBatches(7, 2, seed=1, epoch=5)) != whole != list(EpochBatches(7, 2, seed=2, epoch=4))
+    ranks = [list(EpochBatches(7, 2, seed=1, epoch=4, rank=r, world=2)) for r in (0, 1)]
+    assert len(ranks[0]) == len(ranks[1]) and {i for r in ranks for b in r for i in b} == set(range(7))
+
+
+def test_a_recipe_is_a_value() -> None:
+    recipe = Recipe("r", stages=(Stage("a"), Stage("b")))
+    assert recipe == Recipe("r", stages=(Stage("a"), Stage("b"))) and recipe.stage("b").name == "b"
+    with pytest.raises(ValueError, match="names of their own"):
+        Recipe("r", stages=(Stage("a"), Stage("a")))
