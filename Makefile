@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    install into $(VENV), refine scribbles on a photograph, print where the picture is'
+	@echo 'make demo    install into $(VENV), segment two photographs, print where the pictures are'
 	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests)'
 	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
 	@echo 'make clean   remove $(VENV), build and demo-output'

@@ -51,12 +51,17 @@ def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
 
 def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
+    pytest.importorskip("skimage")
     monkeypatch.chdir(tmp_path)
     code, said, errors = run("demo", "-o", "demo-output")
     assert code == 0, errors
     assert said.splitlines()[-1] == "demo-output/panel.png"
     with Image.open(tmp_path / "demo-output" / "panel.png") as picture:
         assert picture.width >= 1000
+    with Image.open(tmp_path / "demo-output" / "segmented.png") as picture:
+        assert picture.width >= 800
+    cat = said.split("cat ")[1].split(" %")[0]  # of the photograph, by the packaged checkpoint
+    assert 40 <= int(cat) <= 80
     labels = read_label_png(tmp_path / "demo-output" / "labels.png", 4)
     # What anyone sees: sky above, temple left of the middle, trees below, lake on the right.
     seen = [labels[60, 500], labels[150, 200], labels[410, 60], labels[280, 420]]

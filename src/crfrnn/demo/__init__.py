@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The demonstration: a photograph of scikit-learn and a few scribbles of our own."""
+"""The demonstration: scribbles of our own on one photograph, the packaged checkpoint on another."""
 
+from crfrnn.demo.photograph import Segmented as Segmented
+from crfrnn.demo.photograph import segment_photograph as segment_photograph
 from crfrnn.demo.scene import DemoResult as DemoResult
 from crfrnn.demo.scene import run as run
