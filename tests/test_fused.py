@@ -183,6 +183,20 @@ def test_compiles_without_a_graph_break(train: bool) -> None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().amax()))
 
 
+def test_compiles_for_other_sizes_and_numbers_of_labels() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(CRFRNN.forward, fullgraph=True, backend="aot_eager")
+    for labels, height, width in (
+        (3, 8, 9),
+        (4, 10, 7),
+        (5, 6, 11),
+        (5, 12, 6),
+    ):  # the second makes them symbols
+        crf = CRFRNN(labels, iterations=2)
+        unary, image = torch.randn(1, labels, height, width), torch.rand(1, 3, height, width) * 255
+        torch.testing.assert_close(compiled(crf, unary, image), crf(unary, image))
+
+
 def test_vmap_over_samples_equals_the_batch() -> None:
     crf, unary, image = crf_and_input()
     one = torch.func.vmap(lambda u, i: crf(u.unsqueeze(0), i.unsqueeze(0)).squeeze(0))

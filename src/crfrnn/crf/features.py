@@ -47,16 +47,26 @@ def bandwidths(
     return theta.expand(count)
 
 
-def grid_features(shape: Sequence[int], theta: Tensor) -> Tensor:
+def grid_features(shape: Sequence[int], theta: Tensor, origin: Sequence[int] | None = None) -> Tensor:
     """Pixel positions over bandwidths, Float[N, axes] in the order x, y, (z), N pixels in row-major order.
 
-    >>> grid_features((1, 3), torch.tensor([2.0, 1.0]))[:, 0]
-    tensor([0.0000, 0.5000, 1.0000])
+    `origin`: the first pixel's position in the order of `shape`, so that tiles count as their picture does.
+
+    >>> grid_features((1, 3), torch.tensor([2.0, 1.0]), origin=(5, 0))
+    tensor([[0.0000, 5.0000],
+            [0.5000, 5.0000],
+            [1.0000, 5.0000]])
     """
     if len(shape) < 1 or any(n < 0 for n in shape):
         raise ValueError(f"shape: expected the size of at least one spatial axis, got {tuple(shape)}")
+    first = tuple(origin) if origin is not None else (0,) * len(shape)
+    if len(first) != len(shape):
+        raise ValueError(f"origin: expected {len(shape)} positions, one per axis, got {first}")
     work = theta if theta.dtype == torch.float64 else theta.float()
-    axes = [torch.arange(n, dtype=work.dtype, device=work.device) for n in shape]
+    axes = [
+        torch.arange(begin, begin + n, dtype=work.dtype, device=work.device)
+        for begin, n in zip(first, shape, strict=True)
+    ]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)
     return grid.reshape(math.prod(shape), len(shape)) / work
 
@@ -65,10 +75,11 @@ def image_features(
     image: Tensor,
     theta_alpha: Tensor | float | Sequence[float],
     theta_beta: Tensor | float | Sequence[float],
+    origin: Sequence[int] | None = None,
 ) -> Tensor:
     """Positions / θ_α then channels / θ_β: Float or UInt8[B, C, *spatial] -> Float[B, N, axes + C].
 
-    float64 where the image is, else float32.
+    `origin` as in `grid_features`. float64 where the image is, else float32.
 
     >>> image_features(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), 80.0, 13.0).shape
     torch.Size([1, 20, 5])
@@ -87,6 +98,6 @@ def image_features(
     shape = image.shape[2:]
     alpha = bandwidths("theta_alpha", theta_alpha, len(shape), "pixels", dtype, image.device)
     beta = bandwidths("theta_beta", theta_beta, image.shape[1], "the image's units", dtype, image.device)
-    places = grid_features(shape, alpha).expand(image.shape[0], -1, -1)
+    places = grid_features(shape, alpha, origin).expand(image.shape[0], -1, -1)
     colours = image.flatten(2).transpose(1, 2).to(dtype) / beta
     return torch.cat([places, colours], -1)

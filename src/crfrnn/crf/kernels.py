@@ -82,6 +82,7 @@ class GaussianKernel:
         backend: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        origin: Sequence[int] | None = None,
     ) -> GaussianKernel:
         """k(i, j) = exp(-½ Σ_a ((p_i - p_j)_a / θ_a)²) over a grid, N pixels in row-major order.
 
@@ -90,6 +91,7 @@ class GaussianKernel:
         method  "separable" (exact, fast) | "lattice" | "exact"
         mask    Bool[B, *shape]; without one the kernel has batch 1 and serves any batch
         dtype   of the kernel; default: theta's if it is a tensor, else torch's default
+        origin  the first pixel's position, in the order of `shape`: tiles of one picture share its lattice
 
         >>> kernel = GaussianKernel.spatial((4, 5), theta=3.0)
         >>> (kernel @ torch.ones(2, 20, 7)).shape
@@ -99,7 +101,7 @@ class GaussianKernel:
         shape = tuple(int(n) for n in shape)
         theta = bandwidths("theta", theta, len(shape), "pixels", dtype, device)
         mask = _flat_mask(mask, shape)
-        features = grid_features(shape, theta).unsqueeze(0)
+        features = grid_features(shape, theta, origin).unsqueeze(0)
         if mask is not None:
             features = features.expand(len(mask), -1, -1)
         if method != "separable":
@@ -130,6 +132,7 @@ class GaussianKernel:
         mask: Tensor | None = None,
         exclude_self: bool = False,
         backend: str | None = None,
+        origin: Sequence[int] | None = None,
     ) -> GaussianKernel:
         """k(i, j) = exp(-½ |(p_i - p_j) / θ_α|² - ½ |(I_i - I_j) / θ_β|²), N pixels in row-major order.
 
@@ -137,12 +140,13 @@ class GaussianKernel:
         theta_alpha  in pixels, a number or one per axis in the order x, y, (z): x is the last axis
         theta_beta   in the image's units, a number or one per channel
         mask         Bool[B, *spatial]
+        origin       the first pixel's position, in the order of the image's axes, as for `spatial`
 
         >>> kernel = GaussianKernel.bilateral(torch.rand(1, 3, 4, 5) * 255, 80.0, 13.0, method="exact")
         >>> kernel.shape
         (1, 20)
         """
-        features = image_features(image, theta_alpha, theta_beta)
+        features = image_features(image, theta_alpha, theta_beta, origin)
         mask = _flat_mask(mask, tuple(image.shape[2:]))
         return cls(
             features, method, normalization, quality, mask=mask, exclude_self=exclude_self, backend=backend

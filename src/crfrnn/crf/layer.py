@@ -126,7 +126,11 @@ class CRFRNN(nn.Module):
         return nn.Parameter(weights.diag() if self.label_weights == "matrix" else weights)
 
     def kernels(
-        self, image: Tensor, mask: Tensor | None = None, dtype: torch.dtype | None = None
+        self,
+        image: Tensor,
+        mask: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        origin: Sequence[int] | None = None,
     ) -> tuple[GaussianKernel, GaussianKernel]:
         """The spatial and the bilateral kernel of `image`, as `forward` builds them.
 
@@ -134,6 +138,7 @@ class CRFRNN(nn.Module):
             image: Float or UInt8 [B, C, *spatial] in 0..255.
             mask: Bool[B, *spatial], True = valid.
             dtype: float32 or float64; None takes the image's float64 or float32.
+            origin: position of the first pixel, for a tile of a larger picture.
         """
         if dtype is None:
             dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
@@ -149,6 +154,7 @@ class CRFRNN(nn.Module):
             "quality": self.quality,
             "mask": mask,
             "exclude_self": self.exclude_self,
+            "origin": origin,
         }
         spatial = GaussianKernel.spatial(tuple(image.shape[2:]), gamma, method=self.spatial_method, **common)
         bilateral = GaussianKernel.bilateral(image, alpha, beta, method=self.bilateral_method, **common)
@@ -161,6 +167,7 @@ class CRFRNN(nn.Module):
         mask: Tensor | None = None,
         clamp: Tensor | None = None,
         iterations: int | None = None,
+        origin: Sequence[int] | None = None,
     ) -> Tensor:
         """Refine `unary` along the edges of `image`.
 
@@ -170,6 +177,8 @@ class CRFRNN(nn.Module):
             mask: Bool[B, *spatial], True = valid.
             clamp: Int[B, *spatial], known labels, -1 = free.
             iterations: T of this call; None takes `iterations` or, in evaluation, `eval_iterations`.
+            origin: (y, x) of the first pixel in a larger picture: tiles of one picture then share its
+                lattice, and with it the lattice's errors.
 
         Returns:
             Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
@@ -195,7 +204,7 @@ class CRFRNN(nn.Module):
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
             refined = mean_field(
                 logits,
-                self.kernels(image, mask, dtype) if steps else (),
+                self.kernels(image, mask, dtype, origin) if steps else (),
                 (self.spatial_weights, self.bilateral_weights) if steps else (),
                 self.compatibility,
                 steps,

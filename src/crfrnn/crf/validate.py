@@ -156,17 +156,17 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
     """A number, [L] or [L, L] as a tensor of the unary's dtype and device."""
     labels = unary.shape[1]
     shapes = [(labels, labels)] if matrix_only else [(), (labels,), (labels, labels)]
-    allowed = " or ".join(map(str, shapes))
     if not isinstance(weight, Tensor):
         if not isinstance(weight, Real) or matrix_only:
             raise TypeError(
-                f"{name}: expected a tensor of shape {allowed}, got {describe(weight)}; "
+                f"{name}: expected a tensor of shape {_either(shapes)}, got {describe(weight)}; "
                 "convert it with torch.as_tensor(...)"
             )
         weight = unary.new_tensor(float(weight))
-    if tuple(weight.shape) not in shapes:
+    # Number by number, not tuple by tuple: torch.compile compares symbols only so.
+    if weight.ndim not in [len(shape) for shape in shapes] or any(n != labels for n in weight.shape):
         raise ValueError(
-            f"{name}: expected shape {allowed} for {labels} labels, got {describe(weight)}; "
+            f"{name}: expected shape {_either(shapes)} for {labels} labels, got {describe(weight)}; "
             "labels are those of the unary"
         )
     if weight.is_complex() or weight.dtype == torch.bool:
@@ -174,6 +174,10 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
     check_device(name, weight, unary)
     check_finite(name, weight, "training that gives NaN wants a smaller learning rate")
     return weight.to(unary.dtype)
+
+
+def _either(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " or ".join(map(str, shapes))  # only for a message: torch.compile cannot trace str of a symbol
 
 
 def check_kernels(

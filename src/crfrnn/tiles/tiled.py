@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from crfrnn.crf import CRFRNN
 from crfrnn.predict.windows import Window, windows
 from crfrnn.tiles.memory import smallest, tile_within, vertices_per_pixel
-from crfrnn.tiles.placed import placed
 from crfrnn.tiles.sources import Source
 from crfrnn.tiles.unaries import Convert, as_logits
 
@@ -129,8 +128,8 @@ def _tile(
     before = scores.argmax(0).numpy()
     if mask is None or bool(mask.any()):
         guide = torch.from_numpy(image.read(rows, columns))[None]
-        layer = placed(crf, rows.start, columns.start)
-        scores = layer(scores[None], guide, mask=None if mask is None else mask[None])[0]
+        batch_mask = None if mask is None else mask[None]
+        scores = crf(scores[None], guide, mask=batch_mask, origin=(rows.start, columns.start))[0]
     return scores.float().softmax(0).numpy(), before, valid
 
 
