@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "buffer.hpp"
 
-#include <algorithm>
-#include <atomic>
-#include <bit>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <mutex>
 #include <new>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -16,64 +17,88 @@
 namespace crfrnn {
 namespace {
 
-constexpr size_t line = 64, huge_page = size_t{2} << 20;
+constexpr size_t line = 64, page = 4096, huge_page = size_t{2} << 20;
 
-// The system hands out memory cleared, page by page, which took a fifth of a training step: forward and backward use the same
-// sizes one after the other. So the last large blocks are kept for the next call, `most` bytes at the utmost, and never so many
-// that they and what is in use exceed what was once in use at one time: keeping does not add to what a process needs.
-class Kept {
+// The system hands out memory cleared, page by page, which took a fifth of a training step. So large blocks come from one region
+// of address space that is kept: its pages are cleared once, when they are first touched, and what one part of a call gives back
+// the next part takes. First fit, lowest address first, so that no more of it is touched than was in use at one time; what finds
+// no room is asked of the system.
+class Region {
  public:
-  static constexpr size_t most = size_t{128} << 20;
-  static constexpr int slots = 24;
+  static constexpr size_t size = size_t{192} << 20, most_blocks = 64;
 
-  // Never waits: in a process that was forked while a thread was in here, the lock would stay taken for good.
+  Region() {
+    try {
+      base_ = static_cast<char*>(allocate(size));
+    } catch (const std::bad_alloc&) {  // no such room among the addresses: every block is asked of the system
+      return;
+    }
+    free_[0] = {0, size};
+    ranges_ = 1;
+  }
+
   void* take(size_t bytes) {
-    const size_t used = used_ += bytes;
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) return nullptr;
-    peak_ = std::max(peak_, used);
-    for (int i = count_ - 1; i >= 0; --i)
-      if (blocks_[i].bytes == bytes) return remove(i);
-    while (count_ > 0 && used + total_ > peak_) deallocate(remove(0));  // the oldest go
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (blocks_ == most_blocks) return nullptr;
+    for (size_t i = 0; i < ranges_; ++i)
+      if (free_[i].bytes >= bytes) {
+        char* data = base_ + free_[i].offset;
+        free_[i].offset += bytes;
+        free_[i].bytes -= bytes;
+        if (free_[i].bytes == 0) erase(i);
+        ++blocks_;
+        return data;
+      }
     return nullptr;
   }
-  bool keep(void* data, size_t bytes) {
-    used_ -= bytes;
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock() || bytes > most) return false;
-    while (count_ == slots || total_ + bytes > most) deallocate(remove(0));
-    blocks_[count_++] = {data, bytes};
-    total_ += bytes;
-    return true;
+  bool holds(const void* data) const { return base_ && !std::less<const void*>()(data, base_) && std::less<const void*>()(data, base_ + size); }
+  void give(void* data, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const size_t offset = static_cast<size_t>(static_cast<char*>(data) - base_);
+    size_t i = 0;
+    while (i < ranges_ && free_[i].offset < offset) ++i;
+    for (size_t j = ranges_++; j > i; --j) free_[j] = free_[j - 1];
+    free_[i] = {offset, bytes};
+    if (i + 1 < ranges_ && offset + bytes == free_[i + 1].offset) join(i);
+    if (i > 0 && free_[i - 1].offset + free_[i - 1].bytes == offset) join(i - 1);
+    --blocks_;
   }
+  // Gives the pages nobody uses back to the system; the addresses stay.
   void release() {
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    while (lock.owns_lock() && count_ > 0) deallocate(remove(count_ - 1));
+    const std::lock_guard<std::mutex> lock(mutex);
+#ifdef __linux__
+    for (size_t i = 0; i < ranges_; ++i) madvise(base_ + free_[i].offset, free_[i].bytes, MADV_DONTNEED);
+#endif
   }
+
+  std::mutex mutex;
 
  private:
-  struct Block {
-    void* data;
-    size_t bytes;
+  struct Range {
+    size_t offset, bytes;
   };
-  void* remove(int i) {
-    void* data = blocks_[i].data;
-    total_ -= blocks_[i].bytes;
-    for (--count_; i < count_; ++i) blocks_[i] = blocks_[i + 1];
-    return data;
+  void erase(size_t i) {
+    for (--ranges_; i < ranges_; ++i) free_[i] = free_[i + 1];
+  }
+  void join(size_t i) {
+    free_[i].bytes += free_[i + 1].bytes;
+    erase(i + 1);
   }
 
-  std::mutex mutex_;
-  Block blocks_[slots];
-  int count_ = 0;
-  size_t total_ = 0, peak_ = 0;   // bytes kept; the most that was ever in use
-  std::atomic<size_t> used_ = 0;  // bytes in use
+  char* base_ = nullptr;
+  Range free_[most_blocks + 1];  // ascending; n blocks leave at most n + 1 ranges between them
+  size_t ranges_ = 0, blocks_ = 0;
 };
 
-Kept& kept() {
-  static Kept* blocks = new Kept;  // never destroyed: other threads may outlive this one
-  return *blocks;
+Region& region() {
+  static Region* kept = new Region;  // never destroyed: other threads may outlive this one
+  return *kept;
 }
+
+#if !defined(_WIN32)
+// A process forked while another thread was in here would find the region locked for good.
+const int at_fork = pthread_atfork([] { region().mutex.lock(); }, [] { region().mutex.unlock(); }, [] { region().mutex.unlock(); });
+#endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool keeps = false;  // a kept block would hide what is read after its end
@@ -81,28 +106,25 @@ constexpr bool keeps = false;  // a kept block would hide what is read after its
 constexpr bool keeps = true;
 #endif
 
-bool kept_size(size_t bytes) { return keeps && bytes >= huge_page; }
+bool kept_size(size_t bytes) { return keeps && bytes >= huge_page && bytes <= Region::size; }
 
-// Eight sizes from one power of two to the next, so that the blocks of one picture fit the next, whose lattice is a little larger
-// or smaller. The pages at the end that nobody touches take no memory.
-size_t rounded(size_t bytes) {
-  if (!kept_size(bytes)) return bytes;
-  const size_t step = std::bit_floor(bytes) / 8;
-  return (bytes + step - 1) / step * step;
-}
+size_t whole_pages(size_t bytes) { return (bytes + page - 1) / page * page; }
 
 }  // namespace
 
 void* take_block(size_t bytes) {
-  void* data = kept_size(bytes) ? kept().take(rounded(bytes)) : nullptr;
-  return data ? data : allocate(rounded(bytes));
+  void* data = kept_size(bytes) ? region().take(whole_pages(bytes)) : nullptr;
+  return data ? data : allocate(bytes);
 }
 
 void give_block(void* data, size_t bytes) {
-  if (!(kept_size(bytes) && kept().keep(data, rounded(bytes)))) deallocate(data);
+  if (kept_size(bytes) && region().holds(data))
+    region().give(data, whole_pages(bytes));
+  else
+    deallocate(data);
 }
 
-void release_kept_memory() { kept().release(); }
+void release_kept_memory() { region().release(); }
 
 void wish_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
