@@ -76,6 +76,7 @@ struct Key {
     if constexpr (W == 1) return static_cast<uint32_t>(word[0] >> shift) & mask;
     return static_cast<uint32_t>((*this >> shift).word[W - 1]) & mask;
   }
+  int64_t low_bits(int bits) const { return static_cast<int64_t>(word[W - 1] & ((uint64_t{1} << bits) - 1)); }
   uint64_t hash() const {
     if constexpr (W == 1) return (word[0] * 0x9e3779b97f4a7c15ull) >> 32;
     uint64_t h = 0;

@@ -11,11 +11,19 @@
 namespace crfrnn {
 namespace {
 
-// The order of the ranks as one number; the last rank follows from the others.
+// The order of the ranks as one number, and back; the last rank follows from the others.
 int64_t permutation_code(const uint8_t* rank, int n, int bits) {
   int64_t code = 0;
   for (int i = 0; i < n - 1; ++i) code = code << bits | rank[i];
   return code;
+}
+void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
+  int left = n * (n - 1) / 2;
+  for (int i = n - 2; i >= 0; --i, code >>= bits) {
+    rank[i] = static_cast<uint8_t>(code & ((int64_t{1} << bits) - 1));
+    left -= rank[i];
+  }
+  rank[n - 1] = static_cast<uint8_t>(left);
 }
 
 // Distinct keys of a small set in the order of their first appearance.
@@ -135,16 +143,21 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   const int64_t chunks = (simplices + chunk - 1) / chunk;
   std::vector<std::vector<Key<W>>> lists(static_cast<size_t>(chunks));
   Array<int32_t> corner(static_cast<size_t>(simplices * corners));
+  Array<uint8_t> ranks(static_cast<size_t>(simplices * corners));
+  const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
   parallel_for(chunks, threads, [&](int64_t c, int) {
     const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
     LocalSet<W> set(static_cast<size_t>((end - begin) * corners));
     for (int64_t s = begin; s < end; ++s) {
-      const size_t p = static_cast<size_t>(items[static_cast<size_t>(first[static_cast<size_t>(s)])].value);
-      const uint8_t* r = &rank[p * static_cast<size_t>(corners)];
+      // All from the sorted key: the points themselves lie scattered.
+      const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
+      uint8_t* r = &ranks[static_cast<size_t>(s * corners)];
+      permutation_of(sorted_key.low_bits(code_bits), corners, rank_bits, r);
       int axis_of[max_dim + 1];
       for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
       // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
-      Key<W> key = layout.pack<W>(&coordinates[p * static_cast<size_t>(dim)], valid[p] / points_per_item);
+      Key<W> key = sorted_key >> code_bits;
+      if (r[lead] > r[lead + 1]) key = key + one_up;
       for (int k = 0; k <= dim; ++k) {
         corner[static_cast<size_t>(s * corners + k)] = set.insert(key);
         if (k < dim) key = key + layout.step<W>(axis_of[dim - k]);
@@ -209,17 +222,18 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
   parallel_for(chunks, threads, [&](int64_t c, int) {
     for (int64_t s = c * chunk; s < std::min(simplices, (c + 1) * chunk); ++s) {
-      const size_t p = static_cast<size_t>(items[static_cast<size_t>(first[static_cast<size_t>(s)])].value);
       for (int k = 0; k <= dim; ++k) {
         const size_t at = static_cast<size_t>(s * corners + k);
         writable(view.simplex_vertex)[at] = position[static_cast<size_t>(offset[static_cast<size_t>(c)] + corner[at])];
-        writable(view.simplex_rank)[at] = rank[p * static_cast<size_t>(corners) + static_cast<size_t>(k)];
+        writable(view.simplex_rank)[at] = ranks[at];
       }
     }
   });
 
   // A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all.
-  std::fill(writable(view.neighbour), writable(view.neighbour) + neighbours, static_cast<int32_t>(vertices));
+  parallel_ranges(neighbours, 1 << 16, threads, [&](int64_t begin, int64_t end) {
+    std::fill(writable(view.neighbour) + begin, writable(view.neighbour) + end, static_cast<int32_t>(vertices));
+  });
   constexpr int64_t parts = 8;
   parallel_for(corners * parts, threads, [&](int64_t task, int) {
     const int axis = static_cast<int>(task / parts);
@@ -322,14 +336,16 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
     status[static_cast<size_t>(c)] =
         functions.embed(features, begin, end, dim, options.scale, coordinates.data(), rank.data(), weights.data());
     if (status[static_cast<size_t>(c)]) return;
+    int64_t lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
+    for (int i = 0; i < dim; ++i) lowest[i] = INT64_MAX, highest[i] = INT64_MIN;
     for (int64_t p = begin; p < end; ++p)
       for (int i = 0; i < dim; ++i) {
         const int64_t f = coordinates[static_cast<size_t>(p * dim + i)];
-        int64_t& lo = least[static_cast<size_t>(c * dim + i)];
-        int64_t& hi = most[static_cast<size_t>(c * dim + i)];
-        lo = std::min(lo, f);
-        hi = std::max(hi, f);
+        lowest[i] = std::min(lowest[i], f);
+        highest[i] = std::max(highest[i], f);
       }
+    std::copy_n(lowest, dim, &least[static_cast<size_t>(c * dim)]);
+    std::copy_n(highest, dim, &most[static_cast<size_t>(c * dim)]);
   });
   for (const int code : status)
     if (code) {
