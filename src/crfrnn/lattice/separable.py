@@ -106,10 +106,11 @@ def _filter_axis(values: Tensor, theta: Tensor) -> Tensor:
     values = values.to(theta.dtype)
     offsets = torch.arange(length, dtype=theta.dtype, device=theta.device)
     with torch.autocast(values.device.type, enabled=False):
-        if length <= DENSE:
-            return values @ torch.exp(-0.5 * ((offsets[:, None] - offsets) / theta).square())
-        # Period 2n leaves room for every offset -(n-1)..n-1, so nothing wraps round.
         half = torch.exp(-0.5 * (offsets / theta).square())
+        if length <= DENSE:
+            row = torch.cat([half[1:].flip(0), half])  # the matrix has the same numbers along its diagonals
+            return values @ row.unfold(0, length, 1)[:length].flip(0)
+        # Period 2n leaves room for every offset -(n-1)..n-1, so nothing wraps round.
         kernel = torch.cat([half, half.new_zeros(1), half[1:].flip(0)])
         spectrum = torch.fft.rfft(values, 2 * length) * torch.fft.rfft(kernel)
         return torch.fft.irfft(spectrum, 2 * length)[..., :length]
