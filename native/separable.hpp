@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The exact separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where its
-// weights fall below the precision of the rows. Rows are `labels` numbers, one behind the other: along every axis the sums
+// The separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where its weights fall
+// below the precision of the rows; a wide one by way of coarse.hpp. Rows are `labels` numbers, one behind the other: along every axis the sums
 // run over a flat array, so no lane is spent on padding.
 #pragma once
 
 #include <utility>
 
-#include "buffer.hpp"
-#include "mean_field.hpp"
-#include "parallel.hpp"
-#include "simd.hpp"
+#include "coarse.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 
@@ -32,9 +29,8 @@ struct Taps {
   }
   int count() const { return 2 * radius + 1; }
   const float* first() const { return values.as<float>() + outputs - 1; }
-  // Beyond 4.6 bandwidths all weights together are below 4.3e-6 of the sum.
   static int reach(double theta, int64_t size) {
-    const double r = std::ceil(4.6 * theta);
+    const double r = std::ceil(cut * theta);
     const double most = static_cast<double>(size - 1);
     return static_cast<int>(r < most ? r : (most < 0 ? 0 : most));
   }
@@ -216,7 +212,10 @@ struct Separable {
   void apply(const double* theta, int derivative, const Source& source, float* between, float* out) const {
     const int64_t* grid = problem.grid;
     const bool volume = grid[0] > 1;
-    plane(source, Taps(theta[2], grid[2], derivative == 2), Taps(theta[1], grid[1], derivative == 1), volume ? between : out);
+    if (derivative < 0 && Coarse::serves(problem, theta))
+      Coarse(problem).plane(source, CoarseAxis(theta[2], grid[2]), CoarseAxis(theta[1], grid[1]), volume ? between : out);
+    else
+      plane(source, Taps(theta[2], grid[2], derivative == 2), Taps(theta[1], grid[1], derivative == 1), volume ? between : out);
     if (volume) along_z(between, Taps(theta[0], grid[0], derivative == 0), out);
   }
 };
