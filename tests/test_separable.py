@@ -68,3 +68,14 @@ def test_bad_input() -> None:
         separable_filter(values.long(), 1.0)
     with pytest.raises(ValueError, match=r"^values: expected \[B, 12, C\]"):
         Separable((3, 4), torch.ones(2)).filter(torch.rand(1, 11, 2))
+
+
+def test_mass_has_the_same_bits_for_any_number_of_threads() -> None:
+    before, masses = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):  # 600 pixels: enough for the threads of a matrix product
+            torch.set_num_threads(threads)
+            masses.append(Separable((30, 600), torch.tensor([5.0, 5.0])).mass())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(mass, masses[0]) for mass in masses)

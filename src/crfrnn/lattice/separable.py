@@ -86,7 +86,8 @@ class Separable:
         for length, theta in zip(
             reversed(self.grid), self.theta, strict=True
         ):  # x, the first, varies fastest
-            along = _filter_axis(torch.ones(length, dtype=theta.dtype, device=theta.device), theta)
+            reach = _axis_weights(length, theta).cumsum(0)  # not a product of matrices: its bits depend on the threads
+            along = reach + reach.flip(0) - 1
             total = (along[:, None] * total).flatten()
         return total.unsqueeze(0)
 
@@ -100,13 +101,18 @@ class Separable:
         return 1, math.prod(self.grid)
 
 
+def _axis_weights(length: int, theta: Tensor) -> Tensor:
+    """exp(-½ (k/θ)²) for the offsets k = 0..length - 1."""
+    offsets = torch.arange(length, dtype=theta.dtype, device=theta.device)
+    return torch.exp(-0.5 * (offsets / theta).square())
+
+
 def _filter_axis(values: Tensor, theta: Tensor) -> Tensor:
     """Convolve the last axis with exp(-½ (k/θ)²)."""
     length = values.shape[-1]
     values = values.to(theta.dtype)
-    offsets = torch.arange(length, dtype=theta.dtype, device=theta.device)
     with torch.autocast(values.device.type, enabled=False):
-        half = torch.exp(-0.5 * (offsets / theta).square())
+        half = _axis_weights(length, theta)
         if length <= DENSE:
             row = torch.cat([half[1:].flip(0), half])  # the matrix has the same numbers along its diagonals
             return values @ row.unfold(0, length, 1)[:length].flip(0)
