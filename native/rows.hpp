@@ -14,7 +14,7 @@ namespace crfrnn::CRFRNN_ISA {
 constexpr float minus_infinity = -1e30f;  // the logit of a lane that is no label
 constexpr int64_t grain = 1024;
 
-// The order of the rows: that of the first lattice (its points first, the masked ones after them), else the grid's own.
+// The order of the rows: that of the largest lattice (its points first, the masked ones after them), else the grid's own.
 // With it that lattice reads and writes its rows one after the other.
 struct Order {
   const Lattice* lattice = nullptr;
@@ -27,11 +27,13 @@ struct Order {
       : rows(static_cast<size_t>(problem.total()) * sizeof(int32_t)), places(static_cast<size_t>(problem.total()) * sizeof(int32_t)),
         pixel(rows.as<int32_t>()), row(places.as<int32_t>()) {
     const int64_t total = problem.total();
-    for (int m = 0; m < problem.kernel_count && !lattice; ++m)
-      if (problem.kernels[m].is_lattice) {
-        lattice = &problem.kernels[m].lattice;
+    for (int m = 0; m < problem.kernel_count; ++m) {
+      const Kernel& kernel = problem.kernels[m];
+      if (kernel.is_lattice && (!lattice || kernel.lattice.vertices > lattice->vertices)) {
+        lattice = &kernel.lattice;
         first = m;
       }
+    }
     if (!lattice) {
       for (int64_t i = 0; i < total; ++i) pixel[i] = row[i] = static_cast<int32_t>(i);
       return;

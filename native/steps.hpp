@@ -31,7 +31,7 @@ struct RowScales {
   }
 };
 
-// The first lattice, whose order the rows have: where a row fits the registers (NP packs) it is sliced in the same walk that
+// The lattice whose order the rows have: where a row fits the registers (NP packs) it is sliced in the same walk that
 // uses the message. Where nobody needs its spread rows, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
 struct Leading {
