@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Wide spatial kernels, which the native operator takes through a coarser grid, against the plain sums in float64."""
+"""Wide spatial kernels, which the native operator takes through a coarser grid, against plain float64 sums."""
 
 from __future__ import annotations
 

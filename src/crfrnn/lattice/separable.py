@@ -86,7 +86,8 @@ class Separable:
         for length, theta in zip(
             reversed(self.grid), self.theta, strict=True
         ):  # x, the first, varies fastest
-            reach = _axis_weights(length, theta).cumsum(0)  # not a product of matrices: its bits depend on the threads
+            # Not a product of matrices: its bits depend on the number of threads.
+            reach = _axis_weights(length, theta).cumsum(0)
             along = reach + reach.flip(0) - 1
             total = (along[:, None] * total).flatten()
         return total.unsqueeze(0)
