@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from crfrnn.data import VOID, voc_palette
+from crfrnn.data.images import picture_and_map
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
@@ -210,14 +211,7 @@ def _edges(labels: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _check(image: NDArray[np.uint8], labels: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    image, labels = np.asarray(image), np.asarray(labels)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {image.shape}; use read_image")
-    if labels.dtype.kind not in "iu" or labels.shape != image.shape[:2]:
-        raise ValueError(
-            f"labels: expected integers of shape {image.shape[:2]} as the picture has, "
-            f"got {labels.dtype} {labels.shape}"
-        )
+    image, labels = picture_and_map(image, labels, "labels")
     if labels.min() < 0 or labels.max() > 255:
         raise ValueError(f"labels: expected 0..255, got {labels.min()}..{labels.max()}")
-    return image, labels.astype(np.int64)
+    return image, labels

@@ -66,3 +66,9 @@ def atomic(path: PathLike) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write UTF-8, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

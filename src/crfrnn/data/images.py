@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from crfrnn.data.files import FileError, PathLike, existing
+from crfrnn.data.files import FileError, PathLike, atomic, existing
 
 # 8192 × 8192. Pillow itself warns above 89 Mpx; a dense CRF of 21 labels needs some 2 GB per 10 Mpx anyway.
 MAX_PIXELS = 2**26
@@ -55,6 +56,33 @@ def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.u
         raise FileError(
             "image", name, "a picture that converts to RGB", f"mode {picture.mode}: {error}", "save it as RGB"
         ) from error
+
+
+def write_png(picture: Image.Image, path: PathLike) -> None:
+    """Write a picture as PNG, whole or not at all."""
+    with atomic(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def picture_and_map(
+    image: NDArray[np.uint8], values: NDArray[Any], role: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A picture in memory and integers of its size, as UInt8[H, W, 3] and Int64[H, W].
+
+    Raises: ValueError for another shape or dtype; `role` is what it calls the integers.
+
+    >>> picture_and_map(np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.uint8), "labels")[1].dtype
+    dtype('int64')
+    """
+    image, values = np.asarray(image), np.asarray(values)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {image.shape}; use read_image")
+    if values.dtype.kind not in "iu" or values.shape != image.shape[:2]:
+        raise ValueError(
+            f"{role}: expected integers of shape {image.shape[:2]} as the picture has, "
+            f"got {values.dtype} {values.shape}"
+        )
+    return image, values.astype(np.int64)
 
 
 def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: int) -> Image.Image:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn.data.files import FileError, PathLike, atomic
-from crfrnn.data.images import MAX_PIXELS, decode
+from crfrnn.data.files import FileError, PathLike
+from crfrnn.data.images import MAX_PIXELS, decode, write_png
 
 VOID = 255  # pixels without a truth: the cream band around objects in VOC masks
 
@@ -71,8 +71,7 @@ def write_label_png(path: PathLike, labels: Any, palette: NDArray[np.uint8] | No
         raise ValueError(f"palette: expected uint8 [K, 3], K in 1..256, got {colours.dtype} {colours.shape}")
     picture = Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
     picture.putpalette(colours.tobytes())
-    with atomic(path) as temporary:
-        picture.save(temporary, format="PNG")
+    write_png(picture, path)
 
 
 def read_label_png(

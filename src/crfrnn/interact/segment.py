@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
+from crfrnn.data.images import picture_and_map
 from crfrnn.data.scribbles import FREE
 from crfrnn.interact.mixture import Mixture
 from crfrnn.refine import Refined, refine
@@ -80,7 +81,7 @@ def segment_scribbles(
     >>> segment_scribbles(image, scribbles).labels[0].tolist()
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
-    image, held = _checked(image, scribbles)
+    image, held = picture_and_map(image, scribbles, "scribbles")
     count = int(held.max()) + 1 if num_labels is None else num_labels
     _check_labels(held, count)
     return _segment(image, held, held, count, components, rounds, crf)
@@ -159,7 +160,7 @@ def segment_box(
     """
     shape = np.asarray(image).shape[:2]
     free = np.full(shape, FREE) if scribbles is None else scribbles
-    image, held = _checked(image, free)
+    image, held = picture_and_map(image, free, "scribbles")
     if held.max() > 1:
         raise ValueError(f"scribbles: expected 0, 1 or {FREE} with a box, got {int(held.max())}")
     left, top, right, bottom = (int(v) for v in box) if len(box) == 4 else (0, 0, 0, 0)
@@ -191,8 +192,8 @@ def _segment(
     """`held` is clamped; the colours are learnt from `shown`, later from the labels found."""
     if rounds < 1:
         raise ValueError(f"rounds: expected at least 1, got {rounds}")
-    layer = default_crf(count, held.shape) if crf is None else crf  # pyright: ignore[reportArgumentType]
-    colours = torch.from_numpy(image.reshape(-1, 3)).float()
+    layer = default_crf(count, held.shape) if crf is None else crf
+    colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3)).float()
     clamp = torch.from_numpy(held)
     found: Refined | None = None
     for _ in range(rounds):
@@ -207,20 +208,6 @@ def _segment(
         shown = found.labels
     assert found is not None
     return found
-
-
-def _checked(
-    image: NDArray[np.uint8], scribbles: NDArray[np.integer]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    image, scribbles = np.asarray(image), np.asarray(scribbles)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"image: expected uint8 [H, W, 3], got {image.dtype} {image.shape}; use read_image")
-    if scribbles.dtype.kind not in "iu" or scribbles.shape != image.shape[:2]:
-        raise ValueError(
-            f"scribbles: expected integers of shape {image.shape[:2]} as the picture has, "
-            f"got {scribbles.dtype} {scribbles.shape}"
-        )
-    return np.ascontiguousarray(image), scribbles.astype(np.int64)
 
 
 def _check_labels(held: NDArray[np.int64], count: int) -> None:
