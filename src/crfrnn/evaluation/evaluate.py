@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.files import PathLike
+from crfrnn.data.files import PathLike, write_text
 from crfrnn.evaluation import boundary, confusion, tables
 from crfrnn.evaluation.bootstrap import Interval, Metric, bootstrap, paired_bootstrap
 from crfrnn.evaluation.metrics import METRICS
@@ -200,7 +200,7 @@ class Evaluation:
 
     def write_markdown(self, path: PathLike, **options: Any) -> None:
         """`markdown` into a file. Atomic."""
-        tables.write_text(path, self.markdown(**options))
+        write_text(path, self.markdown(**options))
 
     def _pick(self, method: str, metric: str) -> tuple[NDArray[Any], Metric]:
         if method not in self.counts:

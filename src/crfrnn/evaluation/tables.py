@@ -21,11 +21,6 @@ def write_csv(path: PathLike, lines: Iterable[Sequence[Any]]) -> None:
         csv.writer(stream).writerows(rows)
 
 
-def write_text(path: PathLike, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def score_lines(result: Evaluation, intervals: bool, options: dict[str, Any]) -> Iterable[list[str]]:
     header: list[str] = []
     for row in result.rows():

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data import PictureSet, atomic, write_label_png
+from crfrnn.data import PictureSet, write_label_png
+from crfrnn.data.files import write_text
 from crfrnn.data.sources import Steps
 from crfrnn.evaluation import Evaluator
 from crfrnn.experiments.plans import Plan, Row, Run
@@ -77,7 +78,7 @@ class Experiment:
                 f"{str(self.folder)!r}; name another"
             )
         if not known.is_file():
-            _write(known, about)
+            write_text(known, about)
         everything = self.recipe.changed(data=replace(self.recipe.data, validate=None))
         sets = read_sets(everything, self.progress)
         assert sets.val is not None
@@ -111,7 +112,8 @@ class Experiment:
         done = train(run.recipe, home, sets=self.sets, start=start, say=self.say, trainer=self.trainer)
         # Of an interrupted run this is the last sitting alone; log.csv has the seconds of every epoch.
         about = {"seconds": sum(line["seconds"] for line in done.history), "sitting": _since(begun)}
-        _write(home / "run.json", json.dumps({**about, **_versions(), "seed": self.recipe.seed}, indent=1))
+        about = {**about, **_versions(), "seed": self.recipe.seed}
+        write_text(home / "run.json", json.dumps(about, indent=1))
         return done.segmenter
 
     def crf(self, plan: Plan, run: Run | None = None) -> CRFRNN:
@@ -152,7 +154,7 @@ class Experiment:
         if result.interrupted:
             raise KeyboardInterrupt
         figures = {"all": result.counts.figures(), "validation": result.validation.figures()}
-        _write(known, json.dumps({"numbers": result.numbers, **figures}, indent=1))
+        write_text(known, json.dumps({"numbers": result.numbers, **figures}, indent=1))
         return result.numbers
 
     def _judge(self, plan: Plan, row: Row) -> None:
@@ -186,7 +188,7 @@ class Experiment:
         figures = {name: value if value == value else None for name, value in scores.items()}
         about = {"title": row.title, "run": row.run, "crf": row.crf, "iterations": row.iterations,
                  "pictures": len(self.val), "seconds": _since(begun), "scores": figures}  # fmt: skip
-        _write(home / "row.json", json.dumps({**about, **_versions()}, indent=1))
+        write_text(home / "row.json", json.dumps({**about, **_versions()}, indent=1))
 
     def _say(self, line: str) -> None:
         if self.say:
@@ -201,8 +203,3 @@ def _versions() -> dict[str, str]:
     return {
         "torch": str(torch.__version__), "python": platform.python_version(), "machine": platform.machine()
     }  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

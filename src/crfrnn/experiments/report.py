@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crfrnn.data import PictureSet, atomic, read_label_png
+from crfrnn.data import PictureSet, read_label_png
+from crfrnn.data.files import write_text
+from crfrnn.data.images import write_png
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu
-from crfrnn.evaluation.tables import write_csv, write_text
+from crfrnn.evaluation.tables import write_csv
 from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
 from crfrnn.experiments.plans import Plan, Row
 from crfrnn.training import load_parameters
@@ -55,17 +57,17 @@ def write_report(
     write_csv(f"{stem}_labels.csv", _labels(result))
     write_csv(f"{stem}_differences.csv", _differences(result, plan, base, options))
     lines = {name: (100 * result.trimap_curve(name)).tolist() for name in names}
-    _save(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
+    write_png(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
     learned = folder / "rows" / plan.main / "crf.safetensors"
     if learned.is_file():
         matrix = load_parameters(learned).crf.compatibility.detach().double().numpy()
         title = f"compatibility of {plan.main}, as it is learned"
-        _save(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
+        write_png(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
         text.append(f"![compatibility]({plan.name}_mu.png)")
     if plan.main in names and base != plan.main:
         for word, ids in _extremes(result, plan.main, base).items():
             shown = [name for name in names if name in {base, "post-processing", plan.main}]
-            _save(_panel(ids, shown, folder, val, num_labels), f"{stem}_{word}.png")
+            write_png(_panel(ids, shown, folder, val, num_labels), f"{stem}_{word}.png")
             text.append(f"![{word}]({plan.name}_{word}.png)")
     path = Path(f"{stem}.md")
     write_text(path, "\n".join(text) + "\n")
@@ -153,8 +155,3 @@ def _panel(
         said = ", ".join(f"{name} {100 * f:.1f}" for name, f in zip(shown, figures, strict=True))
         rows.append((f"{item.id}: {said}", item.image, [*maps, item.mask]))
     return rows_of_pictures(rows, [*shown, "truth"])
-
-
-def _save(picture: Image.Image, path: str) -> None:
-    with atomic(path) as temporary:
-        picture.save(temporary, format="PNG")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.data.files import FileError, PathLike, atomic, existing, write_text
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.registry import build_network, recipe_of
 from crfrnn.models.segmenter import Segmenter
@@ -74,8 +74,7 @@ def save_segmenter(segmenter: Segmenter, target: Path, dtype: torch.dtype = torc
         save_file(tensors, temporary, {"format": "pt", "config": config})
         temporary.chmod(0o644)  # safetensors leaves files that only their owner can read
     if not single:
-        with atomic(target / CONFIG) as temporary:
-            temporary.write_text(config + "\n", encoding="utf-8")
+        write_text(target / CONFIG, config + "\n")
 
 
 def find_checkpoint(path_or_name: PathLike) -> Path | None:

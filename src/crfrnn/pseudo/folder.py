@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.data import atomic, read_image, read_unary, write_label_png
-from crfrnn.data.files import PathLike
+from crfrnn.data import read_image, read_unary, write_label_png
+from crfrnn.data.files import PathLike, write_text
 from crfrnn.data.unary_files import AXES
 from crfrnn.pseudo.labels import refine_labels
 from crfrnn.pseudo.recipes import Recipe, recipe_named
@@ -245,5 +245,4 @@ def _check_record(settings: _Settings, overwrite: bool) -> None:
                 f"output: expected a folder without results of other settings, got {str(settings.output)!r} "
                 f"with another {' and '.join(other)}; choose a new folder, or overwrite"
             )
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(own, indent=1) + "\n")

@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data.files import FileError, PathLike, atomic
+from crfrnn.data.files import FileError, PathLike, write_text
 from crfrnn.training.recipe import Recipe
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -81,8 +81,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 def save_recipe(recipe: Recipe, path: PathLike) -> None:
     """Write `recipe_text`, whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(recipe_text(recipe), encoding="utf-8")
+    write_text(path, recipe_text(recipe))
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

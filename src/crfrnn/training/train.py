@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data import PictureSet, atomic, prepare, reduced
+from crfrnn.data import PictureSet, prepare, reduced
+from crfrnn.data.files import write_text
 from crfrnn.data.sources import Steps
 from crfrnn.models import FCN, LiteFPN, Segmenter, build_network, load_lite0, load_vgg16
 from crfrnn.models.fcn import STAGES
@@ -186,8 +187,7 @@ def train(
         segmenter.eval()
         if first:
             segmenter.save_pretrained(home / "segmenter")
-            with atomic(done) as temporary:
-                temporary.write_text(json.dumps(lines), encoding="utf-8")
+            write_text(done, json.dumps(lines))
             (home / "last.ckpt").unlink(missing_ok=True)
         history += lines
         if say and lines:
