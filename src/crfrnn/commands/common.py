@@ -12,18 +12,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
-from crfrnn.data import DeepLabUnaries, PictureSet
+from crfrnn.data import DeepLabUnaries, PictureSet, atomic
 from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_parameters
 
 state = SimpleNamespace(debug=False)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-USAGE = 2
+USAGE, INTERRUPTED = 2, 130  # 130: as shells count a program that Ctrl-C ended
 Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
@@ -182,19 +184,31 @@ def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     return FolderUnaries(folder, {"axes": options.pop("layout", None), **options})
 
 
-def dataset(
-    root: Path, split: str, limit: int | None, spec: str, labels: int | None, **options: Any
-) -> UnaryDataset:
-    """Pictures with masks and unaries; the number of labels is VOC's or must be said."""
+def labelled(root: Path, split: str, limit: int | None, labels: int | None) -> tuple[PictureSet, int]:
+    """Pictures with masks, and their number of labels, which is VOC's or must be said."""
     found = every(pictures(root, split, labels), limit)
     count = labels or len(found.class_names)
     if count < 1:
         raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")
+    return found, count
+
+
+def dataset(
+    root: Path, split: str, limit: int | None, spec: str, labels: int | None, **options: Any
+) -> UnaryDataset:
+    """Pictures with masks and unaries."""
+    found, count = labelled(root, split, limit, labels)
     return UnaryDataset(found, unary_source(spec, num_labels=count, **options), count)
 
 
 def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
     return found.class_names if len(found.class_names) == num_labels else ()
+
+
+def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
+    """An .npz with the one entry `probabilities`, whole or not at all."""
+    with atomic(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, probabilities=probabilities)
 
 
 def figures_line(figures: dict[str, float]) -> str:

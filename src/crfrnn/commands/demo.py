@@ -10,7 +10,8 @@ import numpy as np
 import typer
 
 from crfrnn.commands import common
-from crfrnn.data import atomic, write_label_png
+from crfrnn.data import write_label_png
+from crfrnn.data.images import write_png
 
 
 def demo(
@@ -27,11 +28,9 @@ def demo(
     segmented, result = segment_photograph(), run()
     scene, refined = result.scene, result.refined
     folder = common.new_folder(output)
-    with atomic(folder / "segmented.png") as temporary:
-        segmented.panel.save(temporary, format="PNG")
+    write_png(segmented.panel, folder / "segmented.png")
     write_label_png(folder / "labels.png", refined.labels, scene.palette)
-    with atomic(folder / "panel.png") as temporary:
-        result.panel.save(temporary, format="PNG")
+    write_png(result.panel, folder / "panel.png")
     height, width = scene.scribbles.shape
     drawn = 100 * float((scene.scribbles >= 0).mean())
     say = common.out.print

@@ -65,10 +65,7 @@ def evaluate(
     base = baseline or next(iter(specs))
     if base not in specs:
         raise ValueError(f"--baseline: expected one of {', '.join(specs)}, got {base!r}")
-    found = common.every(common.pictures(root, split, labels), limit)
-    count = labels or len(found.class_names)
-    if count < 1:
-        raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")
+    found, count = common.labelled(root, split, limit, labels)
     needs = [spec for spec in specs.values() if not Path(spec).is_dir()]
     if unaries is None and needs:
         raise ValueError(f"--unaries: expected a folder or deeplab:FILE.npz for {needs[0]!r}, got none")

@@ -12,7 +12,6 @@ import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.train import (
-    INTERRUPTED,
     Accelerator,
     Devices,
     RecipeName,
@@ -108,7 +107,7 @@ def experiment(
             raise typer.Exit(interrupted(stopped)) from None
         except KeyboardInterrupt:
             common.out.print(f"Interrupted; finished rows are in {output / 'rows'}.", markup=False)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(common.INTERRUPTED) from None
         words = shlex.join(["crfrnn", *sys.argv[1:]])
         path = write_report(plan, output, work.val, work.sets.num_labels, command=words)
     if not keep_networks and not report_only:

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from PIL import Image
 
 from crfrnn.commands import common
 from crfrnn.commands.common import show_error
 from crfrnn.crf import CRFRNN
-from crfrnn.data import FileError, atomic, read_image, read_unary, write_label_png
-from crfrnn.data.images import FORMATS
-from crfrnn.data.unary_files import AXES
+from crfrnn.data import FileError, read_image, read_unary, write_label_png
+from crfrnn.data.images import FORMATS, write_png
+from crfrnn.data.unary_files import AXES, KINDS
 from crfrnn.plots import panel as paint_panel
 from crfrnn.refine import refine as refine_picture
 from crfrnn.training import FolderUnaries, SavedParameters
@@ -105,16 +104,16 @@ class _Work:
             self.labels = self._saved.crf.num_labels
         else:
             self._build(self.labels or 2)
-        kind, known = self.reading["kind"], ("logits", "probabilities", "labels", "scribbles")
-        if kind not in known:
-            raise ValueError(f"--kind: expected one of {', '.join(known)}, got {kind!r}")
-        if kind in known[:2] and self.reading["axes"] not in AXES:
+        kind, scores = self.reading["kind"], ("logits", "probabilities")
+        if kind not in KINDS:
+            raise ValueError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+        if kind in scores and self.reading["axes"] not in AXES:
             raise ValueError(
                 f"--layout: expected the axes' order ({', '.join(AXES)}) for --kind {kind}, "
                 f"got {self.reading['axes'] or 'none'}; "
                 "lhw is torch's, hwl TensorFlow's (l labels, h rows, w columns)"
             )
-        if kind in known[2:] and self.labels is None:
+        if kind not in scores and self.labels is None:
             raise ValueError(f"--labels: expected the number of labels for --kind {kind}, got none")
         if not self.unary.exists():
             raise ValueError(
@@ -139,13 +138,11 @@ class _Work:
         target = self.output if self._named else self.output / f"{path.stem}.png"
         if save_probabilities:
             name = target.with_name(f"{target.stem}_probabilities.npz")
-            with atomic(name) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, probabilities=result.probabilities)
+            common.write_probabilities(name, result.probabilities)
         if with_panel:
             names = self._saved.class_names if self._saved else ()
             picture = paint_panel(image, result.before, result.labels, names=names)
-            with atomic(target.with_name(f"{target.stem}_panel.png")) as temporary:
-                picture.save(temporary, format="PNG")
+            write_png(picture, target.with_name(f"{target.stem}_panel.png"))
         write_label_png(target, result.labels)
         self.changed += result.changed
 

@@ -14,11 +14,12 @@ import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.refine import check_stems, find_pictures
-from crfrnn.data import FileError, atomic, read_image, write_label_png
+from crfrnn.data import FileError, read_image, write_label_png
+from crfrnn.data.files import write_text
+from crfrnn.data.images import write_png
 from crfrnn.plots import painted, panel, shrunk
 from crfrnn.predict import Prediction, Predictor, default_checkpoint
 
-INTERRUPTED = 130  # as shells count a program that Ctrl-C ended
 PANEL_SIDE = 1400
 OVERLAY, PANEL, PROBABILITIES = "_overlay.png", "_panel.png", "_probabilities.npz"
 ENDINGS = (".png", ".json", OVERLAY, PANEL, PROBABILITIES)
@@ -115,7 +116,7 @@ def segment(
     if stopped:
         common.show_error("stopped; the same command with --skip-existing goes on")
     if stopped or failed:
-        raise typer.Exit(INTERRUPTED if stopped else 1)
+        raise typer.Exit(common.INTERRUPTED if stopped else 1)
 
 
 @dataclass
@@ -157,19 +158,16 @@ class _Work:
                 names=found.class_names,
                 captions=CAPTIONS,
             )
-            with atomic(self.target(path, PANEL)) as temporary:
-                picture.save(temporary, format="PNG")
+            write_png(picture, self.target(path, PANEL))
         if self.overlay:
             names = [found.name(label) for label in range(256)]
             for area in found.areas:
                 names[area.label] += f" {_percent(area.share)}"
-            with atomic(self.target(path, OVERLAY)) as temporary:
-                painted(image, found.labels, names=names).save(temporary, format="PNG")
+            write_png(painted(image, found.labels, names=names), self.target(path, OVERLAY))
         if found.probabilities is not None:
-            with atomic(self.target(path, PROBABILITIES)) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(stream, probabilities=found.probabilities)
-        with atomic(self.target(path, ".json")) as temporary:
-            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            common.write_probabilities(self.target(path, PROBABILITIES), found.probabilities)
+        said = json.dumps(record, indent=1, ensure_ascii=False)
+        write_text(self.target(path, ".json"), said + "\n")
         # Last, so that a label map means that everything is there.
         write_label_png(self.target(path), found.labels)
         return found

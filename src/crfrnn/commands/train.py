@@ -24,7 +24,6 @@ Settings = Annotated[
 Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda, … (Lightning's).")]
 Devices = Annotated[int, typer.Option("--devices", help="Processes, one device each.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Lightning's).")]
-INTERRUPTED = 130
 
 
 def train(
@@ -78,7 +77,7 @@ def interrupted(stopped: Interrupted) -> int:
         f"Interrupted; all so far is in {stopped.checkpoint}. The same command goes on from there.",
         markup=False,
     )
-    return INTERRUPTED
+    return common.INTERRUPTED
 
 
 def _say(line: str) -> None:
