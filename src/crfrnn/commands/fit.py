@@ -15,6 +15,8 @@ from crfrnn.commands import common
 from crfrnn.crf import CRFRNN
 from crfrnn.training import (
     FitConfig,
+    FitResult,
+    TuneResult,
     UnaryDataset,
     cross_fit,
     load_parameters,
@@ -101,16 +103,7 @@ def fit(
             result, parts = fit_crf(data, crf, config, log=log, report=common.epoch_report(bar)), []
     figures = {"held_out": result.validation.figures(), "held_out_before": result.start.figures()}
     how = {"config": asdict(config), "all_folds": len(parts), "epoch": result.best_epoch}
-    save_parameters(
-        output,
-        result.crf,
-        class_names=common.class_names(data.pictures, data.num_labels),
-        scores=figures,
-        provenance=provenance("fit", data, unaries, split, how),
-    )
-    if result.interrupted:
-        common.out.print("Interrupted: the best so far is kept.")
-    common.out.print(common.layer_line(result.crf))
+    save_result(output, result, data, figures, provenance("fit", data, unaries, split, how))
     common.out.print(f"Held out, before: {common.figures_line(figures['held_out_before'])}")
     common.out.print(f"Held out, after:  {common.figures_line(figures['held_out'])}")
     common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
@@ -164,6 +157,18 @@ def check_output(output: Path) -> None:
     if output.suffix != ".safetensors":
         raise ValueError(f"-o: expected a name ending in .safetensors, got {str(output)!r}")
     common.new_folder(output.parent)
+
+
+def save_result(
+    output: Path, result: FitResult | TuneResult, data: UnaryDataset, figures: dict[str, Any],
+    origin: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the parameter file, and say what is in it."""
+    names = common.class_names(data.pictures, data.num_labels)
+    save_parameters(output, result.crf, class_names=names, scores=figures, provenance=origin)
+    if result.interrupted:
+        common.out.print("Interrupted: the best so far is kept.")
+    common.out.print(common.layer_line(result.crf))
 
 
 def provenance(

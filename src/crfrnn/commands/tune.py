@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.fit import check_output, provenance
-from crfrnn.training import TuneConfig, save_parameters
+from crfrnn.commands.fit import check_output, provenance, save_result
+from crfrnn.training import TuneConfig
 from crfrnn.training import tune as tune_crf
 from crfrnn.training.tune import RANGES
 
@@ -62,16 +62,7 @@ def tune(
         "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
         "ranges": {name: list(limits) for name, limits in ranges.items()}, "numbers": result.numbers,
     }  # fmt: skip
-    save_parameters(
-        output,
-        result.crf,
-        class_names=common.class_names(data.pictures, data.num_labels),
-        scores=figures,
-        provenance=provenance("tune", data, unaries, split, how),
-    )
-    if result.interrupted:
-        common.out.print("Interrupted: the best so far is kept.")
-    common.out.print(common.layer_line(result.crf))
+    save_result(output, result, data, figures, provenance("tune", data, unaries, split, how))
     common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")
     common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
     common.out.print(f"Parameters: {output}", markup=False)
