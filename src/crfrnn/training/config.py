@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 from crfrnn.crf import CRFRNN
-from crfrnn.training.score import check_metric
+from crfrnn.crf.validate import check_choice
+from crfrnn.training.score import METRICS
 
 COMPATIBILITIES = ("free", "symmetric", "diagonal", "fixed")
 
@@ -81,23 +82,17 @@ class FitConfig:
         numbers = ("rate_weights", "rate_compatibility", "rate_theta", "rate_temperature", "cross_entropy",
                    "lovasz", "set_iou", "set_iou_trimap", "boundary", "balance", "anchor")  # fmt: skip
         for name in numbers:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+            check_least(self, name, 0)
         if not any((self.set_iou, self.set_iou_trimap, self.cross_entropy, self.lovasz)):
             raise ValueError(
                 "set_iou, set_iou_trimap, cross_entropy, lovasz: expected one above 0, got 0 for each"
             )
         if self.crop is not None and (self.set_iou or self.set_iou_trimap):
             raise ValueError("set_iou: expected whole pictures, got a crop; leave out one of the two")
-        check_metric("select", self.select)
+        check_choice("select", self.select, METRICS)
         if self.crop is not None and self.crop < 8:
             raise ValueError(f"crop: expected None or at least 8 pixels, got {self.crop}")
-        if self.compatibility not in COMPATIBILITIES:
-            raise ValueError(
-                f"compatibility: expected one of {', '.join(map(repr, COMPATIBILITIES))}, "
-                f"got {self.compatibility!r}"
-            )
+        check_choice("compatibility", self.compatibility, COMPATIBILITIES)
         if self.share_labels and crf.label_weights == "matrix":
             raise ValueError(
                 'share_labels: expected label_weights="vector", got "matrix"; choose one of both'
@@ -108,3 +103,10 @@ class FitConfig:
         strange = [name for name in self.freeze if name not in names]
         if strange:
             raise ValueError(f"freeze: expected names among {', '.join(names)}, got {', '.join(strange)}")
+
+
+def check_least(owner: Any, name: str, least: float) -> None:
+    """ValueError unless the attribute is a finite number of at least `least`."""
+    value = getattr(owner, name)
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number of at least {least}, got {value}")

@@ -67,7 +67,7 @@ class SegmentationModule(LightningModule):
         # Convolutions of a light network take a third less time with the channels last, on CPUs and GPUs.
         segmenter.network.to(memory_format=torch.channels_last)  # type: ignore
         self.groups = parameter_groups(segmenter, stage, backbone)
-        self.data = SegmentationDataset(train, stage.transform.build(), seed=seed)
+        self.data = SegmentationDataset(train, stage.transform, seed=seed)
         self.val = SegmentationDataset(val) if val is not None and len(val) else None
         self.guard = Guard(segmenter.named_parameters(), num_labels)
         self.place = Progress(matrix=np.zeros((num_labels, num_labels), np.int64))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.data import RandomTransform, Source
-from crfrnn.training.config import COMPATIBILITIES
+from crfrnn.training.config import COMPATIBILITIES, check_least
 
 PARTS = ("network", "head", "crf")
 OPTIMISERS, SCHEDULES, LOSSES = ("adamw", "sgd"), ("constant", "poly", "cosine"), ("mean", "sum")
@@ -73,21 +73,6 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Transform:
-    """The changes of `crfrnn.data.RandomTransform`."""
-
-    scale: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
-    crop: tuple[int, int] | None = None
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-
-    def build(self) -> RandomTransform:
-        return RandomTransform(**{f.name: getattr(self, f.name) for f in fields(self)})
-
-
-@dataclass(frozen=True)
 class Rates:
     """Learning rates by kind of parameter; 0 freezes. `crf_theta` acts on logarithms, temperature's too."""
 
@@ -146,7 +131,7 @@ class Stage:
     precision: str = "32"
     compatibility: str = "free"
     share_labels: bool = False
-    transform: Transform = Transform()
+    transform: RandomTransform = field(default_factory=RandomTransform)
 
     def __post_init__(self) -> None:
         _choice(self, "optimiser", OPTIMISERS)
@@ -155,11 +140,11 @@ class Stage:
         _choice(self, "precision", tuple(PRECISIONS))
         _choice(self, "compatibility", COMPATIBILITIES)
         for name, least in {"epochs": 0, "batch": 1, "accumulate": 1, "workers": 0, "warm_up": 0}.items():
-            _least(self, name, least)
+            check_least(self, name, least)
         for name in ("robustness", "auxiliary", "momentum", "weight_decay", "bias_rate", "power"):
-            _least(self, name, 0)
+            check_least(self, name, 0)
         for rate in fields(self.rates):
-            _least(self.rates, rate.name, 0)
+            check_least(self.rates, rate.name, 0)
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip: expected null or a number above 0, got {self.clip}")
         strange = [part for part in self.learn if part not in PARTS]
@@ -173,7 +158,6 @@ class Stage:
             raise ValueError(
                 f"learn: expected more than the CRF in stage {self.name!r}, which has crf: false"
             )
-        self.transform.build()
 
 
 @dataclass(frozen=True)
@@ -225,9 +209,3 @@ class Recipe:
 def _choice(owner: Any, name: str, known: tuple[str, ...]) -> None:
     if getattr(owner, name) not in known:
         raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(owner, name)!r}")
-
-
-def _least(owner: Any, name: str, least: float) -> None:
-    value = getattr(owner, name)
-    if not least <= value < float("inf"):
-        raise ValueError(f"{name}: expected a finite number of at least {least}, got {value}")

@@ -84,9 +84,3 @@ def total(counts: Iterable[Counts]) -> Counts:
     if found is None:
         raise ValueError("data: expected at least one picture, got none")
     return found
-
-
-def check_metric(name: str, metric: str) -> str:
-    if metric not in METRICS:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, METRICS))}, got {metric!r}")
-    return metric

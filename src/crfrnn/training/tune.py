@@ -13,8 +13,9 @@ import numpy as np
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
+from crfrnn.crf.validate import check_choice
 from crfrnn.training.dataset import UnaryDataset, split_folds
-from crfrnn.training.score import Counts, check_metric, score, total
+from crfrnn.training.score import METRICS, Counts, score, total
 
 if TYPE_CHECKING:
     import optuna
@@ -56,7 +57,7 @@ class TuneConfig:
     def check(self) -> None:
         if self.trials < 1:
             raise ValueError(f"trials: expected at least 1, got {self.trials}")
-        check_metric("metric", self.metric)
+        check_choice("metric", self.metric, METRICS)
         for name, (low, high) in self.ranges.items():
             if name not in RANGES or not 0 < low <= high:
                 raise ValueError(
