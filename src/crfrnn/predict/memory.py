@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +23,7 @@ CRF_PER_LABEL, CRF_PER_PIXEL = 32, 64
 VERTEX_PER_LABEL, PER_VERTEX = 8, 160
 KEPT = 48  # MiB that the allocator keeps between one tile and the next, and libraries' pools
 RESULT_PER_LABEL, RESULT = 16, 32  # logits, probabilities, their weighted copy; the tile of the picture
-SAMPLE, SAMPLES = (
-    128,
-    3,
-)  # pixels along the side of the pieces whose vertices are counted, pieces along each side
+SAMPLE, SAMPLES = 128, 3  # side of the pieces whose vertices are counted, pieces along each side
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,25 @@ def vertices_per_pixel(segmenter: Segmenter, image: Tensor) -> float:
     """
     if segmenter.crf is None:
         return 0.0
-    height, width = image.shape[1:]
     most = 0.0
+    for rows, columns in pieces(image.shape[1], image.shape[2]):
+        piece = image[None, :, rows, columns]
+        kernels = segmenter.crf.kernels(segmenter.guide(piece))
+        found = sum(int(getattr(kernel.operator, "num_vertices", 0)) for kernel in kernels)
+        most = max(most, found / (piece.shape[2] * piece.shape[3]))
+    return most
+
+
+def pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of nine pieces, evenly over a picture, on which vertices are counted.
+
+    >>> next(pieces(100, 300))
+    (slice(0, 100, None), slice(0, 128, None))
+    """
     for i in range(SAMPLES):
         for j in range(SAMPLES):
-            top = max(0, height - SAMPLE) * i // (SAMPLES - 1)
-            left = max(0, width - SAMPLE) * j // (SAMPLES - 1)
-            piece = image[None, :, top : top + SAMPLE, left : left + SAMPLE]
-            kernels = segmenter.crf.kernels(segmenter.guide(piece))
-            found = sum(int(getattr(kernel.operator, "num_vertices", 0)) for kernel in kernels)
-            most = max(most, found / (piece.shape[2] * piece.shape[3]))
-    return most
+            top, left = (max(0, n - SAMPLE) * k // (SAMPLES - 1) for n, k in ((height, i), (width, j)))
+            yield slice(top, min(height, top + SAMPLE)), slice(left, min(width, left + SAMPLE))
 
 
 def tile_within(memory: float, size: tuple[int, int], needs: Appetite, whole: tuple[int, int]) -> int:
@@ -120,12 +126,17 @@ def tile_within(memory: float, size: tuple[int, int], needs: Appetite, whole: tu
         row = 0 if high == height and wide == width else 8 * needs.labels * high * width
         return KEPT + (8 * whole[0] * whole[1] + 3 * height * width + needs.pixel * high * wide + row) / MIB
 
-    side = math.ceil(max(height, width) / STEP) * STEP
-    while side > SMALLEST and need(side) > memory:
-        side -= STEP
+    side = largest(need, memory, math.ceil(max(height, width) / STEP) * STEP, SMALLEST)
     if need(side) > memory:
         raise ValueError(
             f"memory: expected at least {math.ceil(need(side))} MiB for {width} × {height} pixels in tiles "
             f"of {side}, got {memory:g}; allow more, or a shorter long_side"
         )
+    return side
+
+
+def largest(need: Callable[[int], float], memory: float, side: int, least: int) -> int:
+    """The largest side, in steps down from `side`, that needs at most `memory`; it stops at `least`."""
+    while side > least and need(side) > memory:
+        side -= STEP
     return side

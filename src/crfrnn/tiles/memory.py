@@ -9,16 +9,15 @@ import torch
 
 from crfrnn.crf import CRFRNN
 from crfrnn.lattice import Lattice
+from crfrnn.predict.memory import MIB, STEP, largest, pieces
 from crfrnn.tiles.sources import Source
 
-MIB = 2**20
 # Measured on 1024² pixels (flat, photograph, noise; 2, 5, 21 labels), rounded up: bytes of the layer by pixel
 # and by lattice vertex, and by label of each; then what a tile holds beside it (unary, marginals, weighted).
 PIXEL, PIXEL_LABEL, VERTEX, VERTEX_LABEL = 170, 9, 185, 10
 HELD, HELD_LABEL = 32, 12
 KEPT = 128  # MiB: blocks of files, what the allocator keeps between tiles
-LARGEST, STEP = 4096, 32
-SAMPLE, SAMPLES = 128, 3  # side of the pieces whose vertices are counted, pieces along each side
+LARGEST = 4096
 
 
 def tile_within(memory: float, size: tuple[int, int], labels: int, overlap: int, vertices: float) -> int:
@@ -38,9 +37,7 @@ def tile_within(memory: float, size: tuple[int, int], labels: int, overlap: int,
         seams = 4 * labels * overlap * (size[1] + side) if side < max(size) else 0
         return KEPT + (pixel * min(side, size[0]) * min(side, size[1]) + seams) / MIB
 
-    side = min(LARGEST, math.ceil(max(size) / STEP) * STEP)
-    while side > least and need(side) > memory:
-        side -= STEP
+    side = largest(need, memory, min(LARGEST, math.ceil(max(size) / STEP) * STEP), least)
     if need(side) > memory:
         raise ValueError(
             f"memory: expected at least {math.ceil(need(side))} MiB for {size[1]} × {size[0]} pixels, "
@@ -61,12 +58,10 @@ def vertices_per_pixel(crf: CRFRNN, image: Source) -> float:
         return 0.0
     _, height, width = image.shape
     most = 0.0
-    for i in range(SAMPLES):
-        for j in range(SAMPLES):
-            top, left = (max(0, n - SAMPLE) * k // (SAMPLES - 1) for n, k in ((height, i), (width, j)))
-            part = image.read(slice(top, min(height, top + SAMPLE)), slice(left, min(width, left + SAMPLE)))
-            with torch.no_grad():
-                operator = crf.kernels(torch.from_numpy(part)[None])[1].operator
-            assert isinstance(operator, Lattice)
-            most = max(most, operator.num_vertices / (part.shape[1] * part.shape[2]))
+    for rows, columns in pieces(height, width):
+        part = image.read(rows, columns)
+        with torch.no_grad():
+            operator = crf.kernels(torch.from_numpy(part)[None])[1].operator
+        assert isinstance(operator, Lattice)
+        most = max(most, operator.num_vertices / (part.shape[1] * part.shape[2]))
     return most
