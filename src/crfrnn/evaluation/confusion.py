@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-VOID = 255
+from crfrnn.data import VOID
+
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

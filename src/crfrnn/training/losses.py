@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VOID = 255
+from crfrnn.data import VOID
 
 
 def weighted_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
