@@ -51,7 +51,7 @@ def doctor() -> None:
 
 def _native() -> str:
     try:
-        from crfrnn import _native  # type: ignore[attr-defined]
+        from crfrnn import _native
     except ImportError as error:
         return f"not usable ({error}); the slow reference lattice runs instead"
     known = ", ".join(_native.instruction_sets())
