@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydensecrf.densecrf as theirs
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from crfrnn import _native
 from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.data import atomic
-from engine import LABELS, PARAMETERS, in_turn, photograph_and_logits
+from engine import LABELS, PARAMETERS, in_turn, machine_and_versions, photograph_and_logits
 
 ITERATIONS = 10
 
@@ -84,8 +80,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/compat.csv"))
     arguments = parser.parse_args()
     console = Console()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_native.instruction_set()}"
-    versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}, pydensecrf2 {version('pydensecrf2')}"
+    machine, versions = machine_and_versions()
     with console.status("measuring, a minute or two"):
         rows = measure(arguments.runs, arguments.size)
     heads = ["what", "ours, s", "pydensecrf2, s", "mean |ΔQ|", "equal argmax"]

@@ -195,14 +195,20 @@ def measure(runs: int) -> list[tuple[str, float, float, str]]:
     return rows
 
 
+def machine_and_versions() -> tuple[str, str]:
+    """What the figures depend on, for the head of a table."""
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_native.instruction_set()}"
+    versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}, pydensecrf2 {version('pydensecrf2')}"
+    return machine, versions
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/engine.csv"))
     arguments = parser.parse_args()
     console = Console()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_native.instruction_set()}"
-    versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}, pydensecrf2 {version('pydensecrf2')}"
+    machine, versions = machine_and_versions()
     with console.status("measuring, a few minutes"):
         rows = measure(arguments.runs)
         copy = bandwidth()
