@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import pytest
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 LABELS = 5
@@ -15,7 +14,8 @@ LABELS = 5
 @functools.cache
 def photograph(name, step=3):
     """A piece of a photograph of scikit-image, UInt8[86, 120, 3] with step 3."""
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
+
     return np.ascontiguousarray(getattr(data, name)()[20:276:step, 60:420:step])
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,12 @@ from crfrnn import Segmenter
 from crfrnn.data import VOC_CLASSES, reduced, voc_pictures
 from crfrnn.evaluation import confusion_matrix, mean_iu
 from crfrnn.models.pretrained import CHECKPOINTS
-from toy import one_thread
 
 NAMES = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
 NAME = "lite-voc-person"
 PERSON = VOC_CLASSES.index("person")
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,9 @@ import pytest
 from crfrnn.data import write_label_png
 from crfrnn.training import load_parameters
 from test_cli_refine import names, run
-from toy import LABELS, make_pictures, one_thread
+from toy import LABELS, make_pictures
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,12 @@ from PIL import Image
 from crfrnn.cli import app, main
 from crfrnn.data import read_label_png
 from test_cli_refine import run
-from toy import one_thread
 
 COMMANDS = [
     command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
 ]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,8 +44,6 @@ def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
 
 
 def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("sklearn")
-    pytest.importorskip("skimage")
     monkeypatch.chdir(tmp_path)
     code, said, errors = run("demo", "-o", "demo-output")
     assert code == 0, errors

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,9 @@ from crfrnn import CRFRNN
 from crfrnn.cli import app
 from crfrnn.data import read_image, read_label_png, voc_palette, write_label_png
 from crfrnn.training import save_parameters
-from toy import LABELS, SIZE, make_pictures, one_thread
+from toy import LABELS, SIZE, make_pictures
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +18,11 @@ from crfrnn.commands import segment as module
 from crfrnn.data import read_label_png, voc_palette
 from crfrnn.models import LiteFPN
 from test_cli_refine import names, run
-from toy import one_thread
 
 FLAG = flag()
 TRUTH = nearest(FLAG)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -8,17 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from test_cli_refine import names, run
-from toy import make_pictures, one_thread
-
-pytest.importorskip("lightning")
 from crfrnn.models import Segmenter
+from test_cli_refine import names, run
+from toy import make_pictures
 from toy_training import content, one_stage
 
 HERE = Path(__file__).resolve().parent
@@ -32,10 +29,7 @@ def recipe_file(root: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_train_writes_a_segmenter_that_loads(tmp_path: Path) -> None:

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from scipy.special import softmax
 
 from crfrnn.volumes import refine_volume
 from test_cli_refine import names, run
-from toy import one_thread
 
-nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 AFFINE = np.array([[-1.5, 0, 0, 40], [0, 1.0, 0, -9], [0, 0, 3.0, 2], [0, 0, 0, 1]])
 SHAPE = (12, 10, 6)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Wide spatial kernels, which the native operator takes through a coarser grid, against plain float64 sums."""
+"""Wide spatial kernels, which the native operator takes through a coarser grid, against plain sums."""
 
 from __future__ import annotations
 

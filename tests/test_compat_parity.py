@@ -7,14 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
+from pydensecrf import densecrf as theirs
+from pydensecrf import utils as their_utils
 
 from classic_lattice import ClassicLattice
 from compat_pictures import PHOTOGRAPHS, assert_agree, build, compatibilities, energies, photograph
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.compat.pydensecrf import eigen, utils
-
-theirs = pytest.importorskip("pydensecrf.densecrf")
-their_utils = pytest.importorskip("pydensecrf.utils")
 
 KERNELS = ("CONST_KERNEL", "DIAG_KERNEL", "FULL_KERNEL")
 NORMALIZATIONS = ("NO_NORMALIZATION", "NORMALIZE_BEFORE", "NORMALIZE_AFTER", "NORMALIZE_SYMMETRIC")

@@ -21,7 +21,6 @@ SOFT = np.full((3, 4), 1 / 3, np.float32)
 
 def both():
     """(densecrf, eigen, utils) of the original and of ours."""
-    pytest.importorskip("pydensecrf")
     import pydensecrf.densecrf
     import pydensecrf.eigen
     import pydensecrf.utils

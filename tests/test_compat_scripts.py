@@ -138,7 +138,6 @@ def variables():
 @pytest.mark.parametrize("how", ["import line", "install"])
 @pytest.mark.parametrize("script", [SOFTMAX_OF_A_NETWORK, OTHER_CHANNELS], ids=["softmax", "channels"])
 def test_scripts(script, how, variables, monkeypatch):
-    pytest.importorskip("pydensecrf.densecrf")
     mine, theirs = (run(script, h, variables, monkeypatch) for h in (how, "original"))
     assert len(mine) == len(theirs) >= 2
     for one, other in zip(mine, theirs, strict=True):
@@ -149,7 +148,6 @@ def test_scripts(script, how, variables, monkeypatch):
 @pytest.mark.parametrize("how", ["import line", "install"])
 def test_script_of_the_command_line(how, two_dimensional, variables, tmp_path, monkeypatch, capsys):
     """An annotated picture with unknown (black) parts in, a painted picture out, numbers printed."""
-    pytest.importorskip("pydensecrf.densecrf")
     image = variables["IMAGE"]
     paint = np.array([[200, 0, 0], [0, 200, 0], [10, 20, 200]], np.uint8)[variables["DISTANCE"].argmin(0)]
     paint[:, 40:60] = 0

@@ -7,10 +7,10 @@ import logging
 
 import numpy as np
 import pytest
+from pydensecrf import utils as theirs
 
 from crfrnn.compat.pydensecrf import utils
 
-theirs = pytest.importorskip("pydensecrf.utils")
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 5, (6, 7))
 IMAGE = RNG.integers(0, 256, (6, 7, 3)).astype(np.uint8)

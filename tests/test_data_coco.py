@@ -20,7 +20,6 @@ from crfrnn.data import VOC_CLASSES
 from crfrnn.data.coco import OVERLAPS, coco_pictures, voc_labels
 from crfrnn.data.coco_shapes import ShapeError, encode
 
-pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 # pycocotools 2.0.11 does this under numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SIZE = (30, 40)

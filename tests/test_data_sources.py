@@ -91,7 +91,6 @@ def test_usage(root):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_code_in_the_docs_runs(tmp_path, monkeypatch):
-    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     devkits.voc(tmp_path, {"train": list("abcde"), "val": list("xyz")}, size=SIZE)
     devkits.picture(tmp_path / "coco/train2014/m.jpg", 5, SIZE)
     (tmp_path / "coco/annotations").mkdir()

@@ -74,7 +74,8 @@ def test_probabilities_become_their_logarithm(tmp_path):
 
 
 def test_probabilities_as_pydensecrf_reads_them(tmp_path):
-    utils = pytest.importorskip("pydensecrf.utils")
+    from pydensecrf import utils
+
     unary = read_unary(save(tmp_path / "a.npy", PROBABILITIES), kind="probabilities", axes="lhw")
     theirs = -utils.unary_from_softmax(PROBABILITIES, clip=1e-5).reshape(L, H, W)
     assert np.allclose(unary.logits.numpy(), theirs, atol=1e-6)
@@ -82,7 +83,8 @@ def test_probabilities_as_pydensecrf_reads_them(tmp_path):
 
 @pytest.mark.parametrize("gt_prob", [0.5, 0.7, 0.99])
 def test_labels_as_pydensecrf_reads_them(gt_prob):
-    utils = pytest.importorskip("pydensecrf.utils")
+    from pydensecrf import utils
+
     labels = np.random.default_rng(1).integers(0, 4, (H, W))
     ours = unary_from_labels(torch.as_tensor(labels), 4, gt_prob=gt_prob)
     theirs = -utils.unary_from_labels(labels, 4, gt_prob, zero_unsure=False).reshape(4, H, W)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
-from toy import LABELS, one_thread
-
-pytest.importorskip("lightning")
 from crfrnn.data import read_label_png
 from crfrnn.experiments import Experiment, Plan, Row, ablations, table1, write_report
 from crfrnn.experiments.figures import curves, heat_map
 from crfrnn.models import Segmenter
 from crfrnn.training import load_parameters
 from crfrnn.training.recipe_files import load_recipe
+from toy import LABELS
 from toy_training import make
 
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def experiment(root: Path, **options: object) -> Experiment:
     recipe = make(root, 8)
     settings = {"hold_out": 0.5, "trials": 4, "folds": 2, "trainer": {"accelerator": "cpu"}, **options}
-    return Experiment(recipe, root / "out", **settings)  # type: ignore[arg-type]
+    return Experiment(recipe, root / "out", **settings)
 
 
 def test_the_controls_get_the_same_updates_of_the_network() -> None:

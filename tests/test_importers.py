@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,15 @@ from crfrnn import CRFRNN, Segmenter
 from crfrnn.data import VOC_CLASSES
 from crfrnn.models import CAFFE, IMAGENET, FCN8s
 from crfrnn.models.importers import READERS, convert
-from toy import one_thread
 
 THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, where equal numbers can be asked for
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_h5(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    h5py = pytest.importorskip("h5py")
+    import h5py
+
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array

@@ -15,15 +15,10 @@ from sklearn.datasets import load_sample_image
 from crfrnn import CRFRNN
 from crfrnn.data import read_image, read_label_png, voc_person_folder
 from crfrnn.interact import default_crf, segment_box, segment_scribbles, segment_seeds
-from toy import one_thread
 
 SIZE = (110, 150)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def photograph(name: str) -> np.ndarray:

@@ -154,7 +154,8 @@ def test_keys_of_any_width(backend: str) -> None:
 
 def _peer_filter(features: torch.Tensor, logits: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
     """v = P(0) - P(1) and pydensecrf's raw K v, read from one unnormalised update."""
-    dcrf = pytest.importorskip("pydensecrf.densecrf")
+    from pydensecrf import densecrf as dcrf
+
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     unary = np.ascontiguousarray(-np.log([p, 1 - p])).astype(np.float32)
     crf = dcrf.DenseCRF(len(p), 2)

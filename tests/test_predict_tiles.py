@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -22,15 +21,10 @@ from crfrnn import Predictor, Segmenter
 from crfrnn.predict.bands import enlarge
 from crfrnn.predict.memory import Appetite, crf_appetite, tile_within, vertices_per_pixel
 from crfrnn.predict.windows import windows
-from toy import one_thread
 
 PHOTOGRAPH = data.astronaut()[:288, :420]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @given(st.integers(1, 2500), st.integers(1, 1200), st.integers(0, 300))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,10 @@ from crfrnn import Predictor, Segmenter
 from crfrnn.models import FCN8s, LiteFPN
 from crfrnn.predict import default_checkpoint, packaged_checkpoints
 from crfrnn.predict.pictures import Picture
-from toy import one_thread
 
 FLAG = flag()
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

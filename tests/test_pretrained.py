@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,15 +28,10 @@ from crfrnn.models import (
     pretrained,
     register_network,
 )
-from toy import one_thread
 
 SMALL = {"widths": (2, 2, 2, 2, 2), "hidden": 3}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture() -> Tensor:
@@ -208,7 +202,8 @@ def test_packaged_checkpoints_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_hub_by_its_mixin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upload and download with the two functions that reach outside replaced by a folder."""
-    mixin = pytest.importorskip("huggingface_hub.hub_mixin")
+    from huggingface_hub import hub_mixin as mixin
+
     from crfrnn.models import hub
 
     class Api:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,15 +21,11 @@ from crfrnn.cli import app
 from crfrnn.data import read_image, read_label_png, write_label_png
 from crfrnn.pseudo import RECIPES, Job, read_cams, refine_labels, write_pseudo_labels
 from crfrnn.pseudo.workers import DIED, work_through
-from toy import SIZE, make_pictures, one_thread
+from toy import SIZE, make_pictures
 
 KEYS = np.array([14, 7])
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

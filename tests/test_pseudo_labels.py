@@ -6,7 +6,6 @@ from __future__ import annotations
 import doctest
 import importlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pydensecrf.densecrf as dcrf
@@ -15,17 +14,12 @@ import torch
 from skimage import data, filters, transform
 
 from crfrnn.pseudo import RECIPES, Cams, Recipe, recipe_named, refine_labels
-from toy import one_thread
 
 Kernels = tuple[float, float, float, float, float]
 # Gaussian weight and sxy, bilateral weight, sxy and srgb, as the projects pass them to pydensecrf.
 IRN, PSA, CLIP = (3, 3, 10, 50, 5), (3, 3, 10, 80, 13), (3, 1, 4, 67, 3)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def photograph(name: str, height: int, width: int) -> np.ndarray:

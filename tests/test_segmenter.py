@@ -6,7 +6,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,15 +25,10 @@ from crfrnn.models import (
     LiteFPN,
     Preprocessing,
 )
-from toy import one_thread
 
 SMALL = {"widths": (2, 2, 2, 2, 2), "hidden": 3}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Answers(nn.Module):
@@ -53,8 +48,6 @@ class Answers(nn.Module):
     "name", [info.name for info in pkgutil.walk_packages(crfrnn.models.__path__, "crfrnn.models.")]
 )
 def test_examples_run(name: str) -> None:
-    if name == "crfrnn.models.hub":
-        pytest.importorskip("huggingface_hub")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

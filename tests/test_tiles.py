@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from sklearn import datasets as samples
 
 from crfrnn import CRFRNN
 from crfrnn.tiles import InMemory, as_logits, refine_tiles
 from crfrnn.tiles.memory import tile_within
 
-samples = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed")
 LABELS = 4
 
 

@@ -4,32 +4,23 @@
 from __future__ import annotations
 
 import doctest
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import pytest
 import torch
 
+import crfrnn.toolkits.monai
 from crfrnn import CRFRNN, Segmenter
 from crfrnn.toolkits import from_monai
+from crfrnn.toolkits.monai import CRFd
 from crfrnn.volumes import refine_volume
-from toy import one_thread
-
-monai = pytest.importorskip("monai", reason="monai is not installed")
-
-import crfrnn.toolkits.monai  # noqa: E402  it needs monai
-from crfrnn.toolkits.monai import CRFd  # noqa: E402
 
 SHAPE, SPACING = (12, 16, 8), (0.9, 1.1, 3.0)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def volume() -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.nn import functional as F
 from crfrnn import CRFRNN, Segmenter
 from crfrnn.models import CAFFE, IMAGENET, build_network
 from crfrnn.toolkits import TimmFCN, from_smp, from_timm, from_torchvision
-from toy import one_thread
 
 if importlib.util.find_spec("torchvision") is None:
     pytest.skip("torchvision is not installed", allow_module_level=True)
@@ -35,12 +33,7 @@ except RuntimeError:  # built for another torch: it asks for schemas of operator
 
 LABELS = 3
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(height: int = 64, width: int = 96) -> Tensor:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,11 @@ from crfrnn import CRFRNN, Segmenter
 from crfrnn.models import CAFFE, IMAGENET
 from crfrnn.models.toolkits.transformers import TransformersNetwork, preprocessing_of
 from crfrnn.toolkits import from_transformers, post_process_semantic_segmentation
-from toy import one_thread
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 LABELS = 3
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    torch.manual_seed(0)
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def segformer() -> Any:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from toy import one_thread
-
-pytest.importorskip("lightning")
 from crfrnn.crf.presets import PRESETS
 from crfrnn.data import read_label_png, write_label_png
 from crfrnn.models import Segmenter
@@ -25,11 +21,7 @@ from toy_training import content, make, one_stage
 
 CPU = {"accelerator": "cpu"}
 
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def same(a: Segmenter, b: Segmenter) -> bool:

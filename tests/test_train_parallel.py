@@ -11,9 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from toy import one_thread
-
-pytest.importorskip("lightning")
 from crfrnn.models import Segmenter
 from crfrnn.training.recipe_files import recipe_from, save_recipe
 from crfrnn.training.train import build_segmenter, train
@@ -32,14 +29,14 @@ train(load_recipe(sys.argv[1]), sys.argv[2], trainer=ddp)
 """
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     """The summed loss of a frozen network's CRF: no dropout, no running means, one sum of gradients."""
     make(tmp_path, 6)
     rates = {"crf_weights": 1e-5, "crf_compatibility": 1e-5, "crf_theta": 1e-6}
     common = {"learn": ["crf"], "loss": "sum", "optimiser": "sgd", "rates": rates}
     one, two = (recipe_from(content(tmp_path, stages=one_stage(**common, batch=batch))) for batch in (2, 1))
-    with one_thread():
-        alone = train(one, tmp_path / "one", trainer={"accelerator": "cpu"})
+    alone = train(one, tmp_path / "one", trainer={"accelerator": "cpu"})
     save_recipe(two, tmp_path / "two.yaml")
     (tmp_path / "run.py").write_text(SCRIPT)
     path = os.pathsep.join([str(HERE), str(HERE.parent / "src")])

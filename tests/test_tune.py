@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pytest
 from crfrnn.data import PictureSet
 from crfrnn.training import FolderUnaries, TuneConfig, UnaryDataset, tune
 from crfrnn.training.score import score, total
-from toy import LABELS, make_pictures, one_thread
+from toy import LABELS, make_pictures
 
-pytest.importorskip("optuna")
 CONFIG = TuneConfig(
     trials=4,
     folds=3,
@@ -23,11 +21,7 @@ CONFIG = TuneConfig(
     settings={"iterations": 2, "theta_alpha": 12.0, "bilateral_method": "exact"},
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +76,4 @@ def test_an_interrupted_search_keeps_what_it_has(data: UnaryDataset) -> None:
 )
 def test_bad_configurations_are_named(data: UnaryDataset, change: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        tune(data, replace(CONFIG, **change))  # type: ignore[arg-type]
+        tune(data, replace(CONFIG, **change))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,8 +14,6 @@ from scipy.special import softmax
 
 from crfrnn import CRFRNN
 from crfrnn.volumes import read_nifti, refine_volume, to_display_range, write_nifti
-
-nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 
 SHAPE = (4, 5, 3)
 SPACING = (0.8, 1.0, 3.5)
@@ -33,12 +32,12 @@ def sample(channels: int = 2, labels: int = 3) -> tuple[NDArray[np.float64], NDA
     return guide, softmax(2 * rng.normal(size=(labels, *SHAPE)), 0)
 
 
-def by_hand(guide: NDArray, p: NDArray, alpha, beta, gamma, iterations: int) -> NDArray:  # type: ignore[type-arg]
+def by_hand(guide: NDArray, p: NDArray, alpha, beta, gamma, iterations: int) -> NDArray:
     """Mean field over every pair of voxels, lengths in millimetres: spec, in numpy and float64."""
     place = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1).reshape(-1, 3) * SPACING
     colour = guide.reshape(len(guide), -1).T
 
-    def kernel(features: NDArray) -> NDArray:  # type: ignore[type-arg]
+    def kernel(features: NDArray) -> NDArray:
         k = np.exp(-0.5 * ((features[:, None] - features[None]) ** 2).sum(-1))
         return k / k.sum(1, keepdims=True)
 
@@ -149,7 +148,7 @@ def test_intensities_are_brought_to_one_scale() -> None:
 def test_refusals_name_the_argument(change: dict[str, object], words: str) -> None:
     guide, p = sample()
     with pytest.raises(ValueError, match=words):
-        refine_volume(**{"guide": guide, "probabilities": p, "spacing": SPACING, **change})  # type: ignore[arg-type]
+        refine_volume(**{"guide": guide, "probabilities": p, "spacing": SPACING, **change})
     with pytest.raises(TypeError, match="probabilities: expected floating"):
         refine_volume(guide, np.ones((2, *SHAPE), int), SPACING)
 

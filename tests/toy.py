@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from crfrnn.data import write_label_png
@@ -36,12 +33,3 @@ def make_pictures(root: Path, pictures: int = 6, seed: int = 0) -> Path:
         write_label_png(root / "masks" / f"p{k}.png", mask)
         np.save(root / "unaries" / f"p{k}.npy", unary.astype(np.float32))
     return root
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """On pictures this small, threads that wait for each other take longer than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
