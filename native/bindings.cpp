@@ -173,6 +173,9 @@ struct Arguments {
 
 using Marginals = Out<float, 1>;
 
+// Memory for marginals, from the region that is kept: one set for each iteration is the most that a training step clears.
+nb::object rows(int64_t numbers) { return to_numpy(Array<float>(static_cast<size_t>(numbers)), numbers, -1); }
+
 void require_size(const Marginals& marginals, const Problem& problem) {
   require(static_cast<int64_t>(marginals.size()) == problem.iterations * problem.plane(),
           "marginals: expected iterations * (pixels * labels + 32) numbers");
@@ -188,7 +191,6 @@ void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<floa
   {
     nb::gil_scoped_release released;
     wish_for_huge_pages(logits.data(), logits.size() * sizeof(float));
-    if (marginals) wish_for_huge_pages(marginals->data(), marginals->size() * sizeof(float));
     finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
                                             marginals ? marginals->data() : nullptr);
   }
@@ -235,6 +237,7 @@ NB_MODULE(_native, m) {
   using namespace crfrnn;
   define<float>(m);
   define<double>(m);
+  m.def("rows", &rows, "numbers"_a);
   m.def("mean_field", &mean_field, "unary"_a, "initial"_a.none(), "transform"_a, "kernels"_a, "grid"_a, "mask"_a.none(),
         "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "logits"_a, "marginals"_a.none());
   m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,

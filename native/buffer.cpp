@@ -25,7 +25,7 @@ constexpr size_t line = 64, page = 4096, huge_page = size_t{2} << 20;
 // no room is asked of the system.
 class Region {
  public:
-  static constexpr size_t size = size_t{192} << 20, most_blocks = 64;
+  static constexpr size_t size = size_t{256} << 20, most_blocks = 64;
 
   Region() {
     try {

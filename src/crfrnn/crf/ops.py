@@ -34,9 +34,9 @@ def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _marginals(unary: Tensor, iterations: int, keep: bool) -> Tensor:
-    """Room for Q of every iteration (native/mean_field.hpp, Problem::plane)."""
-    return unary.new_empty(iterations * (unary.numel() + 32) if keep else 0)
+def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
+    """What Q of every iteration takes (native/mean_field.hpp, Problem::plane)."""
+    return iterations * (unary.numel() + 32) if keep else 0
 
 
 def _bits(mask: Tensor | None) -> Tensor | None:
@@ -61,7 +61,7 @@ def _forward(
 ):
     unary = unary.contiguous()
     logits = torch.empty_like(unary)
-    marginals = _marginals(unary, iterations, keep)
+    marginals = torch.from_numpy(_native.rows(_plane_numbers(unary, iterations, keep)))
     _native.mean_field(
         unary,
         None if initial is None else initial.contiguous(),
@@ -154,7 +154,8 @@ def _(
     damping,
     keep,
 ):
-    return torch.empty_like(unary, memory_format=torch.contiguous_format), _marginals(unary, iterations, keep)
+    logits = torch.empty_like(unary, memory_format=torch.contiguous_format)
+    return logits, unary.new_empty(_plane_numbers(unary, iterations, keep))
 
 
 @torch.library.register_fake("crfrnn::mean_field_backward")
