@@ -39,36 +39,3 @@ def test_a_forked_child_computes_the_same_with_one_thread() -> None:
     command = ["timeout", "-k", "1", "60", sys.executable, "-c", PARENT]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-
-
-BUSY = """
-import os, sys, threading
-from crfrnn import _native
-
-stop = threading.Event()
-
-def take_and_give():
-    while not stop.is_set():
-        for _ in range(100):
-            _native.rows(1 << 20)
-
-threads = [threading.Thread(target=take_and_give) for _ in range(2)]
-for thread in threads:
-    thread.start()
-codes = []
-for _ in range(50):
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if len(_native.rows(1 << 20)) == 1 << 20 else 3)
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-stop.set()
-for thread in threads:
-    thread.join()
-sys.exit(max(codes))
-"""
-
-
-def test_a_child_forked_while_threads_take_memory_finds_it_unlocked() -> None:
-    command = ["timeout", "-k", "1", "60", sys.executable, "-c", BUSY]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
