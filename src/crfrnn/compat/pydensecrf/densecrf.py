@@ -60,6 +60,7 @@ class DenseCRF:
         self._nvar = _checks.integer("nvar", nvar, 1)
         self._nlabels = _checks.integer("nlabels", nlabels, 1)
         self._unary: Tensor | None = None  # logits Float32[1, L, N]
+        self._rows: Tensor | None = None  # the same as Float32[N, L], once a step has asked for them
         self._kernels: list[GaussianKernel] = []
         self._costs: list[Tensor] = []  # [], [L] or [L, L] each
 
@@ -150,8 +151,8 @@ class DenseCRF:
             _matrix_only(name, value)
         q = self._marginals(Q)
         with running():
-            x = self._logits()[0].T - self._pairwise(q)
-            torch.softmax(x, -1, out=q)
+            x = self._pairwise(q)
+            torch.softmax(torch.sub(self._unary_rows(), x, out=x), -1, out=q)
 
     def klDivergence(self, Q: MatrixXf) -> float:
         """``Σ Q log Q + Σ U Q + Σ_m <Q, C_m K_m Q>``, the KL divergence to the model but for a constant.
@@ -161,14 +162,15 @@ class DenseCRF:
         """
         q = self._marginals(Q)
         with running():
-            density = q * q.clamp(min=1e-20).log() + q * self._pairwise(q)
+            density = q.clamp(min=1e-20).log_().add_(self._pairwise(q))
             if self._unary is not None:
-                density -= q * self._unary[0].T
-            return float(density.sum(dtype=torch.float64))
+                density -= self._unary_rows()
+            return float(density.mul_(q).sum(dtype=torch.float64))
 
     def _set(self, energy: NDArray[np.float32] | None) -> None:
         with running():
             self._unary = None if energy is None else _checks.logits(energy, self._nlabels, self._nvar)
+            self._rows = None
 
     def _mode(self, kernel: Any, normalization: Any) -> str:
         _checks.member("kernel", kernel, KernelType)
@@ -182,6 +184,11 @@ class DenseCRF:
         if self._unary is not None:
             return self._unary
         return torch.zeros(1, self._nlabels, self._nvar, dtype=torch.float32)
+
+    def _unary_rows(self) -> Tensor:
+        if self._rows is None:
+            self._rows = self._logits()[0].T.contiguous()
+        return self._rows
 
     def _marginals(self, Q: Any) -> Tensor:
         """The memory of Q as Float32[N, L]."""
@@ -197,7 +204,7 @@ class DenseCRF:
         total = torch.zeros_like(q)
         for kernel, cost in zip(self._kernels, self._costs, strict=True):
             filtered = (kernel @ q[None])[0]
-            total += filtered @ cost if cost.ndim == 2 else filtered * cost
+            total = total.addmm_(filtered, cost) if cost.ndim == 2 else total.addcmul_(filtered, cost)
         return total
 
 
@@ -274,7 +281,7 @@ class DenseCRF2D(DenseCRF):
 
 def _matrix(logits: Tensor) -> MatrixXf:
     """softmax over the labels of Float32[L, N], column-major as pydensecrf's."""
-    rows = torch.empty(logits.shape[1], logits.shape[0])
+    rows = logits.new_empty(logits.shape[1], logits.shape[0])
     # Piece by piece, in the cache: a third of the time of the whole at once.
     for part, out in zip(logits.T.split(1 << 15), rows.split(1 << 15), strict=True):
         torch.softmax(part.contiguous(), -1, out=out)
