@@ -88,7 +88,8 @@ class GaussianKernel:
 
         shape   the spatial shape: (N,), (H, W), (D, H, W), …
         theta   θ_γ in pixels, a number or one per axis in the order x, y, (z): x is the last axis of `shape`
-        method  "separable" (exact, fast) | "lattice" | "exact"
+        method  "separable" (exact, fast; native inference takes θ ≥ 3 through a coarser grid: within 5e-5)
+                | "lattice" | "exact"
         mask    Bool[B, *shape]; without one the kernel has batch 1 and serves any batch
         dtype   of the kernel; default: theta's if it is a tensor, else torch's default
         origin  the first pixel's position, in the order of `shape`: tiles of one picture share its lattice
