@@ -113,7 +113,7 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
     const int32_t* minus = plus + vertices;
     rows[vertices] = T(0);
     parallel_ranges(vertices, 4096, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t v = begin; v < end; ++v) spare[v] = T(0.5) * rows[v] + T(0.25) * (rows[plus[v]] + rows[minus[v]]);
+      for (int64_t v = begin; v < end; ++v) spare[v] = rows[v] + T(0.5) * (rows[plus[v]] + rows[minus[v]]);
     });
     std::swap(rows, spare);
   }

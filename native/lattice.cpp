@@ -7,6 +7,8 @@
 
 #include "dispatch.hpp"
 #include "layout.hpp"
+#include "neighbours.hpp"
+#include "unique.hpp"
 
 namespace crfrnn {
 namespace {
@@ -24,85 +26,6 @@ void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
     left -= rank[i];
   }
   rank[n - 1] = static_cast<uint8_t>(left);
-}
-
-// Distinct keys of a small set in the order of their first appearance.
-template <int W>
-class LocalSet {
- public:
-  explicit LocalSet(size_t most) {
-    size_t slots = 16;
-    while (slots < 2 * most) slots *= 2;
-    slot_.assign(slots, -1);
-    mask_ = slots - 1;
-  }
-  int32_t insert(const Key<W>& key) {
-    for (size_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
-      const int32_t i = slot_[at];
-      if (i < 0) {
-        slot_[at] = static_cast<int32_t>(keys.size());
-        keys.push_back(key);
-        return slot_[at];
-      }
-      if (keys[static_cast<size_t>(i)] == key) return i;
-    }
-  }
-  std::vector<Key<W>> keys;
-
- private:
-  std::vector<int32_t> slot_;
-  size_t mask_;
-};
-
-template <int W>
-struct Sorted {
-  std::vector<Key<W>> keys;      // distinct, ascending
-  Array<int32_t> position;       // of each item that went in
-};
-
-// Sorts keys (chunk by chunk lists) and removes the double ones.
-template <int W>
-Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int bits, int threads) {
-  std::vector<size_t> offset(lists.size() + 1, 0);
-  for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
-  Array<Keyed<W>> items(offset.back());
-  parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
-    const auto& list = lists[static_cast<size_t>(c)];
-    const size_t at = offset[static_cast<size_t>(c)];
-    for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
-  });
-  sort_keyed(items, bits, threads);
-  Sorted<W> out;
-  out.position = Array<int32_t>(items.size());
-  out.keys.reserve(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    const Keyed<W>& item = items[i];
-    if (out.keys.empty() || !(out.keys.back() == item.key)) out.keys.push_back(item.key);
-    out.position[static_cast<size_t>(item.value)] = static_cast<int32_t>(out.keys.size()) - 1;
-  }
-  return out;
-}
-
-// Missing vertices with at least `support` neighbours among the keys, merged in.
-template <int W>
-std::vector<Key<W>> grow(const std::vector<Key<W>>& keys, const Layout& layout, int support, int threads) {
-  const int steps = 2 * (layout.dim + 1);
-  Array<Keyed<W>> items(keys.size() * static_cast<size_t>(steps + 1));
-  for (int j = 0; j <= steps; ++j) {
-    const Key<W> step = j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
-    const size_t at = keys.size() * static_cast<size_t>(j);
-    for (size_t i = 0; i < keys.size(); ++i) items[at + i] = {keys[i] + step, j == steps};
-  }
-  sort_keyed(items, layout.bits, threads);
-  std::vector<Key<W>> out;
-  for (size_t i = 0; i < items.size();) {
-    size_t end = i;
-    bool present = false;
-    for (; end < items.size() && items[end].key == items[i].key; ++end) present |= items[end].value != 0;
-    if (present || end - i >= static_cast<size_t>(support)) out.push_back(items[i].key);
-    i = end;
-  }
-  return out;
 }
 
 template <class T, int W>
@@ -130,16 +53,14 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   });
   sort_keyed(items, layout.bits + code_bits, threads);
 
-  std::vector<int32_t> first;  // sorted position where each simplex starts
-  first.reserve(static_cast<size_t>(points) + 1);
-  for (int64_t i = 0; i < points; ++i)
-    if (i == 0 || !(items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key))
-      first.push_back(static_cast<int32_t>(i));
-  const int64_t simplices = static_cast<int64_t>(first.size());
-  first.push_back(static_cast<int32_t>(points));
+  // The sorted position where each simplex starts.
+  const std::vector<int32_t> first = run_starts(points, threads, [&](int64_t i) {
+    return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
+  });
+  const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
 
   // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all together by sorting.
-  constexpr int64_t chunk = 1024;
+  constexpr int64_t chunk = 4096;
   const int64_t chunks = (simplices + chunk - 1) / chunk;
   std::vector<std::vector<Key<W>>> lists(static_cast<size_t>(chunks));
   Array<int32_t> corner(static_cast<size_t>(simplices * corners));
@@ -184,16 +105,15 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   }
   const int64_t vertices = static_cast<int64_t>(keys.size());
 
-  std::vector<int32_t> slab_vertex;
-  for (int64_t v = 0; v < vertices; ++v)
-    if (v == 0 || !((keys[static_cast<size_t>(v)] >> layout.slab_shift) == (keys[static_cast<size_t>(v) - 1] >> layout.slab_shift)))
-      slab_vertex.push_back(static_cast<int32_t>(v));
-  const int64_t slabs = static_cast<int64_t>(slab_vertex.size());
+  const std::vector<int32_t> slab_vertex = run_starts(vertices, threads, [&](int64_t v) {
+    return keys[static_cast<size_t>(v)] >> layout.slab_shift == keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
+  });
+  const int64_t slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
 
   const int64_t neighbours = 2 * corners * vertices;
   const int64_t rank_words = (simplices * corners + 3) / 4;
   result.table = Array<int32_t>(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
-                                          2 * (slabs + 1)));
+                                          2 * (slabs + 1) + (corners - 2) * (vertices + slabs)));
   // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
   if (rank_words) result.table[static_cast<size_t>(16 + points + simplices + simplices * corners + rank_words)] = 0;
   Header header{};
@@ -230,31 +150,13 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
     }
   });
 
-  // A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all.
-  parallel_ranges(neighbours, 1 << 16, threads, [&](int64_t begin, int64_t end) {
-    std::fill(writable(view.neighbour) + begin, writable(view.neighbour) + end, static_cast<int32_t>(vertices));
-  });
-  constexpr int64_t parts = 8;
-  parallel_for(corners * parts, threads, [&](int64_t task, int) {
-    const int axis = static_cast<int>(task / parts);
-    const int64_t begin = vertices * (task % parts) / parts, end = vertices * (task % parts + 1) / parts;
-    if (begin == end) return;
-    int32_t* plus = writable(view.neighbour) + 2 * axis * vertices;
-    int32_t* minus = plus + vertices;
-    const Key<W> step = layout.step<W>(axis);
-    int64_t j = std::lower_bound(keys.begin(), keys.end(), keys[static_cast<size_t>(begin)] + step) - keys.begin();
-    for (int64_t v = begin; v < end && j < vertices; ++v) {
-      const Key<W> wanted = keys[static_cast<size_t>(v)] + step;
-      while (j < vertices && keys[static_cast<size_t>(j)] < wanted) ++j;
-      if (j < vertices && keys[static_cast<size_t>(j)] == wanted) {
-        plus[v] = static_cast<int32_t>(j);
-        minus[j] = static_cast<int32_t>(v);
-      }
-    }
-  });
+  find_neighbours(view, keys, layout, writable(view.neighbour), threads);
 
   std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
-  writable(view.slab_vertex)[slabs] = static_cast<int32_t>(vertices);
+  parallel_for((corners - 2) * slabs, threads, [&](int64_t task, int) {
+    const int64_t which = task / slabs, slab = task % slabs, axis = which < lead ? which : which + 2;
+    link_chains(view, axis, slab, writable(view.chain) + which * vertices, writable(view.chain_end)[which * slabs + slab]);
+  });
   int64_t s = 0;
   for (int64_t slab = 0; slab < slabs; ++slab) {
     writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
@@ -298,6 +200,8 @@ Lattice Lattice::decode(const int32_t* table, int64_t size) {
   v.neighbour = take(2 * corners * v.vertices);
   v.slab_vertex = take(v.slabs + 1);
   v.slab_simplex = take(v.slabs + 1);
+  v.chain = take((corners - 2) * v.vertices);
+  v.chain_end = take((corners - 2) * v.slabs);
   if (at > size) throw std::invalid_argument("structure: lattice table cut short");
   return v;
 }

@@ -36,6 +36,19 @@ struct Lattice {
   const int32_t* neighbour = nullptr;       // [dim + 1][2][vertices]; `vertices` where there is none
   const int32_t* slab_vertex = nullptr;     // [slabs + 1] first vertex of a slab
   const int32_t* slab_simplex = nullptr;    // [slabs + 1] first simplex whose lower slab it is
+  const int32_t* chain = nullptr;           // [dim - 1][vertices] runs of neighbours, see below
+  const int32_t* chain_end = nullptr;       // [dim - 1][slabs]
+
+  // The vertices of a slab that have neighbours along an axis whose neighbours lie in the slab: one after the other, counted
+  // from the slab's first vertex, the last of each run as its complement. They fill the slab's own places from the front.
+  struct Chains {
+    const int32_t *begin, *end;
+  };
+  Chains chains(int axis, int64_t slab) const {
+    const int64_t which = axis < lead ? axis : axis - 2;
+    const int32_t* list = chain + which * vertices;
+    return {list + slab_vertex[slab], list + chain_end[which * slabs + slab]};
+  }
 
   // Throws std::invalid_argument if the table is not one that build() made.
   static Lattice decode(const int32_t* table, int64_t size);

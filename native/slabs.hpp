@@ -29,11 +29,10 @@ struct Axes {
   }
 };
 
-// The stencil is ½v + ¼(n₁ + n₂), half of everyone's, so that values never grow; slicing gives the 2^(d+1) back.
+// What slicing multiplies by, the stencil of the blur being v + ½(n₁ + n₂).
 template <class T>
 CRFRNN_INLINE T slice_factor(int dim) {
-  const double gain = static_cast<double>(int64_t{1} << (dim + 1));
-  return static_cast<T>(gain / (1.0 + 2.0 / gain));
+  return static_cast<T>(1.0 / (1.0 + 1.0 / static_cast<double>(int64_t{1} << dim)));
 }
 
 // Sums over pixels are taken in this many parts and then part by part: never by the number of threads.

@@ -26,7 +26,7 @@ struct Sweep {
   int64_t slab_rows;
   T* scratch;  // slab_buffers slabs and a row of zeros for each worker
 
-  static constexpr int slab_buffers = 9;
+  static constexpr int slab_buffers = 5;
   static size_t worker_scalars(int64_t rows) { return static_cast<size_t>((slab_buffers * rows + 1) * width); }
   static size_t scratch_bytes(const Lattice& lattice, int threads) {
     return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice)) * sizeof(T);
@@ -46,78 +46,107 @@ struct Sweep {
     return row;
   }
 
-  CRFRNN_INLINE void blur_row(const T* self, const T* a, const T* b, T* out) const {
-    const P centre = P::set(T(0.5)), side = P::set(T(0.25));
-    for (int i = 0; i < NB; ++i) {
-      const int at = i * P::lanes;
-      P::fma(side, P::load(a + at) + P::load(b + at), centre * P::load(self + at)).store(out + at);
-    }
-  }
+  T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * width; }
 
-  // One axis whose neighbours lie in the slab itself.
-  void blur_inside(int axis, int64_t slab, const T* from, T* to, const T* zero) const {
+  // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's lies in `above` or
+  // `below`, both counted from vertex 0. Which neighbours are missing nobody can foretell: their row is found in a table, too.
+  void blur_across(int axis, int64_t slab, const T* self, const T* above, const T* below, const T* zero, T* out) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
-    for (int64_t v = begin; v < end; ++v) {
-      const int32_t a = plus[v], b = minus[v];
-      blur_row(from + (v - begin) * width, a == absent ? zero : from + (a - begin) * width,
-               b == absent ? zero : from + (b - begin) * width, to + (v - begin) * width);
+    const T* const none = zero - lattice.vertices * width;
+    const T *const up[2] = {above, none}, *const down[2] = {below, none};
+    const P half = P::set(T(0.5));
+    for (int64_t v = begin; v < end; ++v, self += width, out += width) {
+      const T* a = up[plus[v] == absent] + int64_t{plus[v]} * width;
+      const T* b = down[minus[v] == absent] + int64_t{minus[v]} * width;
+      for (int i = 0; i < width; i += P::lanes) P::fma(half, P::load(a + i) + P::load(b + i), P::load(self + i)).store(out + i);
     }
   }
 
-  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not wanted here.
+  // One axis whose neighbours lie in the slab itself, in place: along each run of neighbours a row is read and written once,
+  // and a vertex without neighbours, which the stencil leaves as it is, is not touched.
+  void blur_inside(int axis, int64_t slab, T* rows) const {
+    const Lattice::Chains chains = lattice.chains(axis, slab);
+    if (chains.begin == chains.end) return;
+    const P half = P::set(T(0.5)), yes = P::set(T(1));
+    const auto row_of = [&](int32_t entry) { return rows + int64_t{entry ^ (entry >> 31)} * width; };
+    P before[NB], here[NB];
+    T* row = row_of(*chains.begin);
+    for (int b = 0; b < NB; ++b) before[b] = P::zero(), here[b] = P::load(row + b * P::lanes);
+    for (const int32_t* at = chains.begin; at < chains.end; ++at) {
+      T* following = row_of(at[at + 1 < chains.end]);
+      const P linked = P::set(*at < 0 ? T(0) : T(1));
+      for (int b = 0; b < NB; ++b) {
+        const P after = P::load(following + b * P::lanes);
+        P::fma(half, before[b] + P::if_equal(linked, yes, after), here[b]).store(row + b * P::lanes);
+        before[b] = P::if_equal(linked, yes, here[b]);
+        here[b] = after;
+      }
+      row = following;
+    }
+  }
+
+  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not wanted here. Most
+  // often the two lie one behind the other, and nobody has to ask, for every corner, in which of them it is.
   template <int V, class Source>
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
-    const int corners = V ? V : lattice.dim + 1;
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
-    for (int64_t s = lattice.slab_simplex[slab]; s < lattice.slab_simplex[slab + 1]; ++s) {
-      P sum[V ? V : 9][NB];
-      for (int k = 0; k < corners; ++k)
-        for (int b = 0; b < NB; ++b) sum[k][b] = P::zero();
-      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-        P value[NB];
+    if (own && next == own + (border - base) * width)
+      return splat_to<V>(slab, source, [=](int64_t v) CRFRNN_INLINE_LAMBDA { return own + (v - base) * width; });
+    splat_to<V>(slab, source, [=](int64_t v) CRFRNN_INLINE_LAMBDA {
+      T* rows = v < border ? own : next;
+      return rows ? rows + (v - (v < border ? base : border)) * width : nullptr;
+    });
+  }
+
+  template <int V, class Source, class RowOf>
+  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const {
+    const int corners = V ? V : lattice.dim + 1;
+    const int64_t end = lattice.slab_simplex[slab + 1];
+    int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
+    for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
+      P sum[V ? V : 9][NB], value[NB];
+      source(p, value);
+      for (int k = 0; k < corners; ++k) {
+        const P wk = P::set(weights[p * corners + k]);
+        for (int b = 0; b < NB; ++b) sum[k][b] = wk * value[b];
+      }
+      for (++p; p < lattice.simplex_start[s + 1]; ++p) {
         source(p, value);
-        const T* w = weights + p * corners;
         for (int k = 0; k < corners; ++k) {
-          const P wk = P::set(w[k]);
+          const P wk = P::set(weights[p * corners + k]);
           for (int b = 0; b < NB; ++b) sum[k][b] = P::fma(wk, value[b], sum[k][b]);
         }
       }
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k) {
-        const int64_t v = vertex[k];
-        T* target = v < border ? own : next;
-        if (!target) continue;
-        T* row = target + (v - (v < border ? base : border)) * width;
-        for (int b = 0; b < NB; ++b) (P::load(row + b * P::lanes) + sum[k][b]).store(row + b * P::lanes);
+        T* row = row_of(vertex[k]);
+        if (row)
+          for (int b = 0; b < NB; ++b) (P::load(row + b * P::lanes) + sum[k][b]).store(row + b * P::lanes);
       }
     }
   }
 
   template <int V, class Source>
-  void first(int64_t low, int64_t high, int worker, const Source& source, T* out) const {
-    T* current = slab_buffer(worker, 0);
-    T* next = slab_buffer(worker, 1);
-    T* spare = slab_buffer(worker, 2);
-    const T* zero = zero_row(worker);
-    clear(low, current);
-    if (low > 0) splat<V>(low - 1, source, nullptr, current);
+  void first(int64_t low, int64_t high, const Source& source, T* out) const {
+    clear(low, rows_of(low, out));
+    if (low > 0) splat<V>(low - 1, source, nullptr, rows_of(low, out));
     for (int64_t slab = low; slab < high; ++slab) {
-      const bool last = slab + 1 == high;
-      if (!last) clear(slab + 1, next);
-      splat<V>(slab, source, current, last ? nullptr : next);
-      blur_before(slab, current, spare, zero, out);
-      T* swap = current;
-      current = next;
-      next = swap;
+      T* next = slab + 1 == high ? nullptr : rows_of(slab + 1, out);
+      if (next) clear(slab + 1, next);
+      splat<V>(slab, source, rows_of(slab, out), next);
+      blur_before(slab, rows_of(slab, out));
     }
   }
 
-  // The axes before the crossing pair: from a slab's splatted rows to its place in `out`, the rows of all slabs.
-  void blur_before(int64_t slab, T* rows, T* spare, const T* zero, T* out) const {
-    blur_all_inside(axes.before, axes.befores, slab, rows, spare, zero, out + lattice.slab_vertex[slab] * width);
+  // The axes before the crossing pair, and after it: the rows of one slab, in place.
+  void blur_before(int64_t slab, T* rows) const {
+    for (int i = 0; i < axes.befores; ++i) blur_inside(axes.before[i], slab, rows);
+  }
+  void blur_after(int64_t slab, T* rows) const {
+    for (int i = 0; i < axes.afters; ++i) blur_inside(axes.after[i], slab, rows);
   }
 
   // Blurs the pair of axes that cross slabs, and the axes after them, for one slab after another. The slabs around it,
@@ -125,53 +154,30 @@ struct Sweep {
   struct Crossing {
     const Sweep& sweep;
     const T* in;
-    T *ring[3], *left, *right;
+    T* ring[3];
     const T* zero;
     int64_t ready;  // the first slab that is not in the ring yet
 
     Crossing(const Sweep& s, const T* in_, int64_t first_slab, int worker)
         : sweep(s), in(in_), ring{s.slab_buffer(worker, 0), s.slab_buffer(worker, 1), s.slab_buffer(worker, 2)},
-          left(s.slab_buffer(worker, 3)), right(s.slab_buffer(worker, 4)), zero(s.zero_row(worker)),
-          ready(first_slab > 0 ? first_slab - 1 : 0) {}
+          zero(s.zero_row(worker)), ready(first_slab > 0 ? first_slab - 1 : 0) {}
 
     void along_first(int64_t slab) {
-      const Lattice& lattice = sweep.lattice;
-      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-      const int32_t absent = static_cast<int32_t>(lattice.vertices);
-      const int32_t* plus = lattice.neighbour + 2 * sweep.axes.first * lattice.vertices;
-      const int32_t* minus = plus + lattice.vertices;
-      T* to = ring[slab % 3];
-      for (int64_t v = begin; v < end; ++v) {
-        const int32_t a = plus[v], b = minus[v];
-        sweep.blur_row(in + v * width, a == absent ? zero : in + int64_t{a} * width,
-                       b == absent ? zero : in + int64_t{b} * width, to + (v - begin) * width);
-      }
+      sweep.blur_across(sweep.axes.first, slab, in + sweep.lattice.slab_vertex[slab] * width, in, in, zero, ring[slab % 3]);
+    }
+    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a neighbour in it.
+    const T* kept(int64_t slab) const {
+      const bool any = slab >= 0 && slab < sweep.lattice.slabs;
+      return ring[(slab + 3) % 3] - (any ? sweep.lattice.slab_vertex[slab] : 0) * width;
     }
 
     // Slabs are asked for in order; `out` takes the finished rows of this one.
     void finish(int64_t slab, T* out) {
-      const Lattice& lattice = sweep.lattice;
-      for (; ready < lattice.slabs && ready <= slab + 1; ++ready) along_first(ready);
-      const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-      const int32_t absent = static_cast<int32_t>(lattice.vertices);
-      const int32_t* plus = lattice.neighbour + 2 * sweep.axes.second * lattice.vertices;
-      const int32_t* minus = plus + lattice.vertices;
+      for (; ready < sweep.lattice.slabs && ready <= slab + 1; ++ready) along_first(ready);
       // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
       const int direction = sweep.axes.lead_first ? 1 : -1;
-      const int64_t up = slab + direction, down = slab - direction;
-      const int64_t up_base = up >= 0 && up < lattice.slabs ? lattice.slab_vertex[up] : 0;
-      const int64_t down_base = down >= 0 && down < lattice.slabs ? lattice.slab_vertex[down] : 0;
-      const T* here = ring[slab % 3];
-      const T* above = ring[(up + 3) % 3];
-      const T* below = ring[(down + 3) % 3];
-      T* current = sweep.axes.afters ? left : out;
-      T* spare = right;
-      for (int64_t v = begin; v < end; ++v) {
-        const int32_t a = plus[v], b = minus[v];
-        sweep.blur_row(here + (v - begin) * width, a == absent ? zero : above + (a - up_base) * width,
-                       b == absent ? zero : below + (b - down_base) * width, current + (v - begin) * width);
-      }
-      if (sweep.axes.afters) sweep.blur_all_inside(sweep.axes.after, sweep.axes.afters, slab, current, spare, zero, out);
+      sweep.blur_across(sweep.axes.second, slab, ring[slab % 3], kept(slab + direction), kept(slab - direction), zero, out);
+      sweep.blur_after(slab, out);
     }
   };
 
@@ -180,30 +186,22 @@ struct Sweep {
     for (int64_t slab = low; slab < high; ++slab) crossing.finish(slab, out + lattice.slab_vertex[slab] * width);
   }
 
-  // Several axes inside one slab, back and forth between two buffers; the last one writes the finished rows.
-  void blur_all_inside(const int* list, int count, int64_t slab, T* current, T* spare, const T* zero, T* out) const {
-    for (int i = 0; i + 1 < count; ++i) {
-      blur_inside(list[i], slab, current, spare, zero);
-      T* swap = current;
-      current = spare;
-      spare = swap;
-    }
-    if (count) return blur_inside(list[count - 1], slab, current, out, zero);
-    const int64_t n = (lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab]) * NB;
-    for (int64_t i = 0; i < n; ++i) P::load(current + i * P::lanes).store(out + i * P::lanes);
-  }
-
   void clear(int64_t slab, T* rows) const {
     const int64_t n = lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab];
     for (int64_t i = 0; i < n * NB; ++i) P::zero().store(rows + i * P::lanes);
   }
 
+  void copy(int64_t slab, const T* from, T* to) const {
+    const int64_t n = lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab];
+    for (int64_t i = 0; i < n * NB; ++i) P::load(from + i * P::lanes).store(to + i * P::lanes);
+  }
+
   template <int V, class Source>
   void splat_and_begin(const Source& source, T* out) const {
     const int64_t chunks = sweep_chunks(lattice, threads);
-    parallel_for(chunks, threads, [&](int64_t c, int worker) {
+    parallel_for(chunks, threads, [&](int64_t c, int) {
       const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
-      if (low < high) first<V>(low, high, worker, source, out);
+      if (low < high) first<V>(low, high, source, out);
     });
   }
 
@@ -223,12 +221,11 @@ struct Sweep {
   template <int V, class Sink>
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const {
     const int corners = V ? V : lattice.dim + 1;
-    const auto row_of = [&](int64_t v) { return (v < border ? own : next) + v * width; };
+    const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
+    const auto row_of = [&](int64_t v) { return rows[v >= border] + v * width; };
     for (int64_t s = begin; s < end; ++s) {
       P row[V ? V : 9][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
-      if (s + 4 < end)
-        for (int k = 0; k < corners; ++k) prefetch_bytes(row_of(vertex[4 * corners + k]), width * sizeof(T));
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = P::load(row_of(vertex[k]) + b * P::lanes);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {

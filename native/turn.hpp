@@ -34,14 +34,15 @@ struct Turn {
     parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, in, out, body, source); });
     if (!out) return;
     // A slab takes the points of the slab below before its own: so the first one of a chunk waits for the chunk before.
-    parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) {
+    parallel_for(count, sweep.threads, [&](int64_t chunk, int) {
       const int64_t low = part_slab(first_part(chunk)), high = part_slab(first_part(chunk + 1));
       if (low == high || low == 0) return;
       int64_t before = chunk - 1;
       while (part_slab(first_part(before)) == low) --before;
-      T* rows = edge(before);
+      T* rows = sweep.rows_of(low, out);
+      sweep.copy(low, edge(before), rows);
       sweep.template splat<V>(low, source, rows, nullptr);
-      sweep.blur_before(low, rows, sweep.slab_buffer(worker, 0), sweep.zero_row(worker), out);
+      sweep.blur_before(low, rows);
     });
   }
 
@@ -51,11 +52,9 @@ struct Turn {
     const int64_t low = part_slab(first_part(chunk)), high = part_slab(first_part(chunk + 1));
     if (low == high) return;
     typename S::Crossing crossing(sweep, in, low, worker);
-    T* finished[2] = {sweep.slab_buffer(worker, 5), sweep.slab_buffer(worker, 6)};
-    T* splatted[2] = {sweep.slab_buffer(worker, 7), sweep.slab_buffer(worker, 8)};
-    const T* zero = sweep.zero_row(worker);
+    T* finished[2] = {sweep.slab_buffer(worker, 3), sweep.slab_buffer(worker, 4)};
     crossing.finish(low, finished[low % 2]);
-    if (low == 0) sweep.clear(0, splatted[0]);
+    if (low == 0 && out) sweep.clear(0, out);
     int64_t part = first_part(chunk);
     for (int64_t slab = low; slab < high; ++slab) {
       while (part_slab(part + 1) <= slab) ++part;
@@ -68,11 +67,11 @@ struct Turn {
                               [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { body(p, sum, static_cast<int>(part)); });
       if (!out) continue;
       const bool waits = slab == low && low > 0;
-      T* own = waits ? nullptr : splatted[slab % 2];
-      T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : splatted[(slab + 1) % 2]);
+      T* own = waits ? nullptr : sweep.rows_of(slab, out);
+      T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : sweep.rows_of(slab + 1, out));
       if (next) sweep.clear(slab + 1, next);
       sweep.template splat<V>(slab, source, own, next);
-      if (!waits) sweep.blur_before(slab, own, crossing.right, zero, out);
+      if (!waits) sweep.blur_before(slab, own);
     }
   }
 };

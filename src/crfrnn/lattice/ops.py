@@ -85,7 +85,8 @@ def _capacity(points: Any, dimension: int, rings: int) -> Any:
     corners = dimension + 1
     simplex_words = 1 + corners + (corners + 3) // 4
     vertices = points * corners * (1 + 2 * corners) ** rings
-    return 17 + points * (1 + simplex_words) + 2 * corners * vertices + 2 * (vertices + 1)
+    neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and the chains of them
+    return 17 + points * (1 + simplex_words) + neighbours + 2 * (vertices + 1)
 
 
 @torch.library.register_fake("crfrnn::lattice_build")

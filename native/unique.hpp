@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT
+// Distinct keys: of a small set by hashing, of a large one by sorting; and the rings of missing ones around them.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "keys.hpp"
+#include "layout.hpp"
+
+namespace crfrnn {
+
+// Distinct keys of a small set in the order of their first appearance.
+template <int W>
+class LocalSet {
+ public:
+  explicit LocalSet(size_t most) {
+    size_t slots = 16;
+    while (slots < 2 * most) slots *= 2;
+    slot_.assign(slots, -1);
+    mask_ = slots - 1;
+  }
+  int32_t insert(const Key<W>& key) {
+    for (size_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
+      const int32_t i = slot_[at];
+      if (i < 0) {
+        slot_[at] = static_cast<int32_t>(keys.size());
+        keys.push_back(key);
+        return slot_[at];
+      }
+      if (keys[static_cast<size_t>(i)] == key) return i;
+    }
+  }
+  std::vector<Key<W>> keys;
+
+ private:
+  std::vector<int32_t> slot_;
+  size_t mask_;
+};
+
+// Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it; and n at the end.
+template <class Same>
+std::vector<int32_t> run_starts(int64_t n, int threads, const Same& same) {
+  constexpr int64_t part = 1 << 14;
+  std::vector<std::vector<int32_t>> lists(static_cast<size_t>((n + part - 1) / part));
+  parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
+    std::vector<int32_t> own(static_cast<size_t>(part));
+    size_t found = 0;
+    const int64_t end = std::min(n, (c + 1) * part);
+    for (int64_t i = c * part; i < end; ++i) {  // written in any case: whether it counts nobody can foretell
+      own[found] = static_cast<int32_t>(i);
+      found += i == 0 || !same(i);
+    }
+    own.resize(found);
+    lists[static_cast<size_t>(c)] = std::move(own);
+  });
+  std::vector<int32_t> out;
+  for (const auto& list : lists) out.insert(out.end(), list.begin(), list.end());
+  out.push_back(static_cast<int32_t>(n));
+  return out;
+}
+
+template <int W>
+struct Sorted {
+  std::vector<Key<W>> keys;  // distinct, ascending
+  Array<int32_t> position;   // of each item that went in
+};
+
+// Sorts keys (chunk by chunk lists) and removes the double ones.
+template <int W>
+Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int bits, int threads) {
+  std::vector<size_t> offset(lists.size() + 1, 0);
+  for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
+  Array<Keyed<W>> items(offset.back());
+  parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
+    const auto& list = lists[static_cast<size_t>(c)];
+    const size_t at = offset[static_cast<size_t>(c)];
+    for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
+  });
+  sort_keyed(items, bits, threads);
+  const auto starts = run_starts(static_cast<int64_t>(items.size()), threads,
+                                 [&](int64_t i) { return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key; });
+  const int64_t distinct = static_cast<int64_t>(starts.size()) - 1;
+  Sorted<W> out;
+  out.position = Array<int32_t>(items.size());
+  out.keys.resize(static_cast<size_t>(distinct));
+  parallel_ranges(distinct, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const size_t first = static_cast<size_t>(starts[static_cast<size_t>(k)]), last = static_cast<size_t>(starts[static_cast<size_t>(k) + 1]);
+      out.keys[static_cast<size_t>(k)] = items[first].key;
+      for (size_t i = first; i < last; ++i) out.position[static_cast<size_t>(items[i].value)] = static_cast<int32_t>(k);
+    }
+  });
+  return out;
+}
+
+// Missing vertices with at least `support` neighbours among the keys, merged in.
+template <int W>
+std::vector<Key<W>> grow(const std::vector<Key<W>>& keys, const Layout& layout, int support, int threads) {
+  const int steps = 2 * (layout.dim + 1);
+  Array<Keyed<W>> items(keys.size() * static_cast<size_t>(steps + 1));
+  for (int j = 0; j <= steps; ++j) {
+    const Key<W> step = j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
+    const size_t at = keys.size() * static_cast<size_t>(j);
+    for (size_t i = 0; i < keys.size(); ++i) items[at + i] = {keys[i] + step, j == steps};
+  }
+  sort_keyed(items, layout.bits, threads);
+  std::vector<Key<W>> out;
+  for (size_t i = 0; i < items.size();) {
+    size_t end = i;
+    bool present = false;
+    for (; end < items.size() && items[end].key == items[i].key; ++end) present |= items[end].value != 0;
+    if (present || end - i >= static_cast<size_t>(support)) out.push_back(items[i].key);
+    i = end;
+  }
+  return out;
+}
+
+}  // namespace crfrnn
