@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# make demo · make test · make bench: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
+# make demo · make test · make test-toolkits · make bench: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
 
 PYTHON ?= python3
 PYTEST ?=
@@ -14,12 +14,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test test-toolkits lint types bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    install into $(VENV), segment two photographs, print where the pictures are'
 	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests)'
+	@echo 'make test-toolkits  tests beside torchvision, timm and segmentation-models-pytorch, in a folder of their own'
 	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
 	@echo 'make clean   remove $(VENV), build and demo-output'
 
@@ -28,6 +29,14 @@ demo: $(VENV)/.stamp-core
 
 test: lint types
 	$(PY) -m pytest -q $(PYTEST)
+
+# torchvision breaks Lightning and transformers beside a CPU build of torch: it stays out of the environment.
+test-toolkits: build/toolkits/.stamp
+	PYTHONPATH=build/toolkits $(PY) -m pytest -q tests/test_toolkits_torchvision.py
+
+build/toolkits/.stamp: $(VENV)/.stamp-dev constraints.txt
+	$(INSTALL) --no-deps --upgrade --target build/toolkits torchvision timm segmentation-models-pytorch
+	@touch $@
 
 lint: $(VENV)/.stamp-dev
 	$(PY) -m ruff check $(LINTED)

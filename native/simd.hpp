@@ -34,11 +34,6 @@ CRFRNN_INLINE void prefetch(const void* p) {
 #endif
 }
 
-CRFRNN_INLINE void prefetch_row(const void* p, int64_t bytes) {
-  for (int64_t at = 0; at < bytes - 1; at += 64) prefetch(static_cast<const char*>(p) + at);
-  prefetch(static_cast<const char*>(p) + bytes - 1);
-}
-
 CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
 }
