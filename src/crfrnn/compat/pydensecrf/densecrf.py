@@ -61,6 +61,7 @@ class DenseCRF:
         self._nlabels = _checks.integer("nlabels", nlabels, 1)
         self._unary: Tensor | None = None  # logits Float32[1, L, N]
         self._rows: Tensor | None = None  # the same as Float32[N, L], once a step has asked for them
+        self._scaled: Tensor | None = None  # Float32[N, L], of a step
         self._kernels: list[GaussianKernel] = []
         self._costs: list[Tensor] = []  # [], [L] or [L, L] each
 
@@ -200,12 +201,21 @@ class DenseCRF:
         return torch.from_numpy(np.asarray(Q).T)
 
     def _pairwise(self, q: Tensor) -> Tensor:
-        """Σ_m C_m (K_m Q), Float32[N, L]."""
-        total = torch.zeros_like(q)
+        """Σ_m C_m (K_m Q), Float32[N, L], in few passes over memory that is there: its time goes there."""
+        total: Tensor | None = None
         for kernel, cost in zip(self._kernels, self._costs, strict=True):
-            filtered = (kernel @ q[None])[0]
-            total = total.addmm_(filtered, cost) if cost.ndim == 2 else total.addcmul_(filtered, cost)
-        return total
+            values, scale = q, None if kernel.post is None else kernel.post.T
+            if kernel.pre is not None:
+                self._scaled = torch.mul(q, kernel.pre.T, out=self._scaled)
+                values = self._scaled
+            filtered = kernel.operator.filter(values[None])[0]
+            if cost.ndim == 0:
+                filtered *= cost if scale is None else scale * cost
+            else:
+                filtered = filtered if scale is None else filtered.mul_(scale)
+                filtered = filtered @ cost if cost.ndim == 2 else filtered.mul_(cost)
+            total = filtered if total is None else total.add_(filtered)
+        return torch.zeros_like(q) if total is None else total
 
 
 class DenseCRF2D(DenseCRF):
