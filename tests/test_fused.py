@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import fused
@@ -205,3 +206,23 @@ def test_vmap_over_samples_equals_the_batch() -> None:
     torch.testing.assert_close(
         shared(unary), crf(unary, image[:1].expand(2, -1, -1, -1)), rtol=1e-4, atol=1e-4
     )
+
+
+class Zeros(TorchDispatchMode):
+    """Counts the numbers of the tensors of zeros that are made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if "zeros" in str(func):
+            self.most = max(self.most, out.numel())
+        return out
+
+
+def test_backward_makes_no_zeros_for_what_has_no_gradient() -> None:
+    crf, image = CRFRNN(4), torch.rand(1, 3, 30, 40) * 255
+    logits = crf(torch.randn(1, 4, 30, 40, requires_grad=True), image, iterations=3)
+    with Zeros() as zeros:
+        logits.sum().backward()
+    assert zeros.most < logits.numel()  # as large as all marginals and as the lattice's table, once

@@ -184,9 +184,12 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.started, ctx.grid, ctx.count = initial is not None, grid, len(kernels[0])
     ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, *([[None] * ctx.count] * 5), *([None] * 6)
     marginals, transform, mask, clamp, *flat = ctx.saved_tensors
     n = ctx.count
     weights, tables, thetas, pres, posts = (flat[i * n : (i + 1) * n] for i in range(5))

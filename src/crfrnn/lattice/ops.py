@@ -123,9 +123,12 @@ def _(grad_weights, table, features):
 def _keep_build(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(output[1], inputs[0])
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # or zeros as large as the table would come back with it
 
 
-def _build_backward(ctx: Any, grad_weights: Tensor, _: Any) -> tuple[Any, ...]:
+def _build_backward(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad_weights is None:
+        return (None,) * 6
     table, features = ctx.saved_tensors
     return torch.ops.crfrnn.lattice_feature_gradient(grad_weights, table, features), *([None] * 5)
 
