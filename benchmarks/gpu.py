@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import sys
 import time
 import traceback
@@ -27,80 +26,8 @@ from torch import Tensor
 
 import crfrnn
 from crfrnn.crf.triton_ops import unchecked
-from crfrnn.crf.triton_problem import Problem, band
-from crfrnn.lattice import lattice, triton_filter
-from crfrnn.lattice.triton_filter import Structure
-
-PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
-Row = tuple[str, str, float, str, str]
-
-
-class Bench:
-    """A device, sizes and a stopwatch."""
-
-    def __init__(self, device: str, size: int) -> None:
-        self.device, self.size, self.gpu, self.bandwidth = torch.device(device), size, device != "cpu", 1.0
-
-    def milliseconds(self, work: Callable[[], Any], warm: int = 3) -> float:
-        """Median of 20, each waited for."""
-        for _ in range(warm if self.gpu else 0):
-            work()
-        if not self.gpu:
-            start = time.perf_counter()
-            work()
-            return 1e3 * (time.perf_counter() - start)
-        times = []
-        for _ in range(20):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end))
-        return statistics.median(times)
-
-    def peak(self, work: Callable[[], Any]) -> float:
-        """MiB above what was held before."""
-        if not self.gpu:
-            return float("nan")
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-    def picture(
-        self, labels: int = 21, batch: int = 1, grid: tuple[int, ...] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Unary and image: soft regions with texture and noise, much as a photograph fills its lattice."""
-        grid = grid or (self.size, self.size)
-        random = torch.Generator().manual_seed(0)
-        coarse = tuple(max(n // 12, 2) for n in grid)
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(grid)]
-        resize = torch.nn.functional.interpolate
-        image = resize(255 * torch.rand(batch, 3, *coarse, generator=random), grid, mode=mode)
-        image = (image + 6 * torch.randn(batch, 3, *grid, generator=random)).clamp(0, 255).round()
-        unary = resize(4 * torch.rand(batch, labels, *coarse, generator=random), grid, mode=mode)
-        unary = unary + 0.5 * torch.randn(batch, labels, *grid, generator=random)
-        return unary.to(self.device), image.to(self.device)
-
-    def layer(self, labels: int = 21, case: str = "demo", **options: Any) -> crfrnn.CRFRNN:
-        alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
-        values = {"theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma, "spatial_weight": spatial,
-                  "bilateral_weight": bilateral, **options}  # fmt: skip
-        crf = crfrnn.CRFRNN(labels, **values).to(self.device)
-        for name, parameter in crf.named_parameters():
-            parameter.requires_grad_("theta" not in name)
-        return crf
-
-
-def copy(bench: Bench) -> Iterator[Row]:
-    source = torch.empty(2**28 if bench.gpu else 2**16, device=bench.device)
-    target = torch.empty_like(source)
-    spent = bench.milliseconds(lambda: target.copy_(source))
-    bench.bandwidth = 2 * source.numel() * 4 / spent / 1e6
-    yield "bandwidth", "copy", bench.bandwidth, "GB/s", "read and write of 1 GiB"
+from crfrnn.lattice import lattice
+from gpu_parts import PARAMETERS, Bench, Row, builds, copy, exact_sum, memory, parts
 
 
 def agreement(bench: Bench) -> Iterator[Row]:
@@ -194,35 +121,6 @@ def loop(bench: Bench) -> Iterator[Row]:
         yield "CUDA graph equals eager", "demo", float(torch.equal(captured, eager)), "", ""
 
 
-def parts(bench: Bench) -> Iterator[Row]:
-    """Every kernel of an iteration: its time, and the share of the copy bandwidth that its state moves at."""
-    labels, (_, image) = 21, bench.picture()
-    operator: Any = bench.layer().kernels(image)[1].operator
-    structure, weights = Structure.of(operator.structure), operator.weights.detach()
-    share, size = triton_filter.shares(weights, structure), structure.size
-    points, entries, vertices = len(weights), len(structure.order), structure.vertices
-    values = torch.rand(points, labels, device=bench.device)
-    rows = triton_filter.splat(values, share, structure)
-    theta = torch.tensor([3.0, 3.0], device=bench.device)
-    problem = Problem(torch.eye(labels)[None], (), tuple(image.shape[2:]), None, None, 1.0)
-    order = structure.order.long()
-    entry, vertex = order // size, structure.corner.flatten()[order].long()
-    target, width, plane = torch.zeros_like(rows)[:, :labels], 4 * rows.shape[1], 4 * points * labels
-    state = plane + 8 * entries + vertices * width
-    work: list[tuple[str, int, Callable[[], Tensor]]] = [
-        ("splat", state, lambda: triton_filter.splat(values, share, structure)),
-        ("splat with atomics", state, lambda: target.index_add_(0, vertex, values[entry] * share[:, None])),
-        ("blur", size * vertices * (2 * width + 8), lambda: triton_filter.blur(rows, structure, False)),
-        ("slice", state, lambda: triton_filter.gather(rows, weights, structure, labels)),
-        ("spatial", 4 * plane, lambda: band(problem, values, theta, None)),
-    ]
-    for name, moved, call in work:
-        spent = bench.milliseconds(call)
-        rate = moved / spent / 1e6
-        yield "kernel", name, spent, "ms", f"{moved / 2**20:.1f} MiB of state, {vertices} vertices"
-        yield "share of the copy bandwidth", name, rate / bench.bandwidth, "", f"{rate:.0f} GB/s"
-
-
 def step(bench: Bench) -> Iterator[Row]:
     """A training step of FCN-8s with the CRF on top, full pictures, and what of it is the network's."""
     unary, image = bench.picture()
@@ -250,6 +148,8 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         "forward": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 10, False),
         "loop": lambda: loop(bench),
         "train": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 5, True),
+        "builds": lambda: builds(bench),
+        "memory": lambda: memory(bench),
         "parts": lambda: parts(bench),
         "step": lambda: step(bench),
         "readme": lambda: whole(bench, "readme", f"readme {side}²", 21, 1, square, 10, False),
@@ -258,10 +158,12 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         "volume": lambda: whole(bench, "demo", f"volume {volume}", 4, 1, volume, 5, False, **voxels),
         "large": lambda: whole(bench, "demo", f"demo {2 * side}²", 21, 1, (2 * side, 2 * side), 10, False),
         "accuracy": lambda: accuracy(bench),
+        "exact": lambda: exact_sum(bench),
     }
     if bench.gpu:
         return rows
-    return {name: rows[name] for name in ("copy", "agreement", "loop", "parts", "step", "volume", "accuracy")}
+    dry = ("copy", "agreement", "loop", "builds", "memory", "parts", "step", "volume", "accuracy", "exact")
+    return {name: rows[name] for name in dry}
 
 
 def main() -> int:
@@ -273,6 +175,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.device == "cpu":
         lattice.choose_backend = lambda device: "triton"  # what CUDA tensors get
+    elif torch.device(options.device).index is not None:
+        torch.cuda.set_device(options.device)  # events and memory are those of the current device
     bench, start, failed = Bench(options.device, options.size), time.monotonic(), 0
     name = torch.cuda.get_device_name(bench.device) if bench.gpu else "interpreted"
     versions = f"{name}; torch {torch.__version__}, triton {triton.__version__}"

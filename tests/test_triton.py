@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     return {
         "lattice_build": (features, None, 1.0, 0, 1),
         "lattice_filter": (values, weights, *structure, bounds, False),
-        "lattice_feature_gradient": (weights.detach(), structure[1], 1.0),
+        "lattice_feature_gradient": (weights.detach(), structure[1], features.detach(), 1.0),
         "mean_field": (unary, None, transform, *kernels, [3, 4], None, None, 1.0, 2, True),
     }
 
@@ -104,6 +105,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
 )
 def test_opcheck(name: str) -> None:
     importlib.import_module("crfrnn.crf.triton_ops")
+    load_backend("triton", torch.device("cpu"))
     torch.library.opcheck(
         getattr(torch.ops.crfrnn, f"triton_{name}").default,
         operator_arguments()[name],
@@ -111,10 +113,39 @@ def test_opcheck(name: str) -> None:
     )
 
 
+@interpreted
+def test_the_gradient_of_features_copies_nothing_to_the_device_twice() -> None:
+    """A copy waits for the device and breaks the capture of a graph: the constants are kept there."""
+    from crfrnn.lattice import triton_build
+
+    one, two = (triton_build._scales(3, scale, torch.float32, torch.device("cpu")) for scale in (1.0, 1.0))
+    other = triton_build._scales(3, 1.0, F64, torch.device("cpu"))
+    assert one is two and other.dtype == F64
+    torch.testing.assert_close(one.double(), other)
+    assert other[0] == pytest.approx((2 / 3) ** 0.5 * 4 / 2**0.5) and other[3] == 0.25
+
+
+@interpreted
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_autocast_leaves_the_weights_alone(backend: str) -> None:
+    features = torch.randn(1, 40, 3)
+    expected = Lattice.build(features, "high", backend=backend).weights
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Lattice.build(features, "high", backend=backend).weights, expected)
+
+
 def test_errors_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_backend("triton", torch.device("cuda"))
     monkeypatch.setattr(module, "INTERPRETED", False)
     with pytest.raises(ValueError, match=r'"triton" works on CUDA tensors, got one on cpu'):
+        Lattice.build(torch.rand(1, 5, 2), backend="triton")
+    monkeypatch.setattr(module, "INTERPRETED", True)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match=r"^features: .*build kernels before"),
+    ):
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         Lattice.build(torch.rand(1, 5, 2), backend="triton")
     monkeypatch.setitem(lattice.BACKENDS, "triton", "No module named 'triton'")
     with pytest.raises(ValueError, match=r'pip install triton.*backend="reference"'):
@@ -128,7 +159,8 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     script = Path(__file__).with_name("triton_targets.py")
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared memory") == 15
+    assert done.stdout.count("shared memory") == 23
+    assert not re.search(r" [1-9]\d* bytes of stack", done.stdout), done.stdout  # a spill
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="no GPU")

@@ -74,12 +74,32 @@ def test_same_bits_from_run_to_run(on_triton: None) -> None:
 
 
 class NoLookingBack(TorchDispatchMode):
-    """Refuses every operation that makes the CPU wait for the device or learn a size from it."""
+    """Refuses every operation that makes the CPU wait for the device or learn a size from it, or that copies
+    a number of Python's to it; inside our operators as well, which the dispatcher would run unseen."""
+
+    def __init__(self) -> None:
+        from crfrnn.crf import triton_ops
+
+        super().__init__()
+        self.seen: list[str] = []
+        self.zeros: list[tuple[int, ...]] = []
+        self.inside = {
+            torch.ops.crfrnn.triton_mean_field.default: triton_ops._forward,
+            torch.ops.crfrnn.triton_mean_field_backward.default: triton_ops._backward,
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        waiting = ("_local_scalar_dense", "nonzero", "_unique", "unique_", "masked_select", "equal.default")
+        waiting = ("_local_scalar_dense", "nonzero", "_unique", "unique_", "masked_select", "equal.default",
+                   "repeat_interleave.Tensor", "lift_fresh")  # fmt: skip
         assert not any(word in str(func) for word in waiting), func
-        return func(*args, **(kwargs or {}))
+        self.seen.append(str(func))
+        if func in self.inside:
+            with self:
+                return self.inside[func](*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if "zeros" in str(func):
+            self.zeros.append(tuple(out.shape))
+        return out
 
 
 @interpreted
@@ -93,10 +113,15 @@ def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> Non
     weights = (crf.spatial_weights.detach(), crf.bilateral_weights.detach())
     unary.requires_grad_(grad)
     assert fused.supports(unary, kernels, "softmax", 1)
-    with unchecked(), NoLookingBack():
+    with unchecked(), NoLookingBack() as watch:
         out = fused.run(unary, kernels, weights, crf.compatibility.detach(), 2, None, None, 1.0, None)
         if grad:
             torch.autograd.grad(out.sum(), unary)
+    assert {"aten.index_select.default", "aten.clone.default"} <= set(watch.seen)  # the operator's own
+    assert (2, 30, 4) not in watch.zeros  # a gradient of the marginals, which have none
+    for waits in (lambda: unary.amax().item(), lambda: torch.tensor([2.0])):
+        with pytest.raises(AssertionError), NoLookingBack():
+            waits()
 
 
 @interpreted

@@ -17,7 +17,7 @@ from torch import Tensor
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, band, given, inward, times
 from crfrnn.lattice import triton_filter
-from crfrnn.lattice.triton_build import on_device
+from crfrnn.lattice.triton_launch import on_device
 
 PIECE = 2048  # pixels of one product
 
@@ -59,6 +59,7 @@ def backward(
                     _separable_gradient(problem, kernel, a, q, scaled, back, gradients[m])
                 dq.addmm_(h, a)
                 transform[m] += _gram(h, q)
+                del back, h  # room for the next kernel's
             triton_kernels.back_kernel[grid](
                 g, du, q, dq, given(problem.mask, g), given(problem.clamp, g), labels, labels, q.stride(0),
                 total, step, **constants,

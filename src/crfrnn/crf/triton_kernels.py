@@ -68,7 +68,7 @@ def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.const
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vertices"])  # the data give it
 def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transform, dense, dense_scale,
                   dense_transform, mask, clamp, points, labels, stride, lattice_stride, dense_stride,
                   vertices, total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,

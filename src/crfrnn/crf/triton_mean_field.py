@@ -18,8 +18,8 @@ from torch import Tensor
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, band, given, inward, times
 from crfrnn.lattice import triton_filter
-from crfrnn.lattice.triton_build import on_device
 from crfrnn.lattice.triton_filter import Structure
+from crfrnn.lattice.triton_launch import on_device
 
 SLICED_IN_REGISTERS = 32  # labels; more are sliced by a kernel of their own
 
@@ -94,6 +94,7 @@ def forward(
                 SCALED=post is not None, EXTRA=extra is not None, DAMPED=damped, WRITE_X=last or damped,
                 WRITE_Q=not last, **constants,
             )  # fmt: skip
+            del rows, message, extra  # room for the next iteration's
         return logits, marginals, _finite(problem, bad, unary if initial is not None else None)
 
 

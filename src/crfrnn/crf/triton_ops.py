@@ -148,10 +148,13 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.started, ctx.counts = initial is not None, [len(group) for group in kernels]
     ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     marginals, transform, mask, clamp, *flat = ctx.saved_tensors
+    if grad is None:
+        return None, None, None, [None] * ctx.counts[0], *([None] * n for n in ctx.counts[1:]), *([None] * 6)
     groups: list[list[Tensor]] = []
     for count in ctx.counts:
         groups.append(flat[:count])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The exact Gaussian filter, O(N²): the truth that the lattice is measured against, on any device."""
+"""The exact Gaussian filter, O(N²): the truth that the lattice is measured against, on any device.
+
+CUDA tensors in float32 go to Triton's kernels (`triton_exact`), which this torch is the readable version of.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crfrnn.lattice.lattice import BACKENDS
 from crfrnn.lattice.validate import check_features, check_values, compute_dtype
 
 BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
+MOST_TRITON_DIMENSIONS = 16
 
 
 def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None) -> Tensor:
@@ -75,12 +80,14 @@ class Exact:
 
 
 class _GaussianSum(torch.autograd.Function):
-    """Recomputes the kernel in backward instead of keeping N² numbers; plain torch, so vmap works too."""
+    """Recomputes the kernel in backward instead of keeping N² numbers; vmap works too."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+        if _suits_triton(features):
+            return torch.ops.crfrnn.triton_gaussian_sum(features, values, queries)
         with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
             blocks = [kernel @ values for _, kernel in _kernel_blocks(features, queries)]
         return torch.cat(blocks, 1)
@@ -93,6 +100,8 @@ class _GaussianSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         features, values, queries = ctx.saved_tensors
         moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
+        if _suits_triton(features) and not torch.is_grad_enabled():  # a gradient of it needs the torch below
+            return _triton_backward(ctx.needs_input_grad, features, values, queries, grad)
         to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
         with torch.autocast(values.device.type, enabled=False):
             for rows, kernel in _kernel_blocks(features, queries):
@@ -108,6 +117,23 @@ class _GaussianSum(torch.autograd.Function):
         if not moves:
             return None, to_values, None
         return to_features, to_values, torch.cat(to_queries, 1)
+
+
+def _suits_triton(features: Tensor) -> bool:
+    if not features.is_cuda or features.dtype != torch.float32:
+        return False
+    return features.shape[-1] <= MOST_TRITON_DIMENSIONS and not isinstance(BACKENDS.get("triton", ""), str)
+
+
+def _triton_backward(
+    wanted: tuple[bool, ...], features: Tensor, values: Tensor, queries: Tensor, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """K is symmetric in its two lists of points: each gradient is a forward product with them exchanged."""
+    ops = torch.ops.crfrnn
+    to_features = ops.triton_gaussian_pull(features, queries, values, grad) if wanted[0] else None
+    to_values = ops.triton_gaussian_sum(queries, grad, features) if wanted[1] else None
+    to_queries = ops.triton_gaussian_pull(queries, features, grad, values) if wanted[2] else None
+    return to_features, to_values, to_queries
 
 
 def _kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:

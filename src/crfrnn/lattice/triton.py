@@ -11,10 +11,11 @@ from torch import Tensor
 
 from crfrnn.lattice import (
     reference,
+    triton_exact,  # noqa: F401  registers torch.ops.crfrnn.triton_gaussian_*
     triton_ops,  # noqa: F401  registers torch.ops.crfrnn.triton_*
 )
 from crfrnn.lattice.quality import Quality
-from crfrnn.lattice.triton_build import INTERPRETED as INTERPRETED
+from crfrnn.lattice.triton_launch import INTERPRETED as INTERPRETED
 
 Structure = tuple[Tensor, ...]  # corner, rank, neighbour, order and the three bounds of triton_build.build
 
@@ -26,8 +27,8 @@ def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tens
     )
     if quality.unit_diagonal:
         weights = reference.unit_diagonal(weights)
-        if mask is not None:
-            weights = torch.where(mask.reshape(-1, 1), weights, 0)
+        if mask is not None:  # itself of one sample under vmap, where the structure is of all
+            weights = torch.where(structure[0] < structure[2].shape[-1] - 1, weights, 0)
     return weights, tuple(structure)
 
 

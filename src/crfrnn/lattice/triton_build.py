@@ -1,40 +1,30 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
+# pyright: reportCallIssue=false
 """Building the lattice on the GPU: points to simplices in one Triton kernel, keys, one sort, neighbours.
 
 A vertex is d integers f_i = q_i - q_{i+1}, q its d + 1 coordinates over d + 1 (native/lattice.hpp), packed
 into one int64 with as many bits a field as the data need. Then a step along axis a adds one number to a key,
 S_a = (1 << shift_a) - (1 << shift_{a-1}), and the corners of a simplex differ by such steps. Equal keys are
-found by one stable sort, which also gives the order in which the splat sums: the same bits in every run.
+found by `triton_numbering`, which also gives the order in which the splat sums: the same bits in every run.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice import reference
+from crfrnn.lattice import reference, triton_numbering
 from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.triton_launch import FUSED, block, on_device
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run in Python, on the CPU
 PIECE = 32  # entries that one row of the first pass of a splat sums, and rows one of the second
 WIDEST_KEY = 61  # bits; one more marks the masked points
-
-
-def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device and its current stream: make it the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
-
-
-def block(fast: int, count: int) -> int:
-    """Rows a program works on: `fast` on a GPU; interpreted, time follows the number of programs."""
-    return min(triton.next_power_of_2(max(count, 1)), 8192) if INTERPRETED else fast
 
 
 @triton.jit
@@ -83,7 +73,8 @@ def _embed(features, scales, weights, quotient, rank_out, count, DIM: tl.constex
     tl.store(rank_out + at, rank.to(tl.int8), inside)
 
 
-@triton.jit
+# What the data give is not specialised: no new compilation where a number happens to be a multiple of 16.
+@triton.jit(do_not_specialize=["picture_step", "bias", "hidden"])
 def _keys(quotient, rank, steps, mask, keys, count, per_picture, picture_step, bias, hidden,
           SIZE: tl.constexpr, PAD: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Keys of the corners, [P, d + 1]: key_r = key_0 - Σ S_a over the axes of rank ≥ d + 1 - r."""
@@ -135,8 +126,9 @@ def embed(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         rows = block(128 if dim < 6 else 32, count)  # beyond, the registers would not hold more
         with on_device(features):
             _embed[(triton.cdiv(count, rows),)](
-                features.contiguous(), _scales(features, scale), weights, quotient, rank, count,
-                DIM=dim, PAD=triton.next_power_of_2(dim + 1), BLOCK=rows,
+                features.contiguous(), _scales(dim, scale, features.dtype, features.device), weights,
+                quotient, rank, count, DIM=dim, PAD=triton.next_power_of_2(dim + 1), BLOCK=rows,
+                enable_fp_fusion=False,  # the reference's rounding: at a tie the same simplex
             )  # fmt: skip
     return weights, quotient, rank
 
@@ -149,14 +141,19 @@ def feature_gradient(grad_weights: Tensor, rank: Tensor, scale: float) -> Tensor
         rows = block(128, count)
         with on_device(out):
             _feature_gradient[(triton.cdiv(count, rows),)](
-                grad_weights.contiguous(), rank, _scales(out, scale), out, count,
-                DIM=size - 1, PAD=triton.next_power_of_2(size), BLOCK=rows,
+                grad_weights.contiguous(), rank, _scales(size - 1, scale, out.dtype, out.device), out, count,
+                DIM=size - 1, PAD=triton.next_power_of_2(size), BLOCK=rows, **FUSED,
             )  # fmt: skip
     return out
 
 
 def build(
-    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int
+    features: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    rings: int,
+    ring_support: int,
+    numbering: str = "sort",
 ) -> tuple[Tensor, ...]:
     """Float[B, N, d] -> weights, corner, rank, neighbour, order and three tables of bounds.
 
@@ -168,7 +165,8 @@ def build(
     bounds     Int64[rows + 1] each   row i of a pass of the splat sums rows bounds[i] .. bounds[i+1] of the
                                       pass before, the first one of `order`; the last not empty has M rows
 
-    Int is int32 where P (d+1) fits. Reads sizes back from the device, so not inside a CUDA graph.
+    Int is int32 where P (d+1) fits. `numbering` finds equal keys: "sort" or "hash", the same tables. Reads
+    sizes back from the device, so not inside a CUDA graph.
     """
     batch, points, dim = features.shape
     flat = features.reshape(-1, dim)
@@ -190,16 +188,13 @@ def build(
         number, order = corner.flatten().sort(stable=True)
         rank = rank.to(torch.int8)
     else:
-        ordered, order = keys.sort(stable=True)
-        fresh = torch.ones_like(ordered, dtype=torch.bool)
-        fresh[1:] = ordered[1:] != ordered[:-1]
-        number, vertices = fresh.cumsum(0) - 1, ordered[fresh]
+        vertices, number, order = triton_numbering.number(keys, numbering)
         if hidden is not None and int(vertices[-1]) == torch.iinfo(vertices.dtype).max:
             vertices = vertices[:-1]
         vertices, number = _add_rings(vertices, number, steps, rings, ring_support)
         corner = torch.empty_like(order)
         corner[order] = number
-        neighbour = _neighbours(vertices, steps)
+        neighbour = triton_numbering.neighbours(vertices, steps, index)
     start = torch.searchsorted(number, torch.arange(neighbour.shape[2], device=flat.device))
     tables = _bounds(start)
     return (
@@ -208,12 +203,12 @@ def build(
     )  # fmt: skip
 
 
-def _scales(like: Tensor, scale: float) -> Tensor:
+@lru_cache(maxsize=64)  # a copy to the device waits for it
+def _scales(dim: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """c_i = scale √(2/3) (d+1) / √((i+1)(i+2)) for i < d, then 1 / (d+1)."""
-    dim = like.shape[1]
     unit = scale * math.sqrt(2 / 3) * (dim + 1)
     numbers = [unit / math.sqrt((i + 1) * (i + 2)) for i in range(dim)] + [1 / (dim + 1)]
-    return torch.tensor(numbers, dtype=like.dtype, device=like.device)
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def _packed(
@@ -241,7 +236,7 @@ def _packed(
         _keys[(triton.cdiv(count, rows),)](
             quotient, rank, table, table if hidden is None else (~hidden).view(torch.uint8), keys, count,
             points, 1 << sum(widths), bias, torch.iinfo(kind).max, SIZE=size,
-            PAD=triton.next_power_of_2(size), MASKED=hidden is not None, BLOCK=rows,
+            PAD=triton.next_power_of_2(size), MASKED=hidden is not None, BLOCK=rows, **FUSED,
         )  # fmt: skip
     return keys, table.to(kind)
 
@@ -264,18 +259,6 @@ def _add_rings(
         number = torch.cat([renumber, renumber.new_tensor([len(grown)])])[number]
         vertices = grown
     return vertices, number
-
-
-def _neighbours(vertices: Tensor, steps: Tensor) -> Tensor:
-    """Int64[d+1, 2, M+1] by binary search; row M leads to itself."""
-    count = len(vertices)
-    neighbour = torch.full((len(steps), 2, count + 1), count, device=vertices.device)
-    for axis in range(len(steps)):
-        for direction in (0, 1):
-            wanted = vertices - steps[axis] if direction else vertices + steps[axis]
-            place = torch.searchsorted(vertices, wanted).clamp_(max=count - 1)
-            neighbour[axis, direction, :-1] = torch.where(vertices[place] == wanted, place, count)
-    return neighbour
 
 
 def _bounds(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.triton_build import block, on_device
+from crfrnn.lattice.triton_launch import FUSED, block, on_device
 
 CHANNELS = 32  # columns of one program; more channels are more programs
 
@@ -46,7 +46,8 @@ class Structure(NamedTuple):
         return self.neighbour.shape[2] - 1
 
 
-@triton.jit
+# What the data give is not specialised: no new compilation where a number happens to be a multiple of 16.
+@triton.jit(do_not_specialize=["rows"])
 def _sum_pieces(values, out, order, share, bounds, rows, channels, stride, out_stride, SIZE: tl.constexpr,
                 FIRST: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """out[i] = Σ over bounds[i] .. bounds[i+1], one after the other: of shares of points, or of rows."""
@@ -68,14 +69,15 @@ def _sum_pieces(values, out, order, share, bounds, rows, channels, stride, out_s
     tl.store(out + row[:, None] * out_stride + column, total, here[:, None] & (column < out_stride))
 
 
-@triton.jit
-def _blur(lattice, out, neighbour, vertices, stride, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+@triton.jit(do_not_specialize=["axis", "vertices"])
+def _blur(lattice, out, neighbour, axis, vertices, stride, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
     """out = v + ½ (down + up) along one axis; a missing vertex holds 0."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     here, wide = row < vertices, column < stride
-    down = tl.load(neighbour + row, here, other=vertices).to(tl.int64)
-    up = tl.load(neighbour + (vertices + 1) + row, here, other=vertices).to(tl.int64)
+    neighbour += 2 * axis.to(tl.int64) * (vertices.to(tl.int64) + 1) + row
+    down = tl.load(neighbour, here, other=vertices).to(tl.int64)
+    up = tl.load(neighbour + vertices + 1, here, other=vertices).to(tl.int64)
     both = tl.load(lattice + down[:, None] * stride + column, (down < vertices)[:, None] & wide, other=0)
     both += tl.load(lattice + up[:, None] * stride + column, (up < vertices)[:, None] & wide, other=0)
     at = row[:, None] * stride + column
@@ -83,7 +85,7 @@ def _blur(lattice, out, neighbour, vertices, stride, BLOCK: tl.constexpr, COLUMN
     tl.store(out + at, mine + 0.5 * both, here[:, None] & wide)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vertices"])
 def _slice(lattice, out, weights, corner, points, vertices, channels, stride, out_stride,
            SIZE: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """out[p] = 1 / (1 + 2^-d) Σ_r w[p, r] lattice[corner[p, r]]."""
@@ -102,7 +104,7 @@ def _slice(lattice, out, weights, corner, points, vertices, channels, stride, ou
     tl.store(out + point[:, None] * out_stride + column, total * ways / (ways + 1), here[:, None] & wide)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vertices"])
 def _corner_dots(values, lattice, out, corner, scale, points, vertices, channels, values_stride, stride,
                  SIZE: tl.constexpr, ADD: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr,
                  COLUMNS: tl.constexpr):  # fmt: skip
@@ -156,7 +158,7 @@ def splat(values: Tensor, share: Tensor, structure: Structure) -> Tensor:
         high = block(32, count)
         _sum_pieces[(triton.cdiv(count, high), grid)](
             values, out, structure.order, share, table, count, channels, values.stride(0), out.stride(0),
-            SIZE=structure.size, FIRST=number == 0, BLOCK=high, COLUMNS=columns,
+            SIZE=structure.size, FIRST=number == 0, BLOCK=high, COLUMNS=columns, **FUSED,
         )  # fmt: skip
         values, channels = out, rows.shape[1]
     return rows
@@ -171,8 +173,8 @@ def blur(rows: Tensor, structure: Structure, reverse: bool) -> Tensor:
     axes = range(structure.size)
     for axis in reversed(axes) if reverse else axes:
         _blur[(triton.cdiv(structure.vertices, high), grid)](
-            rows, other, structure.neighbour[axis], structure.vertices, rows.stride(0), BLOCK=high,
-            COLUMNS=columns,
+            rows, other, structure.neighbour, axis, structure.vertices, rows.stride(0), BLOCK=high,
+            COLUMNS=columns, **FUSED,
         )  # fmt: skip
         rows, other = other, rows
     return rows
@@ -192,7 +194,7 @@ def gather(rows: Tensor, weights: Tensor, structure: Structure, channels: int) -
     if out.numel():
         _slice[(triton.cdiv(points, high), triton.cdiv(channels, columns))](
             rows, out, weights, structure.corner, points, structure.vertices, channels, rows.stride(0),
-            out.stride(0), SIZE=structure.size, BLOCK=high, COLUMNS=columns,
+            out.stride(0), SIZE=structure.size, BLOCK=high, COLUMNS=columns, **FUSED,
         )  # fmt: skip
     return out
 
@@ -207,6 +209,7 @@ def corner_dots(
         values, rows, out, structure.corner, out if scale is None else scale, points, structure.vertices,
         channels, values.stride(0), rows.stride(0), SIZE=structure.size, ADD=add,
         SCALED=scale is not None, BLOCK=high, COLUMNS=min(triton.next_power_of_2(channels), CHANNELS),
+        **FUSED,
     )  # fmt: skip
 
 

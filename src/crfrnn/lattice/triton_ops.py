@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The GPU lattice as torch operators: schemas, implementations, fakes, gradients.
+"""The GPU lattice as torch operators: schemas, implementations, fakes, gradients, batching rules.
 
 Sizes of a structure come from the data, so `torch.compile(fullgraph=True)` over the build wants
 `torch._dynamo.config.capture_dynamic_output_shape_ops`; without it the graph breaks there and goes on after.
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crfrnn.lattice import triton_build, triton_filter
 from crfrnn.lattice.triton_filter import Structure
+from crfrnn.lattice.triton_launch import front
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 _STRUCTURE = "Tensor corner, Tensor rank, Tensor neighbour, Tensor order, Tensor[] bounds"
@@ -23,7 +24,10 @@ _library.define(
 )
 _library.define(f"triton_lattice_filter(Tensor values, Tensor weights, {_STRUCTURE}, bool reverse) -> Tensor")
 _library.define(f"triton_lattice_weight_gradient(Tensor x, Tensor g, Tensor weights, {_STRUCTURE}) -> Tensor")
-_library.define("triton_lattice_feature_gradient(Tensor grad_weights, Tensor rank, float scale) -> Tensor")
+_library.define(
+    "triton_lattice_feature_gradient(Tensor grad_weights, Tensor rank, Tensor features, float scale)"
+    " -> Tensor"
+)
 
 
 # Implementations
@@ -32,6 +36,11 @@ _library.define("triton_lattice_feature_gradient(Tensor grad_weights, Tensor ran
 def _build(
     features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int
 ) -> tuple[Tensor, ...]:
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "features: a lattice learns its size from the device, expected a stream that is not captured, "
+            "got one that is; build kernels before torch.cuda.graph(...) and capture mean_field alone"
+        )
     return triton_build.build(features.detach(), mask, scale, rings, ring_support)
 
 
@@ -45,11 +54,15 @@ def _weight_gradient(x, g, weights, corner, rank, neighbour, order, bounds):
     return triton_filter.weight_gradient(x, g, weights, structure)
 
 
+def _feature_gradient(grad_weights: Tensor, rank: Tensor, features: Tensor, scale: float) -> Tensor:
+    return triton_build.feature_gradient(grad_weights, rank, scale).view(features.shape)
+
+
 for _name, _function in (
     ("build", _build),
     ("filter", _filter),
     ("weight_gradient", _weight_gradient),
-    ("feature_gradient", triton_build.feature_gradient),
+    ("feature_gradient", _feature_gradient),
 ):
     # One for every device: the interpreter works on the CPU.
     _library.impl(f"triton_lattice_{_name}", _function, "CompositeExplicitAutograd")
@@ -89,25 +102,28 @@ def _(x, g, weights, corner, rank, neighbour, order, bounds):
 
 
 @torch.library.register_fake("crfrnn::triton_lattice_feature_gradient")
-def _(grad_weights, rank, scale):
-    return grad_weights.new_empty(rank.shape[0], rank.shape[1] - 1)
+def _(grad_weights, rank, features, scale):
+    return grad_weights.new_empty(features.shape)
 
 
 # Gradients: those of crfrnn.lattice.ops.
 
 
 def _keep_build(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.shape, ctx.scale = inputs[0].shape, inputs[2]
-    ctx.save_for_backward(output[2], inputs[1])
+    features, mask, ctx.scale = inputs[:3]
+    ctx.save_for_backward(output[2], mask, features)
     ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # or zeros as large as the tables would come back with them
 
 
-def _build_backward(ctx: Any, grad_weights: Tensor, *_: Any) -> tuple[Any, ...]:
-    rank, mask = ctx.saved_tensors
+def _build_backward(ctx: Any, grad_weights: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad_weights is None:
+        return (None,) * 5
+    rank, mask, features = ctx.saved_tensors
+    gradient = torch.ops.crfrnn.triton_lattice_feature_gradient(grad_weights, rank, features, ctx.scale)
     if mask is not None:
-        grad_weights = grad_weights.masked_fill(~mask.reshape(-1, 1), 0)
-    gradient = torch.ops.crfrnn.triton_lattice_feature_gradient(grad_weights, rank, ctx.scale)
-    return gradient.view(ctx.shape), *([None] * 4)
+        gradient = torch.where(mask.unsqueeze(-1), gradient, 0)
+    return gradient, *([None] * 4)
 
 
 def _keep_filter(ctx: Any, inputs: Any, output: Any) -> None:
@@ -136,3 +152,54 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "crfrnn::triton_lattice_filter", _filter_backward, setup_context=_keep_filter, lib=_library
 )
+
+
+# Batching, as in crfrnn.lattice.ops: under vmap all samples share one lattice, pictures of one batch.
+
+
+def _build_batched(info, in_dims, features, mask, *options):
+    features = front(features, in_dims[0], info.batch_size).flatten(0, 1)
+    if mask is not None:
+        mask = front(mask, in_dims[1], info.batch_size).flatten(0, 1)
+    return torch.ops.crfrnn.triton_lattice_build(features, mask, *options), (None,) * 8
+
+
+def _filter_batched(info, in_dims, values, weights, corner, rank, neighbour, order, bounds, reverse):
+    if any(d is not None for d in in_dims[1:6]):
+        raise ValueError("lattice: vmap over lattices needs them built inside the mapped function")
+    structure = (weights, corner, rank, neighbour, order, bounds)
+    values = front(values, in_dims[0], info.batch_size)
+    if len(corner) == values.shape[0] * values.shape[1]:  # built inside: the samples are its pictures
+        out = torch.ops.crfrnn.triton_lattice_filter(values.flatten(0, 1), *structure, reverse)
+        return out.view(values.shape), 0
+    samples, points, channels = values.shape  # built outside: the samples are more channels
+    joined = values.transpose(0, 1).flatten(1)
+    out = torch.ops.crfrnn.triton_lattice_filter(joined, *structure, reverse)
+    return out.view(points, samples, channels), 1
+
+
+def _weight_gradient_batched(info, in_dims, x, g, weights, corner, rank, neighbour, order, bounds):
+    structure = (weights, corner, rank, neighbour, order, bounds)
+    x, g = (front(t, d, info.batch_size) for t, d in ((x, in_dims[0]), (g, in_dims[1])))
+    gradient = torch.ops.crfrnn.triton_lattice_weight_gradient
+    if len(corner) == x.shape[0] * x.shape[1]:
+        return gradient(x.flatten(0, 1), g.flatten(0, 1), *structure), None
+    return torch.stack([gradient(a, b, *structure) for a, b in zip(x, g, strict=True)]), 0
+
+
+def _feature_gradient_batched(info, in_dims, grad_weights, rank, features, scale):
+    gradient = torch.ops.crfrnn.triton_lattice_feature_gradient
+    features = front(features, in_dims[2], info.batch_size)
+    if in_dims[0] is None:  # built inside
+        return gradient(grad_weights, rank, features.flatten(0, 1), scale).view(features.shape), 0
+    grads = front(grad_weights, in_dims[0], info.batch_size)
+    return torch.stack([gradient(g, rank, f, scale) for g, f in zip(grads, features, strict=True)]), 0
+
+
+for _name, _rule in (
+    ("build", _build_batched),
+    ("filter", _filter_batched),
+    ("weight_gradient", _weight_gradient_batched),
+    ("feature_gradient", _feature_gradient_batched),
+):
+    torch.library.register_vmap(f"crfrnn::triton_lattice_{_name}", _rule, lib=_library)
