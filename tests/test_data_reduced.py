@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from crfrnn.data import Source, folder_pictures, prepare, reduced, write_label_png
+from crfrnn.data import ReducedUnaries, Source, folder_pictures, prepare, reduced, write_label_png
 from crfrnn.training import read_sets
 from crfrnn.training.recipe import Data, Recipe, SourceChoice, Stage
 
@@ -49,6 +50,22 @@ def test_it_is_antialiased(tmp_path: Path) -> None:
     picture(tmp_path, "a", stripes, np.zeros((64, 64), np.uint8))
     small = reduced(folder_pictures(tmp_path, num_labels=1), 16)[0].image
     assert small.shape == (16, 16, 3) and np.abs(small[:, 2:-2].astype(int) - 127).max() <= 8
+
+
+def test_unaries_are_reduced_as_the_picture_is(tmp_path: Path) -> None:
+    picture(tmp_path, "a", ramp(60, 90), np.zeros((60, 90), np.uint8))
+    found = folder_pictures(tmp_path, num_labels=3)
+    asked: list[tuple[int, int]] = []
+
+    def logits(name: str, size: tuple[int, int]) -> torch.Tensor:
+        asked.append(size)
+        return torch.from_numpy(found[0].image).permute(2, 0, 1).float()  # the picture itself
+
+    unary = ReducedUnaries(logits, found)("a", (20, 30))
+    assert asked == [(60, 90)] and unary.shape == (3, 20, 30)
+    small = reduced(found, 30)[0].image.astype(float).transpose(2, 0, 1)
+    assert np.abs(unary.numpy() - small).max() <= 0.51  # Pillow rounds
+    assert torch.equal(ReducedUnaries(logits, found)("a", (60, 90)), logits("a", (60, 90)))
 
 
 def test_small_ones_stay_and_the_order_too(tmp_path: Path) -> None:

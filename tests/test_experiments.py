@@ -153,6 +153,17 @@ def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
         assert np.array_equal(found, wanted)
 
 
+def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
+    work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
+    held, tuned = work.held_out.ids, (work.held_out.ids[0], work.held_out.ids[2])  # two, evenly
+    assert set(work.val.ids) == set(held) - set(tuned) and len(work.val) == 2
+    assert not set(work.val.ids) & set(work.sets.train["train"].ids)
+    with pytest.raises(ValueError, match="lower tune_pictures"):
+        experiment(tmp_path / "all", judge_on="held-out", tune_pictures=4)
+    with pytest.raises(ValueError, match="same recipe and settings"):
+        experiment(tmp_path, tune_pictures=2)
+
+
 def test_figures() -> None:
     picture = np.asarray(heat_map(np.array([[-1.0, 0.5], [0.0, 0.0]]), ("a", "b"), cell=20))
     assert (picture == (33, 102, 172)).all(-1).sum() == 400  # -1: the full blue of one cell

@@ -13,7 +13,7 @@ from crfrnn.commands import common
 from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.evaluate import evaluate
-from crfrnn.commands.experiment import experiment
+from crfrnn.commands.experiment_unaries import experiments
 from crfrnn.commands.fit import fit
 from crfrnn.commands.inspect import accuracy, doctor
 from crfrnn.commands.pseudo_labels import pseudo_labels
@@ -42,7 +42,6 @@ for command in (
     fit,
     tune,
     train,
-    experiment,
     evaluate,
     submit,
     convert,
@@ -51,6 +50,7 @@ for command in (
     demo,
 ):
     app.command()(common.reported(command))
+app.add_typer(experiments, name="experiment")
 
 
 @app.callback()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,16 +21,31 @@ from crfrnn.commands.train import (
     Strategy,
     interrupted,
 )
-from crfrnn.experiments import Experiment, ablations, table1, write_report
+from crfrnn.data import PictureSet
+from crfrnn.data.sources import Steps
+from crfrnn.experiments import Experiment, Plan, ablations, table1, write_report
 from crfrnn.training.recipe_files import load_recipe
 from crfrnn.training.run_files import Interrupted
 
+experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")
 
-def experiment(
-    name: Annotated[str, typer.Argument(help="table1 or ablations.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder; the same again goes on with what is missing.")
-    ],
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder; the same again goes on with what is missing.")
+]
+TrainIterations = Annotated[str, typer.Option("--train-iterations", help="T in training, for ablations.")]
+TestIterations = Annotated[str, typer.Option("--test-iterations", help="T in test, for ablations.")]
+ReportOnly = Annotated[
+    bool, typer.Option("--report-only", help="Only write the report of the rows that are done.")
+]
+ValPictures = Annotated[
+    int | None, typer.Option("--val-pictures", help="Judge on so many only, to try things out.")
+]
+COUNTS = "1,5,10"
+
+
+def recipe_experiment(
+    context: typer.Context,
+    output: Output,
     recipe: RecipeName = "cpu-small",
     settings: Settings = None,
     hold_out: Annotated[
@@ -40,15 +57,12 @@ def experiment(
     tune_pictures: Annotated[
         int | None, typer.Option("--tune-pictures", help="At most so many of those held out.")
     ] = 40,
-    val_pictures: Annotated[
-        int | None, typer.Option("--val-pictures", help="Judge so many of val only, to try things out.")
-    ] = None,
-    train_iterations: Annotated[
-        str, typer.Option("--train-iterations", help="T in training, for ablations.")
-    ] = "1,5,10",
-    test_iterations: Annotated[
-        str, typer.Option("--test-iterations", help="T in test, for ablations.")
-    ] = "1,5,10",
+    val_pictures: ValPictures = None,
+    judge_on: Annotated[
+        str, typer.Option("--judge-on", help="val, or held-out: those that nothing was chosen on.")
+    ] = "val",
+    train_iterations: TrainIterations = COUNTS,
+    test_iterations: TestIterations = COUNTS,
     device: Annotated[str, typer.Option("--device", help="Where rows are judged: cpu, cuda.")] = "cpu",
     keep_networks: Annotated[
         bool,
@@ -56,9 +70,7 @@ def experiment(
             "--keep-networks/--no-keep-networks", help="Keep networks' weights when all rows are done."
         ),
     ] = True,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only write the report of the rows that are done.")
-    ] = False,
+    report_only: ReportOnly = False,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     strategy: Strategy = "auto",
@@ -73,17 +85,38 @@ def experiment(
     Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
     """  # fmt: skip
     chosen = load_recipe(recipe, settings or ())
-    if name == "table1":
+    if context.info_name == "table1":
         plan = table1(chosen)
-    elif name == "ablations":
-        counts = (
-            _counts("--train-iterations", train_iterations),
-            _counts("--test-iterations", test_iterations),
-        )
-        plan = ablations(chosen, *counts)
     else:
-        raise ValueError(f"name: expected table1 or ablations, got {name!r}")
+        plan = ablations(chosen, *counts(train_iterations, test_iterations))
     common.new_folder(output)
+    with task_bars() as progress:
+        work = Experiment(
+            chosen, output, hold_out=hold_out, trials=trials, tune_pictures=tune_pictures,
+            val_pictures=val_pictures, judge_on=judge_on, device=device,
+            trainer={"accelerator": accelerator, "devices": devices, "strategy": strategy},
+            say=say, progress=progress,
+        )  # fmt: skip
+        if not report_only:
+            with kept_when_interrupted(output):
+                work.run(plan)
+        report(plan, output, work.val, work.sets.num_labels)
+    if not keep_networks and not report_only:
+        for file in output.glob("runs/**/model.safetensors"):
+            file.unlink()
+
+
+for _name in ("table1", "ablations"):
+    experiments.command(_name)(common.reported(recipe_experiment))
+
+
+def say(line: str) -> None:
+    common.out.print(line, markup=False)
+
+
+@contextmanager
+def task_bars() -> Iterator[Steps]:
+    """A progress callback (what, done, in all): one bar, of what is being done."""
     with common.progress() as bar:
         tasks: dict[str, Any] = {}
 
@@ -94,26 +127,30 @@ def experiment(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done, total=total)
 
-        work = Experiment(
-            chosen, output, hold_out=hold_out, trials=trials, tune_pictures=tune_pictures,
-            val_pictures=val_pictures, device=device,
-            trainer={"accelerator": accelerator, "devices": devices, "strategy": strategy},
-            say=lambda line: common.out.print(line, markup=False), progress=progress,
-        )  # fmt: skip
-        try:
-            if not report_only:
-                work.run(plan)
-        except Interrupted as stopped:
-            raise typer.Exit(interrupted(stopped)) from None
-        except KeyboardInterrupt:
-            common.out.print(f"Interrupted; finished rows are in {output / 'rows'}.", markup=False)
-            raise typer.Exit(common.INTERRUPTED) from None
-        words = shlex.join(["crfrnn", *sys.argv[1:]])
-        path = write_report(plan, output, work.val, work.sets.num_labels, command=words)
-    if not keep_networks and not report_only:
-        for file in output.glob("runs/**/model.safetensors"):
-            file.unlink()
-    common.out.print(f"Report: {path}", markup=False)
+        yield progress
+
+
+@contextmanager
+def kept_when_interrupted(output: Path) -> Iterator[None]:
+    """Ctrl-C says what is kept, and ends with its own exit status."""
+    try:
+        yield
+    except Interrupted as stopped:
+        raise typer.Exit(interrupted(stopped)) from None
+    except KeyboardInterrupt:
+        say(f"Interrupted; finished rows are in {output / 'rows'}.")
+        raise typer.Exit(common.INTERRUPTED) from None
+
+
+def report(plan: Plan[Any], output: Path, judged: PictureSet, num_labels: int) -> None:
+    """Write the report with the command line that made it, and say where it is."""
+    words = shlex.join(["crfrnn", *sys.argv[1:]])
+    say(f"Report: {write_report(plan, output, judged, num_labels, command=words)}")
+
+
+def counts(train: str, test: str) -> tuple[list[int], list[int]]:
+    """T in training and T in test, from whole numbers with commas."""
+    return _counts("--train-iterations", train), _counts("--test-iterations", test)
 
 
 def _counts(option: str, text: str) -> list[int]:

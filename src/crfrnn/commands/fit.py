@@ -55,7 +55,7 @@ def fit(
     ] = False,
     patience: Annotated[int, typer.Option("--patience", help="Epochs without gain before it stops.")] = 3,
     select: Annotated[
-        str, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss.")
+        str, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss; or last.")
     ] = "both",
     seed: Annotated[int, typer.Option("--seed", help="Folds and order.")] = 0,
     set_iou: Annotated[float, typer.Option("--set-iou", help="Loss: mean IU of the data set.")] = 1.0,
@@ -63,6 +63,9 @@ def fit(
     cross_entropy: Annotated[float, typer.Option("--cross-entropy", help="Loss: cross entropy.")] = 0.02,
     lovasz: Annotated[float, typer.Option("--lovasz", help="Loss: Lovász-softmax of each picture.")] = 0.0,
     boundary: Annotated[float, typer.Option("--boundary", help="Extra cross entropy near borders.")] = 2.0,
+    robustness: Annotated[
+        float, typer.Option("--robustness", help="ε of the cross entropy, -log(Q + ε).")
+    ] = 0.0,
     balance: Annotated[float, typer.Option("--balance", help="0 counts pixels, 1 counts labels.")] = 0.0,
     rate_weights: Annotated[float, typer.Option("--rate-weights", help="Adam, kernel weights.")] = 0.05,
     rate_compatibility: Annotated[float, typer.Option("--rate-compatibility", help="Adam.")] = 0.02,
@@ -87,8 +90,8 @@ def fit(
         epochs=epochs, batch=batch, seed=seed, folds=folds, fold=fold, patience=patience, select=select,
         rate_weights=rate_weights, rate_compatibility=rate_compatibility, rate_theta=rate_theta,
         rate_temperature=rate_temperature, set_iou=set_iou, set_iou_trimap=set_iou_trimap,
-        cross_entropy=cross_entropy, lovasz=lovasz, boundary=boundary, balance=balance, anchor=anchor,
-        crop=crop, compatibility=compatibility,
+        cross_entropy=cross_entropy, lovasz=lovasz, boundary=boundary, robustness=robustness, balance=balance,
+        anchor=anchor, crop=crop, compatibility=compatibility,
     )  # fmt: skip
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)

@@ -25,6 +25,7 @@ from crfrnn.data.palette import voc_palette as voc_palette
 from crfrnn.data.palette import write_label_png as write_label_png
 from crfrnn.data.pictures import LabelledPicture as LabelledPicture
 from crfrnn.data.pictures import PictureSet as PictureSet
+from crfrnn.data.reduced import ReducedUnaries as ReducedUnaries
 from crfrnn.data.reduced import reduced as reduced
 from crfrnn.data.sbd import sbd_pictures as sbd_pictures
 from crfrnn.data.scribbles import read_label_map as read_label_map

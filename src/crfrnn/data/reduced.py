@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from crfrnn.data.deeplab import DeepLabUnaries
 from crfrnn.data.pictures import LabelledPicture, PictureSet
+
+Source = Callable[[str, tuple[int, int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,34 @@ def reduced(pictures: PictureSet, long_side: int) -> PictureSet:
         for item in pictures
     )
     return PictureSet(items, pictures.class_names)
+
+
+@dataclass(frozen=True)
+class ReducedUnaries:
+    """Unaries that lie at the pictures' own size, brought to the size of reduced pictures.
+
+    Call it with an id and a size: Float32[L, H, W]. Reduced bilinearly and antialiased, as the pictures are.
+
+    Args:
+        source: (id, (height, width)) -> Float32[L, height, width], at the size of the picture itself.
+        pictures: at their own size.
+    """
+
+    source: Source
+    pictures: PictureSet
+
+    @classmethod
+    def of(cls, source: Source | DeepLabUnaries, pictures: PictureSet) -> ReducedUnaries:
+        """Of a function, or of stored DeepLab logits."""
+        return cls(source.logits if isinstance(source, DeepLabUnaries) else source, pictures)
+
+    def __call__(self, name: str, size: tuple[int, int]) -> Tensor:
+        (item,) = self.pictures.select([name])
+        height, width = item.image.shape[:2]
+        logits = self.source(name, (height, width))
+        if (height, width) == tuple(size):
+            return logits
+        return torch.nn.functional.interpolate(logits[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _reduce(values: NDArray[np.uint8], long_side: int, how: Image.Resampling) -> NDArray[np.uint8]:

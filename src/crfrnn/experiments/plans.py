@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from crfrnn.training.recipe import Recipe, Stage
 
@@ -30,6 +30,16 @@ class Run:
     crf: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Named(Protocol):
+    """What a plan trains: `Run`, or `crfrnn.experiments.unaries.Fit`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Work = TypeVar("Work", bound=Named)
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of the table.
@@ -39,6 +49,7 @@ class Row:
         run: whose segmenter is judged.
         crf: "learned" as trained, "tuned": cross-validated behind the network, "none": the network alone.
         iterations: T in test; None: the CRF's own.
+        against: a row from which this one differs in one thing, where that is not the baseline.
     """
 
     name: str
@@ -46,24 +57,33 @@ class Row:
     run: str
     crf: str = "learned"
     iterations: int | None = None
+    against: str | None = None
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Generic[Work]):
     """Runs, in an order in which each finds its start, and rows. `baseline`, `main`: what is compared."""
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[Work, ...]
     rows: tuple[Row, ...]
     baseline: str
     main: str
 
     @property
-    def run_of(self) -> dict[str, Run]:
+    def run_of(self) -> dict[str, Work]:
         return {run.name: run for run in self.runs}
 
+    def only(self, names: Sequence[str]) -> Plan[Work]:
+        """The same plan with these rows alone; ValueError for a row that it does not have."""
+        known = [row.name for row in self.rows]
+        strange = [name for name in names if name not in known]
+        if strange:
+            raise ValueError(f"row: expected rows among {', '.join(known)}, got {', '.join(strange)}")
+        return replace(self, rows=tuple(row for row in self.rows if row.name in names))
 
-def table1(recipe: Recipe) -> Plan:
+
+def table1(recipe: Recipe) -> Plan[Run]:
     """Table 1 of the paper, and two controls.
 
     The stages of the recipe before the first with a CRF train the plain network; all later ones go on from
@@ -103,17 +123,14 @@ def ablations(
     train_iterations: Sequence[int] = (1, 5, 10),
     test_iterations: Sequence[int] = (1, 5, 10),
     robustness: float = 0.01,
-) -> Plan:
+) -> Plan[Run]:
     """What each part of the CRF brings: end-to-end runs that differ in one thing, from one plain network.
 
     T in training × T in test; Potts against learned compatibility; one weight a kernel against one a label;
     fixed against learned bandwidths; ReLU against softmax; the robust log-likelihood against the
     cross-entropy. The base is the recipe as it stands.
     """
-    if not train_iterations or not test_iterations or min(*train_iterations, *test_iterations) < 1:
-        raise ValueError(
-            f"iterations: expected at least one T ≥ 1 each, got {train_iterations}, {test_iterations}"
-        )
+    check_iterations(train_iterations, test_iterations)
     before, after = _split(recipe)
     base_t = int(recipe.crf.get("iterations", 5))
     learnt = any(stage.rates.crf_theta > 0 for stage in after)
@@ -150,6 +167,12 @@ def ablations(
         runs.append(Run(name, _part(recipe, name, stages), PLAIN, settings))
         rows.append(Row(name, title, name))
     return Plan("ablations", tuple(runs), tuple(rows), JOINT, JOINT)
+
+
+def check_iterations(train: Sequence[int], test: Sequence[int]) -> None:
+    """ValueError unless both name at least one T ≥ 1."""
+    if not train or not test or min(*train, *test) < 1:
+        raise ValueError(f"iterations: expected at least one T ≥ 1 each, got {train}, {test}")
 
 
 def _split(recipe: Recipe) -> tuple[list[Stage], list[Stage]]:

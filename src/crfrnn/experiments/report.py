@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
 from crfrnn.experiments.plans import Plan, Row
 from crfrnn.training import load_parameters
 
+Pair = tuple[str, str]
 PANELS = 6  # best and worst pictures in a figure
 
 
 def write_report(
-    plan: Plan, folder: Path, val: PictureSet, num_labels: int, *, command: str = "", samples: int = 2000,
-    seed: int = 0,
+    plan: Plan[Any], folder: Path, val: PictureSet, num_labels: int, *, command: str = "",
+    samples: int = 2000, seed: int = 0,
 ) -> Path:  # fmt: skip
     """Write NAME.md and what it shows, from finished rows; rows that are not there are named in it.
 
@@ -49,13 +51,17 @@ def write_report(
     text.append(result.markdown(baseline=base if len(names) > 1 else None, **options))
     if plan.main in names and len(names) > 1 and plan.main != base:
         text += [f"`{plan.main}` minus each row, paired over pictures:", ""]
-        text += _against(result, plan.main, options)
+        text += _against(result, [(plan.main, o) for o in names if o != plan.main], options)
+    twins = [(row.name, row.against) for row in done if row.against and row.against in names]
+    if twins:
+        text += ["", "Rows minus those they differ from in one thing, paired over pictures:", ""]
+        text += _against(result, twins, options)
     text += ["", f"![trimap]({plan.name}_trimap.png)"]
     stem = folder / plan.name
     result.write_csv(f"{stem}_scores.csv", **options)
     result.write_curve_csv(f"{stem}_trimap.csv")
     write_csv(f"{stem}_labels.csv", _labels(result))
-    write_csv(f"{stem}_differences.csv", _differences(result, plan, base, options))
+    write_csv(f"{stem}_differences.csv", _differences(result, plan, base, twins, options))
     lines = {name: (100 * result.trimap_curve(name)).tolist() for name in names}
     write_png(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
     learned = folder / "rows" / plan.main / "crf.safetensors"
@@ -90,13 +96,13 @@ def _map(folder: Path, row: str, name: str, num_labels: int) -> Any:
     return read_label_png(folder / "rows" / row / "labels" / f"{name}.png", num_labels).astype(np.int64)
 
 
-def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
+def _head(plan: Plan[Any], done: list[Row], folder: Path, command: str) -> str:
     lines = ["| row | what it is | training | judging |", "|---|---|---:|---:|"]
     for row in done:
         about = json.loads((folder / "rows" / row.name / "row.json").read_text(encoding="utf-8"))
         run = folder / "runs" / row.run / "run.json"
-        seconds = json.loads(run.read_text(encoding="utf-8"))["seconds"] if run.is_file() else float("nan")
-        lines.append(f"| {row.name} | {row.title} | {seconds:.0f} s | {about['seconds']:.0f} s |")
+        took = f"{json.loads(run.read_text(encoding='utf-8'))['seconds']:.0f} s" if run.is_file() else ""
+        lines.append(f"| {row.name} | {row.title} | {took} | {about['seconds']:.0f} s |")
     missing = [row.name for row in plan.rows if row not in done]
     if missing:
         lines += ["", f"Not finished: {', '.join(missing)}."]
@@ -105,13 +111,12 @@ def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
     return "\n".join(lines)
 
 
-def _against(result: Evaluation, main: str, options: dict[str, Any]) -> list[str]:
+def _against(result: Evaluation, pairs: Sequence[Pair], options: dict[str, Any]) -> list[str]:
     titles = [figure.title for figure in METRICS.values()]
-    lines = ["| minus | " + " | ".join(titles) + " |", "|---|" + "---:|" * len(titles)]
-    for other in result.methods:
-        if other != main:
-            cells = [result.difference(main, other, metric, **options).percent() for metric in METRICS]
-            lines.append(f"| {other} | " + " | ".join(cells) + " |")
+    lines = ["| row | minus | " + " | ".join(titles) + " |", "|---|---|" + "---:|" * len(titles)]
+    for row, other in pairs:
+        cells = [result.difference(row, other, metric, **options).percent() for metric in METRICS]
+        lines.append(f"| {row} | {other} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -123,11 +128,14 @@ def _labels(result: Evaluation) -> list[list[str]]:
     return lines
 
 
-def _differences(result: Evaluation, plan: Plan, base: str, options: dict[str, Any]) -> list[list[str]]:
+def _differences(
+    result: Evaluation, plan: Plan[Any], base: str, twins: Sequence[Pair], options: dict[str, Any]
+) -> list[list[str]]:
     lines = [["method", "minus", "metric", "difference", "low", "high", "clear_of_zero"]]
     pairs = [(method, base) for method in result.methods if method != base]
     if plan.main in result.methods and plan.main != base:
         pairs += [(plan.main, other) for other in result.methods if other not in (base, plan.main)]
+    pairs += twins
     for method, other in pairs:
         for metric in METRICS:
             found = result.difference(method, other, metric, **options)

@@ -25,7 +25,7 @@ class FitConfig:
             holds nothing out and validates on the training pictures themselves.
         patience: stop after so many epochs without a better held-out figure.
         select: the held-out figure that chooses the epoch: "mean_iu", "trimap_iu", "both" (their mean)
-            or "loss".
+            or "loss"; "last" chooses none and keeps the last.
         rate_weights, rate_compatibility, rate_theta, rate_temperature: Adam's, per kind of parameter; those
             of θ and temperature act on logarithms. 0 freezes.
         cosine: let the rates fall along a half cosine to 0 at `epochs`.
@@ -35,6 +35,7 @@ class FitConfig:
         cross_entropy, lovasz: weights of the cross entropy and of the Lovász-softmax of each picture.
         boundary, boundary_width: near borders is within so many pixels of void or of another label in the
             truth; there the cross entropy counts 1 + `boundary`.
+        robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual.
         balance: in the cross entropy labels count (their share of the pixels)^-balance; 0 counts pixels,
             1 counts labels.
         anchor: strength of a pull (squared distance) back to the starting parameters.
@@ -64,6 +65,7 @@ class FitConfig:
     lovasz: float = 0.0
     boundary: float = 2.0
     boundary_width: int = 5
+    robustness: float = 0.0
     balance: float = 0.0
     anchor: float = 0.0
     crop: int | None = None
@@ -80,7 +82,8 @@ class FitConfig:
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold: expected None or 0..{self.folds - 1}, got {self.fold}")
         numbers = ("rate_weights", "rate_compatibility", "rate_theta", "rate_temperature", "cross_entropy",
-                   "lovasz", "set_iou", "set_iou_trimap", "boundary", "balance", "anchor")  # fmt: skip
+                   "lovasz", "set_iou", "set_iou_trimap", "boundary", "robustness", "balance",
+                   "anchor")  # fmt: skip
         for name in numbers:
             check_least(self, name, 0)
         if not any((self.set_iou, self.set_iou_trimap, self.cross_entropy, self.lovasz)):
@@ -89,7 +92,7 @@ class FitConfig:
             )
         if self.crop is not None and (self.set_iou or self.set_iou_trimap):
             raise ValueError("set_iou: expected whole pictures, got a crop; leave out one of the two")
-        check_choice("select", self.select, METRICS)
+        check_choice("select", self.select, (*METRICS, "last"))
         if self.crop is not None and self.crop < 8:
             raise ValueError(f"crop: expected None or at least 8 pixels, got {self.crop}")
         check_choice("compatibility", self.compatibility, COMPATIBILITIES)

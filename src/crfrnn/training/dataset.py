@@ -182,3 +182,24 @@ def split_folds(ids: Sequence[str], folds: int, seed: int = 0) -> list[tuple[str
     order = sorted(ids)
     random.Random(seed).shuffle(order)
     return [tuple(order[fold::folds]) for fold in range(folds)]
+
+
+def hold_out(data: UnaryDataset, share: float, seed: int = 0) -> tuple[UnaryDataset, UnaryDataset]:
+    """The data without a fold of about this share, and that fold; see `held_fold`."""
+    held = held_fold(data.ids, share, seed)
+    return data.select(i for i in data.ids if i not in held), data.select(i for i in data.ids if i in held)
+
+
+def held_fold(ids: Sequence[str], share: float, seed: int = 0) -> frozenset[str]:
+    """The first of as many folds as the share says; ValueError for a share outside 0..0.5.
+
+    >>> len(held_fold([str(i) for i in range(20)], 0.2))
+    4
+    """
+    return frozenset(split_folds(ids, max(2, round(1 / check_share(share))), seed)[0])
+
+
+def check_share(share: float) -> float:
+    if not 0 < share <= 0.5:
+        raise ValueError(f"hold_out: expected a share in 0..0.5, got {share}")
+    return share

@@ -111,7 +111,7 @@ def fit(
                     optimiser.step()
                     schedule.step()
                 now = _validate(crf, held_out, epoch, report)
-                if now.selection(config.select) > best.selection(config.select):
+                if config.select == "last" or now.selection(config.select) > best.selection(config.select):
                     best, best_epoch, best_state = now, epoch, copy.deepcopy(crf.state_dict())
                 took = time.perf_counter() - begun
                 history.append(lines.write(_line(epoch, sum(losses) / len(losses), now, crf, took)))

@@ -6,22 +6,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crfrnn.crf import robust_log_likelihood
 from crfrnn.data import VOID
 
 
-def weighted_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """``Σ_i w_i (-log softmax(x_i)[t_i]) / Σ_i w_i`` over the pixels that are not void: a scalar.
+def weighted_cross_entropy(
+    logits: Tensor, truth: Tensor, weights: Tensor | None = None, robustness: float = 0.0
+) -> Tensor:
+    """``Σ_i w_i (-log(softmax(x_i)[t_i] + ε)) / Σ_i w_i`` over the pixels that are not void: a scalar.
 
     Args:
         logits: Float[L, H, W].
         truth: Int64[H, W], 255 = void.
         weights: Float[H, W], ≥ 0; all 1 by default.
+        robustness: ε ≥ 0; 0 is the cross entropy.
 
     >>> weighted_cross_entropy(torch.zeros(2, 1, 2), torch.tensor([[0, 255]])).item()
     0.6931471824645996
     """
-    losses = torch.nn.functional.cross_entropy(
-        logits[None], truth[None], ignore_index=VOID, reduction="none"
+    losses = robust_log_likelihood(
+        logits[None], truth[None], robustness=robustness, ignore_index=VOID, reduction="none"
     )[0]
     weight = (truth != VOID).to(losses.dtype)
     if weights is not None:

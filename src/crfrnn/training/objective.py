@@ -69,7 +69,7 @@ class Objective:
             near = self._near(target.id, logits, target.truth, valid & target.near)
             loss = loss + config.set_iou_trimap * near
         if config.cross_entropy:
-            entropy = weighted_cross_entropy(logits, target.truth, target.weights)
+            entropy = weighted_cross_entropy(logits, target.truth, target.weights, config.robustness)
             loss = loss + config.cross_entropy * entropy
         if config.lovasz:
             loss = loss + config.lovasz * lovasz_softmax(logits, target.truth)
