@@ -20,7 +20,7 @@ struct Turn {
   // Chunks are whole parts, so that sums by parts do not depend on the number of threads.
   static int64_t chunks(const S& sweep) {
     if (sweep.threads <= 1) return 1;
-    return 4 * sweep.threads < fixed_parts ? 4 * sweep.threads : fixed_parts;
+    return 3 * sweep.threads < fixed_parts ? 3 * sweep.threads : fixed_parts;
   }
   int64_t part_slab(int64_t part) const { return chunk_slab(sweep.lattice, part, fixed_parts); }
   int64_t first_part(int64_t chunk) const { return fixed_parts * chunk / chunks(sweep); }
