@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def shared() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """What changes the processor's mode and leaves it so changes every later result of the process."""
+    yield
+    smallest = sys.float_info.min
+    kept = smallest / 2 > 0
+    torch.set_flush_denormal(False)
+    assert kept, "the test left denormal numbers flushed to 0"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from crfrnn.commands import common
@@ -109,8 +108,6 @@ def unary_experiment(
         plan = unary_ablations(config, steps, *counts(train_iterations, test_iterations))
     plan = plan.only(rows) if rows else plan
     common.new_folder(output)
-    # Normalised ReLUs leave marginals so small that the processor slows tenfold on them; 0 does as well.
-    torch.set_flush_denormal(True)
     with task_bars() as progress:
         work = UnaryExperiment(
             train, judged, output, tuning=TuneConfig(trials=trials, seed=seed), tune_pictures=tune_pictures,

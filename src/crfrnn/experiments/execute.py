@@ -20,6 +20,7 @@ from crfrnn.crf.validate import check_choice
 from crfrnn.data import LabelledPicture, PictureSet
 from crfrnn.data.files import write_text
 from crfrnn.data.sources import Steps
+from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import Plan, Row, Run
 from crfrnn.models import Segmenter
@@ -98,6 +99,7 @@ class Experiment:
             )
         return self.held_out.select(left)
 
+    @denormals_as_zero()
     def run(self, plan: Plan[Run]) -> None:
         """Train and judge what the plan wants and the folder does not have."""
         for row in plan.rows:

@@ -19,6 +19,7 @@ from crfrnn.crf import CRFRNN
 from crfrnn.data import LabelledPicture
 from crfrnn.data.files import write_text
 from crfrnn.data.sources import Steps
+from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import PLAIN, POST, Plan, Row, check_iterations
 from crfrnn.training import FitConfig, TuneConfig, UnaryDataset, fit, load_parameters, save_parameters
@@ -149,6 +150,7 @@ class UnaryExperiment:
             **self.about,
         })  # fmt: skip
 
+    @denormals_as_zero()
     def run(self, plan: Plan[Fit]) -> None:
         """Fit and judge what the plan wants and the folder does not have."""
         for row in plan.rows:
