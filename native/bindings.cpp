@@ -119,18 +119,18 @@ struct Arguments {
   Problem problem;
   std::vector<Kernel> kernels;
 
-  Arguments(const In<float, 3>& shape, const In<float, 3>& transform, const nb::list& list, const std::vector<int64_t>& grid,
-            const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
+  Arguments(int64_t batch, int64_t labels, int64_t pixels, const In<float, 3>& transform, const nb::list& list,
+            const std::vector<int64_t>& grid, const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
             int threads) {
-    problem.batch = static_cast<int64_t>(shape.shape(0));
-    problem.labels = static_cast<int64_t>(shape.shape(1));
-    problem.pixels = static_cast<int64_t>(shape.shape(2));
+    problem.batch = batch;
+    problem.labels = labels;
+    problem.pixels = pixels;
     require(problem.labels >= 1 && problem.labels <= 1024, "unary: expected 1 to 1024 labels");
     require(problem.total() <= INT32_MAX, "unary: more than 2^31 pixels; split the batch");
     require(grid.size() == 3 && grid[0] * grid[1] * grid[2] == problem.pixels, "grid: does not hold the pixels");
     for (size_t i = 0; i < 3; ++i) problem.grid[i] = grid[i];
-    const size_t count = nb::len(list), labels = shape.shape(1);
-    require(transform.shape(0) == count && transform.shape(1) == labels && transform.shape(2) == labels,
+    const size_t count = nb::len(list), side = static_cast<size_t>(labels);
+    require(transform.shape(0) == count && transform.shape(1) == side && transform.shape(2) == side,
             "transform: expected [kernels, L, L]");
     const auto per_pixel = [&](const nb::handle& h) -> const float* {
       if (h.is_none()) return nullptr;
@@ -159,7 +159,7 @@ struct Arguments {
     problem.kernels = kernels.data();
     problem.kernel_count = static_cast<int>(count);
     problem.transform = transform.data();
-    const auto fits = [&](const auto& array) { return array.shape(0) == shape.shape(0) && array.shape(1) == shape.shape(2); };
+    const auto fits = [&](const auto& array) { return static_cast<int64_t>(array.shape(0)) == batch && static_cast<int64_t>(array.shape(1)) == pixels; };
     if (mask) require(fits(*mask), "mask: expected [B, N]");
     if (clamp) require(fits(*clamp), "clamp: expected [B, N]");
     problem.mask = mask ? mask->data() : nullptr;
@@ -168,6 +168,11 @@ struct Arguments {
     problem.damping = damping;
     problem.threads = threads;
   }
+  Arguments(const In<float, 3>& planes, const In<float, 3>& transform, const nb::list& list, const std::vector<int64_t>& grid,
+            const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
+            int threads)
+      : Arguments(static_cast<int64_t>(planes.shape(0)), static_cast<int64_t>(planes.shape(1)), static_cast<int64_t>(planes.shape(2)),
+                  transform, list, grid, mask, clamp, iterations, damping, threads) {}
   Arguments(const Arguments&) = delete;
 };
 
@@ -198,6 +203,18 @@ void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<floa
     throw std::invalid_argument(
         "unary: expected finite logits, got NaN or infinity; replace infinite logits by large finite ones, for instance "
         "unary.clamp(-50, 50), and look for the NaN in the network");
+}
+
+void update(In<float, 2> unary, In<float, 2> marginals, In<float, 3> transform, nb::list kernels, bool normalize, int threads,
+            Out<float, 2> out) {
+  const int64_t pixels = static_cast<int64_t>(unary.shape(0)), labels = static_cast<int64_t>(unary.shape(1));
+  const Arguments arguments(1, labels, pixels, transform, kernels, {1, 1, pixels}, std::nullopt, std::nullopt, 1, 1.f, threads);
+  for (const Kernel& kernel : arguments.kernels) require(kernel.is_lattice, "kernels: expected lattices");
+  const auto fits = [&](const auto& array) { return array.shape(0) == unary.shape(0) && array.shape(1) == unary.shape(1); };
+  require(fits(marginals) && fits(out), "marginals, out: expected unary's shape");
+  require(normalize || out.data() != marginals.data(), "out: expected other memory than that of the marginals");
+  nb::gil_scoped_release released;
+  mean_field_functions().update(arguments.problem, unary.data(), marginals.data(), normalize, out.data());
 }
 
 // grads: (weights or None, theta or None, pre or None, post or None) for each kernel, filled with zeros.
@@ -243,6 +260,7 @@ NB_MODULE(_native, m) {
   m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,
         "mask"_a.none(), "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "grad_unary"_a, "grad_initial"_a.none(),
         "grad_transform"_a, "grads"_a);
+  m.def("update", &update, "unary"_a, "marginals"_a, "transform"_a, "kernels"_a, "normalize"_a, "threads"_a, "out"_a);
   m.def("release_kept_memory", &release_kept_memory);
   m.def("instruction_sets", &instruction_sets);
   m.def("instruction_set", &instruction_set);

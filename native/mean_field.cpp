@@ -107,12 +107,37 @@ bool forward_any(const Problem& problem, const float* unary, const float* initia
   return finite;
 }
 
+template <int NP>
+void update(const Problem& problem, const float* u, const float* marginals, bool normalize, float* out) {
+  const Order order(problem, true);
+  const Packs<NP> packs(problem);
+  const Messages messages(problem, order);
+  Leading<NP> leading(messages, false, false);
+  const Others others(problem, problem.kernel_count);
+  const Inbox<NP> inbox(problem, order, others, leading.closing);
+  const Transforms transforms(problem, false);
+  others.pass(leading, marginals);
+  leading.each_row(nullptr, [=, &transforms](int64_t row, const P* none, int) {
+    P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
+    packs.load_logits(u + row * packs.labels, x);
+    for (int64_t m = 0; m < inbox.kernels; ++m) transforms[m].template add<NP>(inbox.message(m, row, row, none, sent), packs, x);
+    if (normalize)
+      softmax(x, packs, out + row * packs.labels);
+    else
+      packs.store(x, out + row * packs.labels);
+  });
+}
+
+void update_any(const Problem& problem, const float* unary, const float* marginals, bool normalize, float* out) {
+  with_packs(problem, [&]<int NP>() { update<NP>(problem, unary, marginals, normalize, out); });
+}
+
 }  // namespace
 
 void mean_field_backward(const Problem&, const float*, const float*, float*, float*, float*, KernelGradient*);
 
 const MeanFieldTable& mean_field_table() {
-  static const MeanFieldTable table{&forward_any, &mean_field_backward};
+  static const MeanFieldTable table{&forward_any, &mean_field_backward, &update_any};
   return table;
 }
 

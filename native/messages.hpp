@@ -51,17 +51,18 @@ struct Messages {
   // given in the order of the rows or of the pixels.
   template <int NB>
   auto source_of(const Kernel& kernel, const float* rows, const float* scale, int64_t column, bool scale_by_row = false) const {
-    const int32_t* place = order.lattice == &kernel.lattice ? nullptr : order.row;  // rows lie in this lattice's own order
-    const int32_t* pixel_of = kernel.lattice.order;
+    const int32_t* pixel_of = order.lattice == &kernel.lattice ? nullptr : kernel.lattice.order;  // null: its own order
+    const int32_t* place = order.lattice ? order.row : nullptr;                                  // null: the pixels' own order
+    const int32_t* scaled = scale && !scale_by_row ? kernel.lattice.order : nullptr;
     P::Lanes some[NB];
     for (int b = 0; b < NB; ++b) some[b] = P::Lanes::first(labels - column - b * P::lanes);
     return [=, labels = labels, some0 = some[0], some1 = some[NB - 1]](int64_t p, P* out) CRFRNN_INLINE_LAMBDA {
-      const int64_t pixel = place || (scale && !scale_by_row) ? pixel_of[p] : 0, row = place ? place[pixel] : p;
+      const int64_t row = !pixel_of ? p : place ? place[pixel_of[p]] : pixel_of[p];
       const float* from = rows + row * labels + column;
       out[0] = P::load(from, some0);
       if constexpr (NB == 2) out[1] = P::load(from + P::lanes, some1);
       if (!scale) return;
-      const P factor = P::set(scale[scale_by_row ? row : pixel]);
+      const P factor = P::set(scale[scaled ? scaled[p] : row]);
       for (int b = 0; b < NB; ++b) out[b] = out[b] * factor;
     };
   }

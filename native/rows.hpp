@@ -15,7 +15,7 @@ constexpr float minus_infinity = -1e30f;  // the logit of a lane that is no labe
 constexpr int64_t grain = 1024;
 
 // The order of the rows: that of the largest lattice (its points first, the masked ones after them), else the grid's own.
-// With it that lattice reads and writes its rows one after the other.
+// With it that lattice reads and writes its rows one after the other. Rows that come from outside lie in the pixels' own order.
 struct Order {
   const Lattice* lattice = nullptr;
   int first = -1;  // the kernel whose order it is
@@ -23,11 +23,11 @@ struct Order {
   int32_t* pixel;  // [total] row -> pixel
   int32_t* row;    // [total] pixel -> row
 
-  explicit Order(const Problem& problem)
+  explicit Order(const Problem& problem, bool of_pixels = false)
       : rows(static_cast<size_t>(problem.total()) * sizeof(int32_t)), places(static_cast<size_t>(problem.total()) * sizeof(int32_t)),
         pixel(rows.as<int32_t>()), row(places.as<int32_t>()) {
     const int64_t total = problem.total();
-    for (int m = 0; m < problem.kernel_count; ++m) {
+    for (int m = 0; m < problem.kernel_count && !of_pixels; ++m) {
       const Kernel& kernel = problem.kernels[m];
       if (kernel.is_lattice && (!lattice || kernel.lattice.vertices > lattice->vertices)) {
         lattice = &kernel.lattice;

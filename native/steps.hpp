@@ -10,20 +10,21 @@ namespace crfrnn::CRFRNN_ISA {
 
 using P = Pack<float>;
 
-// The scales of all kernels in the order of the rows, so that they are read one after the other.
+// The scales of all kernels in the order of the rows, so that they are read one after the other; without a lattice that leads
+// it is the pixels' own.
 struct RowScales {
   Buffer memory, places;
   const float** of;  // null: 1
 
   // closing: what the messages are multiplied by, else what goes into the filter; reverse: that of Kᵀ.
   RowScales(const Problem& problem, const Order& order, bool reverse, bool closing)
-      : memory(static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float)),
+      : memory(order.lattice ? static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float) : 0),
         places(static_cast<size_t>(problem.kernel_count) * sizeof(float*)), of(places.as<const float*>()) {
     for (int m = 0; m < problem.kernel_count; ++m) {
       const float* scale = reverse == closing ? problem.kernels[m].pre : problem.kernels[m].post;
       float* to = memory.as<float>() + m * problem.total();
-      of[m] = scale ? to : nullptr;
-      if (scale)
+      of[m] = scale && order.lattice ? to : scale;
+      if (scale && order.lattice)
         parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
           for (int64_t row = begin; row < end; ++row) to[row] = scale[order.pixel[row]];
         });

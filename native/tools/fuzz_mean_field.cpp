@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Mean field over odd problems: one to a hundred labels, any kernels, masks, clamps; forward and backward with one thread
 // and with several must agree to the last bit, and what is held must hold.
+#include <algorithm>
+
 #include "fuzz.hpp"
 
 namespace crfrnn::fuzz {
@@ -158,6 +160,25 @@ void mean_field_case(Random& random) {
     check(std::isfinite(one.logits[i]), "mean field: finite logits");
     const bool held = p.mask && !p.mask[i / (p.labels * p.pixels) * p.pixels + i % p.pixels];
     if (held || p.iterations == 0) check(one.logits[i] == start[i], "mean field: what is masked, or zero iterations, changes nothing");
+  }
+
+  // One iteration over rows: any number of threads, in place or not.
+  bool lattices = !p.mask && p.batch == 1;
+  for (const Kernel& kernel : kernels) lattices = lattices && kernel.is_lattice;
+  if (lattices) {
+    const auto rows = normals<float>(random, size);
+    Exact<float> x(size), again(size), q(size), in_place(size);
+    std::copy(rows.get(), rows.get() + size, in_place.get());
+    const auto update = [&](int threads, const float* marginals, bool normalize, Exact<float>& out) {
+      p.threads = threads;
+      functions.update(p, unary.get(), marginals, normalize, out.get());
+    };
+    update(1, rows.get(), false, x);
+    update(several, rows.get(), false, again);
+    update(1, rows.get(), true, q);
+    update(several, in_place.get(), true, in_place);
+    check(x.same_bits(again) && q.same_bits(in_place), "update: any number of threads, and in place, gives the same");
+    for (int64_t i = 0; i < size; ++i) check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
   }
 
   // NaN is seen, except under the mask.

@@ -80,12 +80,38 @@ def run(
     batch = unary.shape[0]
     grid = list(unary.shape[2:])
     pixels = math.prod(grid)
-    transform = torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])
+    transform = transforms(weights, compatibility)
     if _backend(unary, kernels) == "triton":
         triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
         return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial)
-    none = unary.new_empty(0)
-    parts: list[list[Tensor]] = [[], [], [], [], []]
+    made_of = parts(kernels, batch, pixels)
+    inputs = [unary, transform, *(t for part in made_of for t in part)]
+    inputs += [] if initial is None else [initial]
+    keep = iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    logits, _ = torch.ops.crfrnn.mean_field(
+        unary.flatten(2),
+        None if initial is None else initial.flatten(2),
+        transform,
+        *made_of,
+        [1] * (3 - len(grid)) + grid if len(grid) <= 3 else [1, 1, pixels],
+        None if mask is None else mask.flatten(1),
+        None if clamp is None else clamp.flatten(1).to(torch.int32),
+        iterations,
+        damping,
+        keep,
+    )
+    return logits.view(unary.shape)
+
+
+def transforms(weights: Sequence[Tensor], compatibility: Tensor) -> Tensor:
+    """A_m = -μ W_m, Float[kernels, L, L]."""
+    return torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])
+
+
+def parts(kernels: Sequence[GaussianKernel], batch: int, pixels: int) -> list[list[Tensor]]:
+    """What the native operator takes kernels apart into: weights, tables, thetas, pres, posts."""
+    none = kernels[0].features.new_empty(0)
+    made_of: list[list[Tensor]] = [[], [], [], [], []]
     for kernel in kernels:
         operator = kernel.operator
         if isinstance(operator, Lattice):
@@ -96,23 +122,9 @@ def run(
             none if s is None else s.float().expand(batch, pixels).reshape(-1)
             for s in (kernel.pre, kernel.post)
         )
-        for part, tensor in zip(parts, (*own, *scales), strict=True):
+        for part, tensor in zip(made_of, (*own, *scales), strict=True):
             part.append(tensor)
-    inputs = [unary, transform, *(t for part in parts for t in part)] + ([] if initial is None else [initial])
-    keep = iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-    logits, _ = torch.ops.crfrnn.mean_field(
-        unary.flatten(2),
-        None if initial is None else initial.flatten(2),
-        transform,
-        *parts,
-        [1] * (3 - len(grid)) + grid if len(grid) <= 3 else [1, 1, pixels],
-        None if mask is None else mask.flatten(1),
-        None if clamp is None else clamp.flatten(1).to(torch.int32),
-        iterations,
-        damping,
-        keep,
-    )
-    return logits.view(unary.shape)
+    return made_of
 
 
 def _padded_theta(theta: Tensor) -> Tensor:

@@ -133,6 +133,17 @@ def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
     return out
 
 
+def row_memory(points: int, labels: int) -> Tensor:
+    """Float32[N, L] of any values, from the memory that the core keeps: for what is soon given back."""
+    return torch.from_numpy(_native.rows(points * labels)).view(points, labels)
+
+
+def update(unary, marginals, transform, parts, normalize, out):
+    """One iteration over rows Float32[N, L]; no operator of torch: it has no gradient (crf/update.py)."""
+    kernels, threads = _kernel_tuples(*parts), torch.get_num_threads()
+    _native.update(unary, marginals, transform.contiguous(), kernels, normalize, threads, out)
+
+
 _library.impl("mean_field", _forward, "CPU")
 _library.impl("mean_field_backward", _backward, "CPU")
 

@@ -27,6 +27,8 @@ from crfrnn.compat.pydensecrf._parts import NormalizationType as NormalizationTy
 from crfrnn.compat.pydensecrf._parts import Unary as Unary
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.crf import GaussianKernel, mean_field
+from crfrnn.crf.ops import row_memory
+from crfrnn.crf.update import update
 
 _NORMALIZATIONS = {
     NO_NORMALIZATION: "none",
@@ -34,6 +36,7 @@ _NORMALIZATIONS = {
     NORMALIZE_AFTER: "after",
     NORMALIZE_SYMMETRIC: "symmetric",
 }
+_PART = 1 << 15  # pixels at a time: what stays in the cache takes a third of the time of the whole at once
 
 
 class DenseCRF:
@@ -61,7 +64,6 @@ class DenseCRF:
         self._nlabels = _checks.integer("nlabels", nlabels, 1)
         self._unary: Tensor | None = None  # logits Float32[1, L, N]
         self._rows: Tensor | None = None  # the same as Float32[N, L], once a step has asked for them
-        self._scaled: Tensor | None = None  # Float32[N, L], of a step
         self._kernels: list[GaussianKernel] = []
         self._costs: list[Tensor] = []  # [], [L] or [L, L] each
 
@@ -133,10 +135,9 @@ class DenseCRF:
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
         """``softmax(-U)`` (zeros where no unary is set) and two empty matrices, for `stepInference`."""
         with running():
-            start = _matrix(self._logits()[0])
-        if self._unary is None:
-            start[...] = 0
-        return start, MatrixXf(), MatrixXf()
+            rows = self._unary_rows()
+            start = torch.softmax(rows, -1) if self._unary is not None else torch.zeros_like(rows)
+        return start.numpy().T.view(MatrixXf), MatrixXf(), MatrixXf()
 
     def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
         """One update of Q in place; Q may hold any marginals. tmp1 and tmp2 are left alone.
@@ -152,8 +153,7 @@ class DenseCRF:
             _matrix_only(name, value)
         q = self._marginals(Q)
         with running():
-            x = self._pairwise(q)
-            torch.softmax(torch.sub(self._unary_rows(), x, out=x), -1, out=q)
+            self._update(q, out=q)
 
     def klDivergence(self, Q: MatrixXf) -> float:
         """``Σ Q log Q + Σ U Q + Σ_m <Q, C_m K_m Q>``, the KL divergence to the model but for a constant.
@@ -163,10 +163,9 @@ class DenseCRF:
         """
         q = self._marginals(Q)
         with running():
-            density = q.clamp(min=1e-20).log_().add_(self._pairwise(q))
-            if self._unary is not None:
-                density -= self._unary_rows()
-            return float(density.mul_(q).sum(dtype=torch.float64))
+            x = self._update(q, out=row_memory(*q.shape), normalize=False)
+            parts = zip(q.split(_PART), x.split(_PART), strict=True)
+            return float(sum((p.clamp(min=1e-20).log_() - y).mul_(p).sum(dtype=torch.float64) for p, y in parts))
 
     def _set(self, energy: NDArray[np.float32] | None) -> None:
         with running():
@@ -188,7 +187,9 @@ class DenseCRF:
 
     def _unary_rows(self) -> Tensor:
         if self._rows is None:
-            self._rows = self._logits()[0].T.contiguous()
+            self._rows = row_memory(self._nvar, self._nlabels)
+            for part, out in zip(self._logits()[0].T.split(_PART), self._rows.split(_PART), strict=True):
+                out.copy_(part)
         return self._rows
 
     def _marginals(self, Q: Any) -> Tensor:
@@ -200,22 +201,8 @@ class DenseCRF:
             )
         return torch.from_numpy(np.asarray(Q).T)
 
-    def _pairwise(self, q: Tensor) -> Tensor:
-        """Σ_m C_m (K_m Q), Float32[N, L], in few passes over memory that is there: its time goes there."""
-        total: Tensor | None = None
-        for kernel, cost in zip(self._kernels, self._costs, strict=True):
-            values, scale = q, None if kernel.post is None else kernel.post.T
-            if kernel.pre is not None:
-                self._scaled = torch.mul(q, kernel.pre.T, out=self._scaled)
-                values = self._scaled
-            filtered = kernel.operator.filter(values[None])[0]
-            if cost.ndim == 0:
-                filtered *= cost if scale is None else scale * cost
-            else:
-                filtered = filtered if scale is None else filtered.mul_(scale)
-                filtered = filtered @ cost if cost.ndim == 2 else filtered.mul_(cost)
-            total = filtered if total is None else total.add_(filtered)
-        return torch.zeros_like(q) if total is None else total
+    def _update(self, q: Tensor, out: Tensor, normalize: bool = True) -> Tensor:
+        return update(self._unary_rows(), q, self._kernels, self._costs, out, normalize)
 
 
 class DenseCRF2D(DenseCRF):
@@ -292,8 +279,7 @@ class DenseCRF2D(DenseCRF):
 def _matrix(logits: Tensor) -> MatrixXf:
     """softmax over the labels of Float32[L, N], column-major as pydensecrf's."""
     rows = logits.new_empty(logits.shape[1], logits.shape[0])
-    # Piece by piece, in the cache: a third of the time of the whole at once.
-    for part, out in zip(logits.T.split(1 << 15), rows.split(1 << 15), strict=True):
+    for part, out in zip(logits.T.split(_PART), rows.split(_PART), strict=True):
         torch.softmax(part.contiguous(), -1, out=out)
     return rows.numpy().T.view(MatrixXf)
 
