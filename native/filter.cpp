@@ -15,8 +15,10 @@ struct Columns {
   const T* values;
   int64_t channels, column;
   const int32_t* order;
+  int64_t points;
 
   CRFRNN_INLINE void operator()(int64_t p, Pack<T>* out) const {
+    ask_scattered<T, NB>(order, points, p, values + column, channels);
     const T* row = values + int64_t{order[p]} * channels + column;
     for (int b = 0; b < NB; ++b) {
       const int64_t at = b * Pack<T>::lanes, left = channels - column - at;
@@ -35,12 +37,13 @@ template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
   const Sweep<T, NB> sweep(lattice, weights, reverse, threads, scratch.as<T>());
-  const Columns<T, NB> source{values, channels, column, lattice.order};
+  const Columns<T, NB> source{values, channels, column, lattice.order, lattice.points};
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners(lattice.dim, [&]<int V>() {
     sweep.template spread<V>(source, between, rows);
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
       sweep.template slice<V>(begin, end, rows, [&](int64_t p, Pack<T>* sum) {
+        ask_scattered<T, NB>(lattice.order, lattice.points, p, out + column, channels);
         for (int b = 0; b < NB; ++b) sum[b] = sum[b] * factor;
         store_columns<T, NB>(out + int64_t{lattice.order[p]} * channels + column, channels - column, sum);
       });
@@ -50,7 +53,7 @@ void filter_columns(const Lattice& lattice, const T* weights, const T* values, i
 
 template <class T, int NB>
 void gradient_columns(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels, int64_t column, T* grad_weights, int threads, T* between, T* rows_x, T* rows_g) {
-  const Columns<T, NB> source_x{x, channels, column, lattice.order}, source_g{g, channels, column, lattice.order};
+  const Columns<T, NB> source_x{x, channels, column, lattice.order, lattice.points}, source_g{g, channels, column, lattice.order, lattice.points};
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));

@@ -56,8 +56,9 @@ struct Messages {
     const int32_t* scaled = scale && !scale_by_row ? kernel.lattice.order : nullptr;
     P::Lanes some[NB];
     for (int b = 0; b < NB; ++b) some[b] = P::Lanes::first(labels - column - b * P::lanes);
-    return [=, labels = labels, some0 = some[0], some1 = some[NB - 1]](int64_t p, P* out) CRFRNN_INLINE_LAMBDA {
+    return [=, points = kernel.lattice.points, labels = labels, some0 = some[0], some1 = some[NB - 1]](int64_t p, P* out) CRFRNN_INLINE_LAMBDA {
       const int64_t row = !pixel_of ? p : place ? place[pixel_of[p]] : pixel_of[p];
+      if (pixel_of && !place) ask_scattered<float, NB>(pixel_of, points, p, rows + column, labels);
       const float* from = rows + row * labels + column;
       out[0] = P::load(from, some0);
       if constexpr (NB == 2) out[1] = P::load(from + P::lanes, some1);
@@ -87,6 +88,7 @@ struct Messages {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
           sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
             float* to = out + int64_t{kernel.lattice.order[p]} * labels + column;
+            ask_scattered<float, NB>(kernel.lattice.order, kernel.lattice.points, p, out + column, labels);
             for (int b = 0; b < NB; ++b) {
               const int64_t left = labels - column - b * P::lanes;
               if (left > 0) (sum[b] * factor).store(to + b * P::lanes, P::Lanes::first(left));

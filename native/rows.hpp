@@ -71,8 +71,6 @@ void each_pack(const Problem& problem, const Body& body) {
   });
 }
 
-constexpr int64_t ahead = 16;  // rows between asking for one and reading it
-
 // Blocks of 16 pixels of one picture: body(picture, first pixel, how many).
 template <class Body>
 void each_block(const Problem& problem, const Body& body) {

@@ -34,6 +34,8 @@ CRFRNN_INLINE void prefetch(const void* p) {
 #endif
 }
 
+constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+
 CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
 }

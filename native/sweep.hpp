@@ -14,6 +14,14 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
+// Asks for the row of a point that comes later, in an array [total][channels] of points in their own order: there it is scattered.
+template <class T, int NB>
+CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p, const T* columns, int64_t channels) {
+  if (p + ahead >= points) return;
+  const T* early = columns + int64_t{order[p + ahead]} * channels;
+  for (int b = 0; b < NB; ++b) prefetch(early + b * Pack<T>::lanes);
+}
+
 template <class T, int NB>
 struct Sweep {
   using P = Pack<T>;
