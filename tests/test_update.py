@@ -36,16 +36,16 @@ def test_equals_an_iteration_of_mean_field(labels: int, normalization: str) -> N
 
     eye = torch.eye(labels)
     expected = mean_field(planes(unary), kernels, costs, eye, 1, initial=planes(marginals.log()))
-    x = update(unary, marginals, kernels, costs, torch.empty_like(unary), normalize=False)
+    x = update(unary, marginals, kernels, costs, normalize=False)
     torch.testing.assert_close(planes(x), expected, atol=1e-4, rtol=1e-4)
-    q = update(unary, marginals, kernels, costs, torch.empty_like(unary))
+    q = update(unary, marginals, kernels, costs)
     torch.testing.assert_close(q, x.softmax(-1), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_plain_torch_gives_the_same(normalize: bool) -> None:
     unary, marginals, kernels, costs = problem(5, "symmetric", masked=True)  # a mask is not native
-    masked = update(unary, marginals, kernels, costs, torch.empty_like(unary), normalize)
+    masked = update(unary, marginals, kernels, costs, normalize)
     first, second = ((kernel @ marginals[None])[0] for kernel in kernels)
     x = unary - costs[0] * first - torch.einsum("lk,nk->nl", costs[1], second)
     torch.testing.assert_close(masked, x.softmax(-1) if normalize else x, atol=1e-5, rtol=1e-5)
@@ -53,20 +53,20 @@ def test_plain_torch_gives_the_same(normalize: bool) -> None:
 
 def test_in_place_and_with_any_number_of_threads() -> None:
     unary, marginals, kernels, costs = problem(21, "symmetric")
-    apart = update(unary, marginals, kernels, costs, torch.empty_like(unary))
+    apart = update(unary, marginals, kernels, costs)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = update(unary, marginals, kernels, costs, torch.empty_like(unary))
+        alone = update(unary, marginals, kernels, costs)
     finally:
         torch.set_num_threads(before)
-    assert update(unary, marginals, kernels, costs, marginals) is marginals
+    assert update(unary, marginals, kernels, costs, out=marginals) is marginals
     assert torch.equal(apart, marginals) and torch.equal(apart, alone)
 
 
 def test_no_kernels() -> None:
     unary, marginals, _, _ = problem(3, "none")
-    assert torch.equal(update(unary, marginals, [], [], torch.empty_like(unary), False), unary)
+    assert torch.equal(update(unary, marginals, [], [], normalize=False), unary)
 
 
 def test_the_native_core_refuses_what_does_not_fit() -> None:

@@ -134,7 +134,7 @@ def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
 
 
 def row_memory(points: int, labels: int) -> Tensor:
-    """Float32[N, L] of any values, from the memory that the core keeps: for what is soon given back."""
+    """Float32[N, L] of any values, from the memory that the core keeps from call to call."""
     return torch.from_numpy(_native.rows(points * labels)).view(points, labels)
 
 

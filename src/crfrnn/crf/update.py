@@ -18,10 +18,10 @@ def update(
     marginals: Tensor,
     kernels: Sequence[GaussianKernel],
     costs: Sequence[Tensor],
-    out: Tensor,
     normalize: bool = True,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """``x_i = U_i - Σ_m C_m (K_m Q)_i``, and softmax(x) if it is to be normalised, written to `out`.
+    """``x_i = U_i - Σ_m C_m (K_m Q)_i``, and softmax(x) if it is to be normalised.
 
     One iteration of `mean_field` (Zheng et al. 2015, Algorithm 1) in the pixels' own order and without a
     gradient. Lattices run in the native core, other kernels in plain torch.
@@ -29,19 +29,21 @@ def update(
     unary, marginals  Float32[N, L], contiguous: U and Q
     kernels           of one picture of N points
     costs             C_m, [], [L] or [L, L] each
-    out               Float32[N, L], contiguous; may be `marginals` where x is normalised
+    out               Float32[N, L], contiguous: written, returned; may be `marginals` where x is normalised
     """
     with torch.no_grad():
         if _is_native(unary, kernels):
             transform = fused.transforms(costs, torch.eye(unary.shape[1], dtype=unary.dtype))
             parts = fused.parts(kernels, 1, len(unary))
+            out = fused.ops.row_memory(*unary.shape) if out is None else out
             fused.ops.update(unary, marginals, transform, parts, normalize, out)
             return out
         x = unary.clone()
         for kernel, cost in zip(kernels, costs, strict=True):
             message = (kernel @ marginals[None])[0]
             x -= message @ cost.T if cost.ndim == 2 else message * cost
-        return torch.softmax(x, -1, out=out) if normalize else out.copy_(x)
+        x = x.softmax(-1) if normalize else x
+        return x if out is None else out.copy_(x)
 
 
 def _is_native(unary: Tensor, kernels: Sequence[GaussianKernel]) -> bool:

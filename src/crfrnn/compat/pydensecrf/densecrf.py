@@ -27,7 +27,6 @@ from crfrnn.compat.pydensecrf._parts import NormalizationType as NormalizationTy
 from crfrnn.compat.pydensecrf._parts import Unary as Unary
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.crf import GaussianKernel, mean_field
-from crfrnn.crf.ops import row_memory
 from crfrnn.crf.update import update
 
 _NORMALIZATIONS = {
@@ -163,9 +162,11 @@ class DenseCRF:
         """
         q = self._marginals(Q)
         with running():
-            x = self._update(q, out=row_memory(*q.shape), normalize=False)
-            parts = zip(q.split(_PART), x.split(_PART), strict=True)
-            return float(sum((p.clamp(min=1e-20).log_() - y).mul_(p).sum(dtype=torch.float64) for p, y in parts))
+            x = self._update(q, normalize=False)
+            total = 0.0
+            for part, logits in zip(q.split(_PART), x.split(_PART), strict=True):
+                total += float((part.clamp(min=1e-20).log_() - logits).mul_(part).sum(dtype=torch.float64))
+            return total
 
     def _set(self, energy: NDArray[np.float32] | None) -> None:
         with running():
@@ -187,7 +188,7 @@ class DenseCRF:
 
     def _unary_rows(self) -> Tensor:
         if self._rows is None:
-            self._rows = row_memory(self._nvar, self._nlabels)
+            self._rows = torch.empty(self._nvar, self._nlabels, dtype=torch.float32)
             for part, out in zip(self._logits()[0].T.split(_PART), self._rows.split(_PART), strict=True):
                 out.copy_(part)
         return self._rows
@@ -201,8 +202,8 @@ class DenseCRF:
             )
         return torch.from_numpy(np.asarray(Q).T)
 
-    def _update(self, q: Tensor, out: Tensor, normalize: bool = True) -> Tensor:
-        return update(self._unary_rows(), q, self._kernels, self._costs, out, normalize)
+    def _update(self, q: Tensor, out: Tensor | None = None, normalize: bool = True) -> Tensor:
+        return update(self._unary_rows(), q, self._kernels, self._costs, normalize, out)
 
 
 class DenseCRF2D(DenseCRF):
