@@ -76,19 +76,21 @@ struct Messages {
     with_corners(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
   }
 
-  // K of one kernel in the pixels' own order, except its closing scale; `out` [total][labels].
+  // K of one kernel except its closing scale; `out` [total][labels] in the pixels' own order, of the leading lattice in that of
+  // the rows.
   template <int NB>
   void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
     const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
     const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
+    const int32_t* pixel_of = order.lattice == &kernel.lattice ? nullptr : kernel.lattice.order;
     if (kernel.lattice.points < problem.total()) each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
     for (int64_t column = 0; column < labels; column += NB * P::lanes) {
       spread_columns<NB>(kernel, reverse, rows, scale, column, spread.as<float>());
       with_corners(kernel.lattice.dim, [&]<int V>() {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
           sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
-            float* to = out + int64_t{kernel.lattice.order[p]} * labels + column;
-            ask_scattered<float, NB>(kernel.lattice.order, kernel.lattice.points, p, out + column, labels);
+            float* to = out + (pixel_of ? pixel_of[p] : p) * labels + column;
+            if (pixel_of) ask_scattered<float, NB>(pixel_of, kernel.lattice.points, p, out + column, labels);
             for (int b = 0; b < NB; ++b) {
               const int64_t left = labels - column - b * P::lanes;
               if (left > 0) (sum[b] * factor).store(to + b * P::lanes, P::Lanes::first(left));

@@ -123,7 +123,8 @@ struct Leading {
   }
 };
 
-// The messages of all kernels but the sliced one, each in the pixels' own order.
+// The messages of all kernels but the sliced one, each in the pixels' own order; those of a leading lattice that is not sliced
+// lie in the order of the rows.
 struct Others {
   Buffer pointers, memory;
   const float** at;
@@ -160,21 +161,25 @@ template <int NP>
 struct Inbox {
   Packs<NP> packs;
   const int32_t* pixel_of;
-  const float *first, *const *rows, *const *scales;
-  int64_t first_size, kernels, total;
+  const float *scattered, *const *rows, *const *scales;  // scattered: the first plane in the pixels' own order
+  int64_t leading, scattered_size, kernels, total;
 
   Inbox(const Problem& problem, const Order& order, const Others& others, const RowScales& closing)
-      : packs(problem), pixel_of(order.pixel), first(others.memory.template as<float>()), rows(others.at), scales(closing.of),
-        first_size(others.count == 0 ? 0 : problem.labels * static_cast<int64_t>(sizeof(float)) + 63), kernels(problem.kernel_count),
-        total(problem.total()) {}
+      : packs(problem), pixel_of(order.pixel), scattered(others.memory.template as<float>()), rows(others.at), scales(closing.of),
+        leading(order.first), scattered_size(problem.labels * static_cast<int64_t>(sizeof(float)) + 63), kernels(problem.kernel_count),
+        total(problem.total()) {
+    const bool every = others.count == kernels;  // that of the leading lattice too
+    if (others.count == (every && leading >= 0)) scattered_size = 0;
+    if (every && leading == 0) scattered += problem.plane();
+  }
 
   CRFRNN_INLINE void ask(int64_t row) const {
-    if (row + ahead < total) prefetch_bytes(first + int64_t{pixel_of[row + ahead]} * packs.labels, first_size);
+    if (row + ahead < total) prefetch_bytes(scattered + int64_t{pixel_of[row + ahead]} * packs.labels, scattered_size);
   }
   // What kernel m sends; `sliced` is the leading lattice's.
   CRFRNN_INLINE const P* message(int64_t m, int64_t row, int64_t pixel, const P* sliced, P* out) const {
     if (!rows[m]) return sliced;
-    packs.load(rows[m] + pixel * packs.labels, out);
+    packs.load(rows[m] + (m == leading ? row : pixel) * packs.labels, out);
     if (!scales[m]) return out;
     const P factor = P::set(scales[m][row]);
     for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;
