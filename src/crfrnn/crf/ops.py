@@ -39,26 +39,11 @@ def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
     return iterations * (unary.numel() + 32) if keep else 0
 
 
-def _bits(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.to(torch.uint8).contiguous()
+# Long argument lists are taken apart here, in the order of the schema.
 
 
-def _forward(
-    unary,
-    initial,
-    transform,
-    weights,
-    tables,
-    thetas,
-    pres,
-    posts,
-    grid,
-    mask,
-    clamp,
-    iterations,
-    damping,
-    keep,
-):
+def _forward(unary, initial, transform, *rest):
+    *kernels, grid, mask, clamp, iterations, damping, keep = rest
     unary = unary.contiguous()
     logits = torch.empty_like(unary)
     marginals = torch.from_numpy(_native.rows(_plane_numbers(unary, iterations, keep)))
@@ -66,36 +51,17 @@ def _forward(
         unary,
         None if initial is None else initial.contiguous(),
         transform.contiguous(),
-        _kernel_tuples(weights, tables, thetas, pres, posts),
-        grid,
-        _bits(mask),
-        None if clamp is None else clamp.contiguous(),
-        iterations,
-        damping,
-        torch.get_num_threads(),
+        _kernel_tuples(*kernels),
+        *_rest(grid, mask, clamp, iterations, damping),
         logits,
         marginals if keep else None,
     )
     return logits, marginals
 
 
-def _backward(
-    grad,
-    marginals,
-    transform,
-    weights,
-    tables,
-    thetas,
-    pres,
-    posts,
-    grid,
-    mask,
-    clamp,
-    iterations,
-    damping,
-    started,
-    wanted,
-):
+def _backward(grad, marginals, transform, *rest):
+    *kernels, grid, mask, clamp, iterations, damping, started, wanted = rest
+    weights, _, thetas, pres, posts = kernels
     grad = grad.contiguous()
     out = _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
     count = len(weights)
@@ -104,19 +70,21 @@ def _backward(
         grad,
         marginals,
         transform.contiguous(),
-        _kernel_tuples(weights, tables, thetas, pres, posts),
-        grid,
-        _bits(mask),
-        None if clamp is None else clamp.contiguous(),
-        iterations,
-        damping,
-        torch.get_num_threads(),
+        _kernel_tuples(*kernels),
+        *_rest(grid, mask, clamp, iterations, damping),
         out[0],
         out[1] if started else None,
         out[2],
         [tuple(t if t.numel() else None for t in kernel) for kernel in zip(*groups, strict=True)],
     )
     return out
+
+
+def _rest(grid, mask, clamp, iterations, damping):
+    """What forward and backward of the native core end with alike, and the number of threads."""
+    mask = None if mask is None else mask.to(torch.uint8).contiguous()
+    clamp = None if clamp is None else clamp.contiguous()
+    return grid, mask, clamp, iterations, damping, torch.get_num_threads()
 
 
 def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
@@ -149,44 +117,15 @@ _library.impl("mean_field_backward", _backward, "CPU")
 
 
 @torch.library.register_fake("crfrnn::mean_field")
-def _(
-    unary,
-    initial,
-    transform,
-    weights,
-    tables,
-    thetas,
-    pres,
-    posts,
-    grid,
-    mask,
-    clamp,
-    iterations,
-    damping,
-    keep,
-):
+def _(unary, initial, transform, *rest):
+    *_, iterations, _, keep = rest
     logits = torch.empty_like(unary, memory_format=torch.contiguous_format)
     return logits, unary.new_empty(_plane_numbers(unary, iterations, keep))
 
 
 @torch.library.register_fake("crfrnn::mean_field_backward")
-def _(
-    grad,
-    marginals,
-    transform,
-    weights,
-    tables,
-    thetas,
-    pres,
-    posts,
-    grid,
-    mask,
-    clamp,
-    iterations,
-    damping,
-    started,
-    wanted,
-):
+def _(grad, marginals, transform, *rest):
+    weights, _, thetas, pres, posts, *_, started, wanted = rest
     return _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
 
 
