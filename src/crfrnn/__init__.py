@@ -12,7 +12,7 @@ from crfrnn.crf import (
     monotone_damping,
     robust_log_likelihood,
 )
-from crfrnn.lattice import Lattice
+from crfrnn.lattice import Lattice, release_memory
 from crfrnn.models import FCN8s, Segmenter
 from crfrnn.predict import Predictor
 
@@ -29,5 +29,6 @@ __all__ = [
     "gibbs_energy",
     "mean_field",
     "monotone_damping",
+    "release_memory",
     "robust_log_likelihood",
 ]
