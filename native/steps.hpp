@@ -168,9 +168,9 @@ struct Inbox {
       : packs(problem), pixel_of(order.pixel), scattered(others.memory.template as<float>()), rows(others.at), scales(closing.of),
         leading(order.first), scattered_size(problem.labels * static_cast<int64_t>(sizeof(float)) + 63), kernels(problem.kernel_count),
         total(problem.total()) {
-    const bool every = others.count == kernels;  // that of the leading lattice too
-    if (others.count == (every && leading >= 0)) scattered_size = 0;
-    if (every && leading == 0) scattered += problem.plane();
+    const bool with_leading = leading >= 0 && others.count == kernels;  // where it is not sliced
+    if (with_leading && leading == 0) scattered += problem.plane();
+    if (others.count - with_leading == 0) scattered_size = 0;
   }
 
   CRFRNN_INLINE void ask(int64_t row) const {
