@@ -82,6 +82,17 @@ def test_the_band_equals_the_separable_filter(grid: tuple[int, ...]) -> None:
         torch.testing.assert_close((along * weight.reshape(-1, 3)).sum(), slope[axis], rtol=1e-4, atol=1e-4)
 
 
+@interpreted
+@pytest.mark.parametrize("length, width", [(500, 10500), (2049, 257), (3, 1), (10**5, 10**6)])
+def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> None:
+    """A picture of 500 x 500 with 21 labels did not: Triton takes 2²⁰ numbers in a tile."""
+    from crfrnn.crf.triton_problem import band_tile
+
+    high, taps, columns = band_tile(length, width)
+    assert min(high, taps, columns) >= 16  # what a product of tiles wants
+    assert max(high * columns, taps * columns, high * taps) <= 2**20
+
+
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 12, 2, requires_grad=True)
     built = torch.ops.crfrnn.triton_lattice_build(features, None, 1.0, 0, 1)

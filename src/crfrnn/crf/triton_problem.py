@@ -76,9 +76,7 @@ def band(
         length = problem.grid[axes - 1 - axis]
         width = step * stride
         out = torch.empty_like(rows)
-        high = block(64, max(length, 16))
-        taps = min(max(triton.next_power_of_2(length), 16), 64) if INTERPRETED else 32
-        columns = min(max(triton.next_power_of_2(width), 16), 4096 if INTERPRETED else 64)
+        high, taps, columns = band_tile(length, width)
         outer = total // (length * step)
         triton_kernels.band_kernel[(outer * triton.cdiv(length, high) * triton.cdiv(width, columns),)](
             rows, out, rows if scale is None else scale, theta[axis:], length, width, stride, length * width,
@@ -87,6 +85,14 @@ def band(
         )  # fmt: skip
         rows, scale, step = out, None, step * length
     return rows
+
+
+def band_tile(length: int, width: int) -> tuple[int, int, int]:
+    """Rows, taps and columns of a program of `band`; interpreted, as many as Triton takes in one tile."""
+    high = block(64, max(length, 16))
+    taps = min(max(triton.next_power_of_2(length), 16), 64) if INTERPRETED else 32
+    most = 2**20 // high if INTERPRETED else 64
+    return high, taps, min(max(triton.next_power_of_2(width), 16), most)
 
 
 def inward(kernel: LatticeKernel | SeparableKernel, scale: Tensor | None) -> Tensor:

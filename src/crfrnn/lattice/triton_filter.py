@@ -135,10 +135,10 @@ def shares(weights: Tensor, structure: Structure) -> Tensor:
     return weights.reshape(-1).index_select(0, structure.order)
 
 
-def room(structure: Structure, channels: int, like: Tensor) -> Tensor:
-    """An uninitialised row per vertex, padded to whole sectors."""
+def room(rows: int, channels: int, like: Tensor) -> Tensor:
+    """Uninitialised rows, padded to whole sectors."""
     sector = 32 // like.element_size()
-    return like.new_empty(structure.vertices, triton.cdiv(channels, sector) * sector)
+    return like.new_empty(rows, triton.cdiv(channels, sector) * sector)
 
 
 def spread(values: Tensor, share: Tensor, structure: Structure, reverse: bool) -> Tensor:
@@ -147,21 +147,20 @@ def spread(values: Tensor, share: Tensor, structure: Structure, reverse: bool) -
 
 
 def splat(values: Tensor, share: Tensor, structure: Structure) -> Tensor:
-    """Every vertex' sum over its corners, pass by pass."""
+    """Every vertex' sum over its corners, pass by pass, each in room of its own: two are held at most."""
+    if not structure.vertices:
+        return room(0, values.shape[1], share)
     channels = values.shape[1]
-    rows = room(structure, channels, share)
-    grid, columns = _across(rows)
-    tables = [table for table in structure.bounds if len(table)] if structure.vertices else []
-    for number, table in enumerate(tables):
+    for number, table in enumerate(table for table in structure.bounds if len(table)):
         count = len(table) - 1
-        out = rows if number == len(tables) - 1 else rows.new_empty(count, rows.shape[1])
-        high = block(32, count)
+        out, high = room(count, channels, share), block(32, count)
+        grid, columns = _across(out)
         _sum_pieces[(triton.cdiv(count, high), grid)](
             values, out, structure.order, share, table, count, channels, values.stride(0), out.stride(0),
             SIZE=structure.size, FIRST=number == 0, BLOCK=high, COLUMNS=columns, **FUSED,
         )  # fmt: skip
-        values, channels = out, rows.shape[1]
-    return rows
+        values, channels = out, out.shape[1]
+    return values
 
 
 def blur(rows: Tensor, structure: Structure, reverse: bool) -> Tensor:
