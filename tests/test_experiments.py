@@ -34,33 +34,33 @@ def test_the_controls_get_the_same_updates_of_the_network() -> None:
     plan = table1(load_recipe("cpu-small"))
     runs = plan.run_of
     assert [row.name for row in plan.rows[:3]] == ["plain", "post-processing", "end-to-end"]
-    joint = runs["end-to-end"].recipe.stages
-    assert [stage.name for stage in joint] == ["crf", "joint"]
-    (further,), (frozen,) = runs["plain-further"].recipe.stages, runs["frozen-crf"].recipe.stages
-    for control in (further, frozen):
-        assert set(control.learn) == {"network", "head"}
-        assert (control.epochs, control.batch, control.rates) == (
-            joint[1].epochs,
-            joint[1].batch,
-            joint[1].rates,
-        )
-    assert not further.crf and frozen.crf
+    crf, *joint = runs["end-to-end"].recipe.stages
+    assert crf.learn == ("crf",) and [stage.name for stage in joint] == ["joint", "last"]
+    for name, through in (("plain-further", False), ("frozen-crf", True)):
+        for control, stage in zip(runs[name].recipe.stages, joint, strict=True):
+            assert set(control.learn) == {"network", "head"} and control.crf == through
+            assert (control.epochs, control.batch, control.rates, control.data) == (
+                stage.epochs, stage.batch, stage.rates, stage.data,
+            )  # fmt: skip
     assert {run.start for run in plan.runs} == {None, "plain"}
 
 
 def test_ablations_differ_from_the_base_in_one_thing() -> None:
-    recipe = load_recipe("cpu-small")
+    recipe = load_recipe("cpu-small", ["crf.iterations=5", "stages.*.compatibility=free"])
     plan = ablations(recipe, (1, 5), (5, 10))
     base = plan.run_of["end-to-end"].recipe.stages
     other = {name: run.recipe.stages for name, run in plan.run_of.items()}
-    assert [s.compatibility for s in other["potts"]] == ["fixed"] * 2
-    assert [s.share_labels for s in other["shared-weights"]] == [True] * 2
-    assert [s.rates.crf_theta for s in other["fixed-bandwidths"]] == [0, 0] and base[0].rates.crf_theta > 0
-    assert [s.robustness for s in other["robust"]] == [0.01] * 2
+    assert [s.compatibility for s in other["potts"]] == ["fixed"] * 3
+    assert [s.share_labels for s in other["shared-weights"]] == [True] * 3
+    assert [s.rates.crf_theta for s in other["fixed-bandwidths"]] == [0] * 3 and base[0].rates.crf_theta > 0
+    assert [s.robustness for s in other["robust"]] == [0.01] * 3
     assert other["relu"] == other["t1"] == base
     assert plan.run_of["relu"].crf == {"activation": "relu"} and plan.run_of["t1"].crf == {"iterations": 1}
     grid = {(row.run, row.iterations) for row in plan.rows if row.iterations}
     assert grid == {("t1", 5), ("t1", 10), ("end-to-end", 5), ("end-to-end", 10)}
+    kept = ablations(load_recipe("cpu-small"), (1,), (10,)).run_of  # which keeps the compatibility
+    assert "potts" not in kept and kept["end-to-end"].recipe.stages[0].compatibility == "fixed"
+    assert [s.compatibility for s in kept["learned-compatibility"].recipe.stages] == ["free"] * 3
     with pytest.raises(ValueError, match="T ≥ 1"):
         ablations(recipe, (0,), (5,))
     with pytest.raises(ValueError, match=r"stages with crf: false and then"):

@@ -23,7 +23,7 @@ from crfrnn.commands.train import (
 )
 from crfrnn.data import PictureSet
 from crfrnn.data.sources import Steps
-from crfrnn.experiments import Experiment, Plan, ablations, table1, write_report
+from crfrnn.experiments import Experiment, Plan, ablations, table1, write_report, write_seeds
 from crfrnn.training.recipe_files import load_recipe
 from crfrnn.training.run_files import Interrupted
 
@@ -48,6 +48,9 @@ def recipe_experiment(
     output: Output,
     recipe: RecipeName = "cpu-small",
     settings: Settings = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Several, as 0,1,2: each in OUTPUT/seedN, and their mean.")
+    ] = None,
     hold_out: Annotated[
         float, typer.Option("--hold-out", help="Share of the training pictures for cross-validation.")
     ] = 0.1,
@@ -82,27 +85,38 @@ def recipe_experiment(
 
     Example: crfrnn experiment table1 --recipe cpu-small -s data.root=data -o table1
 
+    Example: crfrnn experiment table1 --seeds 0,1,2 -s data.root=data -o table1
+
     Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
     """  # fmt: skip
     chosen = load_recipe(recipe, settings or ())
+    numbers = [chosen.seed] if seeds is None else _counts("--seeds", seeds, 0)
+    if len(numbers) > 1 and judge_on != "val":
+        raise ValueError("--seeds: expected --judge-on val, got held-out; each seed holds out other pictures")
     if context.info_name == "table1":
-        plan = table1(chosen)
+        plans = {number: table1(chosen.changed(seed=number)) for number in numbers}
     else:
-        plan = ablations(chosen, *counts(train_iterations, test_iterations))
+        steps = counts(train_iterations, test_iterations)
+        plans = {number: ablations(chosen.changed(seed=number), *steps) for number in numbers}
+    homes = {number: output if seeds is None else output / f"seed{number}" for number in numbers}
     common.new_folder(output)
     with task_bars() as progress:
-        work = Experiment(
-            chosen, output, hold_out=hold_out, trials=trials, tune_pictures=tune_pictures,
-            val_pictures=val_pictures, judge_on=judge_on, device=device,
-            trainer={"accelerator": accelerator, "devices": devices, "strategy": strategy},
-            say=say, progress=progress,
-        )  # fmt: skip
-        if not report_only:
-            with kept_when_interrupted(output):
-                work.run(plan)
-        report(plan, output, work.val, work.sets.num_labels)
+        for number, plan in plans.items():
+            work = Experiment(
+                chosen.changed(seed=number), homes[number], hold_out=hold_out, trials=trials,
+                tune_pictures=tune_pictures, val_pictures=val_pictures, judge_on=judge_on, device=device,
+                trainer={"accelerator": accelerator, "devices": devices, "strategy": strategy},
+                say=say, progress=progress,
+            )  # fmt: skip
+            if not report_only:
+                with kept_when_interrupted(homes[number]):
+                    work.run(plan)
+            report(plan, homes[number], work.val, work.sets.num_labels)
+            if len(homes) > 1 and number == numbers[-1]:
+                made = write_seeds(plan, homes, work.val, work.sets.num_labels, output, command=_words())
+                say(f"Mean over seeds: {made}")
     if not keep_networks and not report_only:
-        for file in output.glob("runs/**/model.safetensors"):
+        for file in output.glob("**/runs/**/model.safetensors"):
             file.unlink()
 
 
@@ -144,8 +158,11 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
 
 def report(plan: Plan[Any], output: Path, judged: PictureSet, num_labels: int) -> None:
     """Write the report with the command line that made it, and say where it is."""
-    words = shlex.join(["crfrnn", *sys.argv[1:]])
-    say(f"Report: {write_report(plan, output, judged, num_labels, command=words)}")
+    say(f"Report: {write_report(plan, output, judged, num_labels, command=_words())}")
+
+
+def _words() -> str:
+    return shlex.join(["crfrnn", *sys.argv[1:]])
 
 
 def counts(train: str, test: str) -> tuple[list[int], list[int]]:
@@ -153,8 +170,11 @@ def counts(train: str, test: str) -> tuple[list[int], list[int]]:
     return _counts("--train-iterations", train), _counts("--test-iterations", test)
 
 
-def _counts(option: str, text: str) -> list[int]:
+def _counts(option: str, text: str, least: int = 1) -> list[int]:
     try:
-        return [common.check_iterations(int(word)) for word in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{option}: expected whole numbers with commas, got {text!r}") from error
+        found = list(dict.fromkeys(int(word) for word in text.split(",")))
+    except ValueError:
+        found = []
+    if not found or min(found) < least:
+        raise ValueError(f"{option}: expected whole numbers from {least} on, with commas, got {text!r}")
+    return found

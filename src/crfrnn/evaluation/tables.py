@@ -46,16 +46,16 @@ def curve_lines(result: Evaluation) -> Iterable[list[str]]:
 def markdown(result: Evaluation, intervals: bool, baseline: str | None, options: dict[str, Any]) -> str:
     titles = [figure.title for figure in METRICS.values()]
     parts = [
-        _table(["method", *titles], (_score_cells(result, m, intervals, options) for m in result.methods))
+        table(["method", *titles], (_score_cells(result, m, intervals, options) for m in result.methods))
     ]
     if baseline is not None:
         others = [m for m in result.methods if m != baseline]
         rows = (
             [m, *(result.difference(m, baseline, x, **options).percent() for x in METRICS)] for m in others
         )
-        parts.append(f"Difference to {_cell(baseline)}:\n\n" + _table(["method", *titles], rows))
+        parts.append(f"Difference to {_cell(baseline)}:\n\n" + table(["method", *titles], rows))
     labels = ([m, *(_percent(v, 1) for v in result.per_label_iu(m))] for m in result.methods)
-    parts.append("IU per label:\n\n" + _table(["method", *result.class_names], labels))
+    parts.append("IU per label:\n\n" + table(["method", *result.class_names], labels))
     note = f"{len(result.ids)} pictures; percent; trimap of {result.trimap_width} pixels"
     if intervals or baseline is not None:
         level = options.get("level", 0.95)
@@ -72,7 +72,8 @@ def _score_cells(result: Evaluation, method: str, intervals: bool, options: dict
     return [method, *(_percent(result.score(method, metric), 2) for metric in METRICS)]
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; all columns but the first are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
 

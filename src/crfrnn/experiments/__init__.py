@@ -8,6 +8,7 @@ from crfrnn.experiments.plans import Run as Run
 from crfrnn.experiments.plans import ablations as ablations
 from crfrnn.experiments.plans import table1 as table1
 from crfrnn.experiments.report import write_report as write_report
+from crfrnn.experiments.seeds import write_seeds as write_seeds
 from crfrnn.experiments.unaries import Fit as Fit
 from crfrnn.experiments.unaries import UnaryExperiment as UnaryExperiment
 from crfrnn.experiments.unaries import unaries as unaries

@@ -134,6 +134,7 @@ def ablations(
     before, after = _split(recipe)
     base_t = int(recipe.crf.get("iterations", 5))
     learnt = any(stage.rates.crf_theta > 0 for stage in after)
+    mixes = any(stage.compatibility != "fixed" for stage in after)
 
     def changed(**values: Any) -> list[Stage]:
         return [replace(stage, **values) for stage in after]
@@ -145,7 +146,8 @@ def ablations(
         ]
 
     variants: list[tuple[str, str, list[Stage], dict[str, Any]]] = [
-        ("potts", "Potts compatibility", changed(compatibility="fixed"), {}),
+        ("potts", "Potts compatibility", changed(compatibility="fixed"), {}) if mixes
+        else ("learned-compatibility", "learned compatibility", changed(compatibility="free"), {}),
         ("shared-weights", "one weight a kernel for all labels", changed(share_labels=True),
          {"label_weights": "vector"}),
         ("fixed-bandwidths" if learnt else "learned-bandwidths",

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""One table over several seeds: means of the rows' figures, and how far other pictures would move them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.data import PictureSet
+from crfrnn.data.files import write_text
+from crfrnn.evaluation import METRICS, Evaluation, Interval
+from crfrnn.evaluation.bootstrap import bootstrap, paired_bootstrap
+from crfrnn.evaluation.tables import table, write_csv
+from crfrnn.experiments.plans import Plan
+from crfrnn.experiments.report import evaluate_rows
+
+
+def write_seeds(
+    plan: Plan[Any], folders: Mapping[int, Path], val: PictureSet, num_labels: int, output: Path, *,
+    command: str = "", samples: int = 2000, seed: int = 0,
+) -> Path:  # fmt: skip
+    """Write NAME_seeds.md and NAME_seeds.csv from the rows that every seed has finished.
+
+    A figure is the mean over the seeds of the data set's figure. Its interval is the percentile bootstrap
+    over pictures, the same drawn pictures for every seed and row: it holds for these seeds' networks, and
+    the figures of the single seeds, which stand beside it, say how far another seed may be.
+
+    Args:
+        folders: of `Experiment`, by seed; all of one plan and one set of pictures.
+        output: where to.
+        command: how to do it again, for the head.
+        samples, seed: of the bootstrap.
+
+    Returns: the Markdown file. Raises: ValueError unless two seeds have at least one finished row in common.
+    """
+    rows = [
+        row
+        for row in plan.rows
+        if all((home / "rows" / row.name / "row.json").is_file() for home in folders.values())
+    ]
+    if len(folders) < 2 or not rows:
+        raise ValueError(
+            "folders: expected two seeds or more with a finished row in common, got "
+            f"{len(folders)} with {len(rows)}"
+        )
+    results = {number: evaluate_rows(rows, folder, val, num_labels) for number, folder in folders.items()}
+    names = [row.name for row in rows]
+    options = {"samples": samples, "seed": seed}
+    pairs = [(name, plan.baseline) for name in names if name != plan.baseline and plan.baseline in names]
+    if plan.main in names and plan.main != plan.baseline:
+        pairs += [(plan.main, other) for other in names if other not in (plan.main, plan.baseline)]
+    titles = [figure.title for figure in METRICS.values()]
+    seeds = ", ".join(map(str, folders))
+    own = ([name, *(_each(results, name, m) for m in METRICS)] for name in names)
+    means = ([name, *(mean(results, name, m, **options).percent() for m in METRICS)] for name in names)
+    differences = (
+        [f"{a} minus {b}", *(mean_difference(results, a, b, m, **options).percent() for m in METRICS)]
+        for a, b in pairs
+    )
+    text = [f"# {plan.name}, seeds {seeds}", *([f"Made with `{command}`."] if command else [])]
+    note = f"percent, [95 % bootstrap interval over the {len(val)} pictures]"
+    text += [f"Mean over the seeds, {note}:", table(["row", *titles], means)]
+    text += ["Differences, paired over pictures and seeds:", table(["rows", *titles], differences)]
+    text += [f"Each seed ({seeds}) by itself:", table(["row", *titles], own)]
+    write_csv(output / f"{plan.name}_seeds.csv", _lines(results, names, pairs, options))
+    path = output / f"{plan.name}_seeds.md"
+    write_text(path, "\n\n".join(text))
+    return path
+
+
+def mean(results: Mapping[int, Evaluation], method: str, metric: str, **options: Any) -> Interval:
+    """The mean over seeds of a method's figure, with its bootstrap interval over pictures."""
+    counts, function = _stacked(results, method, metric)
+    return bootstrap(counts, function, **options)
+
+
+def mean_difference(
+    results: Mapping[int, Evaluation], method: str, baseline: str, metric: str, **options: Any
+) -> Interval:
+    """The mean over seeds of ``figure(method) - figure(baseline)``, on the same drawn pictures."""
+    counts, function = _stacked(results, method, metric)
+    return paired_bootstrap(counts, _stacked(results, baseline, metric)[0], function, **options)
+
+
+def _stacked(results: Mapping[int, Evaluation], method: str, metric: str) -> tuple[NDArray[Any], Any]:
+    """Counts [pictures, seeds, ...], and the mean over seeds of the metric of summed counts."""
+    kind, function, _ = METRICS[metric]
+    counts = np.stack([result.counts[method][kind] for result in results.values()], 1)
+
+    def averaged(summed: NDArray[Any]) -> NDArray[Any]:
+        return np.mean([function(summed[:, s]) for s in range(summed.shape[1])], axis=0)
+
+    return counts, averaged
+
+
+def _each(results: Mapping[int, Evaluation], method: str, metric: str) -> str:
+    return ", ".join(f"{100 * result.score(method, metric):.2f}" for result in results.values())
+
+
+def _lines(
+    results: Mapping[int, Evaluation],
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    options: dict[str, Any],
+) -> list[list[str]]:
+    out = [["row", "minus", "metric", "mean", "low", "high", *(f"seed_{number}" for number in results)]]
+    for method, base in [*((name, "") for name in names), *pairs]:
+        for metric in METRICS:
+            if base:
+                found = mean_difference(results, method, base, metric, **options)
+            else:
+                found = mean(results, method, metric, **options)
+            own = [r.score(method, metric) - (r.score(base, metric) if base else 0) for r in results.values()]
+            numbers = [f"{100 * x:.4f}" for x in (found.value, found.low, found.high, *own)]
+            out.append([method, base, metric, *numbers])
+    return out
