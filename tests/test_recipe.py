@@ -53,9 +53,10 @@ def test_every_value_can_be_replaced() -> None:
             "stages.plain.transform.crop=null",
         ],
     )  # fmt: skip
-    _, plain, crf, joint = recipe.stages
+    _, plain, crf, joint, last = recipe.stages
     assert recipe.seed == 7 and recipe.crf["iterations"] == 3 and recipe.data.validate is None
-    assert joint.rates.crf_theta == 1e-13 and joint.rates.network == 5e-5  # the rest of the mapping stays
+    assert joint.rates.crf_theta == 1e-13 and joint.rates.head == 2e-3  # the rest of the mapping stays
+    assert last.rates.crf_theta == 1e-2 and last.rates.network == 5e-5
     assert plain.epochs == 3 and {s.batch for s in recipe.stages} == {3} == {3}
     assert [s.workers for s in (plain, crf, joint)] == [1, 1, 1]
     assert plain.transform.crop is None and crf.transform.crop == (176, 176)
@@ -67,7 +68,7 @@ def test_every_value_can_be_replaced() -> None:
     [
         ("speed=3", "expected keys among name, seed"),
         ("stages.plain.rates.crf=1", "rates: expected keys among network, head"),
-        ("stages.last.epochs=1", "expected one of head, plain, crf, joint"),
+        ("stages.final.epochs=1", "expected one of head, plain, crf, joint, last"),
         ("stages.plain.epochs=many", "epochs: expected int, got 'many'"),
         ("stages.plain.epochs=-1", "epochs: expected a finite number of at least 0"),
         ("stages.plain.loss=median", "loss: expected one of mean, sum"),
