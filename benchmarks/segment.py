@@ -4,8 +4,8 @@
 "file to labels" is `Predictor` on a JPEG file, with and without the CRF; "network" and "CRF" are the two
 parts of its segmenter on a picture in memory, lattice included; all in turn in one run, medians. "command" is
 `crfrnn segment` from its start to its end, imports and overlay included, the better of two. Photographs:
-scikit-image's, resized. Without a packaged checkpoint a network of the same shape with random weights is
-timed: its labels mean nothing, and a CRF on them meets the same photograph.
+scikit-image's, resized. `--network fcn8s` (the paper's) or another by name has random weights, as the small
+one has without a packaged checkpoint: then labels mean nothing, and the CRF meets the same picture.
 
 Run it alone on the machine: python benchmarks/segment.py
 """
@@ -31,7 +31,7 @@ from skimage import data
 
 from crfrnn import CRFRNN, Predictor, Segmenter, _native
 from crfrnn.data import atomic, read_image
-from crfrnn.models import LiteFPN
+from crfrnn.models import build_network, network_names
 from crfrnn.predict import packaged_checkpoints
 from engine import in_turn
 
@@ -50,16 +50,17 @@ HEADS = [
 Row = tuple[str, float, float, float, float, float, float]
 
 
-def segmenter_and_name(checkpoint: str | None, folder: Path) -> tuple[Path | str, str]:
+def segmenter_and_name(checkpoint: str | None, network: str | None, folder: Path) -> tuple[Path | str, str]:
     """What `from_pretrained` takes, and how it is called in the table."""
     if checkpoint is not None:
         return checkpoint, checkpoint
     names = packaged_checkpoints()
-    if names:
+    if names and network is None:
         return names[0], names[0]
     torch.manual_seed(0)
-    Segmenter(LiteFPN(LABELS), CRFRNN(LABELS)).save_pretrained(folder)
-    return folder, f"LiteFPN({LABELS}), random weights"
+    chosen = network or "lite"
+    Segmenter(build_network(chosen, num_labels=LABELS), CRFRNN(LABELS)).save_pretrained(folder)
+    return folder, f"{chosen}, random weights"
 
 
 def measure(source: Path | str, folder: Path, runs: int, iterations: int | None) -> list[Row]:
@@ -102,6 +103,7 @@ def command(source: Path | str, path: Path, iterations: int | None, runs: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--checkpoint", help="the package's own by default")
+    parser.add_argument("--network", choices=network_names(), help="in its place, with random weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--iterations", type=int, help="of the CRF; the checkpoint's own by default")
@@ -111,7 +113,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as temporary, console.status("measuring, about a minute"):
         folder = Path(temporary)
-        source, name = segmenter_and_name(arguments.checkpoint, folder / "network")
+        source, name = segmenter_and_name(arguments.checkpoint, arguments.network, folder / "network")
         rows = measure(source, folder, arguments.runs, arguments.iterations)
     versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}"
     machine = f"{platform.machine()}, {arguments.threads} threads, {_native.instruction_set()}"
