@@ -108,7 +108,7 @@ def gaussian_sum(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
     rows, dimension = queries.shape[1:]
     out = values.new_empty(batch, rows, channels)
     if out.numel():
-        wide = min(max(triton.next_power_of_2(channels), 16), 64)
+        wide = min(max(triton.next_power_of_2(channels), 16), 32)  # 64 do not fit the registers
         with on_device(values):
             _sums[(batch * triton.cdiv(rows, TILE), triton.cdiv(channels, wide))](
                 _lines(queries), _lines(features), values.contiguous(), out, rows, columns, channels,
