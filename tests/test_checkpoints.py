@@ -54,9 +54,12 @@ def test_the_weights_alone_load_too(tmp_path: Path) -> None:
 
 def test_its_crf_is_learned_and_does_something() -> None:
     crf = Segmenter.from_pretrained(NAME).crf
-    assert crf is not None and (crf.iterations, crf.eval_iterations) == (5, 10)
-    potts = -torch.eye(len(VOC_CLASSES))
-    assert not torch.allclose(crf.compatibility, potts, atol=1e-3)
+    assert crf is not None and (crf.iterations, crf.eval_iterations) == (1, 10)
+    for weights in (
+        crf.bilateral_weights,
+        crf.spatial_weights,
+    ):  # one number for all labels is what it began with
+        assert float(weights.detach().std()) > 0.05
     # Weight decay shrinks a CRF to nothing; this one still weighs something.
     assert (
         float(crf.bilateral_weights.detach().abs().mean()) > 0.1
