@@ -12,14 +12,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, band, given, inward, times
 from crfrnn.lattice import triton_filter
 from crfrnn.lattice.triton_filter import Structure
-from crfrnn.lattice.triton_launch import on_device
+from crfrnn.lattice.triton_launch import ceil_div, on_device
 
 SLICED_IN_REGISTERS = 32  # labels; more are sliced by a kernel of their own
 
@@ -54,7 +53,7 @@ def forward(
     """Float[B, L, N] -> logits, Q of each iteration Float[T, P, L] (none unless `keep`), is all finite."""
     pictures, labels, points = unary.shape
     total = pictures * points
-    stride = labels if keep else triton.cdiv(labels, 8) * 8  # whole sectors; what is kept is not padded
+    stride = labels if keep else ceil_div(labels, 8) * 8  # whole sectors; what is kept is not padded
     first = unary if initial is None else initial
     logits = first.clone()
     marginals = unary.new_empty(iterations if keep else 0, total, labels)

@@ -7,13 +7,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from crfrnn.crf import triton_kernels
 from crfrnn.lattice import triton_filter
 from crfrnn.lattice.triton_filter import Structure
-from crfrnn.lattice.triton_launch import FUSED, INTERPRETED, block
+from crfrnn.lattice.triton_launch import FUSED, INTERPRETED, block, ceil_div, power_of_2
 
 
 class LatticeKernel(NamedTuple):
@@ -52,11 +51,11 @@ class Problem(NamedTuple):
 
     def launch(self, total: int) -> tuple[tuple[int], dict[str, object]]:
         """Grid and constants of a kernel over blocks of pixels."""
-        wide = max(triton.next_power_of_2(self.labels), 16)
+        wide = max(power_of_2(self.labels), 16)
         # What needs no stack beside its registers (tests/triton_targets.py).
         high = block(32 if wide == 64 else 16, max(total, 16))
         flags = {"MASKED": self.mask is not None, "CLAMPED": self.clamp is not None}
-        return (triton.cdiv(total, high),), {
+        return (ceil_div(total, high),), {
             **flags,
             "BLOCK": high,
             "LABELS": wide,
@@ -78,7 +77,7 @@ def band(
         out = torch.empty_like(rows)
         high, taps, columns = band_tile(length, width)
         outer = total // (length * step)
-        triton_kernels.band_kernel[(outer * triton.cdiv(length, high) * triton.cdiv(width, columns),)](
+        triton_kernels.band_kernel[(outer * ceil_div(length, high) * ceil_div(width, columns),)](
             rows, out, rows if scale is None else scale, theta[axis:], length, width, stride, length * width,
             length * width, triton_kernels.CUT, SCALED=scale is not None, DERIVATIVE=derivative == axis,
             BLOCK=high, TAPS=taps, COLUMNS=columns, **FUSED,
@@ -90,9 +89,9 @@ def band(
 def band_tile(length: int, width: int) -> tuple[int, int, int]:
     """Rows, taps and columns of a program of `band`; interpreted, as many as Triton takes in one tile."""
     high = block(64, max(length, 16))
-    taps = min(max(triton.next_power_of_2(length), 16), 64) if INTERPRETED else 32
+    taps = min(max(power_of_2(length), 16), 64) if INTERPRETED else 32
     most = 2**20 // high if INTERPRETED else 64
-    return high, taps, min(max(triton.next_power_of_2(width), 16), most)
+    return high, taps, min(max(power_of_2(width), 16), most)
 
 
 def inward(kernel: LatticeKernel | SeparableKernel, scale: Tensor | None) -> Tensor:

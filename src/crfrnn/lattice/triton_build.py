@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crfrnn.lattice import reference, triton_numbering
 from crfrnn.lattice.quality import Quality
-from crfrnn.lattice.triton_launch import FUSED, block, on_device
+from crfrnn.lattice.triton_launch import FUSED, block, ceil_div, on_device, power_of_2
 
 PIECE = 32  # entries that one row of the first pass of a splat sums, and rows one of the second
 WIDEST_KEY = 61  # bits; one more marks the masked points
@@ -125,9 +125,9 @@ def embed(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     if count:
         rows = block(128 if dim < 6 else 32, count)  # beyond, the registers would not hold more
         with on_device(features):
-            _embed[(triton.cdiv(count, rows),)](
+            _embed[(ceil_div(count, rows),)](
                 features.contiguous(), _scales(dim, scale, features.dtype, features.device), weights,
-                quotient, rank, count, DIM=dim, PAD=triton.next_power_of_2(dim + 1), BLOCK=rows,
+                quotient, rank, count, DIM=dim, PAD=power_of_2(dim + 1), BLOCK=rows,
                 enable_fp_fusion=False,  # the reference's rounding: at a tie the same simplex
             )  # fmt: skip
     return weights, quotient, rank
@@ -140,9 +140,9 @@ def feature_gradient(grad_weights: Tensor, rank: Tensor, scale: float) -> Tensor
     if count:
         rows = block(128, count)
         with on_device(out):
-            _feature_gradient[(triton.cdiv(count, rows),)](
+            _feature_gradient[(ceil_div(count, rows),)](
                 grad_weights.contiguous(), rank, _scales(size - 1, scale, out.dtype, out.device), out, count,
-                DIM=size - 1, PAD=triton.next_power_of_2(size), BLOCK=rows, **FUSED,
+                DIM=size - 1, PAD=power_of_2(size), BLOCK=rows, **FUSED,
             )  # fmt: skip
     return out
 
@@ -233,10 +233,10 @@ def _packed(
     table = torch.tensor(steps, device=quotient.device)
     rows = block(128, count)
     with on_device(quotient):
-        _keys[(triton.cdiv(count, rows),)](
+        _keys[(ceil_div(count, rows),)](
             quotient, rank, table, table if hidden is None else (~hidden).view(torch.uint8), keys, count,
             points, 1 << sum(widths), bias, torch.iinfo(kind).max, SIZE=size,
-            PAD=triton.next_power_of_2(size), MASKED=hidden is not None, BLOCK=rows, **FUSED,
+            PAD=power_of_2(size), MASKED=hidden is not None, BLOCK=rows, **FUSED,
         )  # fmt: skip
     return keys, table.to(kind)
 

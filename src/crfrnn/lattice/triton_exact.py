@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.triton_launch import FUSED, front, on_device
+from crfrnn.lattice.triton_launch import FUSED, ceil_div, front, on_device, power_of_2
 
 TILE = 64  # rows and columns of a tile; half the columns where there are two products: no spills
 
@@ -108,9 +108,9 @@ def gaussian_sum(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
     rows, dimension = queries.shape[1:]
     out = values.new_empty(batch, rows, channels)
     if out.numel():
-        wide = min(max(triton.next_power_of_2(channels), 16), 32)  # 64 do not fit the registers
+        wide = min(max(power_of_2(channels), 16), 32)  # 64 do not fit the registers
         with on_device(values):
-            _sums[(batch * triton.cdiv(rows, TILE), triton.cdiv(channels, wide))](
+            _sums[(batch * ceil_div(rows, TILE), ceil_div(channels, wide))](
                 _lines(queries), _lines(features), values.contiguous(), out, rows, columns, channels,
                 DIM=dimension, ROWS=TILE, COLUMNS=TILE, CHANNELS=wide, **FUSED,
             )  # fmt: skip
@@ -123,11 +123,11 @@ def gaussian_pull(queries: Tensor, features: Tensor, left: Tensor, right: Tensor
     columns, channels = right.shape[1:]
     out = queries.new_empty(queries.shape)
     if out.numel():
-        wide = min(max(triton.next_power_of_2(channels), 16), 32)
+        wide = min(max(power_of_2(channels), 16), 32)
         with on_device(queries):
-            _pulls[(batch * triton.cdiv(rows, TILE),)](
+            _pulls[(batch * ceil_div(rows, TILE),)](
                 _lines(queries), _lines(features), left.contiguous(), right.contiguous(), out, rows, columns,
-                channels, DIM=dimension, PAD=triton.next_power_of_2(dimension), ROWS=TILE, COLUMNS=TILE // 2,
+                channels, DIM=dimension, PAD=power_of_2(dimension), ROWS=TILE, COLUMNS=TILE // 2,
                 CHANNELS=wide, num_warps=4 if dimension <= 8 else 8, **FUSED,
             )  # fmt: skip
     return out

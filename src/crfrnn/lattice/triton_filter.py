@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.triton_launch import FUSED, block, on_device
+from crfrnn.lattice.triton_launch import FUSED, block, ceil_div, on_device, power_of_2
 
 CHANNELS = 32  # columns of one program; more channels are more programs
 
@@ -138,7 +138,7 @@ def shares(weights: Tensor, structure: Structure) -> Tensor:
 def room(rows: int, channels: int, like: Tensor) -> Tensor:
     """Uninitialised rows, padded to whole sectors."""
     sector = 32 // like.element_size()
-    return like.new_empty(rows, triton.cdiv(channels, sector) * sector)
+    return like.new_empty(rows, ceil_div(channels, sector) * sector)
 
 
 def spread(values: Tensor, share: Tensor, structure: Structure, reverse: bool) -> Tensor:
@@ -155,7 +155,7 @@ def splat(values: Tensor, share: Tensor, structure: Structure) -> Tensor:
         count = len(table) - 1
         out, high = room(count, channels, share), block(32, count)
         grid, columns = _across(out)
-        _sum_pieces[(triton.cdiv(count, high), grid)](
+        _sum_pieces[(ceil_div(count, high), grid)](
             values, out, structure.order, share, table, count, channels, values.stride(0), out.stride(0),
             SIZE=structure.size, FIRST=number == 0, BLOCK=high, COLUMNS=columns, **FUSED,
         )  # fmt: skip
@@ -171,7 +171,7 @@ def blur(rows: Tensor, structure: Structure, reverse: bool) -> Tensor:
     grid, columns = _across(rows)
     axes = range(structure.size)
     for axis in reversed(axes) if reverse else axes:
-        _blur[(triton.cdiv(structure.vertices, high), grid)](
+        _blur[(ceil_div(structure.vertices, high), grid)](
             rows, other, structure.neighbour, axis, structure.vertices, rows.stride(0), BLOCK=high,
             COLUMNS=columns, **FUSED,
         )  # fmt: skip
@@ -181,17 +181,17 @@ def blur(rows: Tensor, structure: Structure, reverse: bool) -> Tensor:
 
 def _across(rows: Tensor) -> tuple[int, int]:
     """Programs over the columns of padded rows, and how many columns each works on."""
-    columns = min(triton.next_power_of_2(rows.shape[1]), CHANNELS)
-    return triton.cdiv(rows.shape[1], columns), columns
+    columns = min(power_of_2(rows.shape[1]), CHANNELS)
+    return ceil_div(rows.shape[1], columns), columns
 
 
 def gather(rows: Tensor, weights: Tensor, structure: Structure, channels: int) -> Tensor:
     """Slice: lattice rows -> [P, C]."""
     points = len(weights)
     out = rows.new_empty(points, channels)
-    high, columns = block(32, points), min(triton.next_power_of_2(max(channels, 1)), CHANNELS)
+    high, columns = block(32, points), min(power_of_2(channels), CHANNELS)
     if out.numel():
-        _slice[(triton.cdiv(points, high), triton.cdiv(channels, columns))](
+        _slice[(ceil_div(points, high), ceil_div(channels, columns))](
             rows, out, weights, structure.corner, points, structure.vertices, channels, rows.stride(0),
             out.stride(0), SIZE=structure.size, BLOCK=high, COLUMNS=columns, **FUSED,
         )  # fmt: skip
@@ -204,10 +204,10 @@ def corner_dots(
     """out[p, r] (+)= scale[p] / (1 + 2^-d) <values[p], rows[corner[p, r]]>."""
     points, channels = values.shape
     high = block(32, points)
-    _corner_dots[(triton.cdiv(points, high),)](
+    _corner_dots[(ceil_div(points, high),)](
         values, rows, out, structure.corner, out if scale is None else scale, points, structure.vertices,
         channels, values.stride(0), rows.stride(0), SIZE=structure.size, ADD=add,
-        SCALED=scale is not None, BLOCK=high, COLUMNS=min(triton.next_power_of_2(channels), CHANNELS),
+        SCALED=scale is not None, BLOCK=high, COLUMNS=min(power_of_2(channels), CHANNELS),
         **FUSED,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-import triton
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run in Python, on the CPU
@@ -22,7 +21,17 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
 
 def block(fast: int, count: int) -> int:
     """Rows a program works on: `fast` on a GPU; interpreted, time follows the number of programs."""
-    return min(triton.next_power_of_2(max(count, 1)), 8192) if INTERPRETED else fast
+    return min(power_of_2(count), 8192) if INTERPRETED else fast
+
+
+def ceil_div(count: int, each: int) -> int:
+    """Programs of `each` for `count`; triton.cdiv is typed for kernels, not for who calls them."""
+    return -(-count // each)
+
+
+def power_of_2(count: int) -> int:
+    """The least power of two that is no less than `count`: what a tile's side has to be."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def front(tensor: Tensor, dimension: int | None, samples: int) -> Tensor:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.triton_launch import FUSED, block, on_device
+from crfrnn.lattice.triton_launch import FUSED, block, ceil_div, on_device
 
 NUMBERINGS = ("sort", "hash")
 EMPTY = tl.constexpr(-1)  # keys are not negative
@@ -75,7 +75,7 @@ def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
     out = torch.empty(len(steps), 2, count + 1, dtype=kind, device=vertices.device)
     rows = block(128, count + 1)
     with on_device(vertices):
-        _find[(triton.cdiv(count + 1, rows), 2 * len(steps))](
+        _find[(ceil_div(count + 1, rows), 2 * len(steps))](
             vertices, steps, out, count, count.bit_length(), BLOCK=rows, **FUSED
         )
     return out
@@ -102,7 +102,7 @@ def _by_hash(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     table = keys.new_full((slots + count,), EMPTY.value)
     rows = block(128, count)
     with on_device(keys):
-        _claim[(triton.cdiv(count, rows),)](keys, table, count, slots, 63 - bits, BLOCK=rows, **FUSED)
+        _claim[(ceil_div(count, rows),)](keys, table, count, slots, 63 - bits, BLOCK=rows, **FUSED)
     taken = (table[:slots] != EMPTY.value).nonzero().squeeze(1)
     vertices, order = table[taken].sort()
     numbers = torch.empty(slots, dtype=_narrowest(len(vertices)), device=keys.device)
