@@ -7,7 +7,9 @@
 #include <mutex>
 #include <new>
 
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include <malloc.h>
+#else
 #include <pthread.h>
 #endif
 #ifdef __linux__
@@ -141,7 +143,7 @@ void wish_for_huge_pages(void* data, size_t bytes) {
 void* allocate(size_t bytes) {
   const size_t alignment = bytes >= huge_page ? huge_page : line;
   const size_t whole = (bytes + line - 1) / line * line;
-#if defined(_MSC_VER)
+#if defined(_WIN32)
   void* data = _aligned_malloc(whole ? whole : alignment, alignment);
 #else
   void* data = nullptr;
@@ -153,7 +155,7 @@ void* allocate(size_t bytes) {
 }
 
 void deallocate(void* data) {
-#if defined(_MSC_VER)
+#if defined(_WIN32)
   _aligned_free(data);
 #else
   std::free(data);

@@ -34,8 +34,8 @@ namespace {
 bool machine_has(int level) {
   int r[4];
   __cpuid(r, 1);
-  const bool fma = r[2] & (1 << 12), f16c = r[2] & (1 << 29), osxsave = r[2] & (1 << 27);
-  if (!fma || !f16c || !osxsave) return false;
+  const bool fma = r[2] & (1 << 12), osxsave = r[2] & (1 << 27);
+  if (!fma || !osxsave) return false;
   const unsigned long long state = _xgetbv(0);
   __cpuidex(r, 7, 0);
   if ((state & 6) != 6 || !(r[1] & (1 << 5))) return false;
@@ -46,7 +46,7 @@ bool machine_has(int level) {
 #else
 bool machine_has(int level) {
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (level == 1 || !avx2) return avx2;
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq");

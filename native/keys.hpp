@@ -36,7 +36,7 @@ struct Key {
     for (int i = W - 1; i >= 0; --i) {
       const uint64_t s = word[i] + other.word[i];
       r.word[i] = s + carry;
-      carry = (s < word[i]) | (r.word[i] < s);
+      carry = static_cast<uint64_t>(s < word[i]) | static_cast<uint64_t>(r.word[i] < s);
     }
     return r;
   }

@@ -61,7 +61,10 @@ struct Messages {
       if (pixel_of && !place) ask_scattered<float, NB>(pixel_of, points, p, rows + column, labels);
       const float* from = rows + row * labels + column;
       out[0] = P::load(from, some0);
-      if constexpr (NB == 2) out[1] = P::load(from + P::lanes, some1);
+      if constexpr (NB == 2)
+        out[1] = P::load(from + P::lanes, some1);
+      else
+        static_cast<void>(some1);
       if (!scale) return;
       const P factor = P::set(scale[scaled ? scaled[p] : row]);
       for (int b = 0; b < NB; ++b) out[b] = out[b] * factor;
