@@ -107,7 +107,7 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
         tile[i] = l + i < labels ? P::load(planes + (b * labels + l + i) * n + at, some_pixels) : P::zero();
         difference = difference + (tile[i] - tile[i]);
       }
-      transpose(tile);
+      P::transpose(tile);
       const auto some_labels = P::Lanes::first(labels - l);
       for (int p = 0; p < count; ++p) tile[p].store(rows + int64_t{place[p]} * labels + l, some_labels);
     }
@@ -130,7 +130,7 @@ inline void rows_to_planes(const Problem& problem, const Order& order, const flo
     for (int64_t l = 0; l < labels; l += P::lanes) {
       const auto some_labels = P::Lanes::first(labels - l);
       for (int p = 0; p < P::lanes; ++p) tile[p] = p < count ? P::load(rows + int64_t{place[p]} * labels + l, some_labels) : P::zero();
-      transpose(tile);
+      P::transpose(tile);
       for (int i = 0; i < P::lanes && l + i < labels; ++i) tile[i].store(planes + (b * labels + l + i) * n + at, some_pixels);
     }
   });

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: MIT
+// A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per instruction set:
+// everything here lives in that set's namespace, so the linker can never mix two of them. This file has the pack that every
+// processor can work with, plain loops; pack_avx512.hpp, pack_avx2.hpp and pack_neon.hpp say the same in a set's own words.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
+#include <immintrin.h>
+#endif
+
+namespace crfrnn {
+
+namespace CRFRNN_ISA {
+
+#if defined(_MSC_VER)
+#define CRFRNN_INLINE __forceinline
+#define CRFRNN_INLINE_LAMBDA
+#else
+#define CRFRNN_INLINE inline __attribute__((always_inline))
+#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
+#endif
+
+// Asks for the cache line at p: the rows of scattered pixels and vertices are known long before they are read.
+CRFRNN_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p);
+#elif defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  (void)p;
+#endif
+}
+
+constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+
+CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
+}
+
+// a b + c, rounded once where the processor has an instruction for it. The compiler itself contracts nothing (CMakeLists.txt).
+template <class T>
+CRFRNN_INLINE T multiply_add(T a, T b, T c) {
+#if defined(__aarch64__) || defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// A square of packs, mirrored: lane j of pack i changes places with lane i of pack j.
+template <class P, class T>
+CRFRNN_INLINE void transpose_in_memory(P* rows) {
+  alignas(64) T tile[P::lanes][P::lanes], mirrored[P::lanes][P::lanes];
+  for (int i = 0; i < P::lanes; ++i) rows[i].store(tile[i]);
+  for (int i = 0; i < P::lanes; ++i)
+    for (int j = 0; j < P::lanes; ++j) mirrored[j][i] = tile[i][j];
+  for (int i = 0; i < P::lanes; ++i) rows[i] = P::load(mirrored[i]);
+}
+
+// 2^f for f in [0, 1): a polynomial fitted to 7.5e-8 relative.
+template <class P>
+CRFRNN_INLINE P exp2_fraction(P f) {
+  P p = P::fma(P::set(1.8775765e-3f), f, P::set(8.9893406e-3f));
+  p = P::fma(p, f, P::set(5.5826318e-2f));
+  p = P::fma(p, f, P::set(2.4015361e-1f));
+  p = P::fma(p, f, P::set(6.9315308e-1f));
+  return P::fma(p, f, P::set(0.99999994f));
+}
+
+// 2^t: far below -100 next to nothing, above 127 no more than that.
+template <class P>
+CRFRNN_INLINE P exp2_by_parts(P t) {
+  const P bounded = P::min(P::max(t, P::set(-100.f)), P::set(127.f)), n = P::floor(bounded);
+  return exp2_fraction(bounded - n) * P::exp2i(n);
+}
+
+template <class T>
+struct Pack {
+  static constexpr int lanes = 64 / sizeof(T);  // float: 16, double: 8; one cache line either way
+  T v[lanes];
+#define CRFRNN_LANES(expression)                        \
+  Pack r;                                               \
+  for (int i = 0; i < lanes; ++i) r.v[i] = expression; \
+  return r;
+  static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(T(0)) }
+  static CRFRNN_INLINE Pack set(T x) { CRFRNN_LANES(x) }
+  static CRFRNN_INLINE Pack load(const T* p) { CRFRNN_LANES(p[i]) }
+  // Some of the lanes, from the first on.
+  struct Lanes {
+    int64_t count;
+    static CRFRNN_INLINE Lanes first(int64_t n) { return {n}; }
+  };
+  static CRFRNN_INLINE Pack load(const T* p, Lanes some) { CRFRNN_LANES(i < some.count ? p[i] : T(0)) }
+  // a in `some` lanes, b in the others.
+  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) { CRFRNN_LANES(i < some.count ? a.v[i] : b.v[i]) }
+  CRFRNN_INLINE void store(T* p) const {
+    for (int i = 0; i < lanes; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE void store(T* p, Lanes some) const {
+    for (int i = 0; i < lanes && i < some.count; ++i) p[i] = v[i];
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
+  CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
+  CRFRNN_INLINE Pack operator*(Pack o) const { CRFRNN_LANES(v[i] * o.v[i]) }
+  static CRFRNN_INLINE Pack fma(Pack a, Pack b, Pack c) { CRFRNN_LANES(multiply_add(a.v[i], b.v[i], c.v[i])) }
+  static CRFRNN_INLINE Pack max(Pack a, Pack b) { CRFRNN_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
+  static CRFRNN_INLINE Pack min(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
+  static CRFRNN_INLINE Pack floor(Pack a) { CRFRNN_LANES(std::floor(a.v[i])) }
+  static CRFRNN_INLINE Pack ceil(Pack a) { CRFRNN_LANES(std::ceil(a.v[i])) }
+  // 1 where a < b, else 0
+  static CRFRNN_INLINE Pack less(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? T(1) : T(0)) }
+  // a where x = y, else 0
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) { CRFRNN_LANES(x.v[i] == y.v[i] ? a.v[i] : T(0)) }
+  CRFRNN_INLINE T sum() const {
+    T s = 0;
+    for (int i = 0; i < lanes; ++i) s += v[i];
+    return s;
+  }
+  CRFRNN_INLINE T most() const {
+    T s = v[0];
+    for (int i = 1; i < lanes; ++i) s = v[i] > s ? v[i] : s;
+    return s;
+  }
+  // 2^n for integral n in [-126, 127]; of floats alone
+  static CRFRNN_INLINE Pack exp2i(Pack n) {
+    Pack r;
+    for (int i = 0; i < lanes; ++i) {
+      const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+      std::memcpy(&r.v[i], &bits, 4);
+    }
+    return r;
+  }
+  static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
+  static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, T>(rows); }
+#undef CRFRNN_LANES
+};
+
+}  // namespace CRFRNN_ISA
+}  // namespace crfrnn

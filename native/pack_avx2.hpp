@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// A pack of float in two registers of AVX2.
+#pragma once
+
+#include <immintrin.h>
+
+#include "pack.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+template <>
+struct Pack<float> {
+  static constexpr int lanes = 16;
+  __m256 a, b;
+  static CRFRNN_INLINE Pack zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static CRFRNN_INLINE Pack set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static CRFRNN_INLINE Pack load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  struct Lanes {
+    __m256i a, b;
+    static CRFRNN_INLINE Lanes first(int64_t n) {
+      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), most = _mm256_set1_epi32(static_cast<int>(n > 16 ? 16 : n));
+      return {_mm256_cmpgt_epi32(most, lane), _mm256_cmpgt_epi32(most, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
+    }
+  };
+  static CRFRNN_INLINE Pack load(const float* p, Lanes some) {
+    return {_mm256_maskload_ps(p, some.a), _mm256_maskload_ps(p + 8, some.b)};
+  }
+  static CRFRNN_INLINE Pack select(Lanes some, Pack x, Pack y) {
+    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(some.a)), _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(some.b))};
+  }
+  CRFRNN_INLINE void store(float* p) const {
+    _mm256_storeu_ps(p, a);
+    _mm256_storeu_ps(p + 8, b);
+  }
+  CRFRNN_INLINE void store(float* p, Lanes some) const {
+    _mm256_maskstore_ps(p, some.a, a);
+    _mm256_maskstore_ps(p + 8, some.b, b);
+  }
+  CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm256_add_ps(a, o.a), _mm256_add_ps(b, o.b)}; }
+  CRFRNN_INLINE Pack operator-(Pack o) const { return {_mm256_sub_ps(a, o.a), _mm256_sub_ps(b, o.b)}; }
+  CRFRNN_INLINE Pack operator*(Pack o) const { return {_mm256_mul_ps(a, o.a), _mm256_mul_ps(b, o.b)}; }
+  static CRFRNN_INLINE Pack fma(Pack x, Pack y, Pack z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  static CRFRNN_INLINE Pack max(Pack x, Pack y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static CRFRNN_INLINE Pack min(Pack x, Pack y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  CRFRNN_INLINE float sum() const {
+    const __m256 s = _mm256_add_ps(a, b);
+    __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    t = _mm_add_ps(t, _mm_movehl_ps(t, t));
+    return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
+  }
+  CRFRNN_INLINE float most() const {
+    const __m256 s = _mm256_max_ps(a, b);
+    __m128 t = _mm_max_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    t = _mm_max_ps(t, _mm_movehl_ps(t, t));
+    return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
+  }
+  static CRFRNN_INLINE Pack floor(Pack x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
+  static CRFRNN_INLINE Pack ceil(Pack x) { return {_mm256_ceil_ps(x.a), _mm256_ceil_ps(x.b)}; }
+  static CRFRNN_INLINE Pack less(Pack x, Pack y) {
+    const __m256 one = _mm256_set1_ps(1.f);
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), one), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), one)};
+  }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack z) {
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ), z.b)};
+  }
+  // 2^n for integral n in [-126, 127]
+  static CRFRNN_INLINE Pack exp2i(Pack n) {
+    const __m256i bias = _mm256_set1_epi32(127);
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.a), bias), 23)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.b), bias), 23))};
+  }
+  static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
+  static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, float>(rows); }
+};
+
+}  // namespace crfrnn::CRFRNN_ISA
