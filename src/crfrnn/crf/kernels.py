@@ -33,6 +33,7 @@ class GaussianKernel:
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
                   neighbours weigh nothing (within rounding) receives 0
     backend       of the lattice: None chooses by the device
+    operator      one that is built already, over these features: then method, quality and backend say nothing
 
     Differentiable in the features, the normaliser included. A kernel of batch 1 serves any batch.
     Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3; Zheng et al., ICCV 2015, section 4.
@@ -61,11 +62,13 @@ class GaussianKernel:
         mask: Tensor | None = None,
         exclude_self: bool = False,
         backend: str | None = None,
+        operator: Operator | None = None,
     ) -> None:
-        check_choice("method", method, ("lattice", "exact"))
-        features = check_features(features, mask, max_dimension=8 if method == "lattice" else None)
-        lattice = method == "lattice"
-        operator = Lattice.build(features, quality, mask, backend) if lattice else Exact(features)
+        if operator is None:
+            check_choice("method", method, ("lattice", "exact"))
+            lattice = method == "lattice"
+            features = check_features(features, mask, max_dimension=8 if lattice else None)
+            operator = Lattice.build(features, quality, mask, backend) if lattice else Exact(features)
         self._normalize(operator, features, normalization, mask, exclude_self)
 
     @classmethod
@@ -115,10 +118,13 @@ class GaussianKernel:
                 exclude_self=exclude_self,
                 backend=backend,
             )
-        mask = check_mask(mask, features)
-        kernel = cls.__new__(cls)
-        kernel._normalize(Separable(shape, theta), features, normalization, mask, exclude_self)
-        return kernel
+        return cls(
+            features,
+            normalization=normalization,
+            mask=check_mask(mask, features),
+            exclude_self=exclude_self,
+            operator=Separable(shape, theta),
+        )
 
     @classmethod
     def bilateral(

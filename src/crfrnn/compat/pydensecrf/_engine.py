@@ -64,6 +64,4 @@ def scattered_kernel(features: Tensor, normalization: str) -> GaussianKernel:
     features = check_features(features, max_dimension=None)
     weights, structure = reference.build(features, get_quality(QUALITY), None)
     lattice = Lattice(weights, structure, "reference", (features.shape[0], features.shape[1]))
-    kernel = GaussianKernel.__new__(GaussianKernel)
-    kernel._normalize(lattice, features, normalization, None, False)
-    return kernel
+    return GaussianKernel(features, normalization=normalization, operator=lattice)
