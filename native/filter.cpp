@@ -36,7 +36,7 @@ CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
 template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
-  const Sweep<T, NB> sweep(lattice, weights, reverse, threads, scratch.as<T>());
+  const Sweep<T, NB> sweep(lattice, weights, channels - column, reverse, threads, scratch.as<T>());
   const Columns<T, NB> source{values, channels, column, lattice.order, lattice.points};
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners(lattice.dim, [&]<int V>() {
@@ -57,12 +57,12 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
-  const Sweep<T, NB> forward(lattice, weights, false, threads, scratch.as<T>()), backward(lattice, weights, true, threads, scratch.as<T>());
+  const Sweep<T, NB> forward(lattice, weights, channels - column, false, threads, scratch.as<T>()),
+      backward(lattice, weights, channels - column, true, threads, scratch.as<T>());
   with_corners(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);
   });
-  constexpr int width = NB * Pack<T>::lanes;
   forward.each_simplex_range([&](int64_t begin, int64_t end, int) {
     for (int64_t s = begin; s < end; ++s) {
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
@@ -73,9 +73,9 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
         for (int k = 0; k < corners; ++k) {
           Pack<T> dot = Pack<T>::zero();
           for (int b = 0; b < NB; ++b) {
-            const int64_t at = int64_t{vertex[k]} * width + b * Pack<T>::lanes;
-            dot = Pack<T>::fma(gp[b], Pack<T>::load(rows_x + at), dot);
-            dot = Pack<T>::fma(xp[b], Pack<T>::load(rows_g + at), dot);
+            const int64_t at = vertex[k] * forward.shape.width;
+            dot = Pack<T>::fma(gp[b], forward.shape.load(rows_x + at, b), dot);
+            dot = Pack<T>::fma(xp[b], forward.shape.load(rows_g + at, b), dot);
           }
           grad_weights[p * corners + k] += factor * dot.sum();
         }
@@ -146,8 +146,8 @@ void each_column_group(int64_t channels, const Body& body) {
 
 template <class T>
 size_t row_bytes(const Lattice& lattice, int64_t channels) {
-  const int64_t packs = channels > Pack<T>::lanes ? 2 : 1;
-  return static_cast<size_t>((lattice.vertices + 1) * packs * Pack<T>::lanes) * sizeof(T);
+  const int64_t width = channels > Pack<T>::lanes ? RowShape<T, 2>::width_of(channels) : RowShape<T, 1>::width_of(channels);
+  return static_cast<size_t>(lattice.vertices * width) * sizeof(T);
 }
 
 template <class T>

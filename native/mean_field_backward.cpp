@@ -38,10 +38,10 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
         for (int b = 0; b < packs; ++b) to[b].store(q_hat + p * packs.width() + b * P::lanes);
       }
     });
-    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel, false);
     const float factor = slice_factor<float>(kernel.lattice.dim);
     const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
-    for (int64_t column = 0; column < width; column += NB * P::lanes) {
+    for (int64_t column = 0; column < labels; column += NB * P::lanes) {
+      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel, false, column);
       messages.spread_columns<NB>(kernel, false, q, kernel.pre, column, forward_rows.as<float>());
       if (!spread_ready)
         messages.spread_columns<NB>(kernel, true, g, kernel.post, column, backward_rows.as<float>());
@@ -55,10 +55,10 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
             for (int k = 0; k < corners; ++k) {
               P ahead = P::zero(), back = P::zero();
               for (int b = 0; b < NB; ++b) {
-                const int64_t at = int64_t{vertex[k]} * NB * P::lanes + b * P::lanes;
+                const int64_t at = vertex[k] * sweep.shape.width;
                 const int64_t lane = p * width + column + b * P::lanes;
-                ahead = P::fma(P::load(g_hat + lane), P::load(forward_rows.as<float>() + at), ahead);
-                back = P::fma(P::load(q_hat + lane), P::load(back_rows + at), back);
+                ahead = P::fma(P::load(g_hat + lane), sweep.shape.load(forward_rows.as<float>() + at, b), ahead);
+                back = P::fma(P::load(q_hat + lane), sweep.shape.load(back_rows + at, b), back);
               }
               const float d_ahead = ahead.sum() * factor, d_back = back.sum() * factor;
               if (out.weights) out.weights[p * corners + k] += post * d_ahead + pre * d_back;

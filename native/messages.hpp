@@ -8,9 +8,6 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Rows of a lattice's vertices: whole packs, one column group of the labels at a time.
-inline int64_t group_width(const Problem& problem) { return problem.width() < 32 ? 16 : 32; }
-
 // What passes over all kernels need, allocated once for all iterations.
 struct Messages {
   using P = Pack<float>;
@@ -30,7 +27,8 @@ struct Messages {
     int64_t most = 0;
     for (int m = 0; m < p.kernel_count; ++m)
       if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
-    return static_cast<size_t>(most * group_width(p)) * sizeof(float);
+    const int64_t width = p.labels <= P::lanes ? RowShape<float, 1>::width_of(p.labels) : RowShape<float, 2>::width_of(p.labels);
+    return static_cast<size_t>(most * width) * sizeof(float);
   }
   static size_t scratch_bytes(const Problem& p) {
     size_t most = 0;
@@ -42,9 +40,10 @@ struct Messages {
     return most;
   }
 
+  // Over the labels from `column` on, as many as NB packs hold.
   template <int NB>
-  Sweep<float, NB> sweep_of(const Kernel& kernel, bool reverse) const {
-    return {kernel.lattice, kernel.weights, reverse, problem.threads, scratch.as<float>()};
+  Sweep<float, NB> sweep_of(const Kernel& kernel, bool reverse, int64_t column) const {
+    return {kernel.lattice, kernel.weights, labels - column, reverse, problem.threads, scratch.as<float>()};
   }
 
   // The rows of the pixels in the order of a lattice's points, columns [column, column + NB packs), times a scale that is
@@ -74,7 +73,7 @@ struct Messages {
   // splat and blur of columns [column, column + NB packs) of the rows; the result lies in `to`.
   template <int NB>
   void spread_columns(const Kernel& kernel, bool reverse, const float* rows, const float* scale, int64_t column, float* to) const {
-    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
+    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse, column);
     const auto source = source_of<NB>(kernel, rows, scale, column);
     with_corners(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
   }
@@ -83,11 +82,11 @@ struct Messages {
   // the rows.
   template <int NB>
   void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
-    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
     const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
     const int32_t* pixel_of = order.lattice == &kernel.lattice ? nullptr : kernel.lattice.order;
     if (kernel.lattice.points < problem.total()) each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
     for (int64_t column = 0; column < labels; column += NB * P::lanes) {
+      const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse, column);
       spread_columns<NB>(kernel, reverse, rows, scale, column, spread.as<float>());
       with_corners(kernel.lattice.dim, [&]<int V>() {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {

@@ -139,5 +139,15 @@ struct Pack {
 #undef CRFRNN_LANES
 };
 
+// The last pack of a lattice row, of which `grain` lanes or a multiple are kept: all of them, unless an instruction set has a
+// cheap way to load and store a part. The fewer bytes a row has, the more slabs fit the cache.
+template <class T>
+struct RowEnd {
+  static constexpr int grain = Pack<T>::lanes;
+  explicit RowEnd(int64_t) {}
+  CRFRNN_INLINE Pack<T> load(const T* p) const { return Pack<T>::load(p); }
+  CRFRNN_INLINE void store(const Pack<T>& pack, T* p) const { pack.store(p); }
+};
+
 }  // namespace CRFRNN_ISA
 }  // namespace crfrnn

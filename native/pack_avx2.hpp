@@ -75,4 +75,19 @@ struct Pack<float> {
   static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, float>(rows); }
 };
 
+// One register or two, not a mask: some processors take dozens of steps to store by a mask.
+template <>
+struct RowEnd<float> {
+  static constexpr int grain = 8;
+  bool both;
+  explicit RowEnd(int64_t lanes) : both(lanes > 8) {}
+  CRFRNN_INLINE Pack<float> load(const float* p) const {
+    return {_mm256_loadu_ps(p), both ? _mm256_loadu_ps(p + 8) : _mm256_setzero_ps()};
+  }
+  CRFRNN_INLINE void store(const Pack<float>& pack, float* p) const {
+    _mm256_storeu_ps(p, pack.a);
+    if (both) _mm256_storeu_ps(p + 8, pack.b);
+  }
+};
+
 }  // namespace crfrnn::CRFRNN_ISA

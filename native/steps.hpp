@@ -67,7 +67,7 @@ struct Leading {
   // Before the first iteration: the lattice rows of `rows` after the first sweep.
   void begin(const float* rows) const {
     if (!turning) return;
-    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
     const auto from = source(rows);
     with_corners(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, now); });
   }
@@ -75,7 +75,7 @@ struct Leading {
   // Where it is not turning: the spread rows of this iteration.
   void spread(const float* rows) const {
     if (!sliced || turning) return;
-    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
     const auto from = source(rows);
     with_corners(kernel().lattice.dim, [&]<int V>() {
       sweep.template spread<V>(from, messages.between.template as<float>(), messages.spread.template as<float>());
@@ -89,7 +89,7 @@ struct Leading {
     int64_t from = 0;
     if (sliced) {
       from = kernel().lattice.points;
-      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse);
+      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
       const float* scale = closing.of[order.first];
       const auto scaled = [body, scale, factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
         const P f = P::set(scale ? scale[row] * factor : factor);

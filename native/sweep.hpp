@@ -3,7 +3,7 @@
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
 //   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
 // and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
-// threads nor the chunking can change a bit. Rows are NB packs wide.
+// threads nor the chunking can change a bit. Rows are up to NB packs wide: as much of the last one as the columns need.
 #pragma once
 
 #include "buffer.hpp"
@@ -22,39 +22,65 @@ CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p
   for (int b = 0; b < NB; ++b) prefetch(early + b * Pack<T>::lanes);
 }
 
+// What a row of a lattice's vertices looks like. Whoever loops over rows keeps one of his own: the compiler cannot know that
+// stores to rows leave it alone.
+template <class T, int NB>
+struct RowShape {
+  using P = Pack<T>;
+  int64_t width;  // scalars from one row to the next
+  RowEnd<T> end;
+
+  explicit RowShape(int64_t columns) : width(width_of(columns)), end(width - whole) {}
+
+  static constexpr int64_t whole = (NB - 1) * P::lanes;
+  static int64_t width_of(int64_t columns) {
+    constexpr int64_t grain = RowEnd<T>::grain;
+    const int64_t last = columns > whole ? (columns - whole + grain - 1) / grain * grain : grain;
+    return whole + (last < P::lanes ? last : P::lanes);
+  }
+  CRFRNN_INLINE P load(const T* row, int b) const { return b + 1 < NB ? P::load(row + b * P::lanes) : end.load(row + b * P::lanes); }
+  CRFRNN_INLINE void store(const P& pack, T* row, int b) const {
+    if (b + 1 < NB)
+      pack.store(row + b * P::lanes);
+    else
+      end.store(pack, row + b * P::lanes);
+  }
+};
+
 template <class T, int NB>
 struct Sweep {
   using P = Pack<T>;
-  static constexpr int width = NB * P::lanes;  // scalars in a row
+  using Shape = RowShape<T, NB>;
 
   const Lattice& lattice;
   const T* weights;
+  Shape shape;
   Axes axes;
   int threads;
   int64_t slab_rows;
   T* scratch;  // slab_buffers slabs and a row of zeros for each worker
 
   static constexpr int slab_buffers = 5;
-  static size_t worker_scalars(int64_t rows) { return static_cast<size_t>((slab_buffers * rows + 1) * width); }
+  static size_t worker_scalars(int64_t rows) { return static_cast<size_t>((slab_buffers * rows + 1) * NB * P::lanes); }
   static size_t scratch_bytes(const Lattice& lattice, int threads) {
     return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice)) * sizeof(T);
   }
 
-  // `memory`: scratch_bytes of it, for as long as this lives.
-  Sweep(const Lattice& l, const T* w, bool reverse, int threads_, T* memory)
-      : lattice(l), weights(w), axes(l, reverse), threads(threads_ < 1 ? 1 : threads_), slab_rows(largest_slab(l)),
-        scratch(memory) {}
+  // columns: how many of a row are wanted; `memory`: scratch_bytes of it, for as long as this lives.
+  Sweep(const Lattice& l, const T* w, int64_t columns, bool reverse, int threads_, T* memory)
+      : lattice(l), weights(w), shape(columns), axes(l, reverse),
+        threads(threads_ < 1 ? 1 : threads_), slab_rows(largest_slab(l)), scratch(memory) {}
 
   T* slab_buffer(int worker, int i) const {
-    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows) + static_cast<size_t>(i * slab_rows * width);
+    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows) + static_cast<size_t>(i * slab_rows * shape.width);
   }
   const T* zero_row(int worker) const {
     T* row = slab_buffer(worker, slab_buffers);
-    for (int b = 0; b < NB; ++b) P::zero().store(row + b * P::lanes);
+    for (int b = 0; b < NB; ++b) shape.store(P::zero(), row, b);
     return row;
   }
 
-  T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * width; }
+  T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * shape.width; }
 
   // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's lies in `above` or
   // `below`, both counted from vertex 0. Which neighbours are missing nobody can foretell: their row is found in a table, too.
@@ -63,13 +89,14 @@ struct Sweep {
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
-    const T* const none = zero - lattice.vertices * width;
+    const Shape row = shape;
+    const T* const none = zero - lattice.vertices * row.width;
     const T *const up[2] = {above, none}, *const down[2] = {below, none};
     const P half = P::set(T(0.5));
-    for (int64_t v = begin; v < end; ++v, self += width, out += width) {
-      const T* a = up[plus[v] == absent] + int64_t{plus[v]} * width;
-      const T* b = down[minus[v] == absent] + int64_t{minus[v]} * width;
-      for (int i = 0; i < width; i += P::lanes) P::fma(half, P::load(a + i) + P::load(b + i), P::load(self + i)).store(out + i);
+    for (int64_t v = begin; v < end; ++v, self += row.width, out += row.width) {
+      const T* a = up[plus[v] == absent] + plus[v] * row.width;
+      const T* b = down[minus[v] == absent] + minus[v] * row.width;
+      for (int i = 0; i < NB; ++i) row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
     }
   }
 
@@ -78,17 +105,18 @@ struct Sweep {
   void blur_inside(int axis, int64_t slab, T* rows) const {
     const Lattice::Chains chains = lattice.chains(axis, slab);
     if (chains.begin == chains.end) return;
+    const Shape like = shape;
     const P half = P::set(T(0.5)), yes = P::set(T(1));
-    const auto row_of = [&](int32_t entry) { return rows + int64_t{entry ^ (entry >> 31)} * width; };
+    const auto row_of = [&](int32_t entry) { return rows + (entry ^ (entry >> 31)) * like.width; };
     P before[NB], here[NB];
     T* row = row_of(*chains.begin);
-    for (int b = 0; b < NB; ++b) before[b] = P::zero(), here[b] = P::load(row + b * P::lanes);
+    for (int b = 0; b < NB; ++b) before[b] = P::zero(), here[b] = like.load(row, b);
     for (const int32_t* at = chains.begin; at < chains.end; ++at) {
       T* following = row_of(at[at + 1 < chains.end]);
       const P linked = P::set(*at < 0 ? T(0) : T(1));
       for (int b = 0; b < NB; ++b) {
-        const P after = P::load(following + b * P::lanes);
-        P::fma(half, before[b] + P::if_equal(linked, yes, after), here[b]).store(row + b * P::lanes);
+        const P after = like.load(following, b);
+        like.store(P::fma(half, before[b] + P::if_equal(linked, yes, after), here[b]), row, b);
         before[b] = P::if_equal(linked, yes, here[b]);
         here[b] = after;
       }
@@ -101,9 +129,9 @@ struct Sweep {
   template <int V, class Source>
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
-    if (own && next == own + (border - base) * width)
-      return splat_to<V>(slab, source, [=](int64_t v) CRFRNN_INLINE_LAMBDA { return own + (v - base) * width; });
-    splat_to<V>(slab, source, [=](int64_t v) CRFRNN_INLINE_LAMBDA {
+    if (own && next == own + (border - base) * shape.width)
+      return splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA { return own + (v - base) * width; });
+    splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA {
       T* rows = v < border ? own : next;
       return rows ? rows + (v - (v < border ? base : border)) * width : nullptr;
     });
@@ -113,6 +141,7 @@ struct Sweep {
   CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const {
     const int corners = V ? V : lattice.dim + 1;
     const int64_t end = lattice.slab_simplex[slab + 1];
+    const Shape like = shape;
     int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
     for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
       P sum[V ? V : 9][NB], value[NB];
@@ -132,7 +161,7 @@ struct Sweep {
       for (int k = 0; k < corners; ++k) {
         T* row = row_of(vertex[k]);
         if (row)
-          for (int b = 0; b < NB; ++b) (P::load(row + b * P::lanes) + sum[k][b]).store(row + b * P::lanes);
+          for (int b = 0; b < NB; ++b) like.store(like.load(row, b) + sum[k][b], row, b);
       }
     }
   }
@@ -171,12 +200,12 @@ struct Sweep {
           zero(s.zero_row(worker)), ready(first_slab > 0 ? first_slab - 1 : 0) {}
 
     void along_first(int64_t slab) {
-      sweep.blur_across(sweep.axes.first, slab, in + sweep.lattice.slab_vertex[slab] * width, in, in, zero, ring[slab % 3]);
+      sweep.blur_across(sweep.axes.first, slab, in + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in, in, zero, ring[slab % 3]);
     }
     // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a neighbour in it.
     const T* kept(int64_t slab) const {
       const bool any = slab >= 0 && slab < sweep.lattice.slabs;
-      return ring[(slab + 3) % 3] - (any ? sweep.lattice.slab_vertex[slab] : 0) * width;
+      return ring[(slab + 3) % 3] - (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
     }
 
     // Slabs are asked for in order; `out` takes the finished rows of this one.
@@ -191,17 +220,17 @@ struct Sweep {
 
   void second(int64_t low, int64_t high, int worker, const T* in, T* out) const {
     Crossing crossing(*this, in, low, worker);
-    for (int64_t slab = low; slab < high; ++slab) crossing.finish(slab, out + lattice.slab_vertex[slab] * width);
+    for (int64_t slab = low; slab < high; ++slab) crossing.finish(slab, out + lattice.slab_vertex[slab] * shape.width);
   }
 
   void clear(int64_t slab, T* rows) const {
     const int64_t n = lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab];
-    for (int64_t i = 0; i < n * NB; ++i) P::zero().store(rows + i * P::lanes);
+    for (int64_t i = 0; i < n * shape.width; ++i) rows[i] = T(0);
   }
 
   void copy(int64_t slab, const T* from, T* to) const {
     const int64_t n = lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab];
-    for (int64_t i = 0; i < n * NB; ++i) P::load(from + i * P::lanes).store(to + i * P::lanes);
+    for (int64_t i = 0; i < n * shape.width; ++i) to[i] = from[i];
   }
 
   template <int V, class Source>
@@ -230,12 +259,13 @@ struct Sweep {
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const {
     const int corners = V ? V : lattice.dim + 1;
     const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
-    const auto row_of = [&](int64_t v) { return rows[v >= border] + v * width; };
+    const Shape like = shape;
+    const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
     for (int64_t s = begin; s < end; ++s) {
       P row[V ? V : 9][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k)
-        for (int b = 0; b < NB; ++b) row[k][b] = P::load(row_of(vertex[k]) + b * P::lanes);
+        for (int b = 0; b < NB; ++b) row[k][b] = like.load(row_of(vertex[k]), b);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         const T* w = weights + p * corners;
         P sum[NB];

@@ -10,12 +10,11 @@ namespace crfrnn::CRFRNN_ISA {
 template <class T, int NB>
 struct Turn {
   using S = Sweep<T, NB>;
-  static constexpr int64_t width = S::width;
 
   const S& sweep;
   Buffer edges;  // a slab for each chunk: what its last simplices leave to the chunk after it
 
-  explicit Turn(const S& s) : sweep(s), edges(static_cast<size_t>(chunks(s) * s.slab_rows * width) * sizeof(T)) {}
+  explicit Turn(const S& s) : sweep(s), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)) {}
 
   // Chunks are whole parts, so that sums by parts do not depend on the number of threads.
   static int64_t chunks(const S& sweep) {
@@ -24,7 +23,7 @@ struct Turn {
   }
   int64_t part_slab(int64_t part) const { return chunk_slab(sweep.lattice, part, fixed_parts); }
   int64_t first_part(int64_t chunk) const { return fixed_parts * chunk / chunks(sweep); }
-  T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * width; }
+  T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * sweep.shape.width; }
 
   // body(p, packs, part) takes what was sliced for a point; source(p, packs) gives its new row. `in` and `out` hold rows
   // after the first sweep; without `out` this is the last iteration.
@@ -61,8 +60,8 @@ struct Turn {
       const bool top = slab + 1 == lattice.slabs;
       if (!top) crossing.finish(slab + 1, finished[(slab + 1) % 2]);
       const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
-      const T* own_rows = finished[slab % 2] - base * width;
-      const T* next_rows = finished[(slab + 1) % 2] - border * width;
+      const T* own_rows = finished[slab % 2] - base * sweep.shape.width;
+      const T* next_rows = finished[(slab + 1) % 2] - border * sweep.shape.width;
       sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
                               [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { body(p, sum, static_cast<int>(part)); });
       if (!out) continue;
