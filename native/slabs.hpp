@@ -49,17 +49,18 @@ inline int64_t largest_slab(const Lattice& lattice) {
 
 inline int64_t sweep_chunks(const Lattice& lattice, int threads) {
   if (threads <= 1) return 1;
-  const int64_t most = 4 * static_cast<int64_t>(threads);
+  const int64_t most = 2 * static_cast<int64_t>(threads);
   return lattice.slabs < most ? (lattice.slabs < 1 ? 1 : lattice.slabs) : most;
 }
 
-// First slab of chunk i of n: slabs are shared out by the vertices they hold.
+// First slab of chunk i of n: slabs are shared out by the vertices and points they hold.
 inline int64_t chunk_slab(const Lattice& lattice, int64_t i, int64_t n) {
-  const int64_t target = lattice.vertices * i / n;
+  const auto before = [&](int64_t slab) { return int64_t{lattice.slab_vertex[slab]} + lattice.simplex_start[lattice.slab_simplex[slab]]; };
+  const int64_t target = (lattice.vertices + lattice.points) * i / n;
   int64_t low = 0, high = lattice.slabs;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (lattice.slab_vertex[middle] < target)
+    if (before(middle) < target)
       low = middle + 1;
     else
       high = middle;

@@ -16,10 +16,11 @@ struct Turn {
 
   explicit Turn(const S& s) : sweep(s), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)) {}
 
-  // Chunks are whole parts, so that sums by parts do not depend on the number of threads.
+  // Chunks are whole parts, so that sums by parts do not depend on the number of threads. One for each thread: where two meet,
+  // the slabs around are blurred twice.
   static int64_t chunks(const S& sweep) {
     if (sweep.threads <= 1) return 1;
-    return 3 * sweep.threads < fixed_parts ? 3 * sweep.threads : fixed_parts;
+    return sweep.threads < fixed_parts ? sweep.threads : fixed_parts;
   }
   int64_t part_slab(int64_t part) const { return chunk_slab(sweep.lattice, part, fixed_parts); }
   int64_t first_part(int64_t chunk) const { return fixed_parts * chunk / chunks(sweep); }
