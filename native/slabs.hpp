@@ -10,11 +10,9 @@ namespace crfrnn::CRFRNN_ISA {
 // The order of the blur: `before` the crossing pair, the pair, and `after` it.
 struct Axes {
   int before[9], after[9], befores = 0, afters = 0, first, second;
-  bool lead_first;
 
   Axes(const Lattice& lattice, bool reverse) {
     const int d = lattice.dim, lead = lattice.lead;
-    lead_first = !reverse;
     first = reverse ? lead + 1 : lead;
     second = reverse ? lead : lead + 1;
     for (int i = 0; i <= d; ++i) {

@@ -42,18 +42,14 @@ struct Leading {
   const Messages& messages;
   bool reverse, sliced, turning;
   RowScales opening, closing;
-  Buffer own_rows;  // the second pair of lattice rows, where another lattice needs the first
-  float *now, *next;
+  Buffer own_rows;  // lattice rows of its own, where another lattice needs the common ones
+  float* turning_rows;
 
   Leading(const Messages& m, bool reverse_, bool turning_)
       : problem(m.problem), order(m.order), messages(m), reverse(reverse_), sliced(NP != 0 && m.order.lattice != nullptr),
         turning(sliced && turning_), opening(problem, order, reverse, false), closing(problem, order, reverse, true),
-        own_rows(turning && lattices() > 1 ? 2 * Messages::lattice_bytes(problem) : 0), now(messages.between.template as<float>()),
-        next(messages.spread.template as<float>()) {
-    if (!turning || lattices() == 1) return;
-    now = own_rows.as<float>();
-    next = now + Messages::lattice_bytes(problem) / sizeof(float);
-  }
+        own_rows(turning && lattices() > 1 ? Messages::lattice_bytes(problem) : 0),
+        turning_rows((lattices() > 1 ? own_rows : messages.between).template as<float>()) {}
 
   int lattices() const {
     int count = 0;
@@ -69,7 +65,7 @@ struct Leading {
     if (!turning) return;
     const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
     const auto from = source(rows);
-    with_corners(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, now); });
+    with_corners(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, turning_rows); });
   }
 
   // Where it is not turning: the spread rows of this iteration.
@@ -97,12 +93,9 @@ struct Leading {
         body(row, sum, part);
       };
       if (turning) {
-        const Turn<float, NB> turn(sweep);
+        const Turn<float, NB> turn(sweep, turning_rows, made != nullptr);
         const auto made_rows = source(made);
-        with_corners(kernel().lattice.dim, [&]<int V>() { turn.template operator()<V>(now, made ? next : nullptr, scaled, made_rows); });
-        float* swap = now;
-        now = next;
-        next = swap;
+        with_corners(kernel().lattice.dim, [&]<int V>() { turn.template operator()<V>(scaled, made_rows); });
       } else {
         with_corners(kernel().lattice.dim, [&]<int V>() {
           sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {

@@ -186,21 +186,27 @@ struct Sweep {
     for (int i = 0; i < axes.afters; ++i) blur_inside(axes.after[i], slab, rows);
   }
 
+  // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
+  int64_t direction(int axis) const { return axis == lattice.lead ? -1 : 1; }
+
   // Blurs the pair of axes that cross slabs, and the axes after them, for one slab after another. The slabs around it,
-  // blurred along the first axis of the pair, are kept in a ring.
+  // blurred along the first axis of the pair, are kept in a ring. `in` gives the rows of a slab, counted from vertex 0.
+  template <class In>
   struct Crossing {
     const Sweep& sweep;
-    const T* in;
+    In in;
     T* ring[3];
     const T* zero;
     int64_t ready;  // the first slab that is not in the ring yet
 
-    Crossing(const Sweep& s, const T* in_, int64_t first_slab, int worker)
+    Crossing(const Sweep& s, const In& in_, int64_t first_slab, int worker)
         : sweep(s), in(in_), ring{s.slab_buffer(worker, 0), s.slab_buffer(worker, 1), s.slab_buffer(worker, 2)},
           zero(s.zero_row(worker)), ready(first_slab > 0 ? first_slab - 1 : 0) {}
 
     void along_first(int64_t slab) {
-      sweep.blur_across(sweep.axes.first, slab, in + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in, in, zero, ring[slab % 3]);
+      const int64_t direction = sweep.direction(sweep.axes.first);
+      sweep.blur_across(sweep.axes.first, slab, in(slab) + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in(slab + direction),
+                        in(slab - direction), zero, ring[slab % 3]);
     }
     // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a neighbour in it.
     const T* kept(int64_t slab) const {
@@ -211,15 +217,15 @@ struct Sweep {
     // Slabs are asked for in order; `out` takes the finished rows of this one.
     void finish(int64_t slab, T* out) {
       for (; ready < sweep.lattice.slabs && ready <= slab + 1; ++ready) along_first(ready);
-      // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
-      const int direction = sweep.axes.lead_first ? 1 : -1;
+      const int64_t direction = sweep.direction(sweep.axes.second);
       sweep.blur_across(sweep.axes.second, slab, ring[slab % 3], kept(slab + direction), kept(slab - direction), zero, out);
       sweep.blur_after(slab, out);
     }
   };
 
   void second(int64_t low, int64_t high, int worker, const T* in, T* out) const {
-    Crossing crossing(*this, in, low, worker);
+    const auto rows = [in](int64_t) { return in; };
+    Crossing<decltype(rows)> crossing(*this, rows, low, worker);
     for (int64_t slab = low; slab < high; ++slab) crossing.finish(slab, out + lattice.slab_vertex[slab] * shape.width);
   }
 

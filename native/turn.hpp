@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // From the lattice rows of one iteration to those of the next without leaving the cache. For one slab after another:
 //   finish the blur, slice, let `body` make the new row of every point, splat it, begin the next blur.
+// The new rows take the place of the old ones: a slab's are not read any more when the splat reaches it.
 #pragma once
 
 #include "sweep.hpp"
@@ -12,9 +13,21 @@ struct Turn {
   using S = Sweep<T, NB>;
 
   const S& sweep;
+  T* rows;       // after the first sweep; those of the next iteration, if there is one, in the end
+  bool goes_on;  // this is not the last iteration
   Buffer edges;  // a slab for each chunk: what its last simplices leave to the chunk after it
+  Buffer spared, spared_rows;  // the old rows of slabs that a neighbouring chunk reads, where there are any: table and memory
 
-  explicit Turn(const S& s) : sweep(s), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)) {}
+  Turn(const S& s, T* rows_, bool goes_on_)
+      : sweep(s), rows(rows_), goes_on(goes_on_), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)),
+        spared(static_cast<size_t>(s.lattice.slabs) * sizeof(T*)), spared_rows(spare()) {
+    parallel_for(sweep.lattice.slabs, goes_on ? sweep.threads : 1, [&](int64_t slab, int) {
+      T*& kept = spared.as<T*>()[slab];
+      if (!kept) return;
+      kept = spared_rows.as<T>() + (kept - rows);
+      sweep.copy(slab, sweep.rows_of(slab, rows), kept);
+    });
+  }
 
   // Chunks are whole parts, so that sums by parts do not depend on the number of threads. One for each thread: where two meet,
   // the slabs around are blurred twice.
@@ -24,37 +37,58 @@ struct Turn {
   }
   int64_t part_slab(int64_t part) const { return chunk_slab(sweep.lattice, part, fixed_parts); }
   int64_t first_part(int64_t chunk) const { return fixed_parts * chunk / chunks(sweep); }
+  int64_t first_slab(int64_t chunk) const { return part_slab(first_part(chunk)); }
   T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * sweep.shape.width; }
 
-  // body(p, packs, part) takes what was sliced for a point; source(p, packs) gives its new row. `in` and `out` hold rows
-  // after the first sweep; without `out` this is the last iteration.
+  // Marks the slabs that a chunk reads beyond its own, two below and three above each border; returns the bytes they need.
+  size_t spare() const {
+    const Lattice& lattice = sweep.lattice;
+    T** table = spared.as<T*>();
+    for (int64_t slab = 0; slab < lattice.slabs; ++slab) table[slab] = nullptr;
+    int64_t numbers = 0;
+    for (int64_t chunk = 1; goes_on && chunk < chunks(sweep); ++chunk) {
+      const int64_t border = first_slab(chunk);
+      for (int64_t slab = border > 2 ? border - 2 : 0; slab < lattice.slabs && slab <= border + 2; ++slab) {
+        if (table[slab]) continue;
+        table[slab] = rows + numbers;  // its place among the spared rows, for now
+        numbers += (lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab]) * sweep.shape.width;
+      }
+    }
+    return static_cast<size_t>(numbers) * sizeof(T);
+  }
+
+  // body(p, packs, part) takes what was sliced for a point; source(p, packs) gives its new row.
   template <int V, class Body, class Source>
-  void operator()(const T* in, T* out, const Body& body, const Source& source) const {
+  void operator()(const Body& body, const Source& source) const {
     const int64_t count = chunks(sweep);
-    parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, in, out, body, source); });
-    if (!out) return;
+    parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, body, source); });
+    if (!goes_on) return;
     // A slab takes the points of the slab below before its own: so the first one of a chunk waits for the chunk before.
     parallel_for(count, sweep.threads, [&](int64_t chunk, int) {
-      const int64_t low = part_slab(first_part(chunk)), high = part_slab(first_part(chunk + 1));
+      const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
       if (low == high || low == 0) return;
       int64_t before = chunk - 1;
-      while (part_slab(first_part(before)) == low) --before;
-      T* rows = sweep.rows_of(low, out);
-      sweep.copy(low, edge(before), rows);
-      sweep.template splat<V>(low, source, rows, nullptr);
-      sweep.blur_before(low, rows);
+      while (first_slab(before) == low) --before;
+      T* own = sweep.rows_of(low, rows);
+      sweep.copy(low, edge(before), own);
+      sweep.template splat<V>(low, source, own, nullptr);
+      sweep.blur_before(low, own);
     });
   }
 
   template <int V, class Body, class Source>
-  void run(int64_t chunk, int worker, const T* in, T* out, const Body& body, const Source& source) const {
+  void run(int64_t chunk, int worker, const Body& body, const Source& source) const {
     const Lattice& lattice = sweep.lattice;
-    const int64_t low = part_slab(first_part(chunk)), high = part_slab(first_part(chunk + 1));
+    const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
     if (low == high) return;
-    typename S::Crossing crossing(sweep, in, low, worker);
+    const auto old_rows = [&](int64_t slab) -> const T* {
+      if (!goes_on || (slab >= low && slab < high) || slab < 0 || slab >= lattice.slabs) return rows;
+      return spared.as<T*>()[slab] - lattice.slab_vertex[slab] * sweep.shape.width;
+    };
+    typename S::template Crossing<decltype(old_rows)> crossing(sweep, old_rows, low, worker);
     T* finished[2] = {sweep.slab_buffer(worker, 3), sweep.slab_buffer(worker, 4)};
     crossing.finish(low, finished[low % 2]);
-    if (low == 0 && out) sweep.clear(0, out);
+    if (low == 0 && goes_on) sweep.clear(0, rows);
     int64_t part = first_part(chunk);
     for (int64_t slab = low; slab < high; ++slab) {
       while (part_slab(part + 1) <= slab) ++part;
@@ -65,10 +99,10 @@ struct Turn {
       const T* next_rows = finished[(slab + 1) % 2] - border * sweep.shape.width;
       sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
                               [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { body(p, sum, static_cast<int>(part)); });
-      if (!out) continue;
+      if (!goes_on) continue;
       const bool waits = slab == low && low > 0;
-      T* own = waits ? nullptr : sweep.rows_of(slab, out);
-      T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : sweep.rows_of(slab + 1, out));
+      T* own = waits ? nullptr : sweep.rows_of(slab, rows);
+      T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : sweep.rows_of(slab + 1, rows));
       if (next) sweep.clear(slab + 1, next);
       sweep.template splat<V>(slab, source, own, next);
       if (!waits) sweep.blur_before(slab, own);
