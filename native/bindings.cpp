@@ -262,6 +262,7 @@ NB_MODULE(_native, m) {
         "grad_transform"_a, "grads"_a);
   m.def("update", &update, "unary"_a, "marginals"_a, "transform"_a, "kernels"_a, "normalize"_a, "threads"_a, "out"_a);
   m.def("release_kept_memory", &release_kept_memory);
+  m.def("poison_memory", &poison_memory, "on"_a);
   m.def("instruction_sets", &instruction_sets);
   m.def("instruction_set", &instruction_set);
   m.def("use_instruction_set", &use_instruction_set, "name"_a);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "buffer.hpp"
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <mutex>
 #include <new>
@@ -110,13 +112,17 @@ constexpr bool keeps = true;
 
 bool kept_size(size_t bytes) { return keeps && bytes >= huge_page && bytes <= Region::size; }
 
+std::atomic<bool> poisoned{false};
+
 size_t whole_pages(size_t bytes) { return (bytes + page - 1) / page * page; }
 
 }  // namespace
 
 void* take_block(size_t bytes) {
   void* data = kept_size(bytes) ? region().take(whole_pages(bytes)) : nullptr;
-  return data ? data : allocate(bytes);
+  if (!data) data = allocate(bytes);
+  if (poisoned.load(std::memory_order_relaxed)) std::memset(data, 0xff, bytes);  // NaN to a float or double, -1 to an index
+  return data;
 }
 
 void give_block(void* data, size_t bytes) {
@@ -127,6 +133,8 @@ void give_block(void* data, size_t bytes) {
 }
 
 void release_kept_memory() { region().release(); }
+
+void poison_memory(bool on) { poisoned.store(on, std::memory_order_relaxed); }
 
 void wish_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -14,6 +14,7 @@ void wish_for_huge_pages(void* data, size_t bytes);  // for memory that somebody
 void* take_block(size_t bytes);
 void give_block(void* data, size_t bytes);
 void release_kept_memory();
+void poison_memory(bool on);  // for tests: whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read
 
 // Scratch memory. What it held before is of no meaning.
 class Buffer {

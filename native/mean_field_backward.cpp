@@ -23,7 +23,8 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     const size_t bytes = Messages::lattice_bytes(problem);
     const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * (total + 1) * width) * sizeof(float));
     float* g_hat = mixed.as<float>();       // Aᵀ g, one row a point of this lattice
-    float* q_hat = g_hat + total * width;   // A q; room for a pack that reads beyond the end
+    float* q_hat = g_hat + total * width;   // A q; behind the last row of each a pack of zeros: an odd number of packs is read in twos
+    for (float* end : {g_hat + lattice.points * width, q_hat + lattice.points * width}) P::zero().store(end);
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t row = order.row[lattice.order[p]];

@@ -130,7 +130,7 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 Predictor(segmenter)(rough[:64, :64])
 before = peak()
-for memory in (250, 8192):
+for memory in (200, 8192):
     print(Predictor(segmenter, memory=memory)(rough).tiles, peak() - before)
 """
 
@@ -140,8 +140,8 @@ def test_a_picture_takes_no_more_memory_than_allowed() -> None:
     words = [sys.executable, "-c", MEASURE]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     (tiles, peak), (pieces, ample) = (map(float, line.split()) for line in said)
-    assert tiles > 1 and peak < 250
-    assert pieces == 1 and ample > 260  # what it takes where it may
+    assert tiles > 1 and peak < 200
+    assert pieces == 1 and ample > 200  # the limit did hold something back
 
 
 def test_rough_pictures_get_smaller_tiles() -> None:
