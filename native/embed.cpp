@@ -17,26 +17,29 @@ void elevation_scales(int dim, double scale, T* out) {
 template <class T>
 constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
 
+// The block that begins with point `first`: `count` of its points are there.
 template <class T, int D>
-int embed_block(const T* features, int count, const T* scales, int64_t* coordinates, uint8_t* rank_out, T* weights) {
+int embed_one(const T* features, int64_t first, int count, const T* scales, const Embedded<T>& out, Pack<T>* least, Pack<T>* most) {
   using P = Pack<T>;
-  constexpr int block = P::lanes;
+  constexpr int block = embed_block<T>;
   const P width = P::set(T(D + 1)), inverse = P::set(T(1) / T(D + 1)), zero = P::zero(), one = P::set(T(1));
-  alignas(64) T lane[D + 2][block];
-  T largest = T(0);
-  for (int i = 0; i < D; ++i)
-    for (int p = 0; p < block; ++p) {
-      const T f = p < count ? features[p * D + i] : T(0);
-      if (!(f - f == T(0))) return 1;
-      lane[i][p] = f;
-    }
-  P e[D + 1], nearest[D + 1], rank[D + 1], shift = zero, running = zero;
+  alignas(64) T lane[D][block];
+  P difference = zero;  // NaN where a feature is not finite
+  for (int p = 0; p < count; ++p)
+    for (int i = 0; i < D; ++i) lane[i][p] = features[(first + p) * D + i];
+  for (int p = count; p < block; ++p)
+    for (int i = 0; i < D; ++i) lane[i][p] = T(0);
+  P e[D + 1], nearest[D + 1], rank[D + 1], shift = zero, running = zero, largest = zero;
   for (int i = D; i >= 1; --i) {
-    const P cf = P::load(lane[i - 1]) * P::set(scales[i - 1]);
+    const P f = P::load(lane[i - 1]), cf = f * P::set(scales[i - 1]);
+    difference = difference + (f - f);
     e[i] = running - P::set(T(i)) * cf;
     running = running + cf;
   }
   e[0] = running;
+  if (!(difference.sum() == T(0))) return 1;
+  for (int i = 0; i <= D; ++i) largest = P::max(largest, P::max(e[i], zero - e[i]));
+  if (!(largest.most() <= limit<T>)) return 2;
 
   // The nearest remainder-0 point before correction; a tie goes down.
   for (int i = 0; i <= D; ++i) {
@@ -62,7 +65,7 @@ int embed_block(const T* features, int count, const T* scales, int64_t* coordina
     nearest[i] = nearest[i] + move;
   }
   P b[D + 2];
-  for (int k = 0; k < D + 2; ++k) b[k] = zero;
+  for (auto& pack : b) pack = zero;
   for (int i = 0; i <= D; ++i) {
     const P delta = (e[i] - nearest[i] * width) * inverse;
     for (int r = 0; r <= D; ++r) {
@@ -73,53 +76,59 @@ int embed_block(const T* features, int count, const T* scales, int64_t* coordina
   }
   b[0] = b[0] + (one + b[D + 1]);
 
-  for (int i = 0; i <= D; ++i) {
-    e[i].store(lane[i]);
-    for (int p = 0; p < count; ++p) largest = std::fabs(lane[i][p]) > largest ? std::fabs(lane[i][p]) : largest;
-  }
-  if (largest > limit<T>) return 2;
-  for (int i = 0; i <= D; ++i) {
-    b[i].store(lane[i]);
-    for (int p = 0; p < count; ++p) weights[p * (D + 1) + i] = lane[i][p];
-  }
-  for (int i = 0; i <= D; ++i) {
-    rank[i].store(lane[i]);
-    for (int p = 0; p < count; ++p) rank_out[p * (D + 1) + i] = static_cast<uint8_t>(lane[i][p]);
-  }
+  const auto there = P::Lanes::first(count);
+  Coordinate<T>* coordinates = out.coordinates + first * D;
+  uint8_t* ranks = out.rank + first * (D + 1);
+  alignas(64) T numbers[block];
   for (int i = 0; i < D; ++i) {
-    (nearest[i] - nearest[i + 1]).store(lane[i]);
-    for (int p = 0; p < count; ++p) coordinates[p * D + i] = static_cast<int64_t>(lane[i][p]);
+    const P f = nearest[i] - nearest[i + 1];
+    least[i] = P::select(there, P::min(least[i], f), least[i]);
+    most[i] = P::select(there, P::max(most[i], f), most[i]);
+    f.store(numbers);
+    for (int p = 0; p < block; ++p) coordinates[i * block + p] = static_cast<Coordinate<T>>(numbers[p]);
+  }
+  for (int i = 0; i <= D; ++i) {
+    rank[i].store(numbers);
+    for (int p = 0; p < block; ++p) ranks[i * block + p] = static_cast<uint8_t>(numbers[p]);
+  }
+  T* weights = out.weights + first * (D + 1);
+  for (int i = 0; i <= D; ++i) {
+    b[i].store(numbers);
+    for (int p = 0; p < count; ++p) weights[p * (D + 1) + i] = numbers[p];
   }
   return 0;
 }
 
 template <class T, int D>
-int embed_points(const T* features, int64_t begin, int64_t end, double scale, int64_t* coordinates, uint8_t* rank,
-                 T* weights) {
+int embed_points(const T* features, int64_t begin, int64_t end, double scale, const Embedded<T>& out, T* least, T* most) {
+  using P = Pack<T>;
   T scales[max_dim];
   elevation_scales(D, scale, scales);
-  constexpr int block = Pack<T>::lanes;
+  P low[D], high[D];
+  for (int i = 0; i < D; ++i) low[i] = P::set(limit<T>), high[i] = P::set(-limit<T>);
+  constexpr int block = embed_block<T>;
   for (int64_t p = begin; p < end; p += block) {
-    const int count = static_cast<int>(end - p < block ? end - p : block);
-    const int bad = embed_block<T, D>(features + p * D, count, scales, coordinates + p * D, rank + p * (D + 1),
-                                      weights + p * (D + 1));
-    if (bad) return bad & 1 ? 1 : 2;
+    const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), scales, out, low, high);
+    if (bad) return bad;
+  }
+  for (int i = 0; i < D; ++i) {
+    least[i] = -(P::zero() - low[i]).most();
+    most[i] = high[i].most();
   }
   return 0;
 }
 
 template <class T>
-int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, int64_t* coordinates, uint8_t* rank,
-          T* weights) {
+int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most) {
   switch (dim) {
-    case 1: return embed_points<T, 1>(features, begin, end, scale, coordinates, rank, weights);
-    case 2: return embed_points<T, 2>(features, begin, end, scale, coordinates, rank, weights);
-    case 3: return embed_points<T, 3>(features, begin, end, scale, coordinates, rank, weights);
-    case 4: return embed_points<T, 4>(features, begin, end, scale, coordinates, rank, weights);
-    case 5: return embed_points<T, 5>(features, begin, end, scale, coordinates, rank, weights);
-    case 6: return embed_points<T, 6>(features, begin, end, scale, coordinates, rank, weights);
-    case 7: return embed_points<T, 7>(features, begin, end, scale, coordinates, rank, weights);
-    default: return embed_points<T, 8>(features, begin, end, scale, coordinates, rank, weights);
+    case 1: return embed_points<T, 1>(features, begin, end, scale, out, least, most);
+    case 2: return embed_points<T, 2>(features, begin, end, scale, out, least, most);
+    case 3: return embed_points<T, 3>(features, begin, end, scale, out, least, most);
+    case 4: return embed_points<T, 4>(features, begin, end, scale, out, least, most);
+    case 5: return embed_points<T, 5>(features, begin, end, scale, out, least, most);
+    case 6: return embed_points<T, 6>(features, begin, end, scale, out, least, most);
+    case 7: return embed_points<T, 7>(features, begin, end, scale, out, least, most);
+    default: return embed_points<T, 8>(features, begin, end, scale, out, least, most);
   }
 }
 

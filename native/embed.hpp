@@ -3,17 +3,31 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace crfrnn {
 
 constexpr int max_dim = 8;
 
+// Points are embedded in blocks that fill a register. Inside a block the numbers of one kind lie one behind the other: number j of
+// point p, of n a point, at [p / embed_block][j][p % embed_block]. So whoever goes on with them needs no shuffles.
+template <class T>
+constexpr int embed_block = 64 / sizeof(T);
+template <class T>
+using Coordinate = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+template <class T>
+struct Embedded {
+  Coordinate<T>* coordinates;  // f of the remainder-0 vertex, dim a point, in blocks
+  uint8_t* rank;               // dim + 1 a point, in blocks
+  T* weights;                  // [points][dim + 1], barycentric
+};
+
 template <class T>
 struct EmbedTable {
-  // For points [begin, end): coordinates f of the remainder-0 vertex [dim], rank [dim + 1] and weights [dim + 1].
+  // Points [begin, end), `begin` the first of a block; least and most [dim]: the range of their coordinates.
   // Returns 0, 1 (a feature is not finite) or 2 (a feature is too large for the precision of T).
-  int (*embed)(const T* features, int64_t begin, int64_t end, int dim, double scale, int64_t* coordinates,
-               uint8_t* rank, T* weights);
+  int (*embed)(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most);
   // The derivative: gradient of the weights [dim + 1] and the rank of the simplex -> gradient of the features [dim].
   void (*feature_gradient)(const T* grad_weights, const uint8_t* rank, int dim, double scale, T* grad_features);
 };

@@ -1,15 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Integer coordinates packed into words so that a step along an axis is one addition, and a sort of them.
+// Integer coordinates packed into words so that a step along an axis is one addition.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <utility>
-#include <vector>
-
-#include "array.hpp"
-#include "parallel.hpp"
 
 namespace crfrnn {
 
@@ -91,40 +85,6 @@ Key<W> key_of(int64_t value) {  // sign-extended, so that additions of negative 
   r.word.fill(value < 0 ? ~uint64_t{0} : 0);
   r.word[W - 1] = static_cast<uint64_t>(value);
   return r;
-}
-
-template <int W>
-struct Keyed {
-  Key<W> key;
-  int32_t value;
-};
-
-// Stable radix sort by the low `bits` bits: the result does not depend on the number of threads.
-template <int W>
-void sort_keyed(Array<Keyed<W>>& items, int bits, int threads) {
-  constexpr int digit = 11;
-  constexpr uint32_t buckets = 1u << digit;
-  const int64_t n = static_cast<int64_t>(items.size());
-  const int parts = n < 1 << 14 ? 1 : std::max(threads, 1);
-  Array<Keyed<W>> other(items.size());
-  std::vector<int64_t> count(static_cast<size_t>(parts) * buckets);
-  for (int shift = 0; shift < bits; shift += digit) {
-    const uint32_t mask = shift + digit <= bits ? buckets - 1 : (1u << (bits - shift)) - 1;
-    std::fill(count.begin(), count.end(), 0);
-    parallel_for(parts, threads, [&](int64_t t, int) {
-      int64_t* c = count.data() + t * buckets;
-      for (int64_t i = n * t / parts; i < n * (t + 1) / parts; ++i) ++c[items[i].key.bits_at(shift, mask)];
-    });
-    int64_t sum = 0;
-    for (uint32_t b = 0; b < buckets; ++b)
-      for (int t = 0; t < parts; ++t) sum += std::exchange(count[static_cast<size_t>(t) * buckets + b], sum);
-    parallel_for(parts, threads, [&](int64_t t, int) {
-      int64_t* c = count.data() + t * buckets;
-      for (int64_t i = n * t / parts; i < n * (t + 1) / parts; ++i)
-        other[static_cast<size_t>(c[items[i].key.bits_at(shift, mask)]++)] = items[i];
-    });
-    items.swap(other);
-  }
 }
 
 }  // namespace crfrnn

@@ -8,17 +8,13 @@
 #include "dispatch.hpp"
 #include "layout.hpp"
 #include "neighbours.hpp"
+#include "prefetch.hpp"
 #include "unique.hpp"
 
 namespace crfrnn {
 namespace {
 
-// The order of the ranks as one number, and back; the last rank follows from the others.
-int64_t permutation_code(const uint8_t* rank, int n, int bits) {
-  int64_t code = 0;
-  for (int i = 0; i < n - 1; ++i) code = code << bits | rank[i];
-  return code;
-}
+// The ranks of a simplex from the end of its key; the last rank follows from the others.
 void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
   int left = n * (n - 1) / 2;
   for (int i = n - 2; i >= 0; --i, code >>= bits) {
@@ -28,30 +24,56 @@ void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
   rank[n - 1] = static_cast<uint8_t>(left);
 }
 
-template <class T, int W>
-void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<int64_t>& coordinates,
-              const Array<uint8_t>& rank, const Array<T>& weights, const Layout& layout, int64_t total,
-              int64_t points_per_item, const BuildOptions& options) {
-  const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
-  const int64_t points = static_cast<int64_t>(valid.size());
-  const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
+// The valid points: all of them, or a list.
+struct Points {
+  std::vector<int32_t> list;
+  int64_t count, per_picture;
 
-  // A simplex: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab first: some corners lie one
-  // slab lower than the remainder-0 vertex exactly when the rank of `lead` is above that of lead + 1.
-  Array<Keyed<W>> items(static_cast<size_t>(points));
-  parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      const uint8_t* r = &rank[static_cast<size_t>(p * corners)];
-      int64_t* f = &coordinates[static_cast<size_t>(p * dim)];
-      const bool below = r[lead] > r[lead + 1];
-      f[lead] -= below;
-      const Key<W> base = layout.pack<W>(f, valid[static_cast<size_t>(p)] / points_per_item);
-      f[lead] += below;
-      items[static_cast<size_t>(p)] = {(base << code_bits) + key_of<W>(permutation_code(r, corners, rank_bits)),
-                                       static_cast<int32_t>(p)};
+  Points(const uint8_t* mask, int64_t total, int64_t per_picture_) : count(total), per_picture(per_picture_ < 1 ? 1 : per_picture_) {
+    if (!mask) return;
+    list.reserve(static_cast<size_t>(total));
+    for (int64_t i = 0; i < total; ++i)
+      if (mask[i]) list.push_back(static_cast<int32_t>(i));
+    count = static_cast<int64_t>(list.size());
+  }
+  int32_t operator[](int64_t p) const { return list.empty() ? static_cast<int32_t>(p) : list[static_cast<size_t>(p)]; }
+};
+
+// The simplex of every point: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab first: some corners lie
+// one slab lower than the remainder-0 vertex exactly when the rank of `lead` is above that of lead + 1.
+template <class T, int W>
+Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, const Layout& layout, int rank_bits, int threads) {
+  constexpr int64_t block = embed_block<T>;
+  const int dim = layout.dim, lead = layout.lead;
+  Array<Keyed<W>> items(static_cast<size_t>(points.count));
+  parallel_ranges((points.count + block - 1) / block, 256, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * block; first < end * block; first += block) {
+      const Coordinate<T>* f = embedded.coordinates + first * dim;
+      const uint8_t* r = embedded.rank + first * (dim + 1);
+      const int64_t count = std::min(block, points.count - first);
+      Key<W> key[block];
+      for (int64_t p = 0; p < count; ++p) key[p] = key_of<W>(points[first + p] / points.per_picture) << layout.picture_shift;
+      for (int i = 0; i < dim; ++i)
+        for (int64_t p = 0; p < count; ++p) {
+          const int64_t below = i == lead && r[i * block + p] > r[(i + 1) * block + p];
+          key[p] = key[p] + (key_of<W>(f[i * block + p] - layout.low[i] - below) << layout.shift[i]);
+        }
+      for (int i = 0; i < dim; ++i)
+        for (int64_t p = 0; p < count; ++p) key[p] = (key[p] << rank_bits) + key_of<W>(r[i * block + p]);
+      for (int64_t p = 0; p < count; ++p) items[static_cast<size_t>(first + p)] = {key[p], static_cast<int32_t>(first + p)};
     }
   });
-  sort_keyed(items, layout.bits + code_bits, threads);
+  return items;
+}
+
+template <class T, int W>
+void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& embedded, const Layout& layout, int64_t total,
+              const BuildOptions& options) {
+  const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
+  const int64_t points = valid.count;
+  const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
+  Array<Keyed<W>> items = simplex_keys<T, W>(valid, embedded, layout, rank_bits, threads);
+  sort_keyed(items, threads);
 
   // The sorted position where each simplex starts.
   const std::vector<int32_t> first = run_starts(points, threads, [&](int64_t i) {
@@ -66,9 +88,11 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   Array<int32_t> corner(static_cast<size_t>(simplices * corners));
   Array<uint8_t> ranks(static_cast<size_t>(simplices * corners));
   const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
+  Key<W> step[max_dim + 1];
+  for (int i = 0; i <= dim; ++i) step[i] = layout.step<W>(i);
   parallel_for(chunks, threads, [&](int64_t c, int) {
     const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
-    LocalSet<W> set(static_cast<size_t>((end - begin) * corners));
+    RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
     for (int64_t s = begin; s < end; ++s) {
       // All from the sorted key: the points themselves lie scattered.
       const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
@@ -80,16 +104,16 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
       Key<W> key = sorted_key >> code_bits;
       if (r[lead] > r[lead + 1]) key = key + one_up;
       for (int k = 0; k <= dim; ++k) {
-        corner[static_cast<size_t>(s * corners + k)] = set.insert(key);
-        if (k < dim) key = key + layout.step<W>(axis_of[dim - k]);
+        corner[static_cast<size_t>(s * corners + k)] = recent.place_of(key);
+        if (k < dim) key = key + step[axis_of[dim - k]];
       }
     }
-    lists[static_cast<size_t>(c)] = std::move(set.keys);
+    lists[static_cast<size_t>(c)] = recent.keys();
   });
   std::vector<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
   for (int64_t c = 0; c < chunks; ++c)
     offset[static_cast<size_t>(c) + 1] = offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
-  Sorted<W> sorted = sort_unique(lists, layout.bits, threads);
+  Sorted<W> sorted = sort_unique(lists, threads);
   std::vector<Key<W>> keys = std::move(sorted.keys);
   Array<int32_t>& position = sorted.position;
   if (options.rings > 0) {
@@ -131,12 +155,14 @@ void assemble(BuildResult<T>& result, const std::vector<int32_t>& valid, Array<i
   const auto writable = [](const auto* p) { return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p); };
 
   result.weights = Array<T>(static_cast<size_t>(points * corners));
+  const auto weights_of = [&](int64_t i) { return embedded.weights + int64_t{items[static_cast<size_t>(i)].value} * corners; };
   parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const size_t p = static_cast<size_t>(items[static_cast<size_t>(i)].value);
-      writable(view.order)[i] = valid[p];
-      for (int k = 0; k <= dim; ++k)
-        result.weights[static_cast<size_t>(i * corners + k)] = weights[p * static_cast<size_t>(corners) + static_cast<size_t>(k)];
+      if (i + ahead < end) prefetch_bytes(weights_of(i + ahead), corners * static_cast<int64_t>(sizeof(T)) + 63);
+      writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
+      const T* from = weights_of(i);
+      T* to = &result.weights[static_cast<size_t>(i * corners)];
+      for (int k = 0; k <= dim; ++k) to[k] = from[k];
     }
   });
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
@@ -213,41 +239,30 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   const int64_t total = batch * points_per_item;
   if (total * (dim + 1) > INT32_MAX)
     throw std::invalid_argument("features: more than 2^31 lattice corners; split the batch or tile the picture");
-  std::vector<int32_t> valid;
-  valid.reserve(static_cast<size_t>(total));
-  for (int64_t i = 0; i < total; ++i)
-    if (!mask || mask[i]) valid.push_back(static_cast<int32_t>(i));
-  const int64_t points = static_cast<int64_t>(valid.size());
-  const bool compact = points < total;
+  const Points valid(mask, total, points_per_item);
+  const int64_t points = valid.count;
   Array<T> kept;
-  if (compact) {
+  if (points < total) {
     kept = Array<T>(static_cast<size_t>(points * dim));
-    for (int64_t i = 0; i < points; ++i)
-      std::copy_n(features + static_cast<int64_t>(valid[static_cast<size_t>(i)]) * dim, dim, &kept[static_cast<size_t>(i * dim)]);
+    for (int64_t i = 0; i < points; ++i) std::copy_n(features + int64_t{valid[i]} * dim, dim, &kept[static_cast<size_t>(i * dim)]);
     features = kept.data();
   }
 
-  Array<int64_t> coordinates(static_cast<size_t>(points * dim));
-  Array<uint8_t> rank(static_cast<size_t>(points * (dim + 1)));
+  const int64_t whole = (points + embed_block<T> - 1) / embed_block<T> * embed_block<T>;
+  Array<Coordinate<T>> coordinates(static_cast<size_t>(whole * dim));
+  Array<uint8_t> rank(static_cast<size_t>(whole * (dim + 1)));
   Array<T> weights(static_cast<size_t>(points * (dim + 1)));
+  const Embedded<T> embedded{coordinates.data(), rank.data(), weights.data()};
   constexpr int64_t range = 8192;
   const int64_t ranges = (points + range - 1) / range;
   std::vector<int> status(static_cast<size_t>(ranges), 0);
-  std::vector<int64_t> least(static_cast<size_t>(ranges * dim), INT64_MAX), most(static_cast<size_t>(ranges * dim), INT64_MIN);
+  std::vector<T> least(static_cast<size_t>(ranges * dim)), most(static_cast<size_t>(ranges * dim));
   const EmbedTable<T>& functions = embed_functions<T>();
   parallel_for(ranges, options.threads, [&](int64_t c, int) {
-    const int64_t begin = c * range, end = std::min(points, begin + range);
-    status[static_cast<size_t>(c)] =
-        functions.embed(features, begin, end, dim, options.scale, coordinates.data(), rank.data(), weights.data());
-    if (status[static_cast<size_t>(c)]) return;
-    int64_t lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
-    for (int i = 0; i < dim; ++i) lowest[i] = INT64_MAX, highest[i] = INT64_MIN;
-    for (int64_t p = begin; p < end; ++p)
-      for (int i = 0; i < dim; ++i) {
-        const int64_t f = coordinates[static_cast<size_t>(p * dim + i)];
-        lowest[i] = std::min(lowest[i], f);
-        highest[i] = std::max(highest[i], f);
-      }
+    T lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
+    const int code = functions.embed(features, c * range, std::min(points, (c + 1) * range), dim, options.scale, embedded, lowest, highest);
+    status[static_cast<size_t>(c)] = code;
+    if (code) return;
     std::copy_n(lowest, dim, &least[static_cast<size_t>(c * dim)]);
     std::copy_n(highest, dim, &most[static_cast<size_t>(c * dim)]);
   });
@@ -261,15 +276,15 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
     low[i] = INT64_MAX;
     high[i] = INT64_MIN;
     for (int64_t c = 0; c < ranges; ++c) {
-      low[i] = std::min(low[i], least[static_cast<size_t>(c * dim + i)]);
-      high[i] = std::max(high[i], most[static_cast<size_t>(c * dim + i)]);
+      low[i] = std::min(low[i], static_cast<int64_t>(least[static_cast<size_t>(c * dim + i)]));
+      high[i] = std::max(high[i], static_cast<int64_t>(most[static_cast<size_t>(c * dim + i)]));
     }
   }
   // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more.
   const Layout layout(dim, low, high, batch, 2 + options.rings);
   const int bits = layout.bits + dim * bits_for(static_cast<uint64_t>(dim) + 1);
   const auto go = [&]<int W>() {
-    assemble<T, W>(result, valid, coordinates, rank, weights, layout, total, std::max<int64_t>(points_per_item, 1), options);
+    assemble<T, W>(result, valid, embedded, layout, total, options);
   };
   if (bits <= 64)
     go.template operator()<1>();

@@ -36,12 +36,6 @@ struct Layout {
     bits += bits_for(static_cast<uint64_t>(batch < 1 ? 1 : batch));
   }
 
-  template <int W>
-  Key<W> pack(const int64_t* f, int64_t picture) const {
-    Key<W> key = key_of<W>(picture) << picture_shift;
-    for (int i = 0; i < dim; ++i) key = key + (key_of<W>(f[i] - low[i]) << shift[i]);
-    return key;
-  }
   // What a step to the neighbour along `axis` adds: f_axis - 1 and f_{axis - 1} + 1.
   template <int W>
   Key<W> step(int axis) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "keys.hpp"
@@ -11,48 +12,94 @@
 
 namespace crfrnn {
 
-// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all.
+// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all. Which of the two
+// lists goes on next nobody can foretell, so there is no branch; and several stretches take turns, so that none waits for its last
+// load.
+template <int W>
+struct Merge {
+  const Key<W>* keys;
+  Key<W> step;
+  int32_t vertices, *plus, *minus;  // minus: all absent, and what is never asked for stays so
+
+  struct Stretch {
+    int64_t v, last_v, j, last_j;
+  };
+  int64_t lower_bound(int64_t v) const { return v < vertices ? std::lower_bound(keys, keys + vertices, keys[v] + step) - keys : vertices; }
+  Stretch stretch(int64_t begin, int64_t end) const { return {begin, end, lower_bound(begin), lower_bound(end)}; }
+  static int64_t left(const Stretch& s) { return std::min(s.last_v - s.v, s.last_j - s.j); }  // so many turns at least
+
+  // Both are written at every turn; the last one, before v or j goes on, is right.
+  void turn(Stretch& s) const {
+    const Key<W> wanted = keys[s.v] + step, here = keys[s.j];
+    const int32_t less = here < wanted, equal = here == wanted;
+    const int32_t v = static_cast<int32_t>(s.v), j = static_cast<int32_t>(s.j);
+    plus[s.v] = vertices + ((j - vertices) & -equal);
+    minus[s.j] = vertices + ((v - vertices) & -equal);
+    s.v += 1 - less;
+    s.j += less | equal;
+  }
+  template <size_t N>
+  void operator()(std::array<Stretch, N> stretches) const {
+    const auto all_left = [&] {
+      int64_t least = left(stretches[0]);
+      for (const Stretch& s : stretches) least = std::min(least, left(s));
+      return least;
+    };
+    for (int64_t turns = all_left(); turns > 0; turns = all_left())
+      for (int64_t i = 0; i < turns; ++i)
+        for (Stretch& s : stretches) turn(s);
+    for (Stretch& s : stretches) {
+      while (left(s) > 0) turn(s);
+      std::fill(plus + s.v, plus + s.last_v, vertices);
+    }
+  }
+};
+
 template <int W>
 void find_neighbours(const Lattice& lattice, const std::vector<Key<W>>& keys, const Layout& layout, int32_t* neighbour, int threads) {
   const int64_t vertices = lattice.vertices, corners = lattice.dim + 1;
-  parallel_ranges(2 * corners * vertices, 1 << 16, threads, [&](int64_t begin, int64_t end) {
-    std::fill(neighbour + begin, neighbour + end, static_cast<int32_t>(vertices));
+  constexpr int64_t strands = 4, tasks = 8;  // for an axis
+  const auto first = [=](int64_t part) { return vertices * part / (strands * tasks); };
+  parallel_for(corners, threads, [&](int64_t axis, int) {
+    int32_t* minus = neighbour + (2 * axis + 1) * vertices;
+    std::fill(minus, minus + vertices, static_cast<int32_t>(vertices));
   });
-  constexpr int64_t parts = 8;
-  parallel_for(corners * parts, threads, [&](int64_t task, int) {
-    const int axis = static_cast<int>(task / parts);
-    const int64_t begin = vertices * (task % parts) / parts, end = vertices * (task % parts + 1) / parts;
-    if (begin == end) return;
+  parallel_for(corners * tasks, threads, [&](int64_t task, int) {
+    const int64_t axis = task / tasks, part = task % tasks * strands;
     int32_t* plus = neighbour + 2 * axis * vertices;
-    int32_t* minus = plus + vertices;
-    const Key<W> step = layout.step<W>(axis);
-    int64_t j = std::lower_bound(keys.begin(), keys.end(), keys[static_cast<size_t>(begin)] + step) - keys.begin();
-    for (int64_t v = begin; v < end && j < vertices; ++v) {
-      const Key<W> wanted = keys[static_cast<size_t>(v)] + step;
-      while (j < vertices && keys[static_cast<size_t>(j)] < wanted) ++j;
-      if (j < vertices && keys[static_cast<size_t>(j)] == wanted) {
-        plus[v] = static_cast<int32_t>(j);
-        minus[j] = static_cast<int32_t>(v);
-      }
-    }
+    const Merge<W> merge{keys.data(), layout.step<W>(static_cast<int>(axis)), static_cast<int32_t>(vertices), plus, plus + vertices};
+    std::array<typename Merge<W>::Stretch, strands> stretches;
+    for (int64_t i = 0; i < strands; ++i) stretches[static_cast<size_t>(i)] = merge.stretch(first(part + i), first(part + i + 1));
+    merge(stretches);
   });
 }
 
-// The runs of neighbours of one slab (lattice.hpp), from one end of each to the other.
+// The runs of neighbours of one slab (lattice.hpp), from one end of each to the other. No branch here either: where a run ends, the
+// next begins in the same turn.
 inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int32_t* list, int32_t& filled) {
   const int32_t absent = static_cast<int32_t>(lattice.vertices);
   const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
   const int32_t* minus = plus + lattice.vertices;
   const int32_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-  int32_t at = begin;
+  std::vector<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is looked at behind the last
+  size_t runs = 0;
+  int32_t linked = 0;
   for (int32_t v = begin; v < end; ++v) {
-    if (minus[v] != absent || plus[v] == absent) continue;
-    int32_t u = v;
-    for (; plus[u] != absent; u = plus[u]) list[at++] = u - begin;
-    list[at++] = ~(u - begin);
+    const bool any = plus[v] != absent;
+    heads[runs] = v;
+    runs += any & (minus[v] == absent);
+    linked += any | (minus[v] != absent);
   }
-  filled = at;
-  std::fill(list + at, list + end, 0);
+  int32_t u = heads[0];
+  size_t next = 1;
+  for (int32_t at = begin; at < begin + linked; ++at) {
+    const int32_t ended = plus[u] == absent;
+    list[at] = (u - begin) ^ -ended;
+    u = plus[u] + ((heads[next] - plus[u]) & -ended);
+    next += static_cast<size_t>(ended);
+  }
+  filled = begin + linked;
+  std::fill(list + begin + linked, list + end, 0);
 }
 
 }  // namespace crfrnn

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "prefetch.hpp"
+
 #if defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
 #include <immintrin.h>
 #endif
@@ -15,31 +17,6 @@
 namespace crfrnn {
 
 namespace CRFRNN_ISA {
-
-#if defined(_MSC_VER)
-#define CRFRNN_INLINE __forceinline
-#define CRFRNN_INLINE_LAMBDA
-#else
-#define CRFRNN_INLINE inline __attribute__((always_inline))
-#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
-#endif
-
-// Asks for the cache line at p: the rows of scattered pixels and vertices are known long before they are read.
-CRFRNN_INLINE void prefetch(const void* p) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(p);
-#elif defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
-#else
-  (void)p;
-#endif
-}
-
-constexpr int64_t ahead = 16;  // rows between asking for one and reading it
-
-CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
-}
 
 // a b + c, rounded once where the processor has an instruction for it. The compiler itself contracts nothing (CMakeLists.txt).
 template <class T>

@@ -8,35 +8,32 @@
 
 #include "keys.hpp"
 #include "layout.hpp"
+#include "sort.hpp"
 
 namespace crfrnn {
 
-// Distinct keys of a small set in the order of their first appearance.
+// Keys of which most come again soon: each is kept when it is first seen, and now and then once more, where another one has taken its
+// slot. Whether a key is there nobody can foretell, so there is no branch.
 template <int W>
-class LocalSet {
+class RecentKeys {
  public:
-  explicit LocalSet(size_t most) {
-    size_t slots = 16;
-    while (slots < 2 * most) slots *= 2;
-    slot_.assign(slots, -1);
-    mask_ = slots - 1;
+  explicit RecentKeys(size_t most) : keys_(most + 1), slots_(slot_count, 0) { keys_[0] = Key<W>::zero(); }
+
+  int32_t place_of(const Key<W>& key) {
+    int32_t& slot = slots_[key.hash() & (slot_count - 1)];
+    const bool there = (slot != 0) & (keys_[static_cast<size_t>(slot)] == key);
+    count_ += !there;
+    keys_[static_cast<size_t>(count_ + there)] = key;  // behind the last one: it does no harm where the key is there
+    slot = there ? slot : count_;
+    return slot - 1;
   }
-  int32_t insert(const Key<W>& key) {
-    for (size_t at = key.hash() & mask_;; at = (at + 1) & mask_) {
-      const int32_t i = slot_[at];
-      if (i < 0) {
-        slot_[at] = static_cast<int32_t>(keys.size());
-        keys.push_back(key);
-        return slot_[at];
-      }
-      if (keys[static_cast<size_t>(i)] == key) return i;
-    }
-  }
-  std::vector<Key<W>> keys;
+  std::vector<Key<W>> keys() const { return {keys_.data() + 1, keys_.data() + 1 + count_}; }
 
  private:
-  std::vector<int32_t> slot_;
-  size_t mask_;
+  static constexpr size_t slot_count = 1 << 14;
+  Array<Key<W>> keys_;  // from 1 on
+  std::vector<int32_t> slots_;
+  int32_t count_ = 0;
 };
 
 // Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it; and n at the end.
@@ -69,7 +66,7 @@ struct Sorted {
 
 // Sorts keys (chunk by chunk lists) and removes the double ones.
 template <int W>
-Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int bits, int threads) {
+Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int threads) {
   std::vector<size_t> offset(lists.size() + 1, 0);
   for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
   Array<Keyed<W>> items(offset.back());
@@ -78,7 +75,7 @@ Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int bits, i
     const size_t at = offset[static_cast<size_t>(c)];
     for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
   });
-  sort_keyed(items, bits, threads);
+  sort_keyed(items, threads);
   const auto starts = run_starts(static_cast<int64_t>(items.size()), threads,
                                  [&](int64_t i) { return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key; });
   const int64_t distinct = static_cast<int64_t>(starts.size()) - 1;
@@ -105,7 +102,7 @@ std::vector<Key<W>> grow(const std::vector<Key<W>>& keys, const Layout& layout, 
     const size_t at = keys.size() * static_cast<size_t>(j);
     for (size_t i = 0; i < keys.size(); ++i) items[at + i] = {keys[i] + step, j == steps};
   }
-  sort_keyed(items, layout.bits, threads);
+  sort_keyed(items, threads);
   std::vector<Key<W>> out;
   for (size_t i = 0; i < items.size();) {
     size_t end = i;

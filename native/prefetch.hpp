@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+// Asking for memory before it is read: the rows of scattered pixels and vertices are known long before.
+#pragma once
+
+#include <cstdint>
+
+#if defined(_MSC_VER) && (defined(_M_X64) || defined(_M_IX86))
+#include <xmmintrin.h>
+#endif
+
+#if defined(_MSC_VER)
+#define CRFRNN_INLINE __forceinline
+#define CRFRNN_INLINE_LAMBDA
+#else
+#define CRFRNN_INLINE inline __attribute__((always_inline))
+#define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
+#endif
+
+namespace crfrnn {
+
+// The cache line at p. Always inlined: sources of every instruction set have it.
+CRFRNN_INLINE void prefetch(const void* p) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p);
+#elif defined(_M_X64) || defined(_M_IX86)
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+#else
+  (void)p;
+#endif
+}
+
+constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+
+CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);
+}
+
+}  // namespace crfrnn
