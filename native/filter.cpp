@@ -87,47 +87,77 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
 // One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis. A neighbour that
 // is missing has the number of vertices for its index, and there lies a zero.
 template <class T>
+struct SingleColumn {
+  const Lattice& lattice;
+  const T* weights;
+  int threads;
+  int corners = lattice.dim + 1;
+
+  template <int V>
+  void splat(const T* values, T* rows) const {
+    const int count = V ? V : corners;
+    const int64_t chunks = sweep_chunks(lattice, threads);
+    parallel_for(chunks, threads, [&](int64_t c, int) {
+      const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
+      if (low == high) return;
+      const int64_t begin = lattice.slab_vertex[low], end = lattice.slab_vertex[high];
+      for (int64_t v = begin; v < end; ++v) rows[v] = T(0);
+      // The simplices of the slab below reach up into this chunk, those of its last slab beyond it.
+      for (int64_t s = lattice.slab_simplex[low > 0 ? low - 1 : 0]; s < lattice.slab_simplex[high]; ++s) {
+        T sum[V ? V : max_dim + 1] = {};
+        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+          if (p + ahead < lattice.points) prefetch(values + lattice.order[p + ahead]);
+          const T value = values[lattice.order[p]];
+          for (int k = 0; k < count; ++k) sum[k] += weights[p * count + k] * value;
+        }
+        for (int k = 0; k < count; ++k) {
+          const int64_t v = lattice.simplex_vertex[s * count + k];
+          if (v >= begin && v < end) rows[v] += sum[k];
+        }
+      }
+    });
+  }
+
+  void blur(int axis, const T* rows, T* out) const {
+    const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
+    const int32_t* minus = plus + lattice.vertices;
+    parallel_ranges(lattice.vertices, 4096, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t v = begin; v < end; ++v) out[v] = rows[v] + T(0.5) * (rows[plus[v]] + rows[minus[v]]);
+    });
+  }
+
+  template <int V>
+  void slice(const T* rows, T* out) const {
+    const int count = V ? V : corners;
+    const T factor = slice_factor<T>(lattice.dim);
+    parallel_ranges(lattice.simplices, 4096, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t s = begin; s < end; ++s) {
+        T row[V ? V : max_dim + 1];
+        for (int k = 0; k < count; ++k) row[k] = rows[lattice.simplex_vertex[s * count + k]];
+        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+          T sum = T(0);
+          for (int k = 0; k < count; ++k) sum += weights[p * count + k] * row[k];
+          out[lattice.order[p]] = sum * factor;
+        }
+      }
+    });
+  }
+};
+
+template <class T>
 void filter_single(const Lattice& lattice, const T* weights, const T* values, bool reverse, T* out, int threads) {
-  const int64_t vertices = lattice.vertices;
-  const int corners = lattice.dim + 1;
-  const Buffer first(static_cast<size_t>(vertices + 1) * sizeof(T)), second(static_cast<size_t>(vertices + 1) * sizeof(T));
+  const Buffer first(static_cast<size_t>(lattice.vertices + 1) * sizeof(T)), second(static_cast<size_t>(lattice.vertices + 1) * sizeof(T));
   T* rows = first.as<T>();
   T* spare = second.as<T>();
-  const int64_t chunks = sweep_chunks(lattice, threads);
-  parallel_for(chunks, threads, [&](int64_t c, int) {
-    const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
-    if (low == high) return;
-    const int64_t begin = lattice.slab_vertex[low], end = lattice.slab_vertex[high];
-    for (int64_t v = begin; v < end; ++v) rows[v] = T(0);
-    // The simplices of the slab below reach up into this chunk, those of its last slab beyond it.
-    for (int64_t s = lattice.slab_simplex[low > 0 ? low - 1 : 0]; s < lattice.slab_simplex[high]; ++s) {
-      T sum[max_dim + 1] = {};
-      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p)
-        for (int k = 0; k < corners; ++k) sum[k] += weights[p * corners + k] * values[lattice.order[p]];
-      for (int k = 0; k < corners; ++k) {
-        const int64_t v = lattice.simplex_vertex[s * corners + k];
-        if (v >= begin && v < end) rows[v] += sum[k];
-      }
+  const SingleColumn<T> column{lattice, weights, threads};
+  with_corners(lattice.dim, [&]<int V>() {
+    column.template splat<V>(values, rows);
+    for (int i = 0; i <= lattice.dim; ++i) {
+      rows[lattice.vertices] = T(0);
+      column.blur(reverse ? lattice.dim - i : i, rows, spare);
+      std::swap(rows, spare);
     }
-  });
-  for (int i = 0; i < corners; ++i) {
-    const int axis = reverse ? corners - 1 - i : i;
-    const int32_t* plus = lattice.neighbour + 2 * axis * vertices;
-    const int32_t* minus = plus + vertices;
-    rows[vertices] = T(0);
-    parallel_ranges(vertices, 4096, threads, [&](int64_t begin, int64_t end) {
-      for (int64_t v = begin; v < end; ++v) spare[v] = rows[v] + T(0.5) * (rows[plus[v]] + rows[minus[v]]);
-    });
-    std::swap(rows, spare);
-  }
-  const T factor = slice_factor<T>(lattice.dim);
-  parallel_ranges(lattice.simplices, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s)
-      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-        T sum = T(0);
-        for (int k = 0; k < corners; ++k) sum += weights[p * corners + k] * rows[lattice.simplex_vertex[s * corners + k]];
-        out[lattice.order[p]] = sum * factor;
-      }
+    column.template slice<V>(rows, out);
   });
 }
 
