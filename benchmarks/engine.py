@@ -35,8 +35,10 @@ LABELS = 21
 PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
 
 
-def photograph_and_logits(name: str, size: int, seed: int = 1234) -> tuple[np.ndarray, np.ndarray]:
-    """UInt8[size, size, 3] and Float32[21, size, size]: regions of the blurred picture at 1/8, with noise."""
+def photograph_and_logits(
+    name: str, size: int, seed: int = 1234, labels: int = LABELS
+) -> tuple[np.ndarray, np.ndarray]:
+    """UInt8[size, size, 3], Float32[labels, size, size]: regions of the blurred picture, with noise."""
     image = transform.resize(
         getattr(data, name)(), (size, size), order=1, anti_aliasing=True, preserve_range=True
     )
@@ -46,17 +48,17 @@ def photograph_and_logits(name: str, size: int, seed: int = 1234) -> tuple[np.nd
     low = transform.resize(smooth, (side, side), order=1, anti_aliasing=True, preserve_range=True)
     y, x = np.mgrid[:side, :side] / side
     points = np.concatenate([low.reshape(-1, 3) / 40, 3 * y.reshape(-1, 1), 3 * x.reshape(-1, 1)], 1)
-    regions = KMeans(LABELS, n_init=2, random_state=0, max_iter=60).fit(points).labels_.reshape(side, side)
-    coarse = transform.resize(np.eye(LABELS)[regions], (size, size), order=1, mode="edge")
-    noise = np.random.default_rng(seed).standard_normal((size, size, LABELS))
+    regions = KMeans(labels, n_init=2, random_state=0, max_iter=60).fit(points).labels_.reshape(side, side)
+    coarse = transform.resize(np.eye(labels)[regions], (size, size), order=1, mode="edge")
+    noise = np.random.default_rng(seed).standard_normal((size, size, labels))
     return image, np.ascontiguousarray((4 * coarse + 0.5 * noise).astype(np.float32).transpose(2, 0, 1))
 
 
-def layer(case: str) -> crfrnn.CRFRNN:
+def layer(case: str, labels: int = LABELS) -> crfrnn.CRFRNN:
     """The layer with a case's parameters; its bandwidths take no gradient, all else does."""
     alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
     crf = crfrnn.CRFRNN(
-        LABELS,
+        labels,
         theta_alpha=alpha,
         theta_beta=beta,
         theta_gamma=gamma,
@@ -75,7 +77,7 @@ def tensors(image: np.ndarray, logits: np.ndarray) -> tuple[torch.Tensor, torch.
 def forward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
     unary, guide = tensors(image, logits)
     with torch.no_grad():
-        return layer(case)(unary, guide, iterations=iterations)
+        return layer(case, len(logits))(unary, guide, iterations=iterations)
 
 
 def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
@@ -83,7 +85,7 @@ def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iteration
     # The loss is not the layer's work: its gradient is given (a fresh copy of the unary: any numbers do).
     gradient = unary.clone()
     unary.requires_grad_()
-    layer(case)(unary, guide, iterations=iterations).backward(gradient)
+    layer(case, len(logits))(unary, guide, iterations=iterations).backward(gradient)
     assert unary.grad is not None
     return unary.grad
 
@@ -92,8 +94,8 @@ def peer(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> n
     """pydensecrf2 with the same kernels, one thread as it comes, normalised after like ours."""
     alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
     height, width = image.shape[:2]
-    crf = dcrf.DenseCRF2D(width, height, LABELS)
-    crf.setUnaryEnergy(-logits.reshape(LABELS, -1).copy())
+    crf = dcrf.DenseCRF2D(width, height, len(logits))
+    crf.setUnaryEnergy(-logits.reshape(len(logits), -1).copy())
     options = {"kernel": dcrf.DIAG_KERNEL, "normalization": dcrf.NORMALIZE_AFTER}
     crf.addPairwiseGaussian(sxy=gamma, compat=spatial, **options)
     crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image.copy(), compat=bilateral, **options)

@@ -18,7 +18,7 @@ struct Columns {
   int64_t points;
 
   CRFRNN_INLINE void operator()(int64_t p, Pack<T>* out) const {
-    ask_scattered<T, NB>(order, points, p, values + column, channels);
+    ask_scattered<T>(order, points, p, values + column, channels, NB);
     const T* row = values + int64_t{order[p]} * channels + column;
     for (int b = 0; b < NB; ++b) {
       const int64_t at = b * Pack<T>::lanes, left = channels - column - at;
@@ -35,15 +35,15 @@ CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
 
 template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
-  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, channels - column, threads));
   const Sweep<T, NB> sweep(lattice, weights, channels - column, reverse, threads, scratch.as<T>());
   const Columns<T, NB> source{values, channels, column, lattice.order, lattice.points};
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
-  with_corners(lattice.dim, [&]<int V>() {
+  with_corners<NB>(lattice.dim, [&]<int V>() {
     sweep.template spread<V>(source, between, rows);
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
       sweep.template slice<V>(begin, end, rows, [&](int64_t p, Pack<T>* sum) {
-        ask_scattered<T, NB>(lattice.order, lattice.points, p, out + column, channels);
+        ask_scattered<T>(lattice.order, lattice.points, p, out + column, channels, NB);
         for (int b = 0; b < NB; ++b) sum[b] = sum[b] * factor;
         store_columns<T, NB>(out + int64_t{lattice.order[p]} * channels + column, channels - column, sum);
       });
@@ -56,10 +56,10 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
   const Columns<T, NB> source_x{x, channels, column, lattice.order, lattice.points}, source_g{g, channels, column, lattice.order, lattice.points};
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
-  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, threads));
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, channels - column, threads));
   const Sweep<T, NB> forward(lattice, weights, channels - column, false, threads, scratch.as<T>()),
       backward(lattice, weights, channels - column, true, threads, scratch.as<T>());
-  with_corners(lattice.dim, [&]<int V>() {
+  with_corners<NB>(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);
   });
@@ -150,7 +150,7 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
   T* rows = first.as<T>();
   T* spare = second.as<T>();
   const SingleColumn<T> column{lattice, weights, threads};
-  with_corners(lattice.dim, [&]<int V>() {
+  with_corners<1>(lattice.dim, [&]<int V>() {
     column.template splat<V>(values, rows);
     for (int i = 0; i <= lattice.dim; ++i) {
       rows[lattice.vertices] = T(0);

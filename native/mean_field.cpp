@@ -38,7 +38,7 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   const int64_t total = problem.total(), labels = problem.labels;
   const Packs<NP> packs(problem);
   const Messages messages(problem, order);
-  Leading<NP> leading(messages, false, true);
+  const Leading<NP> leading(messages, false, true);
   const Others others(problem, problem.kernel_count - leading.sliced);
   const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, false);
@@ -60,9 +60,9 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
     if (Plain<NP>::fits(problem, leading, others, transforms)) {
-      leading.each_row(next, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first), u, state, next));
+      leading.turn(next, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first), u, state, next));
     } else {
-      leading.each_row(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {
+      leading.turn(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {
         const int64_t pixel = inbox.pixel_of[row];
         inbox.ask(row);
         P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
@@ -112,12 +112,12 @@ void update(const Problem& problem, const float* u, const float* marginals, bool
   const Order order(problem, true);
   const Packs<NP> packs(problem);
   const Messages messages(problem, order);
-  Leading<NP> leading(messages, false, false);
+  const Leading<NP> leading(messages, false, false);
   const Others others(problem, problem.kernel_count);
   const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, false);
   others.pass(leading, marginals);
-  leading.each_row(nullptr, [=, &transforms](int64_t row, const P* none, int) {
+  leading.rest([=, &transforms](int64_t row, const P* none, int) {
     P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
     packs.load_logits(u + row * packs.labels, x);
     for (int64_t m = 0; m < inbox.kernels; ++m) transforms[m].template add<NP>(inbox.message(m, row, row, none, sent), packs, x);

@@ -15,16 +15,14 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
   const Kernel& kernel = problem.kernels[m];
   const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
   const Packs<NP> packs(problem);
-  constexpr int NB = NP == 1 ? 1 : 2;
   const bool scales = out.pre || out.post;
   if (kernel.is_lattice && (out.weights || scales)) {
     const Lattice& lattice = kernel.lattice;
     const int corners = lattice.dim + 1;
     const size_t bytes = Messages::lattice_bytes(problem);
-    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * (total + 1) * width) * sizeof(float));
-    float* g_hat = mixed.as<float>();       // Aᵀ g, one row a point of this lattice
-    float* q_hat = g_hat + total * width;   // A q; behind the last row of each a pack of zeros: an odd number of packs is read in twos
-    for (float* end : {g_hat + lattice.points * width, q_hat + lattice.points * width}) P::zero().store(end);
+    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * total * width) * sizeof(float));
+    float* g_hat = mixed.as<float>();      // Aᵀ g, one row a point of this lattice
+    float* q_hat = g_hat + total * width;  // A q
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t row = order.row[lattice.order[p]];
@@ -41,37 +39,35 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     });
     const float factor = slice_factor<float>(kernel.lattice.dim);
     const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
-    for (int64_t column = 0; column < labels; column += NB * P::lanes) {
-      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel, false, column);
-      messages.spread_columns<NB>(kernel, false, q, kernel.pre, column, forward_rows.as<float>());
-      if (!spread_ready)
-        messages.spread_columns<NB>(kernel, true, g, kernel.post, column, backward_rows.as<float>());
-      sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
-        for (int64_t s = begin; s < end; ++s) {
-          const int32_t* vertex = lattice.simplex_vertex + s * corners;
-          for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-            const int64_t pixel = lattice.order[p];
-            const float pre = kernel.pre ? kernel.pre[pixel] : 1.f, post = kernel.post ? kernel.post[pixel] : 1.f;
-            float pre_sum = 0.f, post_sum = 0.f;
-            for (int k = 0; k < corners; ++k) {
-              P ahead = P::zero(), back = P::zero();
-              for (int b = 0; b < NB; ++b) {
-                const int64_t at = vertex[k] * sweep.shape.width;
-                const int64_t lane = p * width + column + b * P::lanes;
-                ahead = P::fma(P::load(g_hat + lane), sweep.shape.load(forward_rows.as<float>() + at, b), ahead);
-                back = P::fma(P::load(q_hat + lane), sweep.shape.load(back_rows + at, b), back);
-              }
-              const float d_ahead = ahead.sum() * factor, d_back = back.sum() * factor;
-              if (out.weights) out.weights[p * corners + k] += post * d_ahead + pre * d_back;
-              post_sum += kernel.weights[p * corners + k] * d_ahead;
-              pre_sum += kernel.weights[p * corners + k] * d_back;
+    const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel, false);
+    const RowShape<float, NP> like = sweep.shape;
+    messages.spread_rows<NP>(kernel, false, q, kernel.pre, forward_rows.as<float>());
+    if (!spread_ready) messages.spread_rows<NP>(kernel, true, g, kernel.post, backward_rows.as<float>());
+    sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
+      for (int64_t s = begin; s < end; ++s) {
+        const int32_t* vertex = lattice.simplex_vertex + s * corners;
+        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+          const int64_t pixel = lattice.order[p];
+          const float pre = kernel.pre ? kernel.pre[pixel] : 1.f, post = kernel.post ? kernel.post[pixel] : 1.f;
+          float pre_sum = 0.f, post_sum = 0.f;
+          for (int k = 0; k < corners; ++k) {
+            const int64_t at = vertex[k] * like.width;
+            P ahead = P::zero(), back = P::zero();
+            for (int b = 0; b < packs; ++b) {
+              const int64_t lane = p * packs.width() + b * P::lanes;
+              ahead = P::fma(P::load(g_hat + lane), like.load(forward_rows.as<float>() + at, b), ahead);
+              back = P::fma(P::load(q_hat + lane), like.load(back_rows + at, b), back);
             }
-            if (out.post) out.post[pixel] += post_sum;
-            if (out.pre) out.pre[pixel] += pre_sum;
+            const float d_ahead = ahead.sum() * factor, d_back = back.sum() * factor;
+            if (out.weights) out.weights[p * corners + k] += post * d_ahead + pre * d_back;
+            post_sum += kernel.weights[p * corners + k] * d_ahead;
+            pre_sum += kernel.weights[p * corners + k] * d_back;
           }
+          if (out.post) out.post[pixel] += post_sum;
+          if (out.pre) out.pre[pixel] += pre_sum;
         }
-      });
-    }
+      }
+    });
     return;
   }
   if (kernel.is_lattice || (!out.theta && !scales)) return;
@@ -165,7 +161,7 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
   bool bandwidths = false;
   for (int m = 0; m < kernels; ++m)
     bandwidths = bandwidths || grad_kernels[m].weights || grad_kernels[m].theta || grad_kernels[m].pre || grad_kernels[m].post;
-  Leading<NP> leading(messages, true, !bandwidths && problem.damping == 1.f);
+  const Leading<NP> leading(messages, true, !bandwidths && problem.damping == 1.f);
   const Others others(problem, kernels - leading.sliced);
   const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, true), plain(problem, false);
@@ -183,8 +179,8 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
       for (int m = 0; m < kernels; ++m)
         kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
     float* made = t > 0 ? g : nullptr;
-    if (Plain<NP>::fits(problem, leading, others, transforms)) {
-      leading.each_row(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
+    if (leading.turning && Plain<NP>::fits(problem, leading, others, transforms)) {
+      leading.turn(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
     } else {
       leading.each_row(made, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {
         const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;

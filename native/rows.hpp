@@ -136,8 +136,6 @@ inline void rows_to_planes(const Problem& problem, const Order& order, const flo
   });
 }
 
-constexpr int most_packs = 64;  // 1024 labels
-
 // A row of labels in packs: NP of them where that is a constant, so that rows live in registers, else counted at run time.
 template <int NP>
 struct Packs {

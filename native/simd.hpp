@@ -14,6 +14,8 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
+constexpr int most_packs = 64;  // in a row, where their number is no constant: 1024 labels
+
 // e^x = 2^t, t = x / ln 2, to 1e-6 relative for |x| <= 20; far below that 0 or next to nothing, far above it infinity or 2^127.
 CRFRNN_INLINE Pack<float> exp(Pack<float> x) { return Pack<float>::exp2(x * Pack<float>::set(1.44269504088896341f)); }
 

@@ -32,11 +32,10 @@ struct RowScales {
   }
 };
 
-// The lattice whose order the rows have: where a row fits the registers (NP packs) it is sliced in the same walk that
-// uses the message. Where nobody needs its spread rows, `turning` begins the next iteration in that walk too (turn.hpp).
+// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where nobody needs its spread
+// rows, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
 struct Leading {
-  static constexpr int NB = NP ? NP : 1;
   const Problem& problem;
   const Order& order;
   const Messages& messages;
@@ -46,7 +45,7 @@ struct Leading {
   float* turning_rows;
 
   Leading(const Messages& m, bool reverse_, bool turning_)
-      : problem(m.problem), order(m.order), messages(m), reverse(reverse_), sliced(NP != 0 && m.order.lattice != nullptr),
+      : problem(m.problem), order(m.order), messages(m), reverse(reverse_), sliced(m.order.lattice != nullptr),
         turning(sliced && turning_), opening(problem, order, reverse, false), closing(problem, order, reverse, true),
         own_rows(turning && lattices() > 1 ? Messages::lattice_bytes(problem) : 0),
         turning_rows((lattices() > 1 ? own_rows : messages.between).template as<float>()) {}
@@ -58,22 +57,22 @@ struct Leading {
   }
   bool is(int m) const { return sliced && m == order.first; }
   const Kernel& kernel() const { return problem.kernels[order.first]; }
-  auto source(const float* rows) const { return messages.source_of<NB>(kernel(), rows, opening.of[order.first], 0, true); }
+  auto source(const float* rows) const { return messages.template source_of<NP>(kernel(), rows, opening.of[order.first], true); }
 
   // Before the first iteration: the lattice rows of `rows` after the first sweep.
   void begin(const float* rows) const {
     if (!turning) return;
-    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
+    const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
     const auto from = source(rows);
-    with_corners(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, turning_rows); });
+    with_corners<NP>(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, turning_rows); });
   }
 
   // Where it is not turning: the spread rows of this iteration.
   void spread(const float* rows) const {
     if (!sliced || turning) return;
-    const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
+    const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
     const auto from = source(rows);
-    with_corners(kernel().lattice.dim, [&]<int V>() {
+    with_corners<NP>(kernel().lattice.dim, [&]<int V>() {
       sweep.template spread<V>(from, messages.between.template as<float>(), messages.spread.template as<float>());
     });
   }
@@ -81,31 +80,44 @@ struct Leading {
   // Calls body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
   // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration.
   template <class Body>
-  void each_row(const float* made, const Body& body) {
-    int64_t from = 0;
+  void each_row(const float* made, const Body& body) const {
+    if (turning)
+      turn(made, body);
+    else
+      slice(body);
+  }
+
+  template <class Body>
+  void turn(const float* made, const Body& body) const {
     if (sliced) {
-      from = kernel().lattice.points;
-      const Sweep<float, NB> sweep = messages.sweep_of<NB>(kernel(), reverse, 0);
-      const float* scale = closing.of[order.first];
-      const auto scaled = [body, scale, factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
-        const P f = P::set(scale ? scale[row] * factor : factor);
-        for (int b = 0; b < NB; ++b) sum[b] = sum[b] * f;
-        body(row, sum, part);
-      };
-      if (turning) {
-        const Turn<float, NB> turn(sweep, turning_rows, made != nullptr);
-        const auto made_rows = source(made);
-        with_corners(kernel().lattice.dim, [&]<int V>() { turn.template operator()<V>(scaled, made_rows); });
-      } else {
-        with_corners(kernel().lattice.dim, [&]<int V>() {
-          sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {
-            sweep.template slice<V>(begin, end, messages.spread.template as<float>(),
-                                    [&](int64_t row, P* sum) CRFRNN_INLINE_LAMBDA { scaled(row, sum, part); });
-          });
-        });
-      }
+      const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
+      const Turn<float, NP> walk(sweep, turning_rows, made != nullptr);
+      const auto to = scaled(body);
+      const auto from = source(made);
+      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(to, from); });
     }
-    const int64_t total = problem.total();
+    rest(body);
+  }
+
+  template <class Body>
+  void slice(const Body& body) const {
+    if (sliced) {
+      const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
+      const auto to = scaled(body);
+      with_corners<NP>(kernel().lattice.dim, [&]<int V>() {
+        sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {
+          sweep.template slice<V>(begin, end, messages.spread.template as<float>(),
+                                  [&](int64_t row, P* sum) CRFRNN_INLINE_LAMBDA { to(row, sum, part); });
+        });
+      });
+    }
+    rest(body);
+  }
+
+  // The rows that no lattice reaches: all of them, if none leads.
+  template <class Body>
+  void rest(const Body& body) const {
+    const int64_t total = problem.total(), from = sliced ? kernel().lattice.points : 0;
     if (from == total) return;
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
       P none[Packs<NP>::capacity];
@@ -114,10 +126,20 @@ struct Leading {
         body(row, none, static_cast<int>(part));
     });
   }
+
+  // body, for what a walk has sliced: the factor of slicing and the closing scale come on top.
+  template <class Body>
+  auto scaled(const Body& body) const {
+    const float* scale = closing.of[order.first];
+    return [body, scale, packs = Packs<NP>(problem), factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
+      const P f = P::set(scale ? scale[row] * factor : factor);
+      for (int b = 0; b < packs; ++b) sum[b] = sum[b] * f;
+      body(row, sum, part);
+    };
+  }
 };
 
-// The messages of all kernels but the sliced one, each in the pixels' own order; those of a leading lattice that is not sliced
-// lie in the order of the rows.
+// The messages of all kernels but the sliced one, each in the pixels' own order.
 struct Others {
   Buffer pointers, memory;
   const float** at;
@@ -130,7 +152,6 @@ struct Others {
   // Runs every other kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages lie, or null.
   template <int NP>
   void pass(const Leading<NP>& leading, const float* rows) const {
-    constexpr int NB = NP == 1 ? 1 : 2;
     const Problem& problem = leading.problem;
     float* next = memory.as<float>();
     for (int m = 0; m < problem.kernel_count; ++m) {
@@ -141,7 +162,7 @@ struct Others {
       const float* scale = leading.reverse ? kernel.post : kernel.pre;
       clear_pad(problem, next);
       if (kernel.is_lattice)
-        leading.messages.template lattice_messages<NB>(kernel, leading.reverse, rows, scale, next);
+        leading.messages.template lattice_messages<NP>(kernel, leading.reverse, rows, scale, next);
       else
         leading.messages.separable_messages(kernel, -1, rows, scale, next);
       next += problem.plane();
@@ -155,16 +176,12 @@ struct Inbox {
   Packs<NP> packs;
   const int32_t* pixel_of;
   const float *scattered, *const *rows, *const *scales;  // scattered: the first plane in the pixels' own order
-  int64_t leading, scattered_size, kernels, total;
+  int64_t scattered_size, kernels, total;
 
   Inbox(const Problem& problem, const Order& order, const Others& others, const RowScales& closing)
       : packs(problem), pixel_of(order.pixel), scattered(others.memory.template as<float>()), rows(others.at), scales(closing.of),
-        leading(order.first), scattered_size(problem.labels * static_cast<int64_t>(sizeof(float)) + 63), kernels(problem.kernel_count),
-        total(problem.total()) {
-    const bool with_leading = leading >= 0 && others.count == kernels;  // where it is not sliced
-    if (with_leading && leading == 0) scattered += problem.plane();
-    if (others.count - with_leading == 0) scattered_size = 0;
-  }
+        scattered_size(others.count ? problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0), kernels(problem.kernel_count),
+        total(problem.total()) {}
 
   CRFRNN_INLINE void ask(int64_t row) const {
     if (row + ahead < total) prefetch_bytes(scattered + int64_t{pixel_of[row + ahead]} * packs.labels, scattered_size);
@@ -172,7 +189,7 @@ struct Inbox {
   // What kernel m sends; `sliced` is the leading lattice's.
   CRFRNN_INLINE const P* message(int64_t m, int64_t row, int64_t pixel, const P* sliced, P* out) const {
     if (!rows[m]) return sliced;
-    packs.load(rows[m] + (m == leading ? row : pixel) * packs.labels, out);
+    packs.load(rows[m] + pixel * packs.labels, out);
     if (!scales[m]) return out;
     const P factor = P::set(scales[m][row]);
     for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;
@@ -191,7 +208,7 @@ struct Plain {
   int64_t leading, last;  // last: the last row that is asked for early
 
   static bool fits(const Problem& problem, const Leading<NP>& leading, const Others& others, const Transforms& transforms) {
-    return NP != 0 && leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
+    return leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
            transforms[1].diagonal && !problem.mask && !problem.clamp && problem.damping == 1.f;
   }
 
@@ -232,12 +249,14 @@ CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const 
   softmax(x, packs, out);
 }
 
-// The number of packs as a constant where a row fits the registers.
+// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time) beyond.
 template <class F>
 void with_packs(const Problem& problem, const F& f) {
   const int64_t packs = problem.width() / Pack<float>::lanes;
   if (packs == 1) return f.template operator()<1>();
   if (packs == 2) return f.template operator()<2>();
+  if (packs == 3) return f.template operator()<3>();
+  if (packs == 4) return f.template operator()<4>();
   f.template operator()<0>();
 }
 

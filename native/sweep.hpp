@@ -3,49 +3,16 @@
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
 //   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
 // and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
-// threads nor the chunking can change a bit. Rows are up to NB packs wide: as much of the last one as the columns need.
+// threads nor the chunking can change a bit. Rows have NB packs; those of NB = 0 do not fit the registers (row_shape.hpp).
 #pragma once
 
 #include "buffer.hpp"
 #include "lattice.hpp"
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "row_shape.hpp"
 #include "slabs.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
-
-// Asks for the row of a point that comes later, in an array [total][channels] of points in their own order: there it is scattered.
-template <class T, int NB>
-CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p, const T* columns, int64_t channels) {
-  if (p + ahead >= points) return;
-  const T* early = columns + int64_t{order[p + ahead]} * channels;
-  for (int b = 0; b < NB; ++b) prefetch(early + b * Pack<T>::lanes);
-}
-
-// What a row of a lattice's vertices looks like. Whoever loops over rows keeps one of his own: the compiler cannot know that
-// stores to rows leave it alone.
-template <class T, int NB>
-struct RowShape {
-  using P = Pack<T>;
-  int64_t width;  // scalars from one row to the next
-  RowEnd<T> end;
-
-  explicit RowShape(int64_t columns) : width(width_of(columns)), end(width - whole) {}
-
-  static constexpr int64_t whole = (NB - 1) * P::lanes;
-  static int64_t width_of(int64_t columns) {
-    constexpr int64_t grain = RowEnd<T>::grain;
-    const int64_t last = columns > whole ? (columns - whole + grain - 1) / grain * grain : grain;
-    return whole + (last < P::lanes ? last : P::lanes);
-  }
-  CRFRNN_INLINE P load(const T* row, int b) const { return b + 1 < NB ? P::load(row + b * P::lanes) : end.load(row + b * P::lanes); }
-  CRFRNN_INLINE void store(const P& pack, T* row, int b) const {
-    if (b + 1 < NB)
-      pack.store(row + b * P::lanes);
-    else
-      end.store(pack, row + b * P::lanes);
-  }
-};
 
 template <class T, int NB>
 struct Sweep {
@@ -61,9 +28,11 @@ struct Sweep {
   T* scratch;  // slab_buffers slabs and a row of zeros for each worker
 
   static constexpr int slab_buffers = 5;
-  static size_t worker_scalars(int64_t rows) { return static_cast<size_t>((slab_buffers * rows + 1) * NB * P::lanes); }
-  static size_t scratch_bytes(const Lattice& lattice, int threads) {
-    return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice)) * sizeof(T);
+  static size_t worker_scalars(int64_t rows, int64_t width) {
+    return static_cast<size_t>(((slab_buffers * rows + 1) * width + P::lanes - 1) / P::lanes * P::lanes);
+  }
+  static size_t scratch_bytes(const Lattice& lattice, int64_t columns, int threads) {
+    return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
   }
 
   // columns: how many of a row are wanted; `memory`: scratch_bytes of it, for as long as this lives.
@@ -72,11 +41,11 @@ struct Sweep {
         threads(threads_ < 1 ? 1 : threads_), slab_rows(largest_slab(l)), scratch(memory) {}
 
   T* slab_buffer(int worker, int i) const {
-    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows) + static_cast<size_t>(i * slab_rows * shape.width);
+    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows, shape.width) + static_cast<size_t>(i * slab_rows * shape.width);
   }
   const T* zero_row(int worker) const {
     T* row = slab_buffer(worker, slab_buffers);
-    for (int b = 0; b < NB; ++b) shape.store(P::zero(), row, b);
+    for (int b = 0; b < shape.packs(); ++b) shape.store(P::zero(), row, b);
     return row;
   }
 
@@ -96,7 +65,7 @@ struct Sweep {
     for (int64_t v = begin; v < end; ++v, self += row.width, out += row.width) {
       const T* a = up[plus[v] == absent] + plus[v] * row.width;
       const T* b = down[minus[v] == absent] + minus[v] * row.width;
-      for (int i = 0; i < NB; ++i) row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
+      for (int i = 0; i < row.packs(); ++i) row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
     }
   }
 
@@ -108,13 +77,13 @@ struct Sweep {
     const Shape like = shape;
     const P half = P::set(T(0.5)), yes = P::set(T(1));
     const auto row_of = [&](int32_t entry) { return rows + (entry ^ (entry >> 31)) * like.width; };
-    P before[NB], here[NB];
+    P before[Shape::capacity], here[Shape::capacity];
     T* row = row_of(*chains.begin);
-    for (int b = 0; b < NB; ++b) before[b] = P::zero(), here[b] = like.load(row, b);
+    for (int b = 0; b < like.packs(); ++b) before[b] = P::zero(), here[b] = like.load(row, b);
     for (const int32_t* at = chains.begin; at < chains.end; ++at) {
       T* following = row_of(at[at + 1 < chains.end]);
       const P linked = P::set(*at < 0 ? T(0) : T(1));
-      for (int b = 0; b < NB; ++b) {
+      for (int b = 0; b < like.packs(); ++b) {
         const P after = like.load(following, b);
         like.store(P::fma(half, before[b] + P::if_equal(linked, yes, after), here[b]), row, b);
         before[b] = P::if_equal(linked, yes, here[b]);
@@ -143,8 +112,22 @@ struct Sweep {
     const int64_t end = lattice.slab_simplex[slab + 1];
     const Shape like = shape;
     int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
+    if constexpr (NB == 0) {  // straight into the rows, which lie in the cache: sums of so many packs would, too
+      for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s)
+        for (; p < lattice.simplex_start[s + 1]; ++p) {
+          P value[Shape::capacity];
+          source(p, value);
+          for (int k = 0; k < corners; ++k) {
+            T* row = row_of(lattice.simplex_vertex[s * corners + k]);
+            if (!row) continue;
+            const P wk = P::set(weights[p * corners + k]);
+            for (int b = 0; b < like.packs(); ++b) like.store(P::fma(wk, value[b], like.load(row, b)), row, b);
+          }
+        }
+      return;
+    }
     for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
-      P sum[V ? V : 9][NB], value[NB];
+      P sum[V ? V : 9][Shape::capacity], value[Shape::capacity];
       source(p, value);
       for (int k = 0; k < corners; ++k) {
         const P wk = P::set(weights[p * corners + k]);
@@ -267,14 +250,30 @@ struct Sweep {
     const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
     const Shape like = shape;
     const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
+    if constexpr (NB == 0) {  // the corners' rows come from the cache for every point
+      for (int64_t s = begin; s < end; ++s) {
+        const T* row[V ? V : 9];
+        for (int k = 0; k < corners; ++k) row[k] = row_of(lattice.simplex_vertex[s * corners + k]);
+        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+          P wk[V ? V : 9], sum[Shape::capacity];
+          for (int k = 0; k < corners; ++k) wk[k] = P::set(weights[p * corners + k]);
+          for (int b = 0; b < like.packs(); ++b) {
+            sum[b] = wk[0] * like.load(row[0], b);
+            for (int k = 1; k < corners; ++k) sum[b] = P::fma(wk[k], like.load(row[k], b), sum[b]);
+          }
+          sink(p, sum);
+        }
+      }
+      return;
+    }
     for (int64_t s = begin; s < end; ++s) {
-      P row[V ? V : 9][NB];
+      P row[V ? V : 9][Shape::capacity];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = like.load(row_of(vertex[k]), b);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         const T* w = weights + p * corners;
-        P sum[NB];
+        P sum[Shape::capacity];
         for (int b = 0; b < NB; ++b) sum[b] = P::set(w[0]) * row[0][b];
         for (int k = 1; k < corners; ++k) {
           const P wk = P::set(w[k]);
@@ -309,15 +308,16 @@ struct Sweep {
   }
 };
 
-// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the others.
-template <class F>
+// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the others. Of wide rows,
+// whose work lies in their packs, only five dimensions have one of their own: each costs the compiler seconds.
+template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {
-  switch (dim) {
-    case 2: return f.template operator()<3>();
-    case 3: return f.template operator()<4>();
-    case 5: return f.template operator()<6>();
-    default: return f.template operator()<0>();
+  if constexpr (NB == 1 || NB == 2) {
+    if (dim == 2) return f.template operator()<3>();
+    if (dim == 3) return f.template operator()<4>();
   }
+  if (dim == 5) return f.template operator()<6>();
+  f.template operator()<0>();
 }
 
 }  // namespace crfrnn::CRFRNN_ISA

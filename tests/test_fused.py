@@ -16,7 +16,6 @@ from crfrnn.crf import fused
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "one label": {"labels": 1},
-    "many labels": {"labels": 40},
     "matrices": {"matrix": True},
     "mask": {"mask": True},
     "clamp": {"clamp": True},
@@ -33,14 +32,28 @@ CASES: dict[str, dict[str, Any]] = {
     "one line": {"grid": (23,)},
     "volume": {"grid": (4, 5, 6)},
     "zero iterations": {"iterations": 0},
+    "bandwidths held": {"held": True},
+    "bandwidths held, mask": {"held": True, "mask": True},
+    "bandwidths held, matrices": {"held": True, "matrix": True},
+    "bandwidths held, two lattices": {"held": True, "kernels": "bbs"},
 }
+# Two, three, four and more packs of sixteen labels are rows of their own kind in the native core.
+ROWS = {f"{labels} labels": {"labels": labels} for labels in (16, 17, 33, 40, 49, 64, 65, 90, 150)}
+CASES |= ROWS
+for name in ("matrices", "mask and clamp, damped", "two lattices", "lattice only", "bandwidths held, mask"):
+    for row in ("17 labels", "40 labels", "49 labels", "90 labels"):
+        CASES[f"{row}, {name}"] = {**ROWS[row], **CASES[name]}
+CASES |= {f"{row}, bandwidths held": {**options, "held": True} for row, options in ROWS.items()}
 
 
 def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool = False, mask: bool = False,
               clamp: bool = False, initial: bool = False, damping: float = 1.0, normalization: str = "after",
-              kernels: str = "bs", grid: tuple[int, ...] = (7, 9),
-              iterations: int = 3) -> list[Tensor]:  # fmt: skip
-    """Logits and the gradients of unary, initial, image, bandwidths, weights and compatibility."""
+              kernels: str = "bs", grid: tuple[int, ...] = (7, 9), iterations: int = 3,
+              held: bool = False) -> list[Tensor]:  # fmt: skip
+    """Logits and the gradients of unary, initial, image, bandwidths, weights and compatibility.
+
+    held: without those of image and bandwidths: the backward pass walks each lattice once an iteration.
+    """
     random = torch.Generator().manual_seed(3)
 
     def draw(*shape: int) -> Tensor:
@@ -63,13 +76,16 @@ def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool
     n = len(kernels)
     thetas, colours, weights = leaves[4 : 4 + n], leaves[4 + n : 4 + 2 * n], leaves[4 + 2 * n :]
     built = []
+    guide = image.detach() if held else image
+    if held:
+        thetas, colours = [t.detach() for t in thetas], [t.detach() for t in colours]
     for kind, theta, colour in zip(kernels, thetas, colours, strict=True):
         options: dict[str, Any] = {"normalization": normalization, "mask": valid if mask else None}
         if kind == "s":
             built.append(GaussianKernel.spatial(grid, theta * 0.37, **options))
         else:
             backend = None if native else "reference"
-            built.append(GaussianKernel.bilateral(image, theta, colour, backend=backend, **options))
+            built.append(GaussianKernel.bilateral(guide, theta, colour, backend=backend, **options))
     assert fused.supports(unary, built, "softmax", 2) == native
     out = mean_field(
         unary, built, weights, compatibility, iterations, mask=valid if mask else None,
@@ -92,32 +108,37 @@ def test_equals_the_general_path_with_every_gradient(case: str) -> None:
         torch.testing.assert_close(a.double() / scale, b / scale, rtol=0, atol=2e-4)
 
 
-def crf_and_input() -> tuple[CRFRNN, Tensor, Tensor]:
-    crf = CRFRNN(21, theta_alpha=20.3, theta_beta=11.1, theta_gamma=2.1)
-    return crf, torch.randn(2, 21, 40, 50), torch.rand(2, 3, 40, 50) * 255
+def crf_and_input(labels: int = 21) -> tuple[CRFRNN, Tensor, Tensor]:
+    crf = CRFRNN(labels, theta_alpha=20.3, theta_beta=11.1, theta_gamma=2.1)
+    return crf, torch.randn(2, labels, 40, 50), torch.rand(2, 3, 40, 50) * 255
 
 
-def test_same_bits_from_run_to_run_and_for_any_number_of_threads() -> None:
-    crf, unary, image = crf_and_input()
+@pytest.mark.parametrize("held", [False, True], ids=["bandwidths learned", "bandwidths held"])
+@pytest.mark.parametrize("labels", [21, 40, 60, 81])
+def test_same_bits_from_run_to_run_and_for_any_number_of_threads(labels: int, held: bool) -> None:
+    crf, unary, image = crf_and_input(labels)
     unary.requires_grad_()
+    learned = [unary, *(p for n, p in crf.named_parameters() if not (held and "theta" in n))]
+    if held:
+        for name, parameter in crf.named_parameters():
+            parameter.requires_grad_("theta" not in name)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 2):
             torch.set_num_threads(threads)
             out = crf(unary, image)
-            results.append(
-                [out.detach(), *torch.autograd.grad(out.square().sum(), [unary, *crf.parameters()])]
-            )
+            results.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_every_instruction_set_agrees() -> None:
+@pytest.mark.parametrize("labels", [21, 40, 60, 81])
+def test_every_instruction_set_agrees(labels: int) -> None:
     from crfrnn import _native
 
-    crf, unary, image = crf_and_input()
+    crf, unary, image = crf_and_input(labels)
     best, outs = _native.instruction_set(), []
     try:
         for name in _native.instruction_sets():
