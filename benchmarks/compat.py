@@ -9,7 +9,6 @@ spatial kernel is kept. Run it alone on the machine: python benchmarks/compat.py
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from rich.table import Table
 
 from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
-from crfrnn.data import atomic
+from crfrnn.evaluation.tables import write_csv
 from engine import LABELS, PARAMETERS, in_turn, machine_and_versions, photograph_and_logits
 
 ITERATIONS = 10
@@ -91,10 +90,8 @@ def main() -> None:
         )
     console.print(table)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*heads, "size", "versions", "machine"])
-        writer.writerows([*row, arguments.size, versions, machine] for row in rows)
+    head = [*heads, "size", "versions", "machine"]
+    write_csv(arguments.output, [head, *([*row, arguments.size, versions, machine] for row in rows)])
     console.print(arguments.output)
 
 

@@ -9,7 +9,6 @@ Lattice builds are included, every call gets fresh tensors, figures are medians 
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import platform
 import resource
@@ -30,6 +29,7 @@ from sklearn.cluster import KMeans
 
 import crfrnn
 from crfrnn import _native
+from crfrnn.evaluation.tables import write_csv
 
 LABELS = 21
 PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
@@ -222,14 +222,8 @@ def main() -> None:
         table.add_row(what, f"{ours:.3g}", f"{theirs:.3g}", f"{ratio:.2f}", must)
     console.print(table)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "ours", "pydensecrf2", "must", "versions", "machine", "copy GB/s"])
-        writer.writerows(
-            [what, ours, theirs, must, versions, machine, f"{copy:.1f}"] for what, ours, theirs, must in rows
-        )
-    temporary.replace(arguments.output)
+    head = ["what", "ours", "pydensecrf2", "must", "versions", "machine", "copy GB/s"]
+    write_csv(arguments.output, [head, *([*row, versions, machine, f"{copy:.1f}"] for row in rows)])
     console.print(arguments.output)
 
 

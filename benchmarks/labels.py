@@ -9,13 +9,13 @@ bandwidths) T = 5.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from crfrnn.evaluation.tables import write_csv
 from engine import forward, forward_backward, in_turn, machine_and_versions, peer, photograph_and_logits
 
 
@@ -52,12 +52,8 @@ def main() -> None:
         table.add_row(str(labels), f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}", f"{step:.2f}")
     console.print(table)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.output.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["labels", "forward s", "pydensecrf2 s", "step s", "case", "versions", "machine"])
-        writer.writerows([*row, arguments.case, versions, machine] for row in rows)
-    temporary.replace(arguments.output)
+    head = ["labels", "forward s", "pydensecrf2 s", "step s", "case", "versions", "machine"]
+    write_csv(arguments.output, [head, *([*row, arguments.case, versions, machine] for row in rows)])
     console.print(arguments.output)
 
 

@@ -13,7 +13,6 @@ Run it alone on the machine: python benchmarks/segment.py
 from __future__ import annotations
 
 import argparse
-import csv
 import platform
 import subprocess
 import sys
@@ -30,7 +29,8 @@ from rich.table import Table
 from skimage import data
 
 from crfrnn import CRFRNN, Predictor, Segmenter, _native
-from crfrnn.data import atomic, read_image
+from crfrnn.data import read_image
+from crfrnn.evaluation.tables import write_csv
 from crfrnn.models import build_network, network_names
 from crfrnn.predict import packaged_checkpoints
 from engine import in_turn
@@ -122,10 +122,8 @@ def main() -> None:
         table.add_row(first, *(f"{v:.3f}" for v in seconds))
     console.print(table)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*HEADS, "checkpoint", "versions", "machine"])
-        writer.writerows([*row, name, versions, machine] for row in rows)
+    head = [*HEADS, "checkpoint", "versions", "machine"]
+    write_csv(arguments.output, [head, *([*row, name, versions, machine] for row in rows)])
     console.print(arguments.output)
 
 

@@ -18,7 +18,7 @@ from test_fused import CASES, inference
 pytest.importorskip("triton")
 F64 = torch.float64
 interpreted = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
-SOME = ["plain", "many labels", "matrices", "mask and clamp, damped", "initial, damped", "symmetric",
+SOME = ["plain", "40 labels", "matrices", "mask and clamp, damped", "initial, damped", "symmetric",
         "two lattices", "two separables", "one line", "zero iterations"]  # fmt: skip
 
 
