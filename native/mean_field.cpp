@@ -59,7 +59,7 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   for (int t = 0; t < problem.iterations; ++t) {
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
-    if (Plain<NP>::fits(problem, leading, others, transforms)) {
+    if (Plain<NP>::fits(problem, leading, transforms)) {
       leading.turn(next, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first), u, state, next));
     } else {
       leading.turn(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {

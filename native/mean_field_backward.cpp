@@ -179,7 +179,7 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
       for (int m = 0; m < kernels; ++m)
         kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
     float* made = t > 0 ? g : nullptr;
-    if (leading.turning && Plain<NP>::fits(problem, leading, others, transforms)) {
+    if (leading.turning && Plain<NP>::fits(problem, leading, transforms)) {
       leading.turn(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
     } else {
       leading.each_row(made, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {

@@ -207,9 +207,9 @@ struct Plain {
   P weight[Packs<NP>::capacity], other_weight[Packs<NP>::capacity];
   int64_t leading, last;  // last: the last row that is asked for early
 
-  static bool fits(const Problem& problem, const Leading<NP>& leading, const Others& others, const Transforms& transforms) {
-    return leading.sliced && others.count == 1 && problem.kernel_count == 2 && transforms[0].diagonal &&
-           transforms[1].diagonal && !problem.mask && !problem.clamp && problem.damping == 1.f;
+  static bool fits(const Problem& problem, const Leading<NP>& leading, const Transforms& transforms) {
+    return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal && !problem.mask &&
+           !problem.clamp && problem.damping == 1.f;
   }
 
   Plain(const Inbox<NP>& inbox, const Transforms& transforms, int first)

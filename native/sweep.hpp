@@ -107,27 +107,13 @@ struct Sweep {
   }
 
   template <int V, class Source, class RowOf>
-  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const {
+  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB != 0) {
     const int corners = V ? V : lattice.dim + 1;
     const int64_t end = lattice.slab_simplex[slab + 1];
     const Shape like = shape;
     int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
-    if constexpr (NB == 0) {  // straight into the rows, which lie in the cache: sums of so many packs would, too
-      for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s)
-        for (; p < lattice.simplex_start[s + 1]; ++p) {
-          P value[Shape::capacity];
-          source(p, value);
-          for (int k = 0; k < corners; ++k) {
-            T* row = row_of(lattice.simplex_vertex[s * corners + k]);
-            if (!row) continue;
-            const P wk = P::set(weights[p * corners + k]);
-            for (int b = 0; b < like.packs(); ++b) like.store(P::fma(wk, value[b], like.load(row, b)), row, b);
-          }
-        }
-      return;
-    }
     for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
-      P sum[V ? V : 9][Shape::capacity], value[Shape::capacity];
+      P sum[V ? V : 9][NB], value[NB];
       source(p, value);
       for (int k = 0; k < corners; ++k) {
         const P wk = P::set(weights[p * corners + k]);
@@ -147,6 +133,24 @@ struct Sweep {
           for (int b = 0; b < NB; ++b) like.store(like.load(row, b) + sum[k][b], row, b);
       }
     }
+  }
+
+  // Straight into the rows, which lie in the cache: sums of so many packs would, too.
+  template <int V, class Source, class RowOf>
+  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0) {
+    const int corners = V ? V : lattice.dim + 1;
+    const Shape like = shape;
+    for (int64_t s = lattice.slab_simplex[slab]; s < lattice.slab_simplex[slab + 1]; ++s)
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        P value[Shape::capacity];
+        source(p, value);
+        for (int k = 0; k < corners; ++k) {
+          T* row = row_of(lattice.simplex_vertex[s * corners + k]);
+          if (!row) continue;
+          const P wk = P::set(weights[p * corners + k]);
+          for (int b = 0; b < like.packs(); ++b) like.store(P::fma(wk, value[b], like.load(row, b)), row, b);
+        }
+      }
   }
 
   template <int V, class Source>
@@ -245,35 +249,19 @@ struct Sweep {
   // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k. Vertices before `border` have their
   // rows in `own`, the others in `next`, both counted from vertex 0.
   template <int V, class Sink>
-  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const {
+  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const requires(NB != 0) {
     const int corners = V ? V : lattice.dim + 1;
     const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
     const Shape like = shape;
     const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
-    if constexpr (NB == 0) {  // the corners' rows come from the cache for every point
-      for (int64_t s = begin; s < end; ++s) {
-        const T* row[V ? V : 9];
-        for (int k = 0; k < corners; ++k) row[k] = row_of(lattice.simplex_vertex[s * corners + k]);
-        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-          P wk[V ? V : 9], sum[Shape::capacity];
-          for (int k = 0; k < corners; ++k) wk[k] = P::set(weights[p * corners + k]);
-          for (int b = 0; b < like.packs(); ++b) {
-            sum[b] = wk[0] * like.load(row[0], b);
-            for (int k = 1; k < corners; ++k) sum[b] = P::fma(wk[k], like.load(row[k], b), sum[b]);
-          }
-          sink(p, sum);
-        }
-      }
-      return;
-    }
     for (int64_t s = begin; s < end; ++s) {
-      P row[V ? V : 9][Shape::capacity];
+      P row[V ? V : 9][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = like.load(row_of(vertex[k]), b);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         const T* w = weights + p * corners;
-        P sum[Shape::capacity];
+        P sum[NB];
         for (int b = 0; b < NB; ++b) sum[b] = P::set(w[0]) * row[0][b];
         for (int k = 1; k < corners; ++k) {
           const P wk = P::set(w[k]);
@@ -283,6 +271,30 @@ struct Sweep {
       }
     }
   }
+
+  // The corners' rows come from the cache for every point.
+  template <int V, class Sink>
+  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const requires(NB == 0) {
+    const int corners = V ? V : lattice.dim + 1;
+    const Shape like = shape;
+    for (int64_t s = begin; s < end; ++s) {
+      const T* row[V ? V : 9];
+      for (int k = 0; k < corners; ++k) {
+        const int64_t v = lattice.simplex_vertex[s * corners + k];
+        row[k] = (v < border ? own : next) + v * like.width;
+      }
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        P wk[V ? V : 9], sum[Shape::capacity];
+        for (int k = 0; k < corners; ++k) wk[k] = P::set(weights[p * corners + k]);
+        for (int b = 0; b < like.packs(); ++b) {
+          sum[b] = wk[0] * like.load(row[0], b);
+          for (int k = 1; k < corners; ++k) sum[b] = P::fma(wk[k], like.load(row[k], b), sum[b]);
+        }
+        sink(p, sum);
+      }
+    }
+  }
+
   template <int V, class Sink>
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* rows, const Sink& sink) const {
     slice<V>(begin, end, rows, rows, lattice.vertices, sink);
