@@ -11,7 +11,6 @@ training ids. Writes voc_person.{md,csv}, voc_person_differences.csv and voc_per
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import platform
 import time
@@ -37,6 +36,7 @@ from crfrnn.data import (
     write_label_png,
 )
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator
+from crfrnn.evaluation.tables import write_csv
 from crfrnn.training import load_parameters
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -208,8 +208,7 @@ def main() -> None:
     write(options.out / f"{name}.md", text)
     result.write_csv(options.out / f"{name}.csv")
     result.write_curve_csv(options.out / f"{name}_trimap.csv")
-    with atomic(options.out / f"{name}_differences.csv") as path, path.open("w", newline="") as stream:
-        csv.writer(stream).writerows(differences(result))
+    write_csv(options.out / f"{name}_differences.csv", differences(result))
     print("\n" + text)
 
 

@@ -11,7 +11,6 @@ if it is there below the 60 % quantile of the earlier ones. Grid as in voc_perso
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 import warnings
 from pathlib import Path
@@ -24,8 +23,8 @@ from numpy.typing import NDArray
 
 from crfrnn import GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS
-from crfrnn.data import atomic
 from crfrnn.evaluation import mean_iu
+from crfrnn.evaluation.tables import write_csv
 from voc_person_train import STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train
 
 RANGES = {
@@ -135,10 +134,8 @@ def main() -> None:
             study.tell(trial, search.value(trial.params, kernels))
         turn += 1
     ranked = sorted(search.finished, key=lambda pair: -sum(figures(pair[1])))
-    with atomic(options.out) as path, path.open("w", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow([*RANGES, "mean_iu", "trimap_iu"])
-        table.writerows([*(f"{x:.4g}" for x in n.values()), *figures(counts)] for n, counts in ranked)
+    lines = ([*(f"{x:.4g}" for x in n.values()), *figures(counts)] for n, counts in ranked)
+    write_csv(options.out, [[*RANGES, "mean_iu", "trimap_iu"], *lines])
     print("best", ranked[0][0])
     chen = search.finished[1][1]
     compare(ranked[0][1], chen, "DeepLab's (best of all, in sample)")
