@@ -227,7 +227,7 @@ def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: flo
     for _ in range(iterations):
         before = logits
         if lean:
-            logits = checkpoint(update, logits, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
+            logits = checkpoint(update, logits, use_reentrant=False, preserve_rng_state=False)
         else:
             logits = update(logits)
         if tolerance is not None and update.change(before, logits) < tolerance:

@@ -105,7 +105,7 @@ def _messages(problem: Problem, plan: Plan, q: Tensor) -> tuple[Tensor | None, T
         if isinstance(kernel, LatticeKernel):
             part = triton_filter.spread(q[:, :labels], plan.inward[m], kernel.structure, False)
             if m != plan.lattice or plan.structure is None:
-                part = triton_filter.gather(part, plan.outward[m], kernel.structure, labels)  # pyright: ignore
+                part = triton_filter.gather(part, plan.outward[m], kernel.structure, labels)
             if m == plan.lattice:
                 rows = part
                 continue
