@@ -42,7 +42,8 @@ def bandwidths(
             f"{name}: expected a positive number or {count} of them, got {describe(theta)}; "
             "positions are ordered x, y, z, channels as in the image"
         )
-    if readable(theta) and not bool((torch.isfinite(theta) & (theta > 0)).all()):
+    # Read once and judged here: a few numbers, and on a GPU every operation is a launch.
+    if readable(theta) and not all(0 < size < math.inf for size in theta.detach().reshape(-1).tolist()):
         raise ValueError(f"{name}: expected positive finite bandwidths in {unit}, got {theta.tolist()}")
     return theta.expand(count)
 

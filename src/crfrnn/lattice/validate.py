@@ -118,7 +118,7 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
 def _check_range(features: Tensor) -> None:
     if not readable(features) or features.numel() == 0:
         return
-    low, high = (float(x) for x in torch.aminmax(features.detach()))
+    low, high = torch.stack(torch.aminmax(features.detach())).tolist()  # one wait for a GPU
     if not (math.isfinite(low) and math.isfinite(high)):  # aminmax hands NaN on
         bad = int((~torch.isfinite(features.detach())).sum())
         raise ValueError(
