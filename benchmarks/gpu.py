@@ -27,7 +27,9 @@ from torch import Tensor
 import crfrnn
 from crfrnn.crf.triton_ops import unchecked
 from crfrnn.lattice import lattice
-from gpu_parts import PARAMETERS, Bench, Row, builds, copy, exact_sum, memory, parts
+from gpu_bench import PARAMETERS, Bench, Row
+from gpu_parts import builds, copy, exact_sum, memory, parts
+from gpu_profile import profile
 
 
 def agreement(bench: Bench) -> Iterator[Row]:
@@ -113,6 +115,7 @@ def loop(bench: Bench) -> Iterator[Row]:
             return crfrnn.mean_field(unary, kernels, weights, crf.compatibility, 10)
 
     yield "iterations T = 10", "demo", bench.milliseconds(call), "ms", "kernels built before"
+    yield "iterations T = 10, the CPU's part", "demo", bench.queueing(call), "ms", "nothing waited for"
     if bench.gpu:
         graph, eager = torch.cuda.CUDAGraph(), call()
         with torch.cuda.graph(graph):
@@ -151,6 +154,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         "builds": lambda: builds(bench),
         "memory": lambda: memory(bench),
         "parts": lambda: parts(bench),
+        "profile": lambda: profile(bench),
         "step": lambda: step(bench),
         "readme": lambda: whole(bench, "readme", f"readme {side}²", 21, 1, square, 10, False),
         "labels": lambda: whole(bench, "demo", f"demo {side}², 81 labels", 81, 1, square, 10, False),
@@ -162,7 +166,19 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
     }
     if bench.gpu:
         return rows
-    dry = ("copy", "agreement", "loop", "builds", "memory", "parts", "step", "volume", "accuracy", "exact")
+    dry = (
+        "copy",
+        "agreement",
+        "loop",
+        "builds",
+        "memory",
+        "parts",
+        "profile",
+        "step",
+        "volume",
+        "accuracy",
+        "exact",
+    )
     return {name: rows[name] for name in dry}
 
 

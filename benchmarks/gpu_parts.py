@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""What `gpu.py` is made of: the stopwatch; rows about single kernels, the build, memory, the exact sum."""
+"""What `gpu.py` is made of: rows about single kernels, the build, memory, the exact sum."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 import crfrnn
-from crfrnn.crf.triton_problem import Problem, band
+from crfrnn.crf.triton_band import Band
 from crfrnn.lattice import (
     Lattice,
     exact_filter,
@@ -23,70 +23,24 @@ from crfrnn.lattice import (
     triton_numbering,
 )
 from crfrnn.lattice.quality import get_quality
-from crfrnn.lattice.triton_filter import Structure
+from crfrnn.lattice.triton_filter import Passes, Structure
+from crfrnn.lattice.triton_launch import block, ceil_div
+from gpu_bench import PARAMETERS, Bench, Row
 
-PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
-Row = tuple[str, str, float, str, str]
 
-
-class Bench:
-    """A device, sizes and a stopwatch."""
-
-    def __init__(self, device: str, size: int) -> None:
-        self.device, self.size, self.gpu, self.bandwidth = torch.device(device), size, device != "cpu", 1.0
-
-    def milliseconds(self, work: Callable[[], Any], warm: int = 3) -> float:
-        """Median of 20, each waited for."""
-        for _ in range(warm if self.gpu else 0):
-            work()
-        if not self.gpu:
-            start = time.perf_counter()
-            work()
-            return 1e3 * (time.perf_counter() - start)
-        times = []
-        for _ in range(20):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            begin.record()
-            work()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end))
-        return statistics.median(times)
-
-    def peak(self, work: Callable[[], Any]) -> float:
-        """MiB above what was held before."""
-        if not self.gpu:
-            return float("nan")
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-    def picture(
-        self, labels: int = 21, batch: int = 1, grid: tuple[int, ...] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Unary and image: soft regions with texture and noise, much as a photograph fills its lattice."""
-        grid = grid or (self.size, self.size)
-        random = torch.Generator().manual_seed(0)
-        coarse = tuple(max(n // 12, 2) for n in grid)
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(grid)]
-        resize = torch.nn.functional.interpolate
-        image = resize(255 * torch.rand(batch, 3, *coarse, generator=random), grid, mode=mode)
-        image = (image + 6 * torch.randn(batch, 3, *grid, generator=random)).clamp(0, 255).round()
-        unary = resize(4 * torch.rand(batch, labels, *coarse, generator=random), grid, mode=mode)
-        unary = unary + 0.5 * torch.randn(batch, labels, *grid, generator=random)
-        return unary.to(self.device), image.to(self.device)
-
-    def layer(self, labels: int = 21, case: str = "demo", **options: Any) -> crfrnn.CRFRNN:
-        alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
-        values = {"theta_alpha": alpha, "theta_beta": beta, "theta_gamma": gamma, "spatial_weight": spatial,
-                  "bilateral_weight": bilateral, **options}  # fmt: skip
-        crf = crfrnn.CRFRNN(labels, **values).to(self.device)
-        for name, parameter in crf.named_parameters():
-            parameter.requires_grad_("theta" not in name)
-        return crf
+@triton.jit
+def _splat_atomically(values, rows, weights, corner, points, vertices, channels, width, SIZE: tl.constexpr,
+                      BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """What others do: rows[corner[p, r]] += w[p, r] values[p], in whatever order."""
+    point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.arange(0, COLUMNS)[None, :]
+    here, wide = point < points, column < channels
+    value = tl.load(values + point[:, None] * channels + column, here[:, None] & wide, other=0)
+    for r in tl.static_range(SIZE):
+        vertex = tl.load(corner + point * SIZE + r, here, other=vertices).to(tl.int64)
+        weight = tl.load(weights + point * SIZE + r, here, other=0)
+        there = (vertex < vertices)[:, None] & wide
+        tl.atomic_add(rows + vertex[:, None] * width + column, weight[:, None] * value, there, sem="relaxed")
 
 
 def copy(bench: Bench) -> Iterator[Row]:
@@ -105,19 +59,27 @@ def parts(bench: Bench) -> Iterator[Row]:
     share, size = triton_filter.shares(weights, structure), structure.size
     points, entries, vertices = len(weights), len(structure.order), structure.vertices
     values = torch.rand(points, labels, device=bench.device)
-    rows = triton_filter.splat(values, share, structure)
-    theta = torch.tensor([3.0, 3.0], device=bench.device)
-    problem = Problem(torch.eye(labels)[None], (), tuple(image.shape[2:]), None, None, 1.0)
-    order = structure.order.long()
-    entry, vertex = order // size, structure.corner.flatten()[order].long()
-    target, width, plane = torch.zeros_like(rows)[:, :labels], 4 * rows.shape[1], 4 * points * labels
+    passes = Passes(structure, labels, weights)
+    rows = passes.splat(values, share)
+    band = Band(image.shape[2:], points, torch.tensor([3.0, 3.0], device=bench.device), labels)
+    width, plane, high = 4 * rows.shape[1], 4 * points * labels, block(32, points)
     state = plane + 8 * entries + vertices * width
+
+    def atomically() -> Tensor:
+        out = torch.zeros_like(rows)
+        _splat_atomically[(ceil_div(points, high),)](
+            values, out, weights, structure.corner, points, vertices, labels, rows.shape[1], SIZE=size,
+            BLOCK=high, COLUMNS=32,
+        )  # fmt: skip
+        return out
+
+    yield "splat and atomic splat differ by", "demo", float((atomically() - rows).abs().max()), "", "largest"
     work: list[tuple[str, int, Callable[[], Tensor]]] = [
-        ("splat", state, lambda: triton_filter.splat(values, share, structure)),
-        ("splat with atomics", state, lambda: target.index_add_(0, vertex, values[entry] * share[:, None])),
-        ("blur", size * vertices * (2 * width + 8), lambda: triton_filter.blur(rows, structure, False)),
-        ("slice", state, lambda: triton_filter.gather(rows, weights, structure, labels)),
-        ("spatial", 4 * plane, lambda: band(problem, values, theta, None)),
+        ("splat", state, lambda: passes.splat(values, share)),
+        ("splat with atomics", state, atomically),
+        ("blur", size * vertices * (2 * width + 8), lambda: passes.blur(rows, False)),
+        ("slice", state, lambda: passes.gather(rows, weights)),
+        ("spatial", 4 * plane, lambda: band(values, None)),
     ]
     for name, moved, call in work:
         spent = bench.milliseconds(call)

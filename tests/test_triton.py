@@ -66,19 +66,19 @@ def test_half_values_are_summed_in_float32(kind: torch.dtype, channels: int) -> 
 @pytest.mark.parametrize("grid", [(37,), (7, 9), (3, 4, 5)])
 def test_the_band_equals_the_separable_filter(grid: tuple[int, ...]) -> None:
     """Values and, axis by axis, the derivative by θ, against float64 and autograd."""
-    from crfrnn.crf.triton_problem import Problem, band
+    from crfrnn.crf.triton_band import Band
 
     theta = (torch.rand(len(grid), dtype=F64) + 0.8).requires_grad_()
     values = torch.randn(2, *grid, 3, dtype=F64)
-    problem = Problem(torch.eye(3)[None], (), grid, None, None, 1.0)
     rows = values.reshape(-1, 3).float()
+    band = Band(grid, len(rows), theta.detach().float(), 3)
     truth = separable_filter(values, theta)
-    ours = band(problem, rows, theta.detach().float(), None)
+    ours = band(rows, None)
     torch.testing.assert_close(ours.double(), truth.detach().reshape(-1, 3), rtol=1e-5, atol=1e-5)
     weight = torch.randn_like(truth)
     (slope,) = torch.autograd.grad((truth * weight).sum(), theta)
     for axis in range(len(grid)):
-        along = band(problem, rows, theta.detach().float(), None, axis).double()
+        along = band(rows, None, axis).double()
         torch.testing.assert_close((along * weight.reshape(-1, 3)).sum(), slope[axis], rtol=1e-4, atol=1e-4)
 
 
@@ -86,7 +86,7 @@ def test_the_band_equals_the_separable_filter(grid: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("length, width", [(500, 10500), (2049, 257), (3, 1), (10**5, 10**6)])
 def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> None:
     """A picture of 500 x 500 with 21 labels did not: Triton takes 2²⁰ numbers in a tile."""
-    from crfrnn.crf.triton_problem import band_tile
+    from crfrnn.crf.triton_band import band_tile
 
     high, taps, columns = band_tile(length, width)
     assert min(high, taps, columns) >= 16  # what a product of tiles wants
@@ -170,8 +170,11 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     script = Path(__file__).with_name("triton_targets.py")
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared memory") == 24
+    assert done.stdout.count("shared memory") == 26
     assert not re.search(r" [1-9]\d* bytes of stack", done.stdout), done.stdout  # a spill
+    # Rows of a lattice come four numbers at a time: all of a blur's, a vertex of each corner in the update.
+    loads = re.findall(r"^(\w+) *\d*:.*loads of one, two, four: \d+, \d+, (\d+)$", done.stdout, re.MULTILINE)
+    assert ("blur_axis", "6") in loads and ("update_kernel", "6") in loads, done.stdout
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="no GPU")

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: MIT
-# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
 """Back through all iterations of mean field on the GPU. Formulas: native/mean_field_backward.cpp.
 
 K_m acts on pixels, A_m on labels, so they commute: Kᵀ g is filtered once and serves the gradient of the
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import triton_kernels
-from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, band, given, inward, times
-from crfrnn.lattice import triton_filter
-from crfrnn.lattice.triton_launch import on_device
+from crfrnn.crf.triton_band import Band
+from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, inward
+from crfrnn.lattice.triton_filter import Passes, shares
+from crfrnn.lattice.triton_launch import Launcher, on_device
 
 PIECE = 2048  # pixels of one product
 
@@ -37,50 +37,34 @@ def backward(
     """Gradients of the unary, the start (both Float[B, L, N]) and A; the kernels' own are added in place."""
     pictures, labels, points = grad.shape
     total = pictures * points
-    grid, constants = problem.launch(total)
+    programs, constants = problem.launch(total)
     g = grad.mT.clone(memory_format=torch.contiguous_format).view(total, labels)
     du, transform = torch.zeros_like(g), torch.zeros_like(problem.transform)
     step = problem.damping
     with on_device(grad):
-        into = [inward(k, k.post) for k in problem.kernels]
+        ways = [
+            LatticeBack(kernel, labels, out)
+            if isinstance(kernel, LatticeKernel)
+            else SeparableBack(problem.grid, kernel, labels, out, total)
+            for kernel, out in zip(problem.kernels, gradients, strict=True)
+        ]
+        # Who needs the most room goes first: dQ is not there yet.
+        turns = sorted(enumerate(ways), key=lambda turn: -turn[1].room)
+        update = Launcher(triton_kernels.back_kernel, 2, 3, **constants)
+        held = (given(problem.mask, g), given(problem.clamp, g))
         for t in reversed(range(len(marginals))):
-            q = marginals[t]
-            dq = _through_kernels(problem, q, g if step == 1 else step * g, into, gradients, transform)
-            triton_kernels.back_kernel[grid](
-                g, du, q, dq, given(problem.mask, g), given(problem.clamp, g), labels, labels, q.stride(0),
-                total, step, **constants,
-            )  # fmt: skip
-            del dq  # room for the next iteration's lattice
+            q, dq = marginals[t], None
+            ahead = g if step == 1 else step * g
+            for m, way in turns:
+                h = way(q, ahead, problem.transform[m])
+                transform[m] += _gram(h, q)
+                dq = h @ problem.transform[m] if dq is None else dq.addmm_(h, problem.transform[m])
+                del h
+            dq = torch.zeros_like(g) if dq is None else dq
+            update(programs, 1, g, du, q, dq, *held, labels, labels, q.stride(0), total, step)
+            del dq, ahead  # room for the next iteration's lattice
     du, g = (rows.view(pictures, points, labels).mT.contiguous() for rows in (du, g))
     return du, g, transform
-
-
-def _through_kernels(
-    problem: Problem,
-    q: Tensor,
-    g: Tensor,
-    into: Sequence[Tensor],
-    gradients: Sequence[KernelGradient],
-    transform: Tensor,
-) -> Tensor:
-    """dQ = Σ_m Aᵀ Kᵀ g, rows; the gradients of A and of the kernels are added in place.
-
-    Lattices first, and of each what needs its rows first: two sets of its rows are held, never more, and no
-    plane of this iteration beside them. `g @ a` and `h` are made where they are read and forgotten there.
-    """
-    dq: Tensor | None = None
-    for m in sorted(
-        range(len(problem.kernels)), key=lambda m: isinstance(problem.kernels[m], SeparableKernel)
-    ):
-        kernel, a = problem.kernels[m], problem.transform[m]
-        if isinstance(kernel, LatticeKernel):
-            h = _back_lattice(kernel, a, q, g, into[m], gradients[m])
-        else:
-            h = _back_separable(problem, kernel, a, q, g, gradients[m])
-        transform[m] += _gram(h, q)
-        dq = h @ a if dq is None else dq.addmm_(h, a)
-        del h
-    return torch.zeros_like(g) if dq is None else dq
 
 
 def _gram(h: Tensor, q: Tensor) -> Tensor:
@@ -91,55 +75,69 @@ def _gram(h: Tensor, q: Tensor) -> Tensor:
     return tail + torch.bmm(first.mT, second).sum(0)
 
 
-def _back_lattice(
-    kernel: LatticeKernel, a: Tensor, q: Tensor, g: Tensor, into: Tensor, out: KernelGradient
-) -> Tensor:
-    """Kᵀ g, [P, L]."""
-    structure, back_weights = kernel.structure, kernel.scaled(kernel.pre)
-    wanted = any(part is not None for part in (out.weights, out.pre, out.post))
-    if wanted:
-        ahead = triton_filter.spread(q, triton_filter.shares(back_weights, structure), structure, False)
-        _add_dots(kernel, g @ a, ahead, out.post, kernel.post, out.weights)
-        del ahead  # room for the other direction
-    back = triton_filter.spread(g, into, structure, True)
-    if wanted:
-        _add_dots(kernel, q @ a.mT, back, out.pre, kernel.pre, out.weights)
-    return triton_filter.gather(back, back_weights, structure, g.shape[1])
+class LatticeBack:
+    """Kᵀ g of a lattice, [P, L], and its own gradients, added in place, iteration after iteration.
+
+    What needs a set of rows is done before the next one is made: two are held, never more.
+    """
+
+    def __init__(self, kernel: LatticeKernel, labels: int, out: KernelGradient) -> None:
+        self.kernel, self._out = kernel, out
+        self._passes = Passes(kernel.structure, labels, kernel.weights)
+        self._wanted = any(part is not None for part in (out.weights, out.pre, out.post))
+        self._weights = kernel.scaled(kernel.pre)  # of the slice, backwards
+        self._into = inward(kernel, kernel.post)
+        self._ahead = shares(self._weights, kernel.structure) if self._wanted else None
+        self.room = 2 * self._passes.width * max((t.numel() for t in kernel.structure.bounds), default=0)
+
+    def __call__(self, q: Tensor, g: Tensor, a: Tensor) -> Tensor:
+        passes, out, kernel = self._passes, self._out, self.kernel
+        if self._ahead is not None:
+            self._add_dots(g @ a, passes.spread(q, self._ahead, False), out.post, kernel.post)
+        back = passes.spread(g, self._into, True)
+        if self._wanted:
+            self._add_dots(q @ a.mT, back, out.pre, kernel.pre)
+        return passes.gather(back, self._weights)
+
+    def _add_dots(self, pixels: Tensor, rows: Tensor, factor: Tensor | None, scale: Tensor | None) -> None:
+        """<pixels[p], rows[corner[p, r]]>, added to the gradients of a pixel's factor and of the weights."""
+        weights = self._out.weights
+        if factor is None:
+            if weights is not None:
+                self._passes.corner_dots(pixels, rows, weights, True, scale)
+            return
+        dots = torch.empty_like(self.kernel.weights)
+        self._passes.corner_dots(pixels, rows, dots, add=False)
+        factor.add_((self.kernel.weights * dots).sum(1))
+        if weights is not None:
+            weights.add_(dots) if scale is None else weights.addcmul_(dots, scale.unsqueeze(1))
 
 
-def _add_dots(
-    kernel: LatticeKernel,
-    pixels: Tensor,
-    rows: Tensor,
-    factor: Tensor | None,
-    scale: Tensor | None,
-    weights: Tensor | None,
-) -> None:
-    """<pixels[p], rows[corner[p, r]]>, added to the gradients of a factor of the pixels and the weights."""
-    dots = torch.empty_like(kernel.weights)
-    triton_filter.corner_dots(pixels, rows, kernel.structure, dots, add=False)
-    if factor is not None:
-        factor.add_((kernel.weights * dots).sum(1))
-    if weights is not None:
-        weights.add_(times(dots, scale))
+class SeparableBack:
+    """Kᵀ g of a Gaussian over the grid, [P, L], and its own gradients, added in place."""
 
+    def __init__(
+        self, grid: Sequence[int], kernel: SeparableKernel, labels: int, out: KernelGradient, total: int
+    ) -> None:
+        self.kernel, self._out, self._axes = kernel, out, len(grid)
+        self._band = Band(grid, total, kernel.theta, labels)
+        self.room = (2 if out.post is None and out.theta is None else 3) * total * labels
 
-def _back_separable(
-    problem: Problem, kernel: SeparableKernel, a: Tensor, q: Tensor, g: Tensor, out: KernelGradient
-) -> Tensor:
-    """Kᵀ g, [P, L]."""
-    if out.post is not None or out.theta is not None:
-        g_hat = g @ a
-        if out.post is not None:
-            out.post.add_(band(problem, q, kernel.theta, kernel.pre).mul_(g_hat).sum(1))
-        if out.theta is not None:
-            g_hat = times(g_hat, kernel.post)
-            for axis in range(len(problem.grid)):
-                along = band(problem, q, kernel.theta, kernel.pre, axis).mul_(g_hat)
-                out.theta[axis] += along.sum(dtype=torch.float64).to(out.theta.dtype)
-                del along
-        del g_hat
-    back = band(problem, g, kernel.theta, kernel.post)
-    if out.pre is not None:
-        out.pre.add_((q @ a.mT).mul_(back).sum(1))
-    return times(back, kernel.pre)
+    def __call__(self, q: Tensor, g: Tensor, a: Tensor) -> Tensor:
+        kernel, out, band = self.kernel, self._out, self._band
+        if out.post is not None or out.theta is not None:
+            g_hat = g @ a
+            if out.post is not None:
+                out.post.add_(band(q, kernel.pre).mul_(g_hat).sum(1))
+            if out.theta is not None:
+                if kernel.post is not None:
+                    g_hat.mul_(kernel.post.unsqueeze(1))
+                for axis in range(self._axes):
+                    along = band(q, kernel.pre, axis).mul_(g_hat)
+                    out.theta[axis] += along.sum(dtype=torch.float64).to(out.theta.dtype)
+                    del along
+            del g_hat
+        back = band(g, kernel.post)
+        if out.pre is not None:
+            out.pre.add_((q @ a.mT).mul_(back).sum(1))
+        return back if kernel.pre is None else back.mul_(kernel.pre.unsqueeze(1))

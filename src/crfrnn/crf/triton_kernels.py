@@ -32,9 +32,12 @@ def _normalised(x, pixel, here, label, labels, mask, clamp, MASKED: tl.constexpr
 
 
 @triton.jit
-def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, MASKED: tl.constexpr,
-                 CLAMPED: tl.constexpr, BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, PADDED: tl.constexpr,
+                 MASKED: tl.constexpr, CLAMPED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
+                 LABELS: tl.constexpr):  # fmt: skip
     """Q of the start, from planes to rows, and whether this block holds NaN or infinity outside the mask."""
+    if PADDED:
+        stride = stride // SECTOR * SECTOR  # said to the compiler
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
     here = pixel < total
@@ -70,16 +73,22 @@ def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.const
 
 @triton.jit(do_not_specialize=["vertices"])  # the data give it
 def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transform, dense, dense_scale,
-                  dense_transform, mask, clamp, points, labels, stride, lattice_stride, dense_stride,
-                  vertices, total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
+                  dense_transform, mask, clamp, points, labels, stride, lattice_stride, vertices, total,
+                  damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
                   DENSE: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, MASKED: tl.constexpr,
                   CLAMPED: tl.constexpr, DAMPED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_Q: tl.constexpr,
-                  BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+                  PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
+                  LABELS: tl.constexpr):  # fmt: skip
     """x ← (1 - η) x + η (U + A slice(lattice) + A' dense + extra), Q = softmax(x).
 
     `lattice` holds rows of vertices, sliced here with `weights` that carry all factors of a pixel, or,
-    SLICED, rows of pixels; A, A' are [L, L].
+    SLICED, rows of pixels; A, A' are [L, L]. PADDED: `stride` is a whole number of sectors, as
+    `lattice_stride` is of vertices.
     """
+    if PADDED:
+        stride = stride // SECTOR * SECTOR  # said to the compiler
+    if LATTICE and not SLICED:
+        lattice_stride = lattice_stride // SECTOR * SECTOR
     step: tl.constexpr = 32 if LABELS > 32 else LABELS
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
@@ -98,7 +107,7 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transfor
             for r in tl.static_range(SIZE):
                 vertex = tl.load(corner + pixel * SIZE + r, here, other=vertices).to(tl.int64)
                 weight = tl.load(weights + pixel * SIZE + r, here, other=0)[:, None]
-                there = (vertex < vertices)[:, None] & (label < labels)
+                there = (vertex < vertices)[:, None] & (label < lattice_stride)  # zeros beyond the labels
                 at = vertex[:, None] * lattice_stride + label
                 message += weight * tl.load(lattice + at, there, other=0)
             source = tl.arange(0, LABELS)[:, None]
@@ -106,7 +115,7 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transfor
             transform = tl.load(lattice_transform + label * labels + source, square, other=0)  # Aᵀ
             target += tl.dot(message, transform, input_precision="tf32x3")
     if DENSE:
-        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, dense_stride, SCALED,
+        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, stride, SCALED,
                          BLOCK, LABELS, step)  # fmt: skip
     if DAMPED:
         before = tl.load(x + plane, inside, other=0)
@@ -140,13 +149,15 @@ def back_kernel(g, du, q, dq, mask, clamp, labels, stride, q_stride, total, damp
 
 
 @triton.jit
-def band_kernel(values, out, scale, theta, length, width, step, outer_stride, out_outer_stride, cut,
-                SCALED: tl.constexpr, DERIVATIVE: tl.constexpr, BLOCK: tl.constexpr, TAPS: tl.constexpr,
-                COLUMNS: tl.constexpr):  # fmt: skip
+def band_kernel(values, out, scale, theta, length, width, step, cut, SCALED: tl.constexpr,
+                DERIVATIVE: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
+                TAPS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """out[o, i, c] = Σ_j k(i - j) scale[o, j, c // step] values[o, j, c] over a view [outer, length, width].
 
     k(r) = exp(-½ (r / θ)²), or dk/dθ = r² / θ³ k(r). θ stays on the device; the band follows it.
     """
+    if PADDED:
+        width = width // SECTOR * SECTOR  # said to the compiler
     blocks, across = tl.cdiv(length, BLOCK), tl.cdiv(width, COLUMNS)
     line = tl.program_id(0) // across
     outer = (line // blocks).to(tl.int64)
@@ -165,10 +176,10 @@ def band_kernel(values, out, scale, theta, length, width, step, outer_stride, ou
             weight *= apart * apart / (size * size * size)
         place = other.to(tl.int64)[:, None]
         there = (other < length)[:, None] & (column < width)
-        tile = tl.load(values + outer * outer_stride + place * width + column, there, other=0)
+        tile = tl.load(values + (outer * length + place) * width + column, there, other=0)
         if SCALED:
             pixel = (outer * length + place) * (width // step) + column // step
             tile *= tl.load(scale + pixel, there, other=0)
         total += tl.dot(weight, tile, input_precision="tf32x3")
-    at = outer * out_outer_stride + row.to(tl.int64) * width + column
+    at = (outer * length + row.to(tl.int64)) * width + column
     tl.store(out + at, total, (row < length) & (column < width))

@@ -9,42 +9,78 @@ hold it; sums run in fixed orders, so every run gives the same bits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from crfrnn.crf import triton_kernels
-from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, band, given, inward, times
-from crfrnn.lattice import triton_filter
-from crfrnn.lattice.triton_filter import Structure
-from crfrnn.lattice.triton_launch import ceil_div, on_device
+from crfrnn.crf.triton_band import SECTOR, Band
+from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, inward, times
+from crfrnn.lattice.triton_filter import Passes, Structure
+from crfrnn.lattice.triton_launch import Launcher, ceil_div, on_device
 
 SLICED_IN_REGISTERS = 32  # labels; more are sliced by a kernel of their own
 
 
-class Plan(NamedTuple):
-    """What an iteration needs of the kernels; the first of each kind goes straight into the update."""
+class Messages(NamedTuple):
+    """What an iteration's kernels gave."""
 
-    inward: list[Tensor]  # weights of the splats, with `pre`
-    outward: list[Tensor | None]  # weights of the slices, with `post`
-    lattice: int | None
-    dense: int | None
-    structure: Structure | None  # of the lattice, where it is sliced in registers
-    weights: Tensor | None
+    lattice: Tensor | None  # rows of the first lattice: of its vertices, or sliced, of pixels
+    dense: Tensor | None  # rows of the first separable kernel, without `post`
+    extra: Tensor | None  # the sum of all others, compatibility applied
 
-    @staticmethod
-    def of(problem: Problem) -> Plan:
-        kinds = [type(kernel) for kernel in problem.kernels]
-        lattice, dense = (kinds.index(k) if k in kinds else None for k in (LatticeKernel, SeparableKernel))
-        outward = [k.scaled(k.post) if isinstance(k, LatticeKernel) else None for k in problem.kernels]
-        structure = weights = None
-        if lattice is not None and problem.labels <= SLICED_IN_REGISTERS:
-            kernel, own = problem.kernels[lattice], outward[lattice]
-            assert isinstance(kernel, LatticeKernel) and own is not None
-            structure, weights = kernel.structure, own / (1 + 2.0 ** (1 - kernel.structure.size))
-        into = [inward(k, k.pre) for k in problem.kernels]
-        return Plan(into, outward, lattice, dense, structure, weights)
+
+class Plan:
+    """What an iteration does with the kernels; the first of each kind goes straight into the update."""
+
+    def __init__(self, problem: Problem, total: int, stride: int) -> None:
+        kernels, labels = problem.kernels, problem.labels
+        kinds = [type(kernel) for kernel in kernels]
+        self._problem = problem
+        self.lattice, self.dense = (
+            kinds.index(kind) if kind in kinds else None for kind in (LatticeKernel, SeparableKernel)
+        )
+        self.post = None if self.dense is None else kernels[self.dense].post
+        self.extra = len(kernels) > sum(m is not None for m in (self.lattice, self.dense))
+        self._inward = [inward(k, k.pre) for k in kernels]
+        self._outward = [k.scaled(k.post) if isinstance(k, LatticeKernel) else None for k in kernels]
+        self._ways = [
+            Passes(k.structure, labels, k.weights)
+            if isinstance(k, LatticeKernel)
+            else Band(problem.grid, total, k.theta, stride)
+            for k in kernels
+        ]
+        self.structure: Structure | None = None  # of the lattice, where it is sliced in registers
+        self.weights: Tensor | None = None
+        self.lattice_stride = labels
+        if self.lattice is not None and labels <= SLICED_IN_REGISTERS:
+            way, own = self._ways[self.lattice], self._outward[self.lattice]
+            assert isinstance(way, Passes) and own is not None
+            self.structure, self.lattice_stride = way.structure, way.width
+            self.weights, self._outward[self.lattice] = own / (1 + 2.0 ** (1 - way.structure.size)), None
+
+    def messages(self, q: Tensor) -> Messages:
+        """Of marginals [P, stride]."""
+        labels = self._problem.labels
+        rows = message = extra = None
+        for m, (kernel, way) in enumerate(zip(self._problem.kernels, self._ways, strict=True)):
+            if isinstance(way, Passes):
+                part, out = way.spread(q[:, :labels], self._inward[m], False), self._outward[m]
+                if out is not None:
+                    part = way.gather(part, out)
+                if m == self.lattice:
+                    rows = part
+                    continue
+            else:
+                part = way(q, kernel.pre)
+                if m == self.dense:
+                    message = part
+                    continue
+                part = times(part[:, :labels], kernel.post)
+            extra = torch.zeros_like(q) if extra is None else extra
+            extra[:, :labels] += part @ self._problem.transform[m].mT
+        return Messages(rows, message, extra)
 
 
 def forward(
@@ -53,71 +89,49 @@ def forward(
     """Float[B, L, N] -> logits, Q of each iteration Float[T, P, L] (none unless `keep`), is all finite."""
     pictures, labels, points = unary.shape
     total = pictures * points
-    stride = labels if keep else ceil_div(labels, 8) * 8  # whole sectors; what is kept is not padded
+    stride = labels if keep else ceil_div(labels, SECTOR) * SECTOR  # what is kept is not padded
     first = unary if initial is None else initial
     logits = first.clone()
     marginals = unary.new_empty(iterations if keep else 0, total, labels)
     room = None if keep and iterations else unary.new_empty(total, stride)
-    grid, constants = problem.launch(total)
-    bad = torch.empty(grid[0], dtype=torch.int32, device=unary.device)
+    programs, constants = problem.launch(total)
+    constants |= {"PADDED": stride % SECTOR == 0, "SECTOR": SECTOR}
+    bad = torch.empty(programs, dtype=torch.int32, device=unary.device)
     held = (given(problem.mask, unary), given(problem.clamp, unary))
-    damped = problem.damping != 1
     with on_device(unary):
-        plan = Plan.of(problem)
+        plan = Plan(problem, total, stride)
+        start = marginals[0] if room is None else room
+        Launcher(triton_kernels.start_kernel, **constants)(
+            programs, 1, first, start, bad, *held, points, labels, stride, total
+        )
+        middle, last = (_update(plan, end, problem.damping != 1, constants) for end in (False, True))
         structure = plan.structure
         lattice_transform, dense_transform = (problem.transform[m or 0] for m in (plan.lattice, plan.dense))
-        post = None if plan.dense is None else problem.kernels[plan.dense].post
-        triton_kernels.start_kernel[grid](
-            first,
-            marginals[0] if room is None else room,
-            bad,
-            *held,
-            points,
-            labels,
-            stride,
-            total,
-            **constants,
-        )
+        corner = unary if structure is None else structure.corner
+        numbers = (points, labels, stride, plan.lattice_stride)
+        numbers += (0 if structure is None else structure.vertices, total)
         for t in range(iterations):
-            last = t + 1 == iterations
+            update = last if t + 1 == iterations else middle
             q = marginals[t] if room is None else room
-            after = q if last else marginals[t + 1] if room is None else room
-            rows, message, extra = _messages(problem, plan, q)
-            triton_kernels.update_kernel[grid](
-                unary, logits, after, given(extra, unary), given(rows, unary), given(plan.weights, unary),
-                unary if structure is None else structure.corner, lattice_transform, given(message, unary),
-                given(post, unary), dense_transform, *held, points, labels, stride,
-                0 if rows is None else rows.stride(0), stride, 0 if structure is None else structure.vertices,
-                total, problem.damping, SIZE=1 if structure is None else structure.size,
-                LATTICE=rows is not None, SLICED=structure is None, DENSE=message is not None,
-                SCALED=post is not None, EXTRA=extra is not None, DAMPED=damped, WRITE_X=last or damped,
-                WRITE_Q=not last, **constants,
+            after = q if update is last else marginals[t + 1] if room is None else room
+            rows, message, extra = plan.messages(q)
+            update(
+                programs, 1, unary, logits, after, given(extra, unary), given(rows, unary),
+                given(plan.weights, unary), corner, lattice_transform, given(message, unary),
+                given(plan.post, unary), dense_transform, *held, *numbers, problem.damping,
             )  # fmt: skip
             del rows, message, extra  # room for the next iteration's
         return logits, marginals, _finite(problem, bad, unary if initial is not None else None)
 
 
-def _messages(problem: Problem, plan: Plan, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Rows of the first lattice (vertices, or pixels), pixel rows of the first separable kernel, the rest."""
-    labels = problem.labels
-    rows = message = extra = None
-    for m, kernel in enumerate(problem.kernels):
-        if isinstance(kernel, LatticeKernel):
-            part = triton_filter.spread(q[:, :labels], plan.inward[m], kernel.structure, False)
-            if m != plan.lattice or plan.structure is None:
-                part = triton_filter.gather(part, plan.outward[m], kernel.structure, labels)
-            if m == plan.lattice:
-                rows = part
-                continue
-        else:
-            part = band(problem, q, kernel.theta, kernel.pre)
-            if m == plan.dense:
-                message = part
-                continue
-            part = times(part[:, :labels], kernel.post)
-        extra = torch.zeros_like(q) if extra is None else extra
-        extra[:, :labels] += part @ problem.transform[m].mT
-    return rows, message, extra
+def _update(plan: Plan, last: bool, damped: bool, constants: dict[str, Any]) -> Launcher:
+    """The kernel of an iteration's pixels; `after`, the marginals it writes, is its third argument."""
+    size = 1 if plan.structure is None else plan.structure.size
+    return Launcher(
+        triton_kernels.update_kernel, 2, SIZE=size, LATTICE=plan.lattice is not None,
+        SLICED=plan.structure is None, DENSE=plan.dense is not None, SCALED=plan.post is not None,
+        EXTRA=plan.extra, DAMPED=damped, WRITE_X=last or damped, WRITE_Q=not last, **constants,
+    )  # fmt: skip
 
 
 def _finite(problem: Problem, bad: Tensor, unary: Tensor | None) -> Tensor:

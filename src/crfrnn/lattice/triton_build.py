@@ -199,7 +199,7 @@ def build(
     tables = _bounds(start)
     return (
         weights, corner.view(-1, size).to(index), rank, neighbour.to(index),
-        order[: int(start[-1])].to(index), *tables,
+        (order if hidden is None else order[: int(start[-1])]).to(index), *tables,
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _packed(
     if hidden is not None:
         fields = fields[~hidden]
     margin = 2 + rings  # a corner, a neighbour and every ring may each go one step beyond
-    low, high = (t.tolist() for t in torch.aminmax(fields, dim=0))
+    low, high = torch.stack(torch.aminmax(fields, dim=0)).tolist()  # one wait
     widths = [(most - least + 2 * margin).bit_length() for least, most in zip(low, high, strict=True)]
     bits = sum(widths) + (batch - 1).bit_length()
     if bits > WIDEST_KEY:

@@ -1,17 +1,74 @@
 # SPDX-License-Identifier: MIT
-"""What every Triton kernel and its operator need to know: where it runs, how much a program takes, vmap."""
+"""What every Triton kernel and its operator need to know: where it runs, how it is launched, vmap."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run in Python, on the CPU
 # Said at every launch: Triton 3.10 turns its default round. `triton_build._embed` is the exception.
 FUSED = {"enable_fp_fusion": True}
+# The order of a launcher's arguments, the same since then. An older Triton looks kernels up every time.
+DIRECT = not INTERPRETED and tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+
+
+class Launcher:
+    """A kernel with its constants, for many launches that are alike: Triton looks it up at the first only.
+
+    Looking up takes Triton six times as long as launching, every time; a loop of small kernels waits for
+    Python then, not for the GPU (benchmarks/gpu_host.py). Alike: what Triton compiles for is the same, that
+    is types, which tensors begin at a multiple of 16 bytes, which numbers are 1 or multiples of 16. The
+    arguments at the places `loose` are exempt: each combination of theirs is looked up once. A launcher lives
+    no longer than one call of an operator: one device, one stream.
+    """
+
+    def __init__(self, kernel: Any, *loose: int, **constants: Any) -> None:
+        self._kernel, self._loose, self._constants = kernel, loose, {**FUSED, **constants}
+        self._known: dict[tuple[Any, ...], Callable[..., None]] = {}
+
+    def __call__(self, programs: int, across: int, *args: Any) -> None:
+        """Launches `programs` x `across` of them."""
+        kind = tuple(_kind(args[place]) for place in self._loose)
+        launch = self._known.get(kind)
+        if launch is None:
+            compiled = self._kernel[(programs, across)](*args, **self._constants)
+            self._known[kind] = self._direct(compiled) if DIRECT else self._look_up
+        else:
+            launch(programs, across, *args)
+
+    def _look_up(self, programs: int, across: int, *args: Any) -> None:
+        self._kernel[(programs, across)](*args, **self._constants)
+
+    def _direct(self, compiled: Any) -> Callable[..., None]:
+        driver: Any = triton.runtime.driver.active
+        stream = driver.get_current_stream(driver.get_current_device())
+        known = (stream, compiled.function, compiled.packed_metadata, None, None, None)
+        constants = tuple(self._constants[n] for n in self._kernel.arg_names if n in self._constants)
+        return partial(_launch, compiled.run, known, constants)
+
+
+def _launch(
+    run: Callable[..., None],
+    known: tuple[Any, ...],
+    constants: tuple[Any, ...],
+    programs: int,
+    across: int,
+    *args: Any,
+) -> None:
+    run(programs, across, 1, *known, *args, *constants)
+
+
+def _kind(argument: Any) -> Any:
+    """What of an argument Triton may compile for, and a number itself."""
+    return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:

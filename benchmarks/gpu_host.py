@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""What the CPU does for mean field on a GPU, without one: kernels launched, operations of torch, time.
+
+    python benchmarks/gpu_host.py            # needs Triton beside torch, no GPU
+    python benchmarks/gpu_host.py --check    # is every launch what looking it up would give?
+
+Kernels are compiled for an H100 and launched by a driver that only counts, so the time is that of Python
+alone: arguments, lookups, allocations. A loop of small kernels is never faster than this. "looked up":
+Triton looks for the kernel at every launch, as `kernel[grid](...)` does; "known": `Launcher` does it once.
+Numbers mean nothing here, shapes are small; the time does not follow them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+
+from crfrnn.crf import triton_backward, triton_mean_field
+from crfrnn.crf.triton_backward import KernelGradient
+from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel
+from crfrnn.lattice import triton_launch
+from crfrnn.lattice.triton_filter import Structure
+from crfrnn.lattice.triton_launch import Launcher
+
+LABELS, SIDE, PIECES = 21, 20, (350, 320, 300)
+
+
+class Counting:
+    """A driver of one H100 that launches nothing."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.utils = SimpleNamespace(
+            load_binary=lambda *_: (1, 1, 32, 0, 1024),
+            get_device_properties=lambda _: {"max_shared_mem": 232448},
+        )
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        def launch(*_: Any) -> None:
+            self.launches += 1
+
+        return launch
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of torch that would launch a kernel: all but views and allocations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and "empty" not in str(func):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def problem(side: int = SIDE, pieces: tuple[int, int, int] = PIECES) -> Problem:
+    """A lattice of five dimensions with three passes of its splat, and a Gaussian over the grid.
+
+    `pieces`: the rows that each pass makes, those of the last are the vertices.
+    """
+    points, size, vertices = side * side, 6, pieces[-1]
+    index = torch.int32
+    bounds = [torch.zeros(n + 1, dtype=torch.int64) for n in pieces]
+    structure = Structure(
+        corner=torch.zeros(points, size, dtype=index),
+        rank=torch.zeros(points, size, dtype=torch.int8),
+        neighbour=torch.zeros(size, 2, vertices + 1, dtype=index),
+        order=torch.zeros(points * size, dtype=index),
+        bounds=(bounds[0], bounds[1], bounds[2]),
+    )
+    post = torch.rand(points)
+    kernels = (
+        SeparableKernel(torch.tensor([3.0, 3.0]), None, post.clone()),
+        LatticeKernel(structure, torch.rand(points, size), None, post),
+    )
+    return Problem(torch.randn(2, LABELS, LABELS), kernels, (side, side), None, None, 1.0)
+
+
+def gradients(task: Problem, bandwidths: bool) -> list[KernelGradient]:
+    """Where those of the kernels go: with bandwidths held, nowhere."""
+    if not bandwidths:
+        return [KernelGradient(None, None, None, None)] * 2
+    points = task.grid[0] * task.grid[1]
+    return [
+        KernelGradient(None, torch.zeros(2), None, torch.zeros(points)),
+        KernelGradient(torch.zeros(points, 6), None, None, torch.zeros(points)),
+    ]
+
+
+def work(task: Problem) -> dict[str, Callable[[], Any]]:
+    points = SIDE * SIDE
+    unary, grad = torch.randn(1, LABELS, points), torch.randn(1, LABELS, points)
+    held, learned = (gradients(task, bandwidths) for bandwidths in (False, True))
+    marginals = torch.rand(5, points, LABELS)
+    forward, backward = triton_mean_field.forward, triton_backward.backward
+    return {
+        "forward T = 10": lambda: forward(task, unary, None, 10, False),
+        "forward T = 5, marginals kept": lambda: forward(task, unary, None, 5, True),
+        "backward T = 5": lambda: backward(task, grad, marginals, held),
+        "backward T = 5, bandwidths too": lambda: backward(task, grad, marginals, learned),
+    }
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(100):
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def measure(driver: Counting, calls: dict[str, Callable[[], Any]]) -> None:
+    print(f"{'':32} kernels  operations of torch  looked up, ms  known, ms")
+    for name, call in calls.items():
+        call()  # compiles
+        driver.launches = 0
+        with Operations() as operations:
+            call()
+        launches = driver.launches
+        known = milliseconds(call)
+        triton_launch.DIRECT = False
+        looked_up = milliseconds(call)
+        triton_launch.DIRECT = True
+        print(f"{name:32} {launches:7} {operations.count:20} {looked_up:14.2f} {known:10.2f}")
+
+
+def check(calls: dict[str, Callable[[], Any]]) -> None:
+    """Looks up every launch and compares with what was known."""
+    known: dict[tuple[int, Any], Any] = {}
+    launchers: list[Launcher] = []  # alive: an identity is used once
+    launches = 0
+
+    def looked_up(self: Launcher, programs: int, across: int, *args: Any) -> None:
+        nonlocal launches
+        launches += 1
+        launchers.append(self)
+        found = self._kernel[(programs, across)](*args, **self._constants)
+        kind = tuple(triton_launch._kind(args[place]) for place in self._loose)
+        if known.setdefault((id(self), kind), found) is not found:
+            raise AssertionError(f"{self._kernel.__name__}: launches that are not alike, {kind}")
+
+    Launcher.__call__ = looked_up
+    for call in calls.values():
+        call()
+    print(f"{launches} launches of {len(known)} known kernels are alike")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What the CPU does for mean field on a GPU.")
+    parser.add_argument("--check", action="store_true", help="compare every launch with a lookup")
+    options = parser.parse_args()
+    driver = Counting()
+    triton.runtime.driver.set_active(driver)
+    torch.set_num_threads(1)
+    calls = work(problem())
+    check(calls) if options.check else measure(driver, calls)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
