@@ -80,6 +80,7 @@ void filter(In<T, 2> values, In<T, 2> weights, Table table, bool reverse, int th
   require(static_cast<int64_t>(values.shape(0)) == lattice.total && out.shape(0) == values.shape(0) && out.shape(1) == values.shape(1),
           "values: expected one row for each point the lattice was built from");
   nb::gil_scoped_release released;
+  wish_for_huge_pages(out.data(), out.size() * sizeof(T));
   filter_functions<T>().filter(lattice, weights.data(), values.data(), static_cast<int64_t>(values.shape(1)), reverse,
                                out.data(), threads);
 }

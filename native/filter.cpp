@@ -9,56 +9,59 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// Columns [column, column + NB packs) of an array [total][channels] of points in their own order.
+// Columns [column, column + count) of an array [total][channels] of points in their own order, in NB packs, or, NB = 0, in
+// as many as they take.
 template <class T, int NB>
 struct Columns {
   const T* values;
-  int64_t channels, column;
+  int64_t channels, column, count;
   const int32_t* order;
   int64_t points;
 
+  CRFRNN_INLINE int packs() const { return RowShape<T, NB>::packs_of(count); }
   CRFRNN_INLINE void operator()(int64_t p, Pack<T>* out) const {
-    ask_scattered<T>(order, points, p, values + column, channels, NB);
+    ask_scattered<T>(order, points, p, values + column, channels, packs());
     const T* row = values + int64_t{order[p]} * channels + column;
-    for (int b = 0; b < NB; ++b) {
-      const int64_t at = b * Pack<T>::lanes, left = channels - column - at;
+    for (int b = 0; b < packs(); ++b) {
+      const int64_t at = b * Pack<T>::lanes, left = count - at;
       out[b] = left > 0 ? Pack<T>::load(row + at, Pack<T>::Lanes::first(left)) : Pack<T>::zero();
+    }
+  }
+
+  // The same columns of `out`, an array of the same shape.
+  CRFRNN_INLINE void store(T* out, int64_t p, const Pack<T>* sum) const {
+    ask_scattered<T>(order, points, p, out + column, channels, packs());
+    T* row = out + int64_t{order[p]} * channels + column;
+    for (int b = 0; b < packs(); ++b) {
+      const int64_t at = b * Pack<T>::lanes, left = count - at;
+      if (left > 0) sum[b].store(row + at, Pack<T>::Lanes::first(left));
     }
   }
 };
 
 template <class T, int NB>
-CRFRNN_INLINE void store_columns(T* row, int64_t left, const Pack<T>* packs) {
-  for (int b = 0; b < NB; ++b, left -= Pack<T>::lanes)
-    if (left > 0) packs[b].store(row + b * Pack<T>::lanes, Pack<T>::Lanes::first(left));
-}
-
-template <class T, int NB>
-void filter_columns(const Lattice& lattice, const T* weights, const T* values, int64_t channels, int64_t column, bool reverse, T* out, int threads, T* between, T* rows) {
-  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, channels - column, threads));
-  const Sweep<T, NB> sweep(lattice, weights, channels - column, reverse, threads, scratch.as<T>());
-  const Columns<T, NB> source{values, channels, column, lattice.order, lattice.points};
+void filter_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source, bool reverse, T* out, int threads, T* between, T* rows) {
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source.count, threads));
+  const Sweep<T, NB> sweep(lattice, weights, source.count, reverse, threads, scratch.as<T>());
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners<NB>(lattice.dim, [&]<int V>() {
     sweep.template spread<V>(source, between, rows);
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
       sweep.template slice<V>(begin, end, rows, [&](int64_t p, Pack<T>* sum) {
-        ask_scattered<T>(lattice.order, lattice.points, p, out + column, channels, NB);
-        for (int b = 0; b < NB; ++b) sum[b] = sum[b] * factor;
-        store_columns<T, NB>(out + int64_t{lattice.order[p]} * channels + column, channels - column, sum);
+        for (int b = 0; b < source.packs(); ++b) sum[b] = sum[b] * factor;
+        source.store(out, p, sum);
       });
     });
   });
 }
 
 template <class T, int NB>
-void gradient_columns(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels, int64_t column, T* grad_weights, int threads, T* between, T* rows_x, T* rows_g) {
-  const Columns<T, NB> source_x{x, channels, column, lattice.order, lattice.points}, source_g{g, channels, column, lattice.order, lattice.points};
+void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source_x, const Columns<T, NB>& source_g, T* grad_weights, int threads, T* between, T* rows_x, T* rows_g) {
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
-  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, channels - column, threads));
-  const Sweep<T, NB> forward(lattice, weights, channels - column, false, threads, scratch.as<T>()),
-      backward(lattice, weights, channels - column, true, threads, scratch.as<T>());
+  const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source_x.count, threads));
+  const Sweep<T, NB> forward(lattice, weights, source_x.count, false, threads, scratch.as<T>()),
+      backward(lattice, weights, source_x.count, true, threads, scratch.as<T>());
   with_corners<NB>(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);
@@ -67,12 +70,12 @@ void gradient_columns(const Lattice& lattice, const T* weights, const T* x, cons
     for (int64_t s = begin; s < end; ++s) {
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-        Pack<T> xp[NB], gp[NB];
+        Pack<T> xp[RowShape<T, NB>::capacity], gp[RowShape<T, NB>::capacity];
         source_x(p, xp);
         source_g(p, gp);
         for (int k = 0; k < corners; ++k) {
           Pack<T> dot = Pack<T>::zero();
-          for (int b = 0; b < NB; ++b) {
+          for (int b = 0; b < forward.shape.packs(); ++b) {
             const int64_t at = vertex[k] * forward.shape.width;
             dot = Pack<T>::fma(gp[b], forward.shape.load(rows_x + at, b), dot);
             dot = Pack<T>::fma(xp[b], forward.shape.load(rows_g + at, b), dot);
@@ -161,23 +164,33 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
   });
 }
 
+// How many columns go through the lattice at a time: all that most_packs hold. In float64, which checks more than it works, two
+// packs and no more: a walk over rows of any width costs the compiler seconds.
+template <class T>
+constexpr int64_t group_columns = (sizeof(T) == sizeof(float) ? most_packs : 2) * Pack<T>::lanes;
+
+// body<NB>(column, count) over groups of columns.
 template <class T, class Body>
 void each_column_group(int64_t channels, const Body& body) {
-  for (int64_t column = 0; column < channels;) {
-    if (channels - column > Pack<T>::lanes) {
-      body.template operator()<2>(column);
-      column += 2 * Pack<T>::lanes;
-    } else {
-      body.template operator()<1>(column);
-      column += Pack<T>::lanes;
-    }
+  for (int64_t column = 0; column < channels; column += group_columns<T>) {
+    const int64_t left = channels - column, count = left < group_columns<T> ? left : group_columns<T>;
+    if constexpr (sizeof(T) == sizeof(float))
+      if (count > 2 * Pack<T>::lanes) {
+        body.template operator()<0>(column, count);
+        continue;
+      }
+    if (count > Pack<T>::lanes)
+      body.template operator()<2>(column, count);
+    else
+      body.template operator()<1>(column, count);
   }
 }
 
+// Rows for the widest group, which is the first.
 template <class T>
 size_t row_bytes(const Lattice& lattice, int64_t channels) {
-  const int64_t width = channels > Pack<T>::lanes ? RowShape<T, 2>::width_of(channels) : RowShape<T, 1>::width_of(channels);
-  return static_cast<size_t>(lattice.vertices * width) * sizeof(T);
+  const int64_t count = channels < group_columns<T> ? channels : group_columns<T>;
+  return static_cast<size_t>(lattice.vertices * RowShape<T, 0>::width_of(count)) * sizeof(T);
 }
 
 template <class T>
@@ -188,9 +201,9 @@ void filter(const Lattice& lattice, const T* weights, const T* values, int64_t c
   if (lattice.points == 0) return;
   if (channels == 1) return filter_single(lattice, weights, values, reverse, out, threads);
   const Buffer between(row_bytes<T>(lattice, channels)), rows(row_bytes<T>(lattice, channels));
-  each_column_group<T>(channels, [&]<int NB>(int64_t column) {
-    filter_columns<T, NB>(lattice, weights, values, channels, column, reverse, out, threads, between.as<T>(),
-                          rows.as<T>());
+  each_column_group<T>(channels, [&]<int NB>(int64_t column, int64_t count) {
+    const Columns<T, NB> source{values, channels, column, count, lattice.order, lattice.points};
+    filter_columns<T, NB>(lattice, weights, source, reverse, out, threads, between.as<T>(), rows.as<T>());
   });
 }
 
@@ -201,9 +214,9 @@ void weight_gradient(const Lattice& lattice, const T* weights, const T* x, const
   if (lattice.points == 0) return;
   const Buffer between(row_bytes<T>(lattice, channels)), rows_x(row_bytes<T>(lattice, channels)),
       rows_g(row_bytes<T>(lattice, channels));
-  each_column_group<T>(channels, [&]<int NB>(int64_t column) {
-    gradient_columns<T, NB>(lattice, weights, x, g, channels, column, grad_weights, threads, between.as<T>(),
-                            rows_x.as<T>(), rows_g.as<T>());
+  each_column_group<T>(channels, [&]<int NB>(int64_t column, int64_t count) {
+    const auto of = [&](const T* values) { return Columns<T, NB>{values, channels, column, count, lattice.order, lattice.points}; };
+    gradient_columns<T, NB>(lattice, weights, of(x), of(g), grad_weights, threads, between.as<T>(), rows_x.as<T>(), rows_g.as<T>());
   });
 }
 

@@ -87,6 +87,24 @@ def test_a_step_of_the_lattice_changes_nothing(backend: str, dimension: int) -> 
     torch.testing.assert_close(Lattice.build(features + shift, backend=backend).filter(values), out)
 
 
+@pytest.mark.parametrize("channels", [17, 32, 33, 100, 1030])
+@pytest.mark.parametrize("dimension", [2, 5])
+def test_any_number_of_channels(channels: int, dimension: int) -> None:
+    """One walk holds 1024 channels in float32 where a pack is widest: values and gradients."""
+    points = 60 if channels <= 100 else 12
+    features, values = 2 * torch.randn(2, points, dimension), torch.randn(2, points, channels)
+    results = []
+    for backend, dtype in (("cpu", torch.float32), ("cpu", F64), ("reference", F64)):
+        x, f = values.to(dtype).requires_grad_(), features.to(dtype).requires_grad_()
+        out = Lattice.build(f, backend=backend).filter(x)
+        weight = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+        results.append([out, *torch.autograd.grad((out * weight).sum(), [x, f])])
+    ours, double, truth = results
+    for a, b, c in zip(ours, double, truth, strict=True):
+        torch.testing.assert_close(b, c)
+        torch.testing.assert_close(a.double(), c, rtol=1e-4, atol=1e-4 * float(c.detach().abs().amax()))
+
+
 @backends
 @dimensions
 @pytest.mark.parametrize("quality", ["classic", "high"], ids=str)

@@ -90,7 +90,8 @@ double dot(const A* a, const B* b, size_t n, double& magnitude) {
 template <class T>
 void check_filter(Random& random, const Lattice& lattice, const Array<T>& weights) {
   const double epsilon = sizeof(T) == 4 ? 2e-5 : 1e-12;
-  const int64_t channels = random.chance(3) ? random.between(1, 100) : random.between(0, 20), size = lattice.total * channels;
+  const int64_t many = random.chance(30) ? random.between(1000, 1100) : random.between(1, 100);  // about as many as one walk takes
+  const int64_t channels = random.chance(3) ? many : random.between(0, 20), size = lattice.total * channels;
   const auto x = normals<T>(random, size), y = normals<T>(random, size);
   const int threads = static_cast<int>(random.between(2, 4));
   const auto& functions = filter_functions<T>();
