@@ -68,6 +68,18 @@ def agreement(bench: Bench) -> Iterator[Row]:
             )
 
 
+def double(bench: Bench) -> Iterator[Row]:
+    """The filter in float64, many corners a vertex, both ways."""
+    side = min(bench.size, 96)
+    _, image = bench.picture(2, 1, (side, side))
+    features = crfrnn.GaussianKernel.bilateral(image.double(), 40.0, 60.0, backend="triton").features
+    values = torch.rand(1, side * side, 9, dtype=torch.float64, device=bench.device)
+    ours, truth = (lattice.Lattice.build(features, backend=name) for name in ("triton", "reference"))
+    for reverse in (False, True):
+        error = float((ours.filter(values, reverse) - truth.filter(values, reverse)).abs().amax())
+        yield "largest error in float64", "backwards" if reverse else "forwards", error, "", "reference"
+
+
 def accuracy(bench: Bench) -> Iterator[Row]:
     """At full size, sampled rows of the exact sum in float64."""
     _, image = bench.picture()
@@ -148,6 +160,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
     rows: dict[str, Callable[[], Iterator[Row]]] = {
         "copy": lambda: copy(bench),
         "agreement": lambda: agreement(bench),
+        "double": lambda: double(bench),
         "forward": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 10, False),
         "loop": lambda: loop(bench),
         "train": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 5, True),
@@ -168,6 +181,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         return rows
     dry = (
         "copy",
+        "double",
         "agreement",
         "loop",
         "builds",

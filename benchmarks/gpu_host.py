@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from crfrnn.crf import triton_backward, triton_mean_field
 from crfrnn.crf.triton_backward import KernelGradient
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel
-from crfrnn.lattice import triton_launch
+from crfrnn.lattice import triton_filter, triton_launch
 from crfrnn.lattice.triton_filter import Structure
 from crfrnn.lattice.triton_launch import Launcher
 
@@ -72,7 +73,9 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def problem(side: int = SIDE, pieces: tuple[int, int, int] = PIECES) -> Problem:
+def problem(
+    side: int = SIDE, pieces: tuple[int, int, int] = PIECES, labels: int = LABELS, **options: Any
+) -> Problem:
     """A lattice of five dimensions with three passes of its splat, and a Gaussian over the grid.
 
     `pieces`: the rows that each pass makes, those of the last are the vertices.
@@ -92,7 +95,8 @@ def problem(side: int = SIDE, pieces: tuple[int, int, int] = PIECES) -> Problem:
         SeparableKernel(torch.tensor([3.0, 3.0]), None, post.clone()),
         LatticeKernel(structure, torch.rand(points, size), None, post),
     )
-    return Problem(torch.randn(2, LABELS, LABELS), kernels, (side, side), None, None, 1.0)
+    plain = {"mask": None, "clamp": None, "damping": 1.0}
+    return Problem(torch.randn(2, labels, labels), kernels, (side, side), **{**plain, **options})
 
 
 def gradients(task: Problem, bandwidths: bool) -> list[KernelGradient]:
@@ -107,10 +111,10 @@ def gradients(task: Problem, bandwidths: bool) -> list[KernelGradient]:
 
 
 def work(task: Problem) -> dict[str, Callable[[], Any]]:
-    points = SIDE * SIDE
-    unary, grad = torch.randn(1, LABELS, points), torch.randn(1, LABELS, points)
+    points, labels = SIDE * SIDE, task.labels
+    unary, grad = torch.randn(1, labels, points), torch.randn(1, labels, points)
     held, learned = (gradients(task, bandwidths) for bandwidths in (False, True))
-    marginals = torch.rand(5, points, LABELS)
+    marginals = torch.rand(5, points, labels)
     forward, backward = triton_mean_field.forward, triton_backward.backward
     return {
         "forward T = 10": lambda: forward(task, unary, None, 10, False),
@@ -118,6 +122,28 @@ def work(task: Problem) -> dict[str, Callable[[], Any]]:
         "backward T = 5": lambda: backward(task, grad, marginals, held),
         "backward T = 5, bandwidths too": lambda: backward(task, grad, marginals, learned),
     }
+
+
+def rarer() -> dict[str, Callable[[], Any]]:
+    """What else a GPU is asked to launch: other labels, masks, damping; filters of every type."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for labels in (1, 16, 40, 81):
+        mask, clamp = torch.ones(SIDE * SIDE, dtype=torch.uint8), torch.full((SIDE * SIDE,), -1).int()
+        task = problem(labels=labels, mask=mask, clamp=clamp, damping=0.5)
+        calls |= {f"{name}, {labels} labels": call for name, call in work(task).items()}
+    (lattice,) = (kernel for kernel in problem().kernels if isinstance(kernel, LatticeKernel))
+    for kind in (torch.bfloat16, torch.float32, torch.float64):
+        weights = lattice.weights.to(torch.promote_types(kind, torch.float32))
+        for channels in (1, 3, 9, 40):
+            x = torch.rand(len(weights), channels).to(kind)
+            for reverse in (False, True):
+                calls[f"filter {kind} {channels} {reverse}"] = partial(
+                    triton_filter.filter, x, weights, lattice.structure, reverse
+                )
+            calls[f"weights' gradient {kind} {channels}"] = partial(
+                triton_filter.weight_gradient, x, x, weights, lattice.structure
+            )
+    return calls
 
 
 def milliseconds(call: Callable[[], Any]) -> float:
@@ -173,7 +199,7 @@ def main() -> int:
     triton.runtime.driver.set_active(driver)
     torch.set_num_threads(1)
     calls = work(problem())
-    check(calls) if options.check else measure(driver, calls)
+    check(calls | rarer()) if options.check else measure(driver, calls)
     return 0
 
 

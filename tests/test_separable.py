@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from crfrnn.crf.features import grid_features
 from crfrnn.lattice import Separable, exact_filter, separable, separable_filter
+from crfrnn.lattice.separable import running_sums
 
 F64 = torch.float64
 
@@ -68,6 +69,16 @@ def test_bad_input() -> None:
         separable_filter(values.long(), 1.0)
     with pytest.raises(ValueError, match=r"^values: expected \[B, 12, C\]"):
         Separable((3, 4), torch.ones(2)).filter(torch.rand(1, 11, 2))
+
+
+@given(st.integers(1, 300), st.integers(2, 9))
+def test_running_sums(count: int, side: int) -> None:
+    numbers = torch.randn(count, dtype=torch.float64, requires_grad=True)
+    ours, truth = running_sums(numbers, side), numbers.cumsum(0)
+    torch.testing.assert_close(ours, truth)
+    weight = torch.randn_like(truth)
+    a, b = (torch.autograd.grad((out * weight).sum(), numbers) for out in (ours, truth))
+    torch.testing.assert_close(a, b)
 
 
 def test_mass_has_the_same_bits_for_any_number_of_threads() -> None:

@@ -42,11 +42,11 @@ def without_interpreter(cache: Path, *command: str) -> subprocess.CompletedProce
 
 
 def test_every_known_launch_is_what_a_lookup_gives(tmp_path: Path) -> None:
-    """All launches of mean field, forward and backward, compiled for an H100; no GPU is needed."""
+    """Mean field forward and backward, filters of every type, compiled for an H100; no GPU is needed."""
     done = without_interpreter(tmp_path, str(BENCHMARKS / "gpu_host.py"), "--check")
     assert done.returncode == 0, done.stderr
     found = re.fullmatch(r"(\d+) launches of (\d+) known kernels are alike\n", done.stdout)
-    assert found is not None and int(found[1]) > 10 * int(found[2]) > 0
+    assert found is not None and int(found[1]) > 5 * int(found[2]) > 1000
 
 
 def test_launches_that_are_not_alike_are_found(tmp_path: Path) -> None:

@@ -110,11 +110,11 @@ def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> Non
 
     crf, unary, image = crf_and_input()
     kernels = [k for k in crf.kernels(image)]
-    weights = (crf.spatial_weights.detach(), crf.bilateral_weights.detach())
+    weights = (3.0, crf.bilateral_weights.detach())
     unary.requires_grad_(grad)
     assert fused.supports(unary, kernels, "softmax", 1)
     with unchecked(), NoLookingBack() as watch:
-        out = fused.run(unary, kernels, weights, crf.compatibility.detach(), 2, None, None, 1.0, None)
+        out = mean_field(unary, kernels, weights, crf.compatibility.detach(), 2)
         if grad:
             torch.autograd.grad(out.sum(), unary)
     assert {"aten.index_select.default", "aten.clone.default"} <= set(watch.seen)  # the operator's own
@@ -138,10 +138,17 @@ def test_values_that_are_not_finite(on_triton: None) -> None:
     mask[0, 2, 3] = False
     out = crf(unary, image, mask=mask)
     assert out[mask.unsqueeze(1).expand_as(out)].isfinite().all()
+    unary[0, 1, 2, 3] = 0
+    kernel = GaussianKernel.bilateral(image, 4.3, 31.1)
+    for weight, compatibility, words in (
+        (float("nan"), -torch.eye(4), r"weights\[0\]: .*1 infinite or NaN"),
+        (1.0, torch.full((4, 4), float("-inf")), r"compatibility: .*16 infinite"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            mean_field(unary, [kernel], [weight], compatibility, 1)
     with pytest.raises(ValueError, match=r"initial: .*1 infinite"):
         start = torch.zeros_like(unary)
         start[0, 0, 0, 0] = float("inf")
-        kernel = GaussianKernel.bilateral(image, 4.3, 31.1)
         mean_field(torch.zeros_like(unary), [kernel], [1.0], -torch.eye(4), 1, initial=start)
 
 

@@ -54,6 +54,7 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
     (passes.sum_pieces, {"SIZE": 6, "FIRST": True, "PADDED": True, **ROWS}, {}, 4),
     (passes.sum_pieces, {"SIZE": 9, "FIRST": True, "PADDED": True, **ROWS}, {"values": "*bf16"}, 4),
     (passes.sum_pieces, {"SIZE": 6, "FIRST": False, "PADDED": True, **ROWS}, {}, 4),
+    (passes.sum_pieces, {"SIZE": 6, "FIRST": False, "PADDED": True, **ROWS, "SECTOR": 4}, {"": "*fp64"}, 4),
     (passes.blur_axis, ROWS, {}, 4),
     (passes.slice_rows, {"SIZE": 6, **ROWS, "SECTOR": 4}, {"": "*fp64"}, 4),
     (passes.corner_dots, {"SIZE": 6, "ADD": True, "SCALED": True, **ROWS}, {}, 4),

@@ -81,9 +81,11 @@ def run(
     grid = list(unary.shape[2:])
     pixels = math.prod(grid)
     transform = transforms(weights, compatibility)
-    if _backend(unary, kernels) == "triton":
+    if looks_later(unary, kernels):
         triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
-        return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial)
+        looked_at = {f"weights[{m}]": weight for m, weight in enumerate(weights)}
+        looked_at["compatibility"] = compatibility
+        return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial, looked_at)
     made_of = parts(kernels, batch, pixels)
     inputs = [unary, transform, *(t for part in made_of for t in part)]
     inputs += [] if initial is None else [initial]
@@ -101,6 +103,11 @@ def run(
         keep,
     )
     return logits.view(unary.shape)
+
+
+def looks_later(unary: Tensor, kernels: Sequence[Any]) -> bool:
+    """True on a GPU: whether values are finite is asked once, after all is queued."""
+    return _backend(unary, kernels) == "triton"
 
 
 def transforms(weights: Sequence[Tensor], compatibility: Tensor) -> Tensor:

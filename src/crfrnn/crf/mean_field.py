@@ -206,8 +206,9 @@ def _fused(
     unary = unary if unary.dtype == torch.float64 else unary.float()
     if not isinstance(kernels, Sequence) or not fused.supports(unary, kernels, activation, unary.shape[0]):
         return None
-    kernels, checked = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
-    compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
+    values = not fused.looks_later(unary, kernels)
+    kernels, checked = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]), values)
+    compatibility = validate.check_weight("compatibility", compatibility, unary, True, values)
     damping = validate.check_damping(damping)
     if initial is not None:
         initial = check_initial(initial, start).float()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -55,8 +55,12 @@ def run(
     clamp: Tensor | None,
     damping: float,
     initial: Tensor | None,
+    looked_at: Mapping[str, Tensor],
 ) -> Tensor:
-    """Logits Float[B, L, *spatial]; the arguments as `fused.run` has them, A_m = `transform[m]`."""
+    """Logits Float[B, L, *spatial]; the arguments as `fused.run` has them, A_m = `transform[m]`.
+
+    `looked_at`: what the transform was made of, by name, should it not be finite.
+    """
     batch, grid = unary.shape[0], list(unary.shape[2:])
     none = unary.new_empty(0)
     parts: list[list[Tensor]] = [[], [], [], [], []]
@@ -79,12 +83,18 @@ def run(
         None if mask is None else mask.flatten().to(torch.uint8),
         None if clamp is None else clamp.flatten().to(torch.int32), damping, iterations, keep,
     )  # fmt: skip
-    # The one place that waits for the device: after all has been queued.
-    if _checking.get() and validate.readable(finite) and not bool(finite):
+    # The one place that waits for the device: after all has been queued. 0 · x is 0 of finite numbers only.
+    if (
+        _checking.get()
+        and validate.readable(finite)
+        and not bool(finite & ((0 * transform.detach()).sum() == 0))
+    ):
         validate.check_unary_values(unary, mask)
         if initial is not None:
             open_ = None if mask is None else mask.unsqueeze(1)
             validate.check_finite("initial", initial, "start from the unary instead: initial=None", open_)
+        for name, weight in looked_at.items():
+            validate.check_weight_values(name, weight)
     return logits.view(unary.shape)
 
 

@@ -152,8 +152,10 @@ def check_labels(
     return labels
 
 
-def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = False) -> Tensor:
-    """A number, [L] or [L, L] as a tensor of the unary's dtype and device."""
+def check_weight(
+    name: str, weight: Any, unary: Tensor, matrix_only: bool = False, values: bool = True
+) -> Tensor:
+    """A number, [L] or [L, L] as a tensor of the unary's dtype and device; without `values` NaN may pass."""
     labels = unary.shape[1]
     shapes = [(labels, labels)] if matrix_only else [(), (labels,), (labels, labels)]
     if not isinstance(weight, Tensor):
@@ -162,7 +164,7 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
                 f"{name}: expected a tensor of shape {_either(shapes)}, got {describe(weight)}; "
                 "convert it with torch.as_tensor(...)"
             )
-        weight = unary.new_tensor(float(weight))
+        weight = unary.new_full((), float(weight))  # no copy to a device, which would wait for it
     # Number by number, not tuple by tuple: torch.compile compares symbols only so.
     if weight.ndim not in [len(shape) for shape in shapes] or any(n != labels for n in weight.shape):
         raise ValueError(
@@ -172,8 +174,13 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
     if weight.is_complex() or weight.dtype == torch.bool:
         raise TypeError(f"{name}: expected real numbers, got {describe(weight)}")
     check_device(name, weight, unary)
-    check_finite(name, weight, "training that gives NaN wants a smaller learning rate")
+    if values:
+        check_weight_values(name, weight)
     return weight.to(unary.dtype)
+
+
+def check_weight_values(name: str, weight: Tensor) -> None:
+    check_finite(name, weight, "training that gives NaN wants a smaller learning rate")
 
 
 def _either(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -181,9 +188,12 @@ def _either(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def check_kernels(
-    kernels: Any, weights: Any, unary: Tensor, pixels: int | None
+    kernels: Any, weights: Any, unary: Tensor, pixels: int | None, values: bool = True
 ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures."""
+    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures.
+
+    `values` as in `check_weight`.
+    """
     if isinstance(kernels, Tensor) or not isinstance(kernels, Sequence):
         raise TypeError(
             f"kernels: expected a sequence of kernels, got {type(kernels).__name__}; use [kernel]"
@@ -207,7 +217,7 @@ def check_kernels(
                 f"as unary {tuple(unary.shape)} has, got B = {shape[0]}, N = {shape[1]}; "
                 "build it from the same grid"
             )
-    checked = tuple(check_weight(f"weights[{m}]", w, unary) for m, w in enumerate(weights))
+    checked = tuple(check_weight(f"weights[{m}]", w, unary, values=values) for m, w in enumerate(weights))
     return tuple(kernels), checked
 
 

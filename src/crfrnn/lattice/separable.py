@@ -53,7 +53,7 @@ def check_theta(theta: Tensor | float, axes: int, values: Tensor) -> Tensor:
         raise ValueError(
             f"theta: expected a number or one per axis ({axes}, in the order x, y, z), got {describe(theta)}"
         )
-    if readable(theta) and not bool((torch.isfinite(theta) & (theta > 0)).all()):
+    if readable(theta) and not all(0 < size < math.inf for size in theta.detach().reshape(-1).tolist()):
         raise ValueError(f"theta: expected positive finite bandwidths in pixels, got {theta.tolist()}")
     return theta.expand(axes)
 
@@ -86,8 +86,9 @@ class Separable:
         for length, theta in zip(
             reversed(self.grid), self.theta, strict=True
         ):  # x, the first, varies fastest
-            # Not a product of matrices: its bits depend on the number of threads.
-            reach = _axis_weights(length, theta).cumsum(0)
+            # Not a product of matrices: its bits depend on the number of threads. Nor torch's sum on a GPU.
+            weights = _axis_weights(length, theta)
+            reach = running_sums(weights) if weights.is_cuda else weights.cumsum(0)
             along = reach + reach.flip(0) - 1
             total = (along[:, None] * total).flatten()
         return total.unsqueeze(0)
@@ -100,6 +101,20 @@ class Separable:
     def shape(self) -> tuple[int, int]:
         """(1, N): the same for every picture of a batch."""
         return 1, math.prod(self.grid)
+
+
+def running_sums(numbers: Tensor, side: int = 64) -> Tensor:
+    """Σ_{j ≤ i} x_j of Float[N], in one fixed order. That of torch.cumsum depends on timing on a GPU.
+
+    >>> running_sums(torch.ones(5), side=2)
+    tensor([1., 2., 3., 4., 5.])
+    """
+    pad = torch.nn.functional.pad
+    rows = pad(numbers, (0, -len(numbers) % side)).view(-1, side)
+    inside = (rows.unsqueeze(1) * rows.new_ones(side, side).tril()).sum(-1)
+    if len(rows) > 1:
+        inside = inside + pad(running_sums(inside[:-1, -1], side), (1, 0)).unsqueeze(1)
+    return inside.flatten()[: len(numbers)]
 
 
 def _axis_weights(length: int, theta: Tensor) -> Tensor:

@@ -228,6 +228,7 @@ def _packed(
     shift = [sum(widths[i + 1 :]) for i in range(size - 1)]
     steps = [(1 << shift[a] if a < size - 1 else 0) - (1 << shift[a - 1] if a else 0) for a in range(size)]
     bias = -sum((least - margin) << s for least, s in zip(low, shift, strict=True))
+    bias = (bias + 2**63) % 2**64 - 2**63  # far from the origin it may not fit: keys are sums modulo 2^64
     kind = torch.int32 if bits < 31 else torch.int64  # half the work for the sort
     keys = torch.empty(count * size, dtype=kind, device=quotient.device)
     table = torch.tensor(steps, device=quotient.device)

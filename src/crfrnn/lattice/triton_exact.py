@@ -27,11 +27,13 @@ def _gaussian(queries, sources, row, column, rows, columns, DIM: tl.constexpr, R
               COLUMNS: tl.constexpr):  # fmt: skip
     """exp(-½ |q_i - f_j|²), [ROWS, COLUMNS]: of differences, for float32's digits far from the origin."""
     distance = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for k in tl.static_range(DIM):
-        q = tl.load(queries + k * rows + row, row < rows, other=0)
-        f = tl.load(sources + k * columns + column, column < columns, other=0)
+    for _ in tl.static_range(DIM):  # pointers walk: a product of two numbers would have 32 bits
+        q = tl.load(queries + row, row < rows, other=0)
+        f = tl.load(sources + column, column < columns, other=0)
         apart = q[:, None] - f[None, :]
         distance += apart * apart
+        queries += rows
+        sources += columns
     return tl.exp(-0.5 * distance)
 
 
@@ -90,11 +92,14 @@ def _pulls(queries, sources, left, right, out, rows, columns, channels, DIM: tl.
             dots += tl.dot(mine, other, input_precision="tf32x3")
         pull = dots * _gaussian(queries, sources, row, column, rows, columns, DIM, ROWS, COLUMNS)
         part = -lost
+        query, source = queries, sources
         for k in tl.static_range(DIM):
-            q = tl.load(queries + k * rows + row, here, other=0)
-            f = tl.load(sources + k * columns + column, there, other=0)
+            q = tl.load(query + row, here, other=0)
+            f = tl.load(source + column, there, other=0)
             along = tl.sum(pull * (f[None, :] - q[:, None]), 1)
             part += tl.where(lane == k, along[:, None], 0)
+            query += rows
+            source += columns
         grown = total + part
         lost = (grown - total) - part
         total = grown

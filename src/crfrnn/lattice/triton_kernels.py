@@ -33,13 +33,14 @@ def sum_pieces(values, out, order, share, bounds, rows, channels, stride, sector
     total = tl.zeros((BLOCK, COLUMNS), out.dtype.element_ty)
     for k in range(tl.max(length, 0)):
         live = k < length
+        source = begin + k
         if FIRST:
-            source = tl.load(order + begin + k, live, other=0).to(tl.int64) // SIZE
-            part = tl.load(share + begin + k, live, other=0)
-        else:
-            source, part = begin + k, live.to(total.dtype)
+            source = tl.load(order + source, live, other=0).to(tl.int64) // SIZE
         value = tl.load(values + source[:, None] * stride + column, live[:, None] & wide, other=0)
-        total += part[:, None] * value.to(total.dtype)
+        value = value.to(total.dtype)
+        if FIRST:
+            value *= tl.load(share + begin + k, live, other=0)[:, None]
+        total += value
     tl.store(out + row[:, None] * width + column, total, here[:, None] & (column < width))
 
 
