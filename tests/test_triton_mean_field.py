@@ -18,8 +18,8 @@ from test_fused import CASES, inference
 pytest.importorskip("triton")
 F64 = torch.float64
 interpreted = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
-SOME = ["plain", "40 labels", "matrices", "mask and clamp, damped", "initial, damped", "symmetric",
-        "two lattices", "two separables", "one line", "zero iterations"]  # fmt: skip
+SOME = ["plain", "40 labels", "150 labels", "matrices", "mask and clamp, damped", "initial, damped",
+        "symmetric", "two lattices", "two separables", "one line", "zero iterations"]  # fmt: skip
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_mean_field_equals_the_general_path_with_every_gradient(case: str, on_tr
 
 
 @interpreted
-@pytest.mark.parametrize("labels, activation", [(130, "softmax"), (3, "relu")])
+@pytest.mark.parametrize("labels, activation", [(257, "softmax"), (3, "relu")])
 def test_the_general_path_goes_over_the_same_lattice(
     labels: int, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +55,7 @@ def test_the_general_path_goes_over_the_same_lattice(
     results = []
     for name in ("triton", "cpu"):
         monkeypatch.setattr(lattice, "choose_backend", lambda device, name=name: name)
-        assert fused.supports(unary, crf.kernels(image), activation, 1) == (labels == 130 and name == "cpu")
+        assert fused.supports(unary, crf.kernels(image), activation, 1) == (labels == 257 and name == "cpu")
         out = crf(unary, image)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [*crf.parameters()])])
     for a, b in zip(*results, strict=True):

@@ -67,7 +67,9 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
     (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 32}, {}, 4),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 32, "LABELS": 64}, {}, 8),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 16, "LABELS": 128}, {}, 8),
+    (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 16, "LABELS": 256}, {}, 16),
     (field.back_kernel, {**FLAGS, "BLOCK": 16, "LABELS": 128}, {}, 8),
+    (field.back_kernel, {**FLAGS, "BLOCK": 16, "LABELS": 256}, {}, 16),
     (field.band_kernel, {"SCALED": True, "DERIVATIVE": False, "PADDED": False, **BAND}, {}, 4),
     (field.band_kernel, {"SCALED": True, "DERIVATIVE": False, "PADDED": True, **BAND}, {}, 4),
 ]  # fmt: skip

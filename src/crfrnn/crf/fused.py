@@ -23,7 +23,7 @@ from crfrnn.lattice.lattice import BACKENDS
 with contextlib.suppress(ImportError):  # without the compiled module the GPU's operator works all the same
     from crfrnn.crf import ops  # noqa: F401  registers torch.ops.crfrnn.mean_field
 
-MOST_LABELS = {"cpu": 1024, "triton": 128}  # what fits the native core's stack, a GPU program's registers
+MOST_LABELS = {"cpu": 1024, "triton": 256}  # what fits the native core's stack, a GPU program's registers
 
 if "triton" in BACKENDS and not isinstance(BACKENDS["triton"], str):  # torch.compile cannot trace an import
     importlib.import_module("crfrnn.crf.triton_ops")

@@ -89,7 +89,7 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transfor
         stride = stride // SECTOR * SECTOR  # said to the compiler
     if LATTICE and not SLICED:
         lattice_stride = lattice_stride // SECTOR * SECTOR
-    step: tl.constexpr = 32 if LABELS > 32 else LABELS
+    step: tl.constexpr = 16 if LABELS > 128 else 32 if LABELS > 32 else LABELS
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
     here = pixel < total

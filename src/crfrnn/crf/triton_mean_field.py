@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
-"""All iterations of mean field on the GPU: `crfrnn.crf.fused` in Triton, for up to 128 labels.
+"""All iterations of mean field on the GPU: `crfrnn.crf.fused` in Triton, for up to 256 labels.
 
 x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). The factors of a lattice's pixels
 go into its barycentric weights once per call. Nothing in the loop waits for the device, so a CUDA graph can

@@ -56,7 +56,7 @@ class Problem(NamedTuple):
             **flags,
             "BLOCK": high,
             "LABELS": wide,
-            "num_warps": 8 if wide > 32 else 4,
+            "num_warps": 16 if wide > 128 else 8 if wide > 32 else 4,
         }
 
 
