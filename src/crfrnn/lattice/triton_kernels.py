@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+TOGETHER = tl.constexpr(4)  # entries of a sum asked for before the first is waited for
+
 
 # What the data give is not specialised: no new compilation where a number happens to be a multiple of 16.
 @triton.jit(do_not_specialize=["rows"])
@@ -31,16 +33,17 @@ def sum_pieces(values, out, order, share, bounds, rows, channels, stride, sector
     begin = tl.load(bounds + row, here, other=0)
     length = tl.load(bounds + row + 1, here, other=0) - begin
     total = tl.zeros((BLOCK, COLUMNS), out.dtype.element_ty)
-    for k in range(tl.max(length, 0)):
-        live = k < length
-        source = begin + k
-        if FIRST:
-            source = tl.load(order + source, live, other=0).to(tl.int64) // SIZE
-        value = tl.load(values + source[:, None] * stride + column, live[:, None] & wide, other=0)
-        value = value.to(total.dtype)
-        if FIRST:
-            value *= tl.load(share + begin + k, live, other=0)[:, None]
-        total += value
+    for first in range(0, tl.max(length, 0), TOGETHER):
+        for k in tl.static_range(TOGETHER):
+            live = first + k < length
+            source = begin + first + k
+            if FIRST:
+                source = tl.load(order + source, live, other=0).to(tl.int64) // SIZE
+            value = tl.load(values + source[:, None] * stride + column, live[:, None] & wide, other=0)
+            value = value.to(total.dtype)
+            if FIRST:
+                value *= tl.load(share + begin + first + k, live, other=0)[:, None]
+            total += value
     tl.store(out + row[:, None] * width + column, total, here[:, None] & (column < width))
 
 
