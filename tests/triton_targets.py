@@ -36,8 +36,9 @@ INTEGERS = {
 }  # fmt: skip
 KINDS = {name: kind for kind, names in INTEGERS.items() for name in names}
 FLAGS = {"MASKED": True, "CLAMPED": True}
-UPDATE = {**FLAGS, "SIZE": 6, "LATTICE": True, "DENSE": True, "SCALED": True, "EXTRA": False, "DAMPED": False,
-          "WRITE_X": False, "WRITE_Q": True, "PADDED": True, "SECTOR": 8}  # fmt: skip
+UPDATE = {**FLAGS, "SIZE": 6, "LATTICE": True, "LATTICE_SCALED": True, "DENSE": True, "DENSE_SCALED": True,
+          "EXTRA": False, "DAMPED": False, "WRITE_X": False, "WRITE_Q": True, "PADDED": True,
+          "SECTOR": 8}  # fmt: skip
 ROWS = {"SECTOR": 8, "BLOCK": 32, "COLUMNS": 32}
 BAND = {"SECTOR": 8, "BLOCK": 64, "TAPS": 32, "COLUMNS": 64}
 TILE = {"ROWS": triton_exact.TILE, "COLUMNS": triton_exact.TILE}

@@ -72,17 +72,17 @@ def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.const
 
 
 @triton.jit(do_not_specialize=["vertices"])  # the data give it
-def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transform, dense, dense_scale,
-                  dense_transform, mask, clamp, points, labels, stride, lattice_stride, vertices, total,
-                  damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
-                  DENSE: tl.constexpr, SCALED: tl.constexpr, EXTRA: tl.constexpr, MASKED: tl.constexpr,
-                  CLAMPED: tl.constexpr, DAMPED: tl.constexpr, WRITE_X: tl.constexpr, WRITE_Q: tl.constexpr,
-                  PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
-                  LABELS: tl.constexpr):  # fmt: skip
+def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, lattice_transform, dense,
+                  dense_scale, dense_transform, mask, clamp, points, labels, stride, lattice_stride, vertices,
+                  total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
+                  LATTICE_SCALED: tl.constexpr, DENSE: tl.constexpr, DENSE_SCALED: tl.constexpr,
+                  EXTRA: tl.constexpr, MASKED: tl.constexpr, CLAMPED: tl.constexpr, DAMPED: tl.constexpr,
+                  WRITE_X: tl.constexpr, WRITE_Q: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr,
+                  BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
     """x ← (1 - η) x + η (U + A slice(lattice) + A' dense + extra), Q = softmax(x).
 
-    `lattice` holds rows of vertices, sliced here with `weights` that carry all factors of a pixel, or,
-    SLICED, rows of pixels; A, A' are [L, L]. PADDED: `stride` is a whole number of sectors, as
+    `lattice` holds rows of vertices, sliced here with `weights` times a pixel's `lattice_scale`, or, SLICED,
+    rows of pixels with both; A, A' are [L, L]. PADDED: `stride` is a whole number of sectors, as
     `lattice_stride` is of vertices.
     """
     if PADDED:
@@ -110,13 +110,17 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_transfor
                 there = (vertex < vertices)[:, None] & (label < lattice_stride)  # zeros beyond the labels
                 at = vertex[:, None] * lattice_stride + label
                 message += weight * tl.load(lattice + at, there, other=0)
+            ways: tl.constexpr = 2 ** (SIZE - 1)
+            message *= ways / (ways + 1)
+            if LATTICE_SCALED:
+                message *= tl.load(lattice_scale + pixel, here, other=0)[:, None]
             source = tl.arange(0, LABELS)[:, None]
             square = (label < labels) & (source < labels)
             transform = tl.load(lattice_transform + label * labels + source, square, other=0)  # Aᵀ
             target += tl.dot(message, transform, input_precision="tf32x3")
     if DENSE:
-        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, stride, SCALED,
-                         BLOCK, LABELS, step)  # fmt: skip
+        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, stride,
+                         DENSE_SCALED, BLOCK, LABELS, step)  # fmt: skip
     if DAMPED:
         before = tl.load(x + plane, inside, other=0)
         target = before + damping * (target - before)

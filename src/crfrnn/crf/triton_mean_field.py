@@ -2,8 +2,8 @@
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
 """All iterations of mean field on the GPU: `crfrnn.crf.fused` in Triton, for up to 256 labels.
 
-x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). The factors of a lattice's pixels
-go into its barycentric weights once per call. Nothing in the loop waits for the device, so a CUDA graph can
+x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). Of a lattice's pixels, `pre` goes
+into its barycentric weights once per call. Nothing in the loop waits for the device, so a CUDA graph can
 hold it; sums run in fixed orders, so every run gives the same bits.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_band import SECTOR, Band
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, inward, times
-from crfrnn.lattice.triton_filter import Passes, Structure
+from crfrnn.lattice.triton_filter import Passes
 from crfrnn.lattice.triton_launch import Launcher, ceil_div, on_device
 
 SLICED_IN_REGISTERS = 32  # labels; more are sliced by a kernel of their own
@@ -44,21 +44,22 @@ class Plan:
         self.post = None if self.dense is None else kernels[self.dense].post
         self.extra = len(kernels) > sum(m is not None for m in (self.lattice, self.dense))
         self._inward = [inward(k, k.pre) for k in kernels]
-        self._outward = [k.scaled(k.post) if isinstance(k, LatticeKernel) else None for k in kernels]
         self._ways = [
             Passes(k.structure, labels, k.weights)
             if isinstance(k, LatticeKernel)
             else Band(problem.grid, total, k.theta, stride)
             for k in kernels
         ]
-        self.structure: Structure | None = None  # of the lattice, where it is sliced in registers
-        self.weights: Tensor | None = None
+        self.sliced: LatticeKernel | None = None  # the lattice, where it is sliced in registers
         self.lattice_stride = labels
         if self.lattice is not None and labels <= SLICED_IN_REGISTERS:
-            way, own = self._ways[self.lattice], self._outward[self.lattice]
-            assert isinstance(way, Passes) and own is not None
-            self.structure, self.lattice_stride = way.structure, way.width
-            self.weights, self._outward[self.lattice] = own / (1 + 2.0 ** (1 - way.structure.size)), None
+            kernel, way = kernels[self.lattice], self._ways[self.lattice]
+            assert isinstance(kernel, LatticeKernel) and isinstance(way, Passes)
+            self.sliced, self.lattice_stride = kernel, way.width
+        self._outward = [
+            k.scaled(k.post) if isinstance(k, LatticeKernel) and k is not self.sliced else None
+            for k in kernels
+        ]
 
     def messages(self, q: Tensor) -> Messages:
         """Of marginals [P, stride]."""
@@ -105,20 +106,21 @@ def forward(
             programs, 1, first, start, bad, *held, points, labels, stride, total
         )
         middle, last = (_update(plan, end, problem.damping != 1, constants) for end in (False, True))
-        structure = plan.structure
         lattice_transform, dense_transform = (problem.transform[m or 0] for m in (plan.lattice, plan.dense))
-        corner = unary if structure is None else structure.corner
-        numbers = (points, labels, stride, plan.lattice_stride)
-        numbers += (0 if structure is None else structure.vertices, total)
+        slices, vertices = (unary, unary, unary), 0  # weights, corners and factors of the pixels
+        if plan.sliced is not None:
+            slices = (plan.sliced.weights, plan.sliced.structure.corner, given(plan.sliced.post, unary))
+            vertices = plan.sliced.structure.vertices
+        numbers = (points, labels, stride, plan.lattice_stride, vertices, total, problem.damping)
         for t in range(iterations):
             update = last if t + 1 == iterations else middle
             q = marginals[t] if room is None else room
             after = q if update is last else marginals[t + 1] if room is None else room
             rows, message, extra = plan.messages(q)
             update(
-                programs, 1, unary, logits, after, given(extra, unary), given(rows, unary),
-                given(plan.weights, unary), corner, lattice_transform, given(message, unary),
-                given(plan.post, unary), dense_transform, *held, *numbers, problem.damping,
+                programs, 1, unary, logits, after, given(extra, unary), given(rows, unary), *slices,
+                lattice_transform, given(message, unary), given(plan.post, unary), dense_transform, *held,
+                *numbers,
             )  # fmt: skip
             del rows, message, extra  # room for the next iteration's
         return logits, marginals, _finite(problem, bad, unary if initial is not None else None)
@@ -126,11 +128,13 @@ def forward(
 
 def _update(plan: Plan, last: bool, damped: bool, constants: dict[str, Any]) -> Launcher:
     """The kernel of an iteration's pixels; `after`, the marginals it writes, is its third argument."""
-    size = 1 if plan.structure is None else plan.structure.size
+    own = plan.sliced
     return Launcher(
-        triton_kernels.update_kernel, 2, SIZE=size, LATTICE=plan.lattice is not None,
-        SLICED=plan.structure is None, DENSE=plan.dense is not None, SCALED=plan.post is not None,
-        EXTRA=plan.extra, DAMPED=damped, WRITE_X=last or damped, WRITE_Q=not last, **constants,
+        triton_kernels.update_kernel, 2, SIZE=1 if own is None else own.structure.size,
+        LATTICE=plan.lattice is not None, SLICED=own is None,
+        LATTICE_SCALED=own is not None and own.post is not None, DENSE=plan.dense is not None,
+        DENSE_SCALED=plan.post is not None, EXTRA=plan.extra, DAMPED=damped, WRITE_X=last or damped,
+        WRITE_Q=not last, **constants,
     )  # fmt: skip
 
 
