@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -32,38 +31,23 @@ class Launcher:
 
     def __init__(self, kernel: Any, *loose: int, **constants: Any) -> None:
         self._kernel, self._loose, self._constants = kernel, loose, {**FUSED, **constants}
-        self._known: dict[tuple[Any, ...], Callable[..., None]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def __call__(self, programs: int, across: int, *args: Any) -> None:
         """Launches `programs` x `across` of them."""
-        kind = tuple(_kind(args[place]) for place in self._loose)
-        launch = self._known.get(kind)
-        if launch is None:
-            compiled = self._kernel[(programs, across)](*args, **self._constants)
-            self._known[kind] = self._direct(compiled) if DIRECT else self._look_up
-        else:
-            launch(programs, across, *args)
-
-    def _look_up(self, programs: int, across: int, *args: Any) -> None:
-        self._kernel[(programs, across)](*args, **self._constants)
-
-    def _direct(self, compiled: Any) -> Callable[..., None]:
-        driver: Any = triton.runtime.driver.active
-        stream = driver.get_current_stream(driver.get_current_device())
-        known = (stream, compiled.function, compiled.packed_metadata, None, None, None)
-        constants = tuple(self._constants[n] for n in self._kernel.arg_names if n in self._constants)
-        return partial(_launch, compiled.run, known, constants)
-
-
-def _launch(
-    run: Callable[..., None],
-    known: tuple[Any, ...],
-    constants: tuple[Any, ...],
-    programs: int,
-    across: int,
-    *args: Any,
-) -> None:
-    run(programs, across, 1, *known, *args, *constants)
+        kind = tuple([_kind(args[place]) for place in self._loose])
+        known = self._known.get(kind)
+        if known is not None:
+            run, how, constants = known
+            run(programs, across, 1, *how, *args, *constants)
+            return
+        compiled = self._kernel[(programs, across)](*args, **self._constants)
+        if DIRECT:
+            driver: Any = triton.runtime.driver.active
+            stream = driver.get_current_stream(driver.get_current_device())
+            how = (stream, compiled.function, compiled.packed_metadata, None, None, None)
+            constants = tuple(self._constants[n] for n in self._kernel.arg_names if n in self._constants)
+            self._known[kind] = (compiled.run, how, constants)
 
 
 def _kind(argument: Any) -> Any:
