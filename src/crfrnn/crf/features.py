@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crfrnn.crf.validate import describe, readable
+from crfrnn.crf.validate import describe
+from crfrnn.lattice.validate import fit_for_a_bandwidth
 
 
 def bandwidths(
@@ -42,8 +43,7 @@ def bandwidths(
             f"{name}: expected a positive number or {count} of them, got {describe(theta)}; "
             "positions are ordered x, y, z, channels as in the image"
         )
-    # Read once and judged here: a few numbers, and on a GPU every operation is a launch.
-    if readable(theta) and not all(0 < size < math.inf for size in theta.detach().reshape(-1).tolist()):
+    if not fit_for_a_bandwidth(theta):
         raise ValueError(f"{name}: expected positive finite bandwidths in {unit}, got {theta.tolist()}")
     return theta.expand(count)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_band import Band
-from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, inward
-from crfrnn.lattice.triton_filter import Passes, shares
+from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given
+from crfrnn.lattice.triton_filter import Passes
 from crfrnn.lattice.triton_launch import Launcher, on_device
 
 PIECE = 2048  # pixels of one product
@@ -82,16 +82,16 @@ class LatticeBack:
     """
 
     def __init__(self, kernel: LatticeKernel, labels: int, out: KernelGradient) -> None:
-        self.kernel, self._out = kernel, out
+        self._kernel, self._out = kernel, out
         self._passes = Passes(kernel.structure, labels, kernel.weights)
         self._wanted = any(part is not None for part in (out.weights, out.pre, out.post))
         self._weights = kernel.scaled(kernel.pre)  # of the slice, backwards
-        self._into = inward(kernel, kernel.post)
-        self._ahead = shares(self._weights, kernel.structure) if self._wanted else None
+        self._into = kernel.inward(kernel.post)
+        self._ahead = kernel.inward(kernel.pre) if self._wanted else None
         self.room = 2 * self._passes.width * max((t.numel() for t in kernel.structure.bounds), default=0)
 
     def __call__(self, q: Tensor, g: Tensor, a: Tensor) -> Tensor:
-        passes, out, kernel = self._passes, self._out, self.kernel
+        passes, out, kernel = self._passes, self._out, self._kernel
         if self._ahead is not None:
             self._add_dots(g @ a, passes.spread(q, self._ahead, False), out.post, kernel.post)
         back = passes.spread(g, self._into, True)
@@ -106,9 +106,9 @@ class LatticeBack:
             if weights is not None:
                 self._passes.corner_dots(pixels, rows, weights, True, scale)
             return
-        dots = torch.empty_like(self.kernel.weights)
+        dots = torch.empty_like(self._kernel.weights)
         self._passes.corner_dots(pixels, rows, dots, add=False)
-        factor.add_((self.kernel.weights * dots).sum(1))
+        factor.add_((self._kernel.weights * dots).sum(1))
         if weights is not None:
             weights.add_(dots) if scale is None else weights.addcmul_(dots, scale.unsqueeze(1))
 
@@ -119,12 +119,12 @@ class SeparableBack:
     def __init__(
         self, grid: Sequence[int], kernel: SeparableKernel, labels: int, out: KernelGradient, total: int
     ) -> None:
-        self.kernel, self._out, self._axes = kernel, out, len(grid)
+        self._kernel, self._out, self._axes = kernel, out, len(grid)
         self._band = Band(grid, total, kernel.theta, labels)
         self.room = (2 if out.post is None and out.theta is None else 3) * total * labels
 
     def __call__(self, q: Tensor, g: Tensor, a: Tensor) -> Tensor:
-        kernel, out, band = self.kernel, self._out, self._band
+        kernel, out, band = self._kernel, self._out, self._band
         if out.post is not None or out.theta is not None:
             g_hat = g @ a
             if out.post is not None:

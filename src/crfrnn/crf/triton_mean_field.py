@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crfrnn.crf import triton_kernels
 from crfrnn.crf.triton_band import SECTOR, Band
-from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, inward, times
+from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel, given, times
 from crfrnn.lattice.triton_filter import Passes
 from crfrnn.lattice.triton_launch import Launcher, ceil_div, on_device
 
@@ -43,7 +43,7 @@ class Plan:
         )
         self.post = None if self.dense is None else kernels[self.dense].post
         self.extra = len(kernels) > sum(m is not None for m in (self.lattice, self.dense))
-        self._inward = [inward(k, k.pre) for k in kernels]
+        self._inward = {m: k.inward(k.pre) for m, k in enumerate(kernels) if isinstance(k, LatticeKernel)}
         self._ways = [
             Passes(k.structure, labels, k.weights)
             if isinstance(k, LatticeKernel)

@@ -23,6 +23,10 @@ class LatticeKernel(NamedTuple):
     def scaled(self, scale: Tensor | None) -> Tensor:
         return self.weights if scale is None else self.weights * scale.unsqueeze(1)
 
+    def inward(self, scale: Tensor | None) -> Tensor:
+        """Weights of a splat with the factors of the pixels, in the order of its sums."""
+        return triton_filter.shares(self.scaled(scale), self.structure)
+
 
 class SeparableKernel(NamedTuple):
     """A Gaussian over the grid with the factors of the pixels."""
@@ -58,13 +62,6 @@ class Problem(NamedTuple):
             "LABELS": wide,
             "num_warps": 16 if wide > 128 else 8 if wide > 32 else 4,
         }
-
-
-def inward(kernel: LatticeKernel | SeparableKernel, scale: Tensor | None) -> Tensor:
-    """Weights of a splat with the factors of the pixels, in the order of its sums."""
-    if isinstance(kernel, SeparableKernel):
-        return kernel.theta.new_empty(0)
-    return triton_filter.shares(kernel.scaled(scale), kernel.structure)
 
 
 def times(rows: Tensor, scale: Tensor | None) -> Tensor:

@@ -15,21 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crfrnn.lattice.validate import fit_for_a_bandwidth, readable
+from crfrnn.lattice.validate import in_functorch as in_functorch
+
 FREE = -1  # a pixel of `clamp` whose label is not known
-
-
-def readable(tensor: Tensor) -> bool:
-    """True where the values of `tensor` can steer Python: not while tracing, transforming or capturing."""
-    if torch.compiler.is_compiling() or tensor.is_meta or in_functorch():
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
-def in_functorch() -> bool:
-    """True inside torch.func.vmap, grad, jvp and so on (torch has no public name for this question)."""
-    functorch = getattr(torch._C, "_functorch", None)
-    peek = getattr(functorch, "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
 
 
 def describe(value: Any) -> str:
@@ -278,7 +267,7 @@ def check_positive(name: str, value: Any, unit: str) -> Tensor:
         ) from error
     if tensor.ndim > 1 or tensor.numel() == 0 or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name}: expected a positive number or one per axis, got {describe(value)}")
-    if readable(tensor) and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
+    if not fit_for_a_bandwidth(tensor):
         raise ValueError(f"{name}: expected positive finite {unit}, got {tensor.tolist()}")
     return tensor.detach().to(torch.float32)
 

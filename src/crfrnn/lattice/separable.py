@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.validate import check_values, compute_dtype, describe, readable
+from crfrnn.lattice.validate import check_values, compute_dtype, describe, fit_for_a_bandwidth
 
 DENSE = 4096  # longer axes are convolved by FFT: a dense matrix would outgrow the picture
 
@@ -53,7 +53,7 @@ def check_theta(theta: Tensor | float, axes: int, values: Tensor) -> Tensor:
         raise ValueError(
             f"theta: expected a number or one per axis ({axes}, in the order x, y, z), got {describe(theta)}"
         )
-    if readable(theta) and not all(0 < size < math.inf for size in theta.detach().reshape(-1).tolist()):
+    if not fit_for_a_bandwidth(theta):
         raise ValueError(f"theta: expected positive finite bandwidths in pixels, got {theta.tolist()}")
     return theta.expand(axes)
 

@@ -15,13 +15,27 @@ RESOLUTION = 1 / 16
 
 
 def readable(tensor: Tensor) -> bool:
-    """True where the values of `tensor` can steer Python: not while tracing or transforming."""
-    if torch.compiler.is_compiling() or tensor.is_meta:
-        return False
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-    if peek is not None and peek() is not None:
+    """True where the values of `tensor` can steer Python: not while tracing, transforming or capturing."""
+    if torch.compiler.is_compiling() or tensor.is_meta or in_functorch():
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def in_functorch() -> bool:
+    """True inside torch.func.vmap, grad, jvp and so on (torch has no public name for this question)."""
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
+
+
+def fit_for_a_bandwidth(numbers: Tensor) -> bool:
+    """True where all are positive and finite, or cannot be read.
+
+    They are read once and judged here: a few numbers, and on a GPU every operation is a launch.
+    """
+    if not readable(numbers):
+        return True
+    return all(0 < number < math.inf for number in numbers.detach().reshape(-1).tolist())
 
 
 def describe(value: Any) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from crfrnn.data import SegmentationDataset, collate
 
@@ -44,15 +45,15 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def epoch_loader(data: SegmentationDataset, batches: EpochBatches, epoch: int, workers: int) -> DataLoader:
-    """The pictures of `batches` as `Batch`es; pinned where a GPU is, which then copies while it computes."""
+    """The pictures of `batches` as `Batch`es."""
     data.set_epoch(epoch)
-    return DataLoader(
-        data,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+    return batch_loader(data, workers, batch_sampler=batches)
+
+
+def batch_loader(data: Dataset, workers: int, **order: Any) -> DataLoader:
+    """`Batch`es, pinned where a GPU is, which then copies while it computes; `order` as DataLoader has it."""
+    pinned = torch.cuda.is_available()
+    return DataLoader(data, collate_fn=collate, num_workers=workers, pin_memory=pinned, **order)
 
 
 def mixed(*numbers: int) -> int:

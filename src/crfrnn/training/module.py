@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from crfrnn.crf import robust_log_likelihood
-from crfrnn.data import Batch, PictureSet, SegmentationDataset, collate
+from crfrnn.data import Batch, PictureSet, SegmentationDataset
 from crfrnn.evaluation import confusion_matrix, mean_iu
 from crfrnn.models import Segmenter
 from crfrnn.training.config import FitConfig
 from crfrnn.training.guard import Guard
-from crfrnn.training.loader import EpochBatches, epoch_loader, mixed
+from crfrnn.training.loader import EpochBatches, batch_loader, epoch_loader, mixed
 from crfrnn.training.objective import constrain_gradients
 from crfrnn.training.rates import backbone_of, build_optimiser, parameter_groups, rate_factor
 from crfrnn.training.recipe import Stage
@@ -95,7 +95,7 @@ class SegmentationModule(LightningModule):
             return []
         own = list(range(len(self.val)))[self.trainer.global_rank :: self.trainer.world_size]
         part = torch.utils.data.Subset(self.val, own)
-        return DataLoader(part, batch_size=1, collate_fn=collate, num_workers=self.stage.workers)
+        return batch_loader(part, self.stage.workers, batch_size=1)
 
     @property
     def epoch_batches(self) -> int:
