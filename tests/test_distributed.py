@@ -56,6 +56,7 @@ def train(rank: int, store: str, output: str) -> None:
     image, target = batch()
     own = slice(2 * rank, 2 * rank + 2)
     steps(model, image[own], target[own], f"{output}.{rank}")
+    dist.barrier()  # neither closes the group under the other
     dist.destroy_process_group()
 
 
