@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from crfrnn.cli import app, main
+from crfrnn.commands import common
+from crfrnn.crf import InputWarning
 from crfrnn.data import read_label_png
 from test_cli_refine import run
 
@@ -67,3 +71,30 @@ def test_debug_is_understood_anywhere(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["accuracy", "no.png"])
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_warnings_are_lines_without_a_place_and_those_of_one_kind_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        with common.progress() as bar:
+            for n in bar.track(range(6)):
+                warnings.warn("the same\n  for all", InputWarning, stacklevel=1)
+                warnings.warn(
+                    f"picture 'p{n}.png': range 0..{n / 8}; say --scale", InputWarning, stacklevel=1
+                )
+        raise ValueError("no more")
+
+    with pytest.raises(typer.Exit):
+        common.reported(command)()
+    said, errors = capsys.readouterr()
+    assert said == "" and errors.splitlines() == [
+        "warning: the same for all",
+        "warning: picture 'p0.png': range 0..0.0; say --scale",
+        "warning: picture 'p1.png': range 0..0.125; say --scale",
+        "warning: picture 'p2.png': range 0..0.25; say --scale",
+        "warning: 3 more of the kind of: picture 'p0.png': range 0..0.0; say --scale",
+        "error: no more",
+    ]
+    with pytest.warns(UserWarning, match="outside"):  # as before the command
+        warnings.warn("outside", stacklevel=1)

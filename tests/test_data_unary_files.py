@@ -142,8 +142,9 @@ def test_what_does_not_fit_is_named(tmp_path, array, options, said, ending):
 
 
 def test_probabilities_read_as_logits_are_pointed_out(tmp_path):
-    with pytest.warns(UserWarning, match="kind='probabilities'"):
+    with pytest.warns(UserWarning, match="kind='probabilities'") as caught:
         read_unary(save(tmp_path / "a.npy", PROBABILITIES), kind="logits", axes="lhw")
+    assert caught[0].filename == __file__  # where a user can change something
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_unary(save(tmp_path / "b.npy", LOGITS), kind="logits", axes="lhw")

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import functools
+import re
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -26,6 +30,8 @@ from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_p
 state = SimpleNamespace(debug=False)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE, INTERRUPTED = 2, 130  # 130: as shells count a program that Ctrl-C ended
+EXAMPLES = 3  # warnings of one kind that are shown
+_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # names and numbers in a message
 Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
@@ -60,12 +66,13 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th pict
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with errors that users can act on shown as one line and exit code 2."""
+    """The command with warnings as lines, and errors that users can act on as one line and exit code 2."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
-            return command(*arguments, **options)
+            with warnings_as_lines():
+                return command(*arguments, **options)
         except (ValueError, TypeError, OSError, ImportError) as error:
             if state.debug:
                 traceback.print_exc()
@@ -78,6 +85,42 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def show_error(message: str) -> None:
     err.print(f"error: {message}", style="red", markup=False)
+
+
+def show_warning(message: str) -> None:
+    err.print(f"warning: {message}", style="yellow", markup=False)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Python's warnings as one line each, every text once, without the place in the source.
+
+    Of texts that differ in names and numbers only, as those about the pictures of a folder do, three are
+    shown and the rest is counted.
+    """
+    seen: set[str] = set()
+    kinds: Counter[str] = Counter()
+    first: dict[str, str] = {}
+
+    def show(message: Warning | str, *_: object) -> None:
+        text = " ".join(str(message).split())
+        if text in seen:
+            return
+        seen.add(text)
+        kind = _VARIES.sub("…", text)
+        kinds[kind] += 1
+        first.setdefault(kind, text)
+        if kinds[kind] <= EXAMPLES:
+            show_warning(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            for kind, count in kinds.items():
+                if count > EXAMPLES:
+                    show_warning(f"{count - EXAMPLES} more of the kind of: {first[kind]}")
 
 
 def print_version(asked: bool) -> None:

@@ -7,10 +7,12 @@ from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.layer import CRFRNN
 from crfrnn.crf.losses import dense_crf_loss, robust_log_likelihood
 from crfrnn.crf.mean_field import mean_field
+from crfrnn.lattice.validate import InputWarning
 
 __all__ = [
     "CRFRNN",
     "GaussianKernel",
+    "InputWarning",
     "dense_crf_loss",
     "free_energy",
     "free_energy_trace",

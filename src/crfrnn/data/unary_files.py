@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,6 +16,7 @@ from crfrnn.data.arrays import MAX_BYTES, read_array
 from crfrnn.data.files import FileError, PathLike
 from crfrnn.data.palette import VOID
 from crfrnn.data.scribbles import BLACK, FREE, read_label_map, read_scribbles
+from crfrnn.lattice.validate import warn
 
 Kind = Literal["logits", "probabilities", "labels", "scribbles"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -229,9 +229,8 @@ def _log_probabilities(scores: Tensor, path: PathLike) -> Tensor:
 def _logits(scores: Tensor, path: PathLike) -> Tensor:
     low, high, least, greatest = _sums(scores)
     if low >= 0 and high <= 1 and abs(least - 1) < 1e-3 and abs(greatest - 1) < 1e-3 and scores.shape[0] > 1:
-        warnings.warn(
+        warn(
             f"unary {str(path)!r}: read as logits as asked, but all values lie in 0..1 and sum to 1; "
-            "if they are probabilities, say kind='probabilities'",
-            stacklevel=3,
+            "if they are probabilities, say kind='probabilities'"
         )
     return scores

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +15,27 @@ from torch import Tensor
 MAX_DIMENSION = 8
 # Features whose own rounding error exceeds this share of a bandwidth can no longer be told apart.
 RESOLUTION = 1 / 16
+
+
+# The folders of this package and of torch.
+_INSIDE = tuple(
+    os.path.join(folder, "") for folder in (os.path.dirname(os.path.dirname(__file__)), *torch.__path__)
+)
+
+
+class InputWarning(UserWarning):
+    """An input that can be computed with but most likely means something else."""
+
+
+def warn(message: str, category: type[Warning] = InputWarning) -> None:
+    """A Python warning at the line that called the package, so that each place is told once.
+
+    Such a line is what the user can change; inside the package and torch's modules nobody would look.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def readable(tensor: Tensor) -> bool:
