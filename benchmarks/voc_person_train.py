@@ -19,7 +19,7 @@ from torch import Tensor
 from crfrnn import GaussianKernel
 from crfrnn.crf.presets import Preset
 from crfrnn.data import VOC_CLASSES, VOID, DeepLabUnaries, PictureSet, voc_person_folder
-from crfrnn.evaluation import confusion_matrix, mean_iu, paired_bootstrap, trimap_bins
+from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, paired_bootstrap, trimap_bins
 
 LABELS, STRIDE, WIDTH, STEPS_OF_TEST = len(VOC_CLASSES), 2, 5, 5
 
@@ -73,13 +73,15 @@ class Picture:
 
 def scores(counts: NDArray[np.int64]) -> dict[str, float]:
     """Mean IU and trimap IU on the coarser grid."""
-    return {name: float(mean_iu(counts[:, k].sum(0))) for k, name in enumerate(("mean_iu", "trimap_iu"))}
+    return {
+        name: float(mean_iu_of_truth(counts[:, k].sum(0))) for k, name in enumerate(("mean_iu", "trimap_iu"))
+    }
 
 
 def compare(ours: NDArray[np.int64], theirs: NDArray[np.int64], name: str) -> None:
     """Print both figures and their paired bootstrap intervals against another method."""
     for region, (metric, value) in enumerate(scores(ours).items()):
-        found = paired_bootstrap(ours[:, region], theirs[:, region], mean_iu).percent()
+        found = paired_bootstrap(ours[:, region], theirs[:, region], mean_iu_of_truth).percent()
         print(f"{metric} {100 * value:.2f}; minus {name}: {found}", flush=True)
 
 

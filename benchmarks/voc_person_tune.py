@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from crfrnn import GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS
-from crfrnn.evaluation import mean_iu
+from crfrnn.evaluation import mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
 from voc_person_train import STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train
 
@@ -50,7 +50,7 @@ Counts = NDArray[np.int64]
 
 def figures(counts: Counts) -> tuple[float, float]:
     total = counts.sum(0)
-    return float(mean_iu(total[0])), float(mean_iu(total[1]))
+    return float(mean_iu_of_truth(total[0])), float(mean_iu_of_truth(total[1]))
 
 
 class Search:

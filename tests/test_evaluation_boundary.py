@@ -75,6 +75,7 @@ def test_boundary_iou_by_definition(shape, void):
         borders = [reference_inner_boundary((x == label) & (truth != 255)) for x in (truth, guess)]
         assert found[0, label] == (borders[0] & borders[1]).sum()
         assert found[1, label] == (borders[0] | borders[1]).sum()
+        assert found[2, label] == borders[0].sum()
 
 
 def reference_boundary(seg):
@@ -113,15 +114,16 @@ def test_boundary_f_by_definition(shape, void):
         true, mine = (truth == label) & valid, (guess == label) & valid
         occurs = bool(true.any() or mine.any())
         assert found[1, label] == occurs
+        assert found[2, label] == bool(true.any())
         assert found[0, label] == pytest.approx(reference_f(true, mine) if occurs else 0)
 
 
 def test_boundary_f_of_empty_cases():
     whole, half = np.zeros((20, 20), int), np.zeros((20, 20), int)
     half[:, 10:] = 1
-    assert boundary_f_counts(whole, whole, 2)[:, 0].tolist() == [1, 1]  # no boundary anywhere: P = R = 1
-    assert boundary_f_counts(half, whole, 2).tolist() == [[0, 0], [1, 1]]  # none predicted: R = 0
-    assert boundary_f_counts(whole, half, 2).tolist() == [[0, 0], [1, 1]]  # none true: P = 0
+    assert boundary_f_counts(whole, whole, 2)[:, 0].tolist() == [1, 1, 1]  # no boundary anywhere: P = R = 1
+    assert boundary_f_counts(half, whole, 2).tolist() == [[0, 0], [1, 1], [1, 1]]  # none predicted: R = 0
+    assert boundary_f_counts(whole, half, 2).tolist() == [[0, 0], [1, 1], [1, 0]]  # none true: P = 0
     shifted = np.roll(half, 1, 1)
     shifted[:, 0] = 0
     assert boundary_f_counts(half, shifted, 2)[0].tolist() == [1, 1]  # one pixel off is within r = 1
@@ -157,8 +159,11 @@ def test_more_labels_than_a_byte_holds():
 
 
 def test_figures_over_a_data_set():
-    counts = np.array([[[1, 0, 0], [2, 0, 4]], [[2, 0, 1], [2, 0, 0]]])
+    counts = np.array(
+        [[[1, 0, 0, 1], [2, 0, 4, 5], [1, 0, 2, 0]], [[2, 0, 1, 0], [2, 0, 0, 0], [2, 0, 0, 0]]]
+    )
     assert per_label_ratio(counts.sum(0)).tolist()[::2] == [0.75, 0.25]
+    assert per_label_ratio(counts.sum(0))[3] == 0.2  # predicted alone: it has a figure, the mean has not
     assert np.isnan(per_label_ratio(counts.sum(0))[1])
     assert mean_ratio(counts.sum(0)) == pytest.approx(0.5)
     assert mean_ratio(counts).shape == (2,)

@@ -16,7 +16,7 @@ from crfrnn.evaluation import (
     confusion_matrix,
     evaluate,
     iu,
-    mean_iu,
+    mean_iu_of_truth,
     mean_ratio,
     pixel_accuracy,
     trimap_confusion,
@@ -46,9 +46,9 @@ def test_figures_are_those_of_the_parts(result):
         args = [(truth, guesses[method], 3) for _, truth, guesses in pictures()]
         whole = sum(confusion_matrix(*a) for a in args)
         bands = sum(trimap_confusion(*a, 7) for a in args)
-        assert result.score(method, "mean_iu") == float(mean_iu(whole))
+        assert result.score(method, "mean_iu") == float(mean_iu_of_truth(whole))
         assert result.score(method, "pixel_accuracy") == float(pixel_accuracy(whole))
-        assert result.score(method, "trimap_iu") == float(mean_iu(bands[2]))
+        assert result.score(method, "trimap_iu") == float(mean_iu_of_truth(bands[2]))
         assert result.score(method, "trimap_accuracy") == float(pixel_accuracy(bands[2]))
         assert result.score(method, "boundary_iou") == float(
             mean_ratio(sum(boundary_iou_counts(*a) for a in args))
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_parts(result):
         assert result.score(method, "boundary_f") == float(
             mean_ratio(sum(boundary_f_counts(*a) for a in args))
         )
-        assert (result.trimap_curve(method) == mean_iu(bands)).all()
+        assert (result.trimap_curve(method) == mean_iu_of_truth(bands)).all()
         assert (result.per_label_iu(method) == iu(whole)).all()
 
 
@@ -98,7 +98,8 @@ def test_markdown(result, tmp_path):
     assert f"{100 * result.score('refined', 'mean_iu'):.2f} [" in text
     assert "Difference to plain:" in text
     assert "a\\|b" in text
-    assert "6 pictures; percent; trimap of 3 pixels; [95 % bootstrap interval over pictures]." in text
+    assert "6 pictures; percent; trimap of 3 pixels; means over the 3 of 3 labels" in text
+    assert text.endswith("[95 % bootstrap interval over pictures].\n")
     for table in text.split("\n\n"):
         widths = {line.replace("\\|", "").count("|") for line in table.splitlines() if line.startswith("|")}
         assert len(widths) <= 1
@@ -140,3 +141,23 @@ def test_without_void_the_trimap_is_empty():
     result = evaluate([("a", np.array([[0, 1]]), {"plain": np.array([[0, 1]])})], 2)
     assert np.isnan(result.score("plain", "trimap_iu"))
     assert "| plain | 100.00 " in result.markdown(samples=10)
+
+
+def test_methods_are_compared_over_the_labels_of_the_truth():
+    # Label 2 is in no truth: who predicts one pixel of it loses that pixel, not a third of the mean.
+    truth = np.array([[0, 0, 1, 1, 255]])
+    sober, wild = np.array([[0, 0, 1, 0, 2]]), np.array([[0, 0, 1, 2, 2]])
+    pictures = [(name, truth, {"sober": sober, "wild": wild}) for name in ("a", "b")]
+    found = evaluate(pictures, 3, class_names=("sky", "sea", "land"))
+    assert found.true_labels == ("sky", "sea")
+    assert found.score("sober", "mean_iu") == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found.score("wild", "mean_iu") == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert found.score("wild", "trimap_iu") == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert found.trimap_curve("wild")[-1] == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert found.per_label_iu("wild").tolist() == [1, 0.5, 0]  # the label's own column stays
+    gain = found.difference("wild", "sober", "mean_iu", samples=50)
+    assert gain.low == gain.high == pytest.approx(0.75 - 7 / 12)
+    for kind in ("boundary_iou", "boundary_f"):
+        sums = found.counts["wild"][kind].sum(0)
+        assert found.score("wild", kind) == pytest.approx((sums[0, :2] / sums[1, :2]).mean())
+    assert "means over the 2 of 3 labels that occur in the truth" in found.markdown(samples=10)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from crfrnn.evaluation import confusion_matrix, mean_iu
+from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.training.set_iou import SetIoU
 
 
@@ -26,7 +26,7 @@ def test_hard_predictions_give_one_minus_the_mean_iu_of_the_set() -> None:
         value = loss(name, 1e4 * logits, truth, where)
         labels = logits.argmax(0)
         matrix += confusion_matrix(truth[where].numpy(), labels[where].numpy(), 4)
-    assert float(value) == pytest.approx(1 - float(mean_iu(matrix)), abs=1e-9)
+    assert float(value) == pytest.approx(1 - float(mean_iu_of_truth(matrix)), abs=1e-9)
 
 
 def test_the_mean_of_the_pictures_gradients_is_the_gradient_of_the_set() -> None:
@@ -44,5 +44,6 @@ def test_the_mean_of_the_pictures_gradients_is_the_gradient_of_the_set() -> None
         hot = torch.nn.functional.one_hot(truth[where], 4).T
         hits = hits + (p * hot).sum(1)
         union = union + (p + hot - p * hot).sum(1)
-    (theirs,) = torch.autograd.grad(1 - (hits / union).mean(), scale)
+    # No truth has label 3: whatever is said about it, the mean is over three.
+    (theirs,) = torch.autograd.grad(1 - (hits / union)[:3].mean(), scale)
     assert torch.allclose(ours, theirs)

@@ -17,6 +17,7 @@ from crfrnn.evaluation.confusion import frequency_weighted_iu as frequency_weigh
 from crfrnn.evaluation.confusion import iu as iu
 from crfrnn.evaluation.confusion import mean_accuracy as mean_accuracy
 from crfrnn.evaluation.confusion import mean_iu as mean_iu
+from crfrnn.evaluation.confusion import mean_iu_of_truth as mean_iu_of_truth
 from crfrnn.evaluation.confusion import pixel_accuracy as pixel_accuracy
 from crfrnn.evaluation.confusion import scores as scores
 from crfrnn.evaluation.evaluate import Evaluation as Evaluation

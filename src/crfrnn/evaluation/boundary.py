@@ -91,7 +91,7 @@ def trimap_confusion(
 
 
 def boundary_iou_counts(truth: Any, prediction: Any, num_labels: int, void: int = VOID) -> Counts:
-    """Intersection and union of the inner boundaries of every label: Int64[2, L].
+    """Intersection and union of the inner boundaries of every label, and those of the truth: Int64[3, L].
 
     ``d = max(1, round(0.02 √(h² + w²)))``; a mask's inner boundary is the mask without its d-fold erosion by
     a 3×3 square, the picture's border counting as a border of the mask.
@@ -103,36 +103,37 @@ def boundary_iou_counts(truth: Any, prediction: Any, num_labels: int, void: int 
 
     >>> ones = np.ones((3, 4), int)
     >>> boundary_iou_counts(ones, ones, 2).tolist()  # two of the twelve pixels do not touch the border
-    [[0, 10], [0, 10]]
+    [[0, 10], [0, 10], [0, 10]]
     """
     true, guess = check_pair(truth, prediction, check_num_labels(num_labels, void), void)
     width = max(1, round(0.02 * math.hypot(*_height_width(true))))
-    out = np.zeros((2, num_labels), np.int64)
+    out = np.zeros((3, num_labels), np.int64)
     valid = true != void
     for group in groups(_present(true, guess, valid)):
         borders = [x & ~erode_square(x, width) for x in (planes(y, group, valid) for y in (true, guess))]
         out[0, list(group)] = counts(borders[0] & borders[1], group)
         out[1, list(group)] = counts(borders[0] | borders[1], group)
+        out[2, list(group)] = counts(borders[0], group)
     return out
 
 
 def boundary_f_counts(truth: Any, prediction: Any, num_labels: int, void: int = VOID) -> Floats:
-    """Boundary F of every label in this picture, and whether it occurs: Float64[2, L].
+    """Boundary F of every label in this picture, whether it occurs, and whether in the truth: Float64[3, L].
 
     A boundary pixel is matched if the other mask has one within ``r = ceil(0.008 √(h² + w²))`` pixels;
     ``F = 2PR / (P + R)``. Boundaries: pixels that differ from their right, lower or lower right neighbour.
     No boundary in either mask: P = R = 1; none predicted: P = 1, R = 0; none true: P = 0, R = 1.
     Labels in neither mask have no score here. Over a data set: the mean per label over the pictures it
-    occurs in, then over labels (`mean_ratio` of the summed counts).
+    occurs in, then over the labels of the truth (`mean_ratio` of the summed counts).
 
     Source: Perazzi et al., DAVIS, CVPR 2016, section 3, and its evaluation code.
 
     >>> boundary_f_counts(np.array([[0, 1], [0, 1]]), np.array([[0, 1], [0, 1]]), 3).tolist()
-    [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
+    [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]
     """
     true, guess = check_pair(truth, prediction, check_num_labels(num_labels, void), void)
     radius = math.ceil(0.008 * math.hypot(*_height_width(true)))
-    out = np.zeros((2, num_labels))
+    out = np.zeros((3, num_labels))
     valid = true != void
     for group in groups(_present(true, guess, valid)):
         real, drawn = (edges(planes(labels, group, valid)) for labels in (true, guess))
@@ -143,17 +144,18 @@ def boundary_f_counts(truth: Any, prediction: Any, num_labels: int, void: int = 
         recall[n_real == 0] = 1
         out[0, list(group)] = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
         out[1, list(group)] = 1
+        out[2, list(group)] = counts(planes(true, group, valid), group) > 0
     return out
 
 
-def per_label_ratio(pairs: NDArray[Any]) -> Floats:
-    """Summed counts [..., 2, L] → part over whole, Float64[..., L], NaN for labels that never occur."""
-    return ratio(pairs[..., 0, :], pairs[..., 1, :])
+def per_label_ratio(sums: NDArray[Any]) -> Floats:
+    """Summed counts [..., 3, L] → part over whole, Float64[..., L], NaN for labels that never occur."""
+    return ratio(sums[..., 0, :], sums[..., 1, :])
 
 
-def mean_ratio(pairs: NDArray[Any]) -> Floats:
-    """Summed counts [..., 2, L] → mean over the labels that occur, Float64[...]."""
-    return mean_present(per_label_ratio(pairs))
+def mean_ratio(sums: NDArray[Any]) -> Floats:
+    """Summed counts [..., 3, L] → mean over the labels of the truth, Float64[...]."""
+    return mean_present(np.where(sums[..., 2, :] > 0, per_label_ratio(sums), np.nan))
 
 
 def _present(true: NDArray[Any], guess: NDArray[Any], valid: NDArray[np.bool_]) -> list[int]:

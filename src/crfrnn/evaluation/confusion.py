@@ -20,7 +20,8 @@ class Scores:
     """What one confusion matrix says, as fractions of 1; NaN where nothing was counted.
 
     Attributes:
-        mean_iu: the mean of `iu` over labels that occur in truth or prediction.
+        mean_iu: the mean of `iu` over labels that occur in truth or prediction (see `mean_iu_of_truth` for
+            the figure that methods are compared by).
         iu: Float64[L], intersection over union of every label; NaN where it occurs in neither.
         pixel_accuracy: the share of correct pixels.
         mean_accuracy: the mean over labels that occur in the truth of the share of their pixels found.
@@ -111,8 +112,28 @@ def iu(matrix: NDArray[Any]) -> Floats:
 
 
 def mean_iu(matrix: NDArray[Any]) -> Floats:
-    """Mean of `iu` over labels that occur in truth or prediction: [..., L, L] → Float64[...]."""
+    """Mean of `iu` over labels that occur in truth or prediction: [..., L, L] → Float64[...].
+
+    Of one segmentation alone. Two methods that predict different labels are divided by different numbers of
+    them; `mean_iu_of_truth` compares.
+
+    >>> mean_iu(np.array([[2, 1, 0], [0, 1, 0], [0, 0, 0]])) == (2 / 3 + 1 / 2) / 2
+    True
+    """
     return mean_present(iu(matrix))
+
+
+def mean_iu_of_truth(matrix: NDArray[Any]) -> Floats:
+    """Mean of `iu` over labels that occur in the truth: [..., L, L] → Float64[...].
+
+    The same labels whatever was predicted, so that methods on the same pictures can be compared: a pixel of a
+    label that the truth does not have counts once, against the label that it should have had.
+
+    >>> float(mean_iu_of_truth(np.array([[1, 0, 1], [0, 2, 0], [0, 0, 0]])))
+    0.75
+    """
+    _, true, _ = _margins(matrix)
+    return mean_present(np.where(true > 0, iu(matrix), np.nan))
 
 
 def pixel_accuracy(matrix: NDArray[Any]) -> Floats:

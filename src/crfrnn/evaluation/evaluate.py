@@ -159,6 +159,13 @@ class Evaluation:
         counts, function = self._pick(method, metric)
         return float(function(counts.sum(0)))
 
+    @property
+    def true_labels(self) -> tuple[str, ...]:
+        """Names of the labels that occur in the truth: those that means over labels are taken over."""
+        counts, _ = self._pick(self.methods[0], "mean_iu")
+        occurs = counts.sum((0, -1)) > 0
+        return tuple(name for name, there in zip(self.class_names, occurs, strict=True) if there)
+
     def per_label_iu(self, method: str) -> NDArray[np.float64]:
         """Float64[L], NaN for labels in neither truth nor prediction."""
         return confusion.iu(self._pick(method, "mean_iu")[0].sum(0))
@@ -166,7 +173,7 @@ class Evaluation:
     def trimap_curve(self, method: str) -> NDArray[np.float64]:
         """Mean IU of the trimap of width 1, 2, …: Float64[max_width]."""
         self._pick(method, "trimap_iu")
-        return confusion.mean_iu(self.curves[method])
+        return confusion.mean_iu_of_truth(self.curves[method])
 
     def interval(self, method: str, metric: str, **options: Any) -> Interval:
         """Bootstrap interval over pictures; options: samples, level, seed."""

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The figures of an evaluation: what is counted, how its sum becomes a figure, and its name in a table."""
+"""The figures of an evaluation: what is counted, how its sum becomes a figure, and its name in a table.
+
+Means over labels are over those that occur in the truth: the same ones for every method compared.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,11 @@ class Figure(NamedTuple):
 
 
 METRICS: dict[str, Figure] = {
-    "mean_iu": Figure("confusion", confusion.mean_iu, "mean IU"),
+    "mean_iu": Figure("confusion", confusion.mean_iu_of_truth, "mean IU"),
     "pixel_accuracy": Figure("confusion", confusion.pixel_accuracy, "pixel acc."),
     "mean_accuracy": Figure("confusion", confusion.mean_accuracy, "mean acc."),
     "frequency_weighted_iu": Figure("confusion", confusion.frequency_weighted_iu, "f.w. IU"),
-    "trimap_iu": Figure("trimap", confusion.mean_iu, "trimap IU"),
+    "trimap_iu": Figure("trimap", confusion.mean_iu_of_truth, "trimap IU"),
     "trimap_accuracy": Figure("trimap", confusion.pixel_accuracy, "trimap acc."),
     "boundary_iou": Figure("boundary_iou", boundary.mean_ratio, "boundary IoU"),
     "boundary_f": Figure("boundary_f", boundary.mean_ratio, "boundary F"),

@@ -57,6 +57,8 @@ def markdown(result: Evaluation, intervals: bool, baseline: str | None, options:
     labels = ([m, *(_percent(v, 1) for v in result.per_label_iu(m))] for m in result.methods)
     parts.append("IU per label:\n\n" + table(["method", *result.class_names], labels))
     note = f"{len(result.ids)} pictures; percent; trimap of {result.trimap_width} pixels"
+    among, of = len(result.true_labels), len(result.class_names)
+    note += f"; means over the {among} of {of} labels that occur in the truth, the same for every method"
     if intervals or baseline is not None:
         level = options.get("level", 0.95)
         note += f"; [{100 * level:g} % bootstrap interval over pictures]"

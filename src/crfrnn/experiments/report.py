@@ -14,7 +14,7 @@ from PIL import Image
 from crfrnn.data import PictureSet, read_label_png
 from crfrnn.data.files import write_text
 from crfrnn.data.images import write_png
-from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu
+from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
 from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
 from crfrnn.experiments.plans import Plan, Row
@@ -146,7 +146,7 @@ def _differences(
 
 def _extremes(result: Evaluation, main: str, base: str) -> dict[str, list[str]]:
     """The ids whose own mean IU rises and falls most from the baseline to the main row."""
-    ours, theirs = (mean_iu(result.counts[m]["confusion"]) for m in (main, base))
+    ours, theirs = (mean_iu_of_truth(result.counts[m]["confusion"]) for m in (main, base))
     gain = np.nan_to_num(ours - theirs)
     order = np.argsort(-gain, kind="stable")
     best = [result.ids[i] for i in order[:PANELS]]
@@ -159,7 +159,9 @@ def _panel(
     rows = []
     for item in val.select(ids):
         maps = [_map(folder, name, item.id, num_labels) for name in shown]
-        figures = [float(mean_iu(confusion_matrix(item.mask, labels, num_labels))) for labels in maps]
+        figures = [
+            float(mean_iu_of_truth(confusion_matrix(item.mask, labels, num_labels))) for labels in maps
+        ]
         said = ", ".join(f"{name} {100 * f:.1f}" for name, f in zip(shown, figures, strict=True))
         rows.append((f"{item.id}: {said}", item.image, [*maps, item.mask]))
     return rows_of_pictures(rows, [*shown, "truth"])

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from crfrnn.crf import robust_log_likelihood
 from crfrnn.data import Batch, PictureSet, SegmentationDataset
-from crfrnn.evaluation import confusion_matrix, mean_iu
+from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.models import Segmenter
 from crfrnn.training.config import FitConfig
 from crfrnn.training.guard import Guard
@@ -163,7 +163,7 @@ class SegmentationModule(LightningModule):
         )
         self.place.loss += loss
         self.place.pictures += len(batch.ids)
-        shown = {"loss": loss, "train_mean_iu": float(mean_iu(self.place.matrix))}
+        shown = {"loss": loss, "train_mean_iu": float(mean_iu_of_truth(self.place.matrix))}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
 
     def on_after_backward(self) -> None:
@@ -188,7 +188,7 @@ class SegmentationModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._seen = self._summed(self._seen)
         # Every process has all the counts by now.
-        self.log("mean_iu", float(mean_iu(self._seen)), prog_bar=True, rank_zero_only=True)
+        self.log("mean_iu", float(mean_iu_of_truth(self._seen)), prog_bar=True, rank_zero_only=True)
 
     def _summed(self, values: Any) -> Any:
         """Numbers of this process → their sum over all processes."""
@@ -204,8 +204,8 @@ class SegmentationModule(LightningModule):
             "stage": self.stage.name,
             "epoch": place.epoch + 1,
             "loss": float(loss) / batches,
-            "train_mean_iu": float(mean_iu(matrix)),
-            "val_mean_iu": float(mean_iu(self._seen)) if self.val is not None else float("nan"),
+            "train_mean_iu": float(mean_iu_of_truth(matrix)),
+            "val_mean_iu": float(mean_iu_of_truth(self._seen)) if self.val is not None else float("nan"),
             "pictures": int(pictures),
             "seconds": round(time.perf_counter() - self._began, 2),
         }

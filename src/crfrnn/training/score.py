@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.evaluation import confusion_matrix, mean_iu, pixel_accuracy, trimap_confusion
+from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, pixel_accuracy, trimap_confusion
 from crfrnn.training.dataset import UnaryDataset
 from crfrnn.training.losses import weighted_cross_entropy
 
@@ -46,8 +46,8 @@ class Counts:
     def figures(self) -> dict[str, float]:
         """ "mean_iu", "trimap_iu", "pixel_accuracy" as fractions of 1, "loss" per picture."""
         return {
-            "mean_iu": float(mean_iu(self.confusion)),
-            "trimap_iu": float(mean_iu(self.trimap)),
+            "mean_iu": float(mean_iu_of_truth(self.confusion)),
+            "trimap_iu": float(mean_iu_of_truth(self.trimap)),
             "pixel_accuracy": float(pixel_accuracy(self.confusion)),
             "loss": self.loss / self.pictures,
         }

@@ -13,11 +13,11 @@ class SetIoU:
     """1 - mean IU over a data set with probabilities for predictions, to first order in each picture.
 
     With ``I_c = Σ_i [t_i = c] p_i(c)`` and ``U_c = Σ_i ([t_i = c] + p_i(c)) - I_c``, summed over all
-    pictures, the loss is ``1 - mean_c I_c / U_c`` over the labels that occur. VOC counts labels over the data
-    set, so a mean of the pictures' own scores is another figure. The counts of every picture as last seen are
-    kept (3 L numbers); a picture's gradient is ``-N mean_c (∂I_c / U_c - I_c ∂U_c / U_c²)`` with the kept
-    sums for I and U: its mean over the N pictures of an epoch is the gradient of the whole loss as long as
-    the parameters move little.
+    pictures, the loss is ``1 - mean_c I_c / U_c`` over the labels that occur in the truth. VOC counts labels
+    over the data set, so a mean of the pictures' own scores is another figure. The counts of every picture as
+    last seen are kept (3 L numbers); a picture's gradient is ``-N mean_c (∂I_c / U_c - I_c ∂U_c / U_c²)``
+    with the kept sums for I and U: its mean over the N pictures of an epoch is the gradient of the whole
+    loss as long as the parameters move little.
 
     Args:
         num_labels: L.
@@ -45,12 +45,12 @@ class SetIoU:
         self._replace(name, new)
         hits, mass, true = self._sums
         union = mass + true - hits
-        present = union > 0
+        present = true > 0
         share = len(self._kept) / present.sum().clamp(min=1)
         safe = torch.where(present, union, torch.ones_like(union))
         step = new[0] / safe - hits / safe**2 * (new[1] - new[0])
         linear = -share * torch.where(present, step, torch.zeros_like(step)).sum()
-        value = 1 - (hits / safe)[present].mean()
+        value = 1 - (hits / safe)[present].mean() if bool(present.any()) else hits.new_zeros(())
         return (linear - linear.detach() + value).to(logits.dtype)
 
     def _replace(self, name: str, counts: Counts) -> None:
