@@ -114,8 +114,9 @@ def test_labels_odd_but_valid():
         (LOGITS, {"kind": "logits", "axes": "chw"}, "axes: .*got 'chw'"),
         (LOGITS, {"kind": "labels"}, "num_labels: expected"),
         (LOGITS, {"kind": "labels", "num_labels": 3}, "integer labels, got dtype float32.*kind='logits'"),
-        (LOGITS, {"kind": "probabilities", "axes": "lhw"}, "sum 1 over the labels.*kind='logits'"),
-        (PROBABILITIES * 2, {"kind": "probabilities", "axes": "lhw"}, "sum 1 over the labels"),
+        (LOGITS, {"kind": "probabilities", "axes": "lhw"}, "numbers in 0..1.*kind='logits'"),
+        (PROBABILITIES * 0.9, {"kind": "probabilities", "axes": "lhw"}, "sum 1 over the labels.*background"),
+        (np.eye(3)[[[0, 2]]] * 2, {"kind": "probabilities", "axes": "hwl"}, "got 0..2.*kind='labels'"),
         (PROBABILITIES, {"kind": "probabilities", "axes": "hwl"}, "sum 1 over the labels"),
         (LOGITS.astype(int), {"kind": "logits", "axes": "lhw"}, "floating-point logits, got dtype int64"),
         (LOGITS[0], {"kind": "logits", "axes": "lhw"}, r"\[L, H, W\].*got shape \(4, 5\)"),
@@ -148,3 +149,12 @@ def test_probabilities_read_as_logits_are_pointed_out(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_unary(save(tmp_path / "b.npy", LOGITS), kind="logits", axes="lhw")
+
+
+def test_one_score_per_pixel_is_a_binary_problem(tmp_path):
+    """As a sigmoid has it: its probability, and one minus that for the background, which comes first."""
+    z = LOGITS[:1]
+    p = 1 / (1 + np.exp(-z))
+    for kind, values in (("logits", z), ("probabilities", p)):
+        found = read_unary(save(tmp_path / f"{kind}.npy", values), kind=kind, axes="lhw", num_labels=2).logits
+        assert np.allclose(found.softmax(0).numpy(), np.concatenate([1 - p, p]), atol=1e-6)

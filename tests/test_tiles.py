@@ -149,3 +149,14 @@ def test_scores_are_read_as_said() -> None:
         as_logits("labels")
     with pytest.raises(ValueError, match="one band of whole numbers"):
         as_logits("labels", 3)(p)
+
+
+def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
+    p = np.array([[[0.2, np.nan], [0.9, 0.5]]], np.float32)
+    with pytest.raises(ValueError, match=r"1 NaN.*row 0, column 1"):
+        as_logits("probabilities")(p)
+    inside = np.isfinite(p[0])
+    found = as_logits("probabilities")(p, inside).softmax(0).numpy()
+    assert np.allclose(found[1][inside], p[0][inside]) and np.isfinite(found).all()
+    z = as_logits("logits")(np.array([[[-1.5]]], np.float32))
+    assert np.allclose(z.softmax(0).numpy().ravel(), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])

@@ -116,6 +116,19 @@ def test_outside_the_mask_nothing_changes_and_nothing_is_sent() -> None:
     assert np.abs(a.probabilities - refine_volume(guide, p, SPACING).probabilities)[:, mask].max() > 1e-4
 
 
+@pytest.mark.parametrize("hole", [np.nan, np.inf, 0.0])
+def test_outside_the_mask_anything_is_welcome(hole: float) -> None:
+    """SPM writes NaN outside the brain, and tissue maps are 0 there."""
+    guide, p = sample()
+    mask = np.ones(SHAPE, bool)
+    mask[:, :2] = False
+    truth = refine_volume(guide, p, SPACING, mask=mask).probabilities[:, mask]
+    guide[:, ~mask] = p[:, ~mask] = hole
+    assert (refine_volume(guide, p, SPACING, mask=mask).probabilities[:, mask] == truth).all()
+    with pytest.raises(ValueError, match=r"guide: expected finite.*mask=|probabilities: expected"):
+        refine_volume(guide, p, SPACING)
+
+
 def test_intensities_are_brought_to_one_scale() -> None:
     guide, p = sample()
     scaled = guide * np.array([0.001, 4000])[:, None, None, None] + 12
@@ -137,7 +150,7 @@ def test_intensities_are_brought_to_one_scale() -> None:
         ({"guide": np.zeros((6, *SHAPE))}, "at most 5 channels"),
         ({"guide": np.zeros((5, 4, 3))}, "probabilities: expected"),
         ({"probabilities": np.full((3, *SHAPE), 0.5)}, "sum 1"),
-        ({"probabilities": np.full((3, *SHAPE), -2.0)}, 'say kind="logits"'),
+        ({"probabilities": np.full((3, *SHAPE), -2.0)}, "say kind='logits'"),
         ({"spacing": (1, 1)}, "spacing: expected"),
         ({"spacing": (1, 0, 1)}, "spacing: expected"),
         ({"theta_gamma": -1.0}, "theta_gamma: expected"),

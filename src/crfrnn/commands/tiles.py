@@ -67,7 +67,7 @@ def tiles(
             )  # fmt: skip
         convert = as_logits(kind, labels, gt_prob)
         crf = common.build_crf(
-            labels if kind == "labels" else len(scores.bands), params, preset, iterations,
+            labels if kind == "labels" else max(len(scores.bands), 2), params, preset, iterations,
             theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
             spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
         ).crf.eval()  # fmt: skip

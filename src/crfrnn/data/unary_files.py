@@ -15,13 +15,13 @@ from torch import Tensor
 from crfrnn.data.arrays import MAX_BYTES, read_array
 from crfrnn.data.files import FileError, PathLike
 from crfrnn.data.palette import VOID
+from crfrnn.data.scores import scores_to_logits
 from crfrnn.data.scribbles import BLACK, FREE, read_label_map, read_scribbles
-from crfrnn.lattice.validate import warn
 
 Kind = Literal["logits", "probabilities", "labels", "scribbles"]
 KINDS: tuple[str, ...] = get_args(Kind)
+BINARY = (1, 2)  # scores per pixel and the labels that they decide between, as a sigmoid has it
 AXES = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels, h = rows, w = columns
-SMALLEST = 1e-5  # of a probability, as in pydensecrf's unary_from_softmax
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_unary(
         path: .npy, .npz, .pt or .pth; for labels and scribbles also .png.
         kind: "logits" (any real numbers, larger = likelier), "probabilities" (0..1, sum 1 over labels; the
             logits are ``log max(p, 1e-5)``), "labels" (see `unary_from_labels`) or "scribbles" (see
-            `read_scribbles`).
+            `read_scribbles`). One score per pixel is a binary problem, see `crfrnn.data.scores`.
         axes: order of the axes of logits and probabilities, one of `AXES`, such as "lhw" (torch) or "hwl"
             (TensorFlow, images); required there. A batch axis of 1 may stand in front.
         size: (height, width) of the picture; the unary must have it.
@@ -103,8 +103,7 @@ def read_unary(
         )
     layout = _Layout(path, kind, axes, size, num_labels)
     values = read_array(path, "unary", key=key, max_bytes=max_bytes, check=layout.check)
-    scores = layout.arrange(values)
-    return Unary(_log_probabilities(scores, path) if kind == "probabilities" else _logits(scores, path))
+    return Unary(scores_to_logits(layout.arrange(values), kind, path=path))
 
 
 def unary_from_labels(
@@ -168,7 +167,11 @@ class _Layout:
                 "save one file for each picture",
             )  # fmt: skip
         sizes = dict(zip(self.axes, shape[-3:], strict=True))
-        if self.num_labels is not None and sizes["l"] != self.num_labels:
+        if (
+            self.num_labels is not None
+            and sizes["l"] != self.num_labels
+            and (sizes["l"], self.num_labels) != BINARY
+        ):
             raise FileError(
                 "unary", self.path, f"{self.num_labels} labels",
                 f"{sizes['l']} in shape {shape} read as [{named}]",
@@ -184,17 +187,9 @@ class _Layout:
         _check_size((sizes["h"], sizes["w"]), self.size, self.path, remedy, how)
 
     def arrange(self, values: NDArray[Any]) -> Tensor:
-        """Float32[L, H, W], contiguous, finite."""
+        """Float32[L, H, W], contiguous."""
         scores = values.reshape(values.shape[-3:]).transpose([self.axes.index(a) for a in "lhw"])
         scores = np.array(scores, np.float32, order="C")  # a copy: labels of a .pt may share memory
-        bad = ~np.isfinite(scores)
-        if bad.any():
-            label, y, x = (int(i) for i in np.argwhere(bad)[0])
-            raise FileError(
-                "unary", self.path, "finite numbers",
-                f"{int(bad.sum())} NaN or infinite in float32 (first: label {label}, row {y}, column {x})",
-                "limit infinite logits to ±50; for NaN look at the network that wrote them",
-            )  # fmt: skip
         return torch.from_numpy(scores)
 
 
@@ -206,31 +201,3 @@ def _check_size(
             "unary", path, f"{size[0]} rows × {size[1]} columns as the picture has",
             f"{found[0]} × {found[1]}{how}", remedy,
         )  # fmt: skip
-
-
-def _sums(scores: Tensor) -> tuple[float, float, float, float]:
-    """Least and greatest value, and least and greatest sum over the labels."""
-    low, high = torch.aminmax(scores)
-    least, greatest = torch.aminmax(scores.sum(0))
-    return float(low), float(high), float(least), float(greatest)
-
-
-def _log_probabilities(scores: Tensor, path: PathLike) -> Tensor:
-    low, high, least, greatest = _sums(scores)
-    if low < -1e-3 or high > 1 + 1e-3 or least < 0.99 or greatest > 1.01:
-        raise FileError(
-            "unary", path, "probabilities: 0..1 with sum 1 over the labels",
-            f"values {low:.4g}..{high:.4g} with sums {least:.4g}..{greatest:.4g}",
-            "read scores with kind='logits', normalise independent sigmoids first, or correct axes",
-        )  # fmt: skip
-    return scores.clamp_(min=SMALLEST).log_()
-
-
-def _logits(scores: Tensor, path: PathLike) -> Tensor:
-    low, high, least, greatest = _sums(scores)
-    if low >= 0 and high <= 1 and abs(least - 1) < 1e-3 and abs(greatest - 1) < 1e-3 and scores.shape[0] > 1:
-        warn(
-            f"unary {str(path)!r}: read as logits as asked, but all values lie in 0..1 and sum to 1; "
-            "if they are probabilities, say kind='probabilities'"
-        )
-    return scores

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crfrnn.crf import mean_field
 from crfrnn.data import VOID, unary_from_labels
-from crfrnn.data.unary_files import SMALLEST
+from crfrnn.data.scores import SMALLEST
 from crfrnn.pseudo.recipes import Recipe, recipe_named
 from crfrnn.pseudo.sources import Cams
 

@@ -118,8 +118,8 @@ def _tile(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_] | None]:
     """Marginals, the labels before, and where there is data."""
     rows, columns = part
-    scores = convert(unary.read(rows, columns))
     valid = image.valid(rows, columns)
+    scores = convert(unary.read(rows, columns), valid)
     if len(scores) != crf.num_labels:
         raise ValueError(f"unary: expected {crf.num_labels} labels as the CRF has, got {len(scores)}")
     mask = None if valid is None else torch.from_numpy(valid)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,10 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.data.palette import VOID
-from crfrnn.data.unary_files import SMALLEST, unary_from_labels
+from crfrnn.data.scores import scores_to_logits
+from crfrnn.data.unary_files import unary_from_labels
 
 KINDS = ("logits", "probabilities", "labels")
-Convert = Callable[[NDArray[Any]], Tensor]
+
+
+class Convert(Protocol):
+    def __call__(self, values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Tensor:
+        """Float32[L, h, w] of what the file of the scores holds; `valid`, Bool[h, w]: where it counts."""
+        ...
 
 
 def as_logits(
@@ -23,8 +28,9 @@ def as_logits(
 ) -> Convert:
     """A function from what a tile's file holds to Float32[L, h, w].
 
-    "logits" and "probabilities" are [L, h, w]; "labels" is [1, h, w], integers 0..num_labels-1 or `unknown`,
-    each right with probability `gt_prob`, as `unary_from_labels` has it.
+    "logits" and "probabilities" are [L, h, w], one band a binary problem (see `scores_to_logits`); "labels"
+    is [1, h, w], integers 0..num_labels-1 or `unknown`, each right with probability `gt_prob`, as
+    `unary_from_labels` has it.
 
     >>> as_logits("labels", 2, 0.9)(np.array([[[1]]])).exp().flatten()
     tensor([0.1000, 0.9000])
@@ -34,7 +40,7 @@ def as_logits(
     if kind == "labels" and num_labels is None:
         raise ValueError("num_labels: expected a number for kind='labels', got None; a tile shows only some")
 
-    def convert(values: NDArray[Any]) -> Tensor:
+    def convert(values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> Tensor:
         if kind == "labels":
             if values.dtype.kind not in "iu" or len(values) != 1:
                 raise ValueError(
@@ -46,13 +52,6 @@ def as_logits(
         if values.dtype.kind != "f":
             raise ValueError(f"unary: expected floating-point {kind}, got {values.dtype}; convert to float32")
         scores = torch.from_numpy(values.astype(np.float32))
-        if kind == "logits":
-            return scores
-        if float(scores.min()) < -1e-3 or float(scores.max()) > 1.001:  # NaN is the layer's to refuse
-            raise ValueError(
-                f"unary: expected probabilities in 0..1, got {float(scores.min()):g}.."
-                f"{float(scores.max()):g}; for logits say kind='logits'"
-            )
-        return scores.clamp_min_(SMALLEST).log_()
+        return scores_to_logits(scores, kind, valid=None if valid is None else torch.from_numpy(valid))
 
     return convert

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import Preset
-from crfrnn.data.unary_files import SMALLEST
+from crfrnn.data.scores import SCORE_KINDS, scores_to_logits
 from crfrnn.refine import Refined
 
 Length = float | Sequence[float]
 
 # Lengths in millimetres, θ_β in steps of the range 0..255: chosen on one brain template, see docs/volumes.md.
 VOLUME_PRESET = Preset(8.0, 12.0, 2.0, 1.0, 6.0)
-KINDS = ("probabilities", "logits")
+KINDS = SCORE_KINDS
 AXES = 3
 
 
@@ -59,7 +59,8 @@ def refine_volume(
         kind: "probabilities" (the unary is log max(p, 1e-5)) or "logits".
         rescale: map each channel so that its 0.5 and 99.5 percentile become 0 and 255, see
             `to_display_range`; False takes the guide as it stands.
-        mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary and nothing is sent.
+        mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary, nothing is sent, and
+            guide and scores may hold anything.
         settings: any other argument of `CRFRNN`, such as ``quality="high"``.
 
     Returns:
@@ -75,8 +76,9 @@ def refine_volume(
     (4, 5, 6)
     """
     channels = _guide(guide)
-    unary = _unary(probabilities, kind, channels.shape[1:])
     inside = _mask(mask, channels.shape[1:])
+    _fill_outside(channels, mask)
+    unary = _unary(probabilities, kind, channels.shape[1:], inside)
     if rescale:
         channels = to_display_range(channels, mask)
     step = _lengths("spacing", spacing)
@@ -135,12 +137,22 @@ def _guide(guide: Any) -> NDArray[np.float64]:
             f"guide: expected at most 5 channels (a lattice has 8 axes, 3 are places), got {array.shape[0]}; "
             "a last axis of channels must be moved to the front, others reduced"
         )
-    if not np.isfinite(array).all():
-        raise ValueError("guide: expected finite values, got NaN or infinity; fill them, for example with 0")
     return array.astype(np.float64)
 
 
-def _unary(probabilities: Any, kind: str, shape: tuple[int, ...]) -> Tensor:
+def _fill_outside(channels: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> None:
+    """Voxels outside the mask may hold anything, NaN too; it must not reach the range of intensities."""
+    if mask is not None:
+        channels[:, ~mask] = 0.0
+    if not np.isfinite(channels).all():
+        bad = int((~np.isfinite(channels)).sum())
+        raise ValueError(
+            f"guide: expected finite values, got {bad} NaN or infinite; leave such voxels out with "
+            "mask=np.isfinite(guide), or fill them with a value of the background"
+        )
+
+
+def _unary(probabilities: Any, kind: str, shape: tuple[int, ...], inside: Tensor | None) -> Tensor:
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     array = np.asarray(probabilities)
@@ -152,20 +164,7 @@ def _unary(probabilities: Any, kind: str, shape: tuple[int, ...]) -> Tensor:
             "labels come first: np.moveaxis(probabilities, -1, 0)"
         )
     values = torch.from_numpy(np.array(array, np.float64 if array.dtype == np.float64 else np.float32))
-    if kind == "logits":
-        return values
-    if not bool(torch.isfinite(values).all()) or float(values.min()) < -1e-3 or float(values.max()) > 1.001:
-        raise ValueError(
-            f"probabilities: expected numbers in 0..1, got {float(values.min()):g}..{float(values.max()):g}; "
-            'for logits say kind="logits"'
-        )
-    worst = float((values.sum(0) - 1).abs().max())
-    if worst > 0.01:
-        raise ValueError(
-            f"probabilities: expected sum 1 over the labels, got a sum off by {worst:.3g}; "
-            "add the background as a label, or divide by the sum"
-        )
-    return values.clamp_min(SMALLEST).log()
+    return scores_to_logits(values, kind, role="probabilities", valid=inside)
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor | None:

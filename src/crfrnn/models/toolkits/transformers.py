@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data.unary_files import SMALLEST
+from crfrnn.data.scores import SMALLEST
 from crfrnn.models.logits import logits_of
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
 from crfrnn.models.registry import Recipe, register_network
