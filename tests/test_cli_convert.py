@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import foreign
 from crfrnn import Segmenter
-from crfrnn.cli import app
+from crfrnn.commands.parser import app
 
 
 def run(*words: object) -> tuple[int, str, str]:

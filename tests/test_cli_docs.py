@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from crfrnn.cli import app
+from crfrnn.commands.parser import app
 from test_cli_refine import run
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")

@@ -11,8 +11,9 @@ import pytest
 import typer
 from PIL import Image
 
-from crfrnn.cli import app, main
+from crfrnn.cli import main
 from crfrnn.commands import common
+from crfrnn.commands.parser import app
 from crfrnn.crf import InputWarning
 from crfrnn.data import read_label_png
 from test_cli_refine import run

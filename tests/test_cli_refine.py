@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from crfrnn import CRFRNN
-from crfrnn.cli import app
+from crfrnn.commands.parser import app
 from crfrnn.data import read_image, read_label_png, voc_palette, write_label_png
 from crfrnn.training import save_parameters
 from toy import LABELS, SIZE, make_pictures

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from crfrnn.cli import app
+from crfrnn.commands.parser import app
 from crfrnn.data import read_image, read_label_png, write_label_png
 from crfrnn.pseudo import RECIPES, Job, read_cams, refine_labels, write_pseudo_labels
 from crfrnn.pseudo.workers import DIED, work_through

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: MIT
 """Dense conditional random fields as a PyTorch layer."""
 
-from crfrnn.crf import (
-    CRFRNN,
-    GaussianKernel,
-    dense_crf_loss,
-    free_energy,
-    free_energy_trace,
-    gibbs_energy,
-    mean_field,
-    monotone_damping,
-    robust_log_likelihood,
-)
-from crfrnn.lattice import Lattice, release_memory
-from crfrnn.models import FCN8s, Segmenter
-from crfrnn.predict import Predictor
+from typing import TYPE_CHECKING
+
+from crfrnn._late import late
+
+if TYPE_CHECKING:
+    from crfrnn.crf import (
+        CRFRNN,
+        GaussianKernel,
+        dense_crf_loss,
+        free_energy,
+        free_energy_trace,
+        gibbs_energy,
+        mean_field,
+        monotone_damping,
+        robust_log_likelihood,
+    )
+    from crfrnn.lattice import Lattice, release_memory
+    from crfrnn.models import FCN8s, Segmenter
+    from crfrnn.predict import Predictor
 
 __all__ = [
     "CRFRNN",
@@ -32,3 +37,4 @@ __all__ = [
     "release_memory",
     "robust_log_likelihood",
 ]
+__getattr__, __dir__ = late(__name__, __all__, ("lattice", "crf", "data", "models", "predict"))

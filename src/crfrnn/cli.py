@@ -1,75 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""The command `crfrnn`: parse, then call."""
+"""The entry point of the command `crfrnn`: signals are answered before anything heavy is imported."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
-
-from crfrnn.commands import common
-from crfrnn.commands.convert import convert
-from crfrnn.commands.demo import demo
-from crfrnn.commands.evaluate import evaluate
-from crfrnn.commands.experiment_unaries import experiments
-from crfrnn.commands.fit import fit
-from crfrnn.commands.inspect import accuracy, doctor
-from crfrnn.commands.pseudo_labels import pseudo_labels
-from crfrnn.commands.refine import refine
-from crfrnn.commands.segment import segment
-from crfrnn.commands.submit import submit
-from crfrnn.commands.tiles import tiles
-from crfrnn.commands.train import train
-from crfrnn.commands.tune import tune
-from crfrnn.commands.volume import volume
-
-app = typer.Typer(
-    name="crfrnn",
-    help="Dense conditional random fields for segmentation: refine, learn, judge.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-for command in (
-    segment,
-    refine,
-    volume,
-    tiles,
-    pseudo_labels,
-    fit,
-    tune,
-    train,
-    evaluate,
-    submit,
-    convert,
-    accuracy,
-    doctor,
-    demo,
-):
-    app.command()(common.reported(command))
-app.add_typer(experiments, name="experiment")
-
-
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", callback=common.print_version, is_eager=True),
-    ] = False,
-) -> None:
-    common.state.debug = debug
+from crfrnn import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; --debug is understood anywhere."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if "--debug" in given:
-        given = ["--debug", *(word for word in given if word != "--debug")]
-    app(args=given)
+    """Run the command line; `arguments` are those of the process by default."""
+    with signals.answered(signals.leave):
+        from crfrnn.commands.parser import run
+
+        run(sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":

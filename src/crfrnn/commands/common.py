@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from crfrnn import signals
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
 from crfrnn.data import DeepLabUnaries, PictureSet, atomic
@@ -29,7 +30,7 @@ from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_p
 
 state = SimpleNamespace(debug=False)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
-USAGE, INTERRUPTED = 2, 130  # 130: as shells count a program that Ctrl-C ended
+USAGE = 2
 EXAMPLES = 3  # warnings of one kind that are shown
 _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # names and numbers in a message
 Item = TypeVar("Item")
@@ -66,13 +67,18 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th pict
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with warnings as lines, and errors that users can act on as one line and exit code 2."""
+    """The command with warnings as lines, and errors that users can act on as one line and exit code 2.
+
+    A signal that asks it to end unwinds it, is said in one line, and gives 128 + its number, as shells count.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
         try:
-            with warnings_as_lines():
+            with signals.answered(signals.unwind), warnings_as_lines():
                 return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise stopped() from None
         except (ValueError, TypeError, OSError, ImportError) as error:
             if state.debug:
                 traceback.print_exc()
@@ -81,6 +87,12 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
             raise typer.Exit(USAGE) from None
 
     return run
+
+
+def stopped(kept: str = "every file that is there is whole") -> typer.Exit:
+    """Say that a signal ended the work, and what is kept; the exception to leave with."""
+    err.print(f"stopped by {signals.name()}; {kept}", style="red", markup=False)
+    return typer.Exit(signals.status())
 
 
 def show_error(message: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crfrnn import signals
 from crfrnn.commands import common
 from crfrnn.commands.train import (
     Accelerator,
@@ -153,7 +154,7 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
         raise typer.Exit(interrupted(stopped)) from None
     except KeyboardInterrupt:
         say(f"Interrupted; finished rows are in {output / 'rows'}.")
-        raise typer.Exit(common.INTERRUPTED) from None
+        raise typer.Exit(signals.status()) from None
 
 
 def report(plan: Plan[Any], output: Path, judged: PictureSet, num_labels: int) -> None:

@@ -67,7 +67,7 @@ def segment(
     """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
-    stopped by Ctrl-C (every file that is there is whole).
+    stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
 
     Example: crfrnn segment photo.jpg -o segmented/
 
@@ -114,9 +114,9 @@ def segment(
     if failed:
         common.show_error(f"{failed} of {len(pictures)} pictures failed")
     if stopped:
-        common.show_error("stopped; the same command with --skip-existing goes on")
-    if stopped or failed:
-        raise typer.Exit(common.INTERRUPTED if stopped else 1)
+        raise common.stopped("the same command with --skip-existing goes on")
+    if failed:
+        raise typer.Exit(1)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crfrnn import signals
 from crfrnn.commands import common
 from crfrnn.training.recipe_files import load_recipe, recipe_names, recipe_text
 from crfrnn.training.run_files import Interrupted
@@ -77,7 +78,7 @@ def interrupted(stopped: Interrupted) -> int:
         f"Interrupted; all so far is in {stopped.checkpoint}. The same command goes on from there.",
         markup=False,
     )
-    return common.INTERRUPTED
+    return signals.status()
 
 
 def _say(line: str) -> None:

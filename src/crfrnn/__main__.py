@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+"""``python -m crfrnn`` is the command `crfrnn`."""
+
+from crfrnn.cli import main
+
+main()
