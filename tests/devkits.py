@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,22 @@ def picture(path: Path, seed: int, size: tuple[int, int] = SIZE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
     Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+
+
+def grey_png(path: Path, values: Any, bits: int, transparent: int | None = None) -> None:
+    """A grey PNG of 1, 2, 4 or 8 bits that holds the numbers as they are; Pillow writes none of 2 and 4."""
+    rows = [
+        np.packbits((np.array(row, np.uint8)[:, None] >> np.arange(bits)[::-1] & 1).reshape(-1)).tobytes()
+        for row in values
+    ]
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", len(values[0]), len(values), bits, 0, 0, 0, 0)
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(">H", transparent))
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + clear + data + chunk(b"IEND", b""))
 
 
 def voc(root: Path, lists: dict[str, list[str]], year: str = "2012", size: tuple[int, int] = SIZE) -> Path:

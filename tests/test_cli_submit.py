@@ -131,3 +131,19 @@ def test_no_predictions(kit):
     code, text = submit(kit, labels="none")
     assert code == 2
     assert "predictions: expected a folder" in text
+
+
+def test_a_picture_that_exif_turns(kit):
+    # What is predicted is the picture as it is seen: 7 × 5 here, stored as 5 × 7.
+    place = kit / "VOCdevkit/VOC2012/JPEGImages" / f"{IDS[0]}.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(place) as picture:
+        picture.load()
+    picture.save(place, exif=exif)
+    code, text = submit(kit)
+    assert code == 2
+    assert "expected 7 × 5 as its picture has" in text
+    write_label_png(kit / f"labels/{IDS[0]}.png", np.ones(devkits.SIZE[::-1], int))
+    code, text = submit(kit)
+    assert code == 0, text

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -72,6 +73,42 @@ def test_unstated_ranges_are_refused(tmp_path):
     for name in ("f.tiff", "i.tiff"):
         with pytest.raises(FileError, match="8 or 16 bits"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("zero_is", ["MINISBLACK", "MINISWHITE"])
+def test_tiff_depths_are_right_or_refused(tmp_path, bits, zero_is):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (1, 5, 7)).astype("u2" if bits > 8 else "u1")
+    save_tiff(tmp_path / "a.tif", values, photometric=zero_is, nbits=bits)
+    if (bits, zero_is) == (12, "MINISWHITE"):  # Pillow does not open it
+        with pytest.raises(FileError, match=r"got 12 bits \(photometric interpretation 0\)"):
+            read_image(tmp_path / "a.tif")
+        return
+    top = 2**bits - 1
+    light = values[0] if zero_is == "MINISBLACK" else top - values[0]
+    assert np.abs(read_image(tmp_path / "a.tif")[..., 1] - light * 255.0 / top).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nbits", "said"),
+    [("u1", 7, "7 bits"), ("u2", 10, "10 bits"), ("u2", 14, "14 bits"), ("i1", 8, "signed"),
+     ("i2", 16, "signed"), ("f4", 16, "16 bits floating-point"), ("u4", 24, "24 bits")],
+)  # fmt: skip
+def test_other_tiffs_are_refused_in_words(tmp_path, dtype, nbits, said):
+    save_tiff(tmp_path / "a.tif", np.ones((1, 5, 7), dtype), nbits=nbits)
+    with pytest.raises(FileError, match=said):
+        read_image(tmp_path / "a.tif")
+
+
+def save_tiff(path, values, **more):
+    rasterio = pytest.importorskip("rasterio")
+    if more.get("nbits") == 8 * values.dtype.itemsize:
+        del more["nbits"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2]}
+        with rasterio.open(path, "w", driver="GTiff", dtype=values.dtype.name, **shape, **more) as file:
+            file.write(values)
 
 
 def test_several_frames_are_refused(tmp_path):

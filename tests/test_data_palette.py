@@ -8,7 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from crfrnn.data import FileError, atomic, read_label_png, voc_palette, write_label_png
+import devkits
+from crfrnn.data import (
+    FileError,
+    atomic,
+    read_image,
+    read_label_png,
+    read_unary,
+    voc_palette,
+    write_label_png,
+)
 
 
 def test_palette_is_the_devkit_colour_map():
@@ -44,6 +53,19 @@ def test_own_palette_and_grey_and_sixteen_bit(tmp_path):
     assert read_label_png(tmp_path / "deep.png").tolist() == [[3, 255]]
     Image.new("1", (2, 1), 1).save(tmp_path / "bits.png")
     assert read_label_png(tmp_path / "bits.png").tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_stored_number_is_the_label_at_every_depth(tmp_path, bits):
+    labels = np.arange(2**bits).reshape(2, -1)
+    devkits.grey_png(tmp_path / "a.png", labels, bits)
+    assert read_label_png(tmp_path / "a.png").tolist() == labels.tolist()
+    found = read_unary(tmp_path / "a.png", kind="labels", num_labels=255).logits.argmax(0)
+    assert found[labels < 255].tolist() == labels[labels < 255].tolist()
+    Image.fromarray(labels.astype(np.uint8)).convert("P").save(tmp_path / "p.png", bits=bits)
+    assert read_label_png(tmp_path / "p.png").tolist() == labels.tolist()
+    shown = read_image(tmp_path / "a.png")[..., 0]  # a photograph of that depth stays one
+    assert shown.tolist() == (labels * 255 // (2**bits - 1)).tolist()
 
 
 @pytest.mark.parametrize(

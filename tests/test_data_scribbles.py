@@ -6,7 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from crfrnn.data import read_label_map, read_scribbles, read_unary, voc_palette, write_label_png
+import devkits
+from crfrnn.data import (
+    read_image,
+    read_label_map,
+    read_scribbles,
+    read_unary,
+    voc_palette,
+    write_label_png,
+)
 
 LABELS = np.array([[0, 1, 255], [2, 255, 0]])
 FREE = [[0, 1, -1], [2, -1, 0]]
@@ -60,6 +68,20 @@ def test_transparent_index(tmp_path):
     with Image.open(tmp_path / "a.png") as picture:
         picture.save(tmp_path / "b.png", transparency=9)
     assert read_scribbles(tmp_path / "b.png", 3).tolist() == FREE
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_shallow_grey_and_its_transparent_number(tmp_path, bits):
+    devkits.grey_png(tmp_path / "a.png", [[0, 1, 1, 0]], bits)
+    assert read_scribbles(tmp_path / "a.png", 3).tolist() == [[0, 1, 1, 0]]
+    devkits.grey_png(tmp_path / "b.png", [[0, 1, 1, 0]], bits, transparent=0)
+    assert read_scribbles(tmp_path / "b.png", 3).tolist() == [[-1, 1, 1, -1]]
+    assert read_image(tmp_path / "b.png")[0, :, 0].tolist() == [255, *[255 // (2**bits - 1)] * 2, 255]
+
+
+def test_deep_grey_with_transparency(tmp_path):
+    Image.fromarray(np.array([[0, 1, 2]], np.uint16)).save(tmp_path / "a.png", transparency=2)
+    assert read_scribbles(tmp_path / "a.png", 3).tolist() == [[0, 1, -1]]
 
 
 def test_strange_colours_are_refused(tmp_path):

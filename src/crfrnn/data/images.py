@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 
@@ -16,13 +17,18 @@ from crfrnn.data.files import FileError, PathLike, atomic, existing
 MAX_PIXELS = 2**26
 # Formats that decode inside the process: Pillow also knows EPS, which would start Ghostscript on the file.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
+_STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}
+_STORED_AS = "crfrnn stored as"
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO = 258, 262, 339, 0  # tags of TIFF 6.0
 
 
 def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read a photograph as RGB, UInt8[H, W, 3], upright as its EXIF orientation says.
 
-    Grey is repeated in the three channels, 16 bits are scaled to 8 (v · 255 / 65535, rounded), CMYK and the
-    like are converted by Pillow, transparent pixels are shown on white.
+    Grey is repeated in the three channels, 12 and 16 bits of grey are scaled to 8 (v · 255 / 65535, rounded;
+    12 bits by 4095), a TIFF whose 0 is white is turned, CMYK and the like are converted by Pillow,
+    transparent pixels are shown on white.
 
     Args:
         path: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP with one picture in it.
@@ -30,7 +36,7 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.ui
 
     Raises:
         ValueError: no such file, no such format, truncated or damaged, too large, several frames,
-            32-bit values (their range is not said in the file).
+            32-bit or signed values (their range is not said in the file), TIFFs of other depths.
 
     >>> import os, tempfile
     >>> name = os.path.join(tempfile.mkdtemp(), "grey.png")
@@ -47,9 +53,9 @@ def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.u
     >>> as_rgb(Image.new("LA", (2, 1), (9, 0))).tolist()
     [[[255, 255, 255], [255, 255, 255]]]
     """
-    kind = picture.format
     try:
-        return _rgb(ImageOps.exif_transpose(picture), kind, name)
+        form = _form(picture, name)
+        return _rgb(ImageOps.exif_transpose(picture), form, name)
     except FileError:
         raise
     except Exception as error:
@@ -85,6 +91,38 @@ def picture_and_map(
     return image, values.astype(np.int64)
 
 
+def stored_as(picture: Image.Image) -> str:
+    """Pillow's raw mode of a PNG that `decode` gave, such as "L;2" or "LA;16B"; "" for others."""
+    return picture.info.get(_STORED_AS, "")
+
+
+def stored_numbers(picture: Image.Image) -> NDArray[Any]:
+    """The numbers that an indexed or grey PNG holds, as `decode` gives the picture: UInt[H, W] or Bool[H, W].
+
+    Labels are these numbers, whatever the depth: a 1 of two bits is label 1, not the grey 85 that it shows.
+    """
+    values = np.asarray(picture)
+    return values if values.dtype == bool else values // _STRETCHED.get(stored_as(picture), 1)
+
+
+def upright_size(path: PathLike, role: str = "picture", *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of what `read_image` gives, from the head of the file alone.
+
+    Raises: ValueError for a file that is no picture, or one with too many pixels.
+    """
+    found = existing(path, role)
+    try:
+        with Image.open(found, formats=FORMATS) as opened:
+            width, height = opened.size
+            # Pillow turns the size of a TIFF itself; Exif's 5 to 8 lie on their side.
+            turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation) in _ON_SIDE
+    except Exception as error:
+        raise FileError(role, path, "a picture", _reason(error), _AGAIN) from error
+    if width * height > max_pixels:
+        raise FileError(role, path, f"at most {max_pixels} pixels", f"{width} × {height}", _SMALLER)
+    return (width, height) if turned else (height, width)
+
+
 def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
     """Open, check the size, then load: a `FileError` whatever Pillow says about a file that is not well."""
     found = existing(path, role)
@@ -96,8 +134,18 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
     except Image.DecompressionBombError as error:
         raise FileError(role, path, f"at most {max_pixels} pixels", str(error), _SMALLER) from error
     except Exception as error:
-        raise FileError(role, path, wanted, _reason(error), "save it in one of these formats") from error
+        got, remedy = _tiff_of_another_form(found), "save it in one of these formats"
+        if got is not None:
+            wanted = "a TIFF of 1, 2, 4, 8 or 16 bits without sign (grey where 0 is black: also 12)"
+            remedy = "save it with 8 bits, 0 is black"
+        raise FileError(role, path, wanted, got or _reason(error), remedy) from error
     with picture:
+        if picture.format == "PNG" and picture.tile:
+            # The raw mode, which Pillow forgets when it has decoded.
+            raw = picture.tile[0][3] or ""
+            stored = picture.info[_STORED_AS] = raw if isinstance(raw, str) else str(raw[0])
+            if isinstance(picture.info.get("transparency"), int):  # a stored number too
+                picture.info["transparency"] *= _STRETCHED.get(stored, 1)
         width, height = picture.size
         if width * height > max_pixels:
             raise FileError(
@@ -119,6 +167,7 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
 
 _SMALLER = "scale it down or cut it into tiles (or, for a file that is trusted, raise max_pixels)"
 _AGAIN = "copy, download or save it again"
+_ON_SIDE = (5, 6, 7, 8)
 
 
 def _reason(error: Exception) -> str:
@@ -126,12 +175,48 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _rgb(picture: Image.Image, kind: str | None, path: PathLike) -> NDArray[np.uint8]:
-    mode = picture.mode
-    # Mode I is 32 bits wide, but what PNG and PGM readers put there is 16-bit data.
-    if mode.startswith("I;16") or (mode == "I" and kind in ("PNG", "PPM")):
-        values = np.asarray(picture).astype(np.int64)
-        grey = ((values.clip(0, 65535) * 255 + 32767) // 65535).astype(np.uint8)
+def _form(picture: Image.Image, path: PathLike) -> tuple[int, bool]:
+    """The largest number of deep grey (0 where the file does not say it), and whether it is black."""
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None:
+        # Mode I is 32 bits wide, but what PNG and PGM readers put there is 16-bit data.
+        deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+        return (65535 if deep else 0), False
+    bits, signs = (set(np.atleast_1d(tags.get(tag, 1)).tolist()) for tag in (_BITS, _SAMPLE_FORMAT))
+    if 2 in signs and max(bits) <= 16:
+        raise FileError(
+            "image", path, "numbers of 0 and more", "a TIFF of signed numbers",
+            "scale them to 0..255 and save as 8 bits, since the file does not say their range",
+        )  # fmt: skip
+    top = 2 ** max(bits) - 1 if picture.mode.startswith("I;16") else 0
+    # Pillow turns up to 8 bits itself.
+    return top, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _tiff_of_another_form(path: Path) -> str | None:
+    """What a TIFF holds that Pillow does not open: its bits and its kind of colour; None for other files."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+            if head[:4] not in (b"II*\0", b"MM\0*"):
+                return None
+            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+            stream.seek(tags.next)
+            tags.load(stream)
+            bits = "/".join(str(b) for b in np.atleast_1d(tags.get(_BITS, 1)).tolist())
+            sign = {2: "signed", 3: "floating-point"}.get(np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))[0], "")
+            return f"{bits} bits {sign} (photometric interpretation {tags.get(_PHOTOMETRIC)})".replace(
+                "  ", " "
+            )
+    except Exception:  # damaged beyond that: what Pillow said stands
+        return None
+
+
+def _rgb(picture: Image.Image, form: tuple[int, bool], path: PathLike) -> NDArray[np.uint8]:
+    mode, (top, turned) = picture.mode, form
+    if top:
+        values = np.asarray(picture).astype(np.int64).clip(0, top)
+        grey = (((top - values if turned else values) * 255 + top // 2) // top).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if mode in ("I", "F"):
         raise FileError(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from crfrnn.data.images import FORMATS, MAX_PIXELS, decode
+from crfrnn.data.images import FORMATS, MAX_PIXELS, as_rgb, decode
 from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
 
 GRID = 16
@@ -101,7 +101,8 @@ def canonical_id(name: str) -> str:
 def thumbnail(item: LabelledPicture) -> NDArray[np.float32]:
     """A picture as Float32[16 · 16 · 3], RGB, 0..255: averages over its tiles."""
     picture = decode(item.image_path, "image", formats=FORMATS, max_pixels=MAX_PIXELS)
-    small = ImageOps.exif_transpose(picture).convert("RGB").resize((GRID, GRID), Image.Resampling.BOX)
+    whole = Image.fromarray(as_rgb(picture, item.image_path))
+    small = whole.resize((GRID, GRID), Image.Resampling.BOX)
     return np.asarray(small, np.float32).reshape(-1)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from crfrnn.data.files import FileError, PathLike
-from crfrnn.data.images import MAX_PIXELS, decode, write_png
+from crfrnn.data.images import MAX_PIXELS, decode, stored_numbers, write_png
 
 VOID = 255  # pixels without a truth: the cream band around objects in VOC masks
 
@@ -79,6 +79,8 @@ def read_label_png(
 ) -> NDArray[np.uint8]:
     """Read a label map, UInt8[H, W], from an indexed or grey PNG; the values are the labels, 255 = void.
 
+    The stored numbers count, of 1, 2, 4, 8 or 16 bits alike.
+
     Args:
         path: the file.
         num_labels: where given, every label but 255 must be smaller.
@@ -94,7 +96,7 @@ def read_label_png(
             role, path, "an indexed or grey PNG whose values are labels", f"a picture of mode {picture.mode}",
             "save it indexed; a colour drawing is read as kind='scribbles'",
         )  # fmt: skip
-    values = np.asarray(picture)
+    values = stored_numbers(picture)
     if values.dtype != np.uint8:
         if values.max() > 255:
             raise FileError(

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from crfrnn.data.arrays import MAX_BYTES, read_array
 from crfrnn.data.files import FileError, PathLike
-from crfrnn.data.images import MAX_PIXELS, decode
+from crfrnn.data.images import MAX_PIXELS, decode, stored_as, stored_numbers
 from crfrnn.data.palette import VOID, check_labels, read_label_png, voc_palette
 
 FREE = -1  # a pixel whose label is not known, as the `clamp` argument of the CRF counts
@@ -82,11 +83,10 @@ def read_scribbles(
         return read_label_map(path, num_labels, unknown=unknown, key=key, role=role)
     picture = decode(path, role, formats=("PNG",), max_pixels=MAX_PIXELS)
     if picture.mode in ("P", "L", "LA", "1") or picture.mode.startswith("I"):
-        values = picture.getchannel(0) if picture.mode == "LA" else picture
         if not picture.has_transparency_data:
             return read_label_map(path, num_labels, unknown=unknown, role=role)
-        labels = np.asarray(values).astype(np.int64)
-        labels[(labels == unknown) | (np.asarray(picture.convert("RGBA"))[..., 3] < 128)] = FREE
+        labels, opaque = _seen_through(picture, path, role)
+        labels[(labels == unknown) | ~opaque] = FREE
         check_labels(labels, num_labels, path, role, void=FREE)
         return labels
     pixels = np.asarray(picture.convert("RGBA"))
@@ -100,6 +100,24 @@ def read_scribbles(
     return _look_up(
         codes, free, voc_palette() if palette is None else np.asarray(palette), num_labels, path, role
     )
+
+
+def _seen_through(
+    picture: Image.Image, path: PathLike, role: str
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels of an indexed or grey picture with transparency, and where it is at least half opaque."""
+    if picture.mode == "LA":
+        if stored_as(picture) != "LA":
+            raise FileError(
+                role, path, "8 bits per channel", f"grey with transparency as {stored_as(picture)}",
+                "save it with 8 bits, or indexed",
+            )  # fmt: skip
+        labels, alpha = np.moveaxis(np.asarray(picture), -1, 0)
+        return labels.astype(np.int64), alpha >= 128
+    labels = stored_numbers(picture).astype(np.int64)
+    if picture.mode.startswith("I"):  # one number is transparent
+        return labels, labels != picture.info["transparency"]
+    return labels, np.asarray(picture.convert("RGBA"))[..., 3] >= 128
 
 
 def _codes(rgb: NDArray[Any]) -> NDArray[np.int64]:

@@ -10,11 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from crfrnn.data.context import CONTEXT_CLASSES
 from crfrnn.data.files import FileError, PathLike, atomic
-from crfrnn.data.images import FORMATS, MAX_PIXELS
+from crfrnn.data.images import upright_size
 from crfrnn.data.palette import read_label_png, write_label_png
 from crfrnn.data.pictures import PictureSet, some
 from crfrnn.data.voc import VOC_CLASSES
@@ -127,7 +125,7 @@ def pack_submission(
 def _checked(prediction: Path, picture: Path, target: Target, scratch: Path) -> Path:
     """The prediction saved anew as the server wants it; `FileError` if it is not for this picture."""
     labels = read_label_png(prediction, role="prediction")
-    height, width = _size(picture)
+    height, width = upright_size(picture)
     if labels.shape != (height, width):
         got = f"{labels.shape[0]} × {labels.shape[1]}"
         wanted = f"{height} × {width} as its picture has"
@@ -140,18 +138,6 @@ def _checked(prediction: Path, picture: Path, target: Target, scratch: Path) -> 
     saved = scratch / "one.png"
     write_label_png(saved, labels)
     return saved
-
-
-def _size(picture: Path) -> tuple[int, int]:
-    """Height and width, from the head of the file alone."""
-    try:
-        with Image.open(picture, formats=FORMATS) as opened:
-            width, height = opened.size
-    except Exception as error:
-        raise FileError("picture", picture, "a picture", str(error), "copy it again") from error
-    if width * height > MAX_PIXELS:
-        raise FileError("picture", picture, f"at most {MAX_PIXELS} pixels", f"{width} × {height}", "scale it")
-    return height, width
 
 
 def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
