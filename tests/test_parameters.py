@@ -40,6 +40,22 @@ def test_round_trip_gives_the_same_bits(tmp_path: Path) -> None:
     assert torch.equal(found.crf(unary, image), crf.eval()(unary, image))
 
 
+def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> None:
+    name = tmp_path / "crf.safetensors"
+    save_parameters(name, CRFRNN(1), class_names=["road"])
+    found = load_parameters(name)
+    assert found.crf.num_labels == 1 and found.class_names == ("road",)
+    assert found.crf.compatibility.shape == (2, 2)
+    save_parameters(name, CRFRNN(1), class_names=["ground", "road"])
+    assert load_parameters(name).class_names == ("ground", "road")
+    with pytest.raises(ValueError, match="class_names"):
+        save_parameters(name, CRFRNN(1), class_names=["a", "b", "c"])
+    for labels in (1, 3):
+        save_parameters(name, CRFRNN(labels, activation="sigmoid"))
+        crf = load_parameters(name).crf
+        assert (crf.num_labels, crf.activation, len(crf.spatial_weights)) == (labels, "sigmoid", labels)
+
+
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "crf.safetensors"
     save_parameters(path, CRFRNN(2))

@@ -17,8 +17,8 @@ from torch import nn
 import crfrnn.models.pretrained
 import crfrnn.predict
 from colour_network import NAMES, colour_segmenter, flag, nearest, save_colours
-from crfrnn import Predictor, Segmenter
-from crfrnn.models import FCN8s, LiteFPN
+from crfrnn import CRFRNN, Predictor, Segmenter
+from crfrnn.models import FCN8s, LiteFPN, Preprocessing
 from crfrnn.predict import default_checkpoint, packaged_checkpoints
 from crfrnn.predict.pictures import Picture
 
@@ -90,6 +90,38 @@ def test_ties_go_to_the_lower_label() -> None:
     with torch.no_grad():
         network.bias.copy_(torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0]))  # pyright: ignore[reportOptionalMemberAccess]
     assert (Predictor(Segmenter(network))(FLAG.repeat(9, 0)).labels == 1).all()
+
+
+class BrightRed(nn.Module):
+    """One channel for a sigmoid: above 0 where a picture is red."""
+
+    preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return (values[:, :1] - 128) / 32
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_one_channel_is_background_and_foreground(tile: int | None) -> None:
+    picture = np.zeros((20, 40, 3), np.uint8)
+    picture[:, 17:, 0] = 255
+    picture[5, 30], picture[8, 3] = (120, 0, 0), (140, 0, 0)  # two pixels that the network gets wrong
+    segmenter = Segmenter(BrightRed(), CRFRNN(1, theta_beta=80.0), class_names=["red"])
+    assert segmenter(torch.from_numpy(picture).permute(2, 0, 1)[None]).shape == (1, 1, 20, 40)
+    found = Predictor(segmenter, tile=tile)(picture, probabilities=True)
+    want = np.zeros((20, 40), np.uint8)
+    want[:, 17:] = 1
+    assert np.array_equal(found.labels, want)
+    assert [area.name for area in found.areas] == ["background", "red"]
+    assert found.probabilities is not None
+    np.testing.assert_allclose(found.probabilities.sum(0), 1, atol=1e-5)
+    plain = Predictor(segmenter, use_crf=False)(picture)
+    assert (plain.labels[5, 30], plain.labels[8, 3]) == (0, 1)
+    held = np.full((20, 40), -1)
+    held[:, :9] = 1
+    assert (Predictor(segmenter)(picture, clamp=held).labels[:, :9] == 1).all()
+    with pytest.raises(ValueError, match="overlap"):
+        Predictor(Segmenter(BrightRed(), CRFRNN(1, activation="sigmoid")))
 
 
 def test_large_pictures_are_segmented_small_and_come_back_at_their_size() -> None:

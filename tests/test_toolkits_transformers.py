@@ -225,3 +225,19 @@ def test_bad_calls_are_named() -> None:
     with pytest.raises(TypeError, match="processor: expected an image processor, got Segformer"):
         from_transformers(model, model)
     assert from_transformers(model).preprocessing == IMAGENET
+
+
+def test_one_label_is_background_and_foreground(tmp_path: Path) -> None:
+    """num_labels=1, a sigmoid for one thing: transformers' own argmax would be 0 everywhere."""
+    picture = np.zeros((16, 24, 3), np.uint8)
+    picture[:, 10:] = 200
+    z = torch.where(torch.arange(24) >= 10, 2.0, -2.0).expand(1, 1, 16, 24).clone()
+    z[..., 4, 4], z[..., 9, 20] = 1.0, -1.0
+    want = (torch.arange(24) >= 10).long().expand(16, 24)
+    made = processor("Segformer", do_resize=False)
+    found = post_process_semantic_segmentation(made, SimpleNamespace(logits=z), [picture], CRFRNN(1))
+    assert torch.equal(found[0], want)
+    made = processor("Mask2Former", do_resize=False)
+    queries = SimpleNamespace(class_queries_logits=torch.tensor([[[9.0, -9.0]]]), masks_queries_logits=z)
+    found = post_process_semantic_segmentation(made, queries, [picture], CRFRNN(1))
+    assert torch.equal(found[0], want)

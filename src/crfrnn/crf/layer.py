@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import validate
+from crfrnn.crf import binary, validate
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
@@ -22,8 +22,13 @@ class CRFRNN(nn.Module):
     ``x ← U - μ (W_s S + W_b B)``, ``Q = softmax(x)``, S and B the filtered Q: S with
     ``exp(-|p_i - p_j|² / 2θ_γ²)``, B with ``exp(-|p_i - p_j|² / 2θ_α² - |I_i - I_j|² / 2θ_β²)``.
 
+    With ``num_labels=1`` it stands behind a sigmoid: one logit z in, understood as the two labels
+    {0: background, 1: foreground} with U = [0, z], and one logit x_1 - x_0 out. The parameters are those of
+    two labels. Labels that overlap, a sigmoid each, take ``CRFRNN(L, activation="sigmoid")``: L such
+    problems over one lattice, see `mean_field`.
+
     Args:
-        num_labels: L ≥ 1.
+        num_labels: L ≥ 1; 1 is one logit per pixel.
         theta_alpha, theta_gamma: bandwidths in pixels, a number or one per axis in the order x, y, (z).
         theta_beta: bandwidth in colour steps of 0..255, a number or one per channel.
         spatial_weight, bilateral_weight: starting value of the kernel weights of every label.
@@ -40,8 +45,8 @@ class CRFRNN(nn.Module):
         temperature: if given, the unary is divided by it, and it is learnable as `log_temperature`.
 
     Attributes:
-        spatial_weights, bilateral_weights: [L] or [L, L].
-        compatibility: [L, L], starts at -I (the paper's Fig. 5).
+        spatial_weights, bilateral_weights: [L] or [L, L]; of one logit [2] or [2, 2].
+        compatibility: [L, L], starts at -I (the paper's Fig. 5); of one logit [2, 2].
         log_theta_alpha, log_theta_beta, log_theta_gamma: natural logarithms of the bandwidths.
         log_temperature: only with `temperature`.
 
@@ -109,7 +114,7 @@ class CRFRNN(nn.Module):
         given = Preset(*(usual if own is None else own for own, usual in zip(mine, start, strict=True)))
         self.spatial_weights = self._weights("spatial_weight", given.spatial_weight)
         self.bilateral_weights = self._weights("bilateral_weight", given.bilateral_weight)
-        self.compatibility = nn.Parameter(-torch.eye(labels))
+        self.compatibility = nn.Parameter(-torch.eye(len(self.spatial_weights)))
         self.log_theta_alpha = _log("theta_alpha", given.theta_alpha, "pixels")
         self.log_theta_beta = _log("theta_beta", given.theta_beta, "colour steps")
         self.log_theta_gamma = _log("theta_gamma", given.theta_gamma, "pixels")
@@ -122,8 +127,13 @@ class CRFRNN(nn.Module):
         number = validate.check_number(
             name, value, f"weights per label go into crf.{name}s after construction"
         )
-        weights = torch.full((self.num_labels,), number)
+        weights = torch.full((binary.parameter_labels(self.num_labels, self.activation),), number)
         return nn.Parameter(weights.diag() if self.label_weights == "matrix" else weights)
+
+    @property
+    def _one_logit(self) -> bool:
+        """A sigmoid network's single channel; with overlapping labels each channel is one already."""
+        return self.num_labels == 1 and self.activation != "sigmoid"
 
     def kernels(
         self,
@@ -172,10 +182,10 @@ class CRFRNN(nn.Module):
         """Refine `unary` along the edges of `image`.
 
         Args:
-            unary: Float[B, L, *spatial], logits.
+            unary: Float[B, L, *spatial], logits; L = 1 with ``num_labels=1``.
             image: Float or UInt8 [B, C, *spatial], any number of channels, in 0..255 (the unit of θ_β).
             mask: Bool[B, *spatial], True = valid.
-            clamp: Int[B, *spatial], known labels, -1 = free.
+            clamp: Int[B, *spatial], known labels, -1 = free; of one logit 0 and 1, which give -100 and 100.
             iterations: T of this call; None takes `iterations` or, in evaluation, `eval_iterations`.
             origin: (y, x) of the first pixel in a larger picture: tiles of one picture then share its
                 lattice, and with it the lattice's errors.
@@ -185,9 +195,12 @@ class CRFRNN(nn.Module):
         """
         unary = validate.check_unary(unary)
         if unary.shape[1] != self.num_labels:
+            remedy = f"build CRFRNN({unary.shape[1]}, ...)"
+            if unary.shape[1] == 1:
+                remedy += ", which takes one logit z per pixel for the labels [0, z] and gives one logit back"
             raise ValueError(
                 f"unary: expected {self.num_labels} labels on axis 1 as num_labels says, got "
-                f"{validate.describe(unary)}; build CRFRNN({unary.shape[1]}, ...)"
+                f"{validate.describe(unary)}; {remedy}"
             )
         mask = validate.check_mask(mask, unary)
         image = validate.check_image(image, unary, mask)
@@ -203,7 +216,7 @@ class CRFRNN(nn.Module):
             if self.log_temperature is not None:
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
             refined = mean_field(
-                logits,
+                binary.two_labels(logits, 1) if self._one_logit else logits,
                 self.kernels(image, mask, dtype, origin) if steps else (),
                 (self.spatial_weights, self.bilateral_weights) if steps else (),
                 self.compatibility,
@@ -216,7 +229,7 @@ class CRFRNN(nn.Module):
                 gradient=self.gradient,
                 precision=self.precision,
             )
-        return refined
+            return binary.one_logit(refined, 1) if self._one_logit else refined
 
     def _check_axes(self, image: Tensor) -> None:
         for name, log, sizes, what in (

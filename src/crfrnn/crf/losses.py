@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
+from crfrnn.crf.binary import two_labels
 from crfrnn.crf.mean_field import Kernel, prepare
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -31,7 +32,7 @@ def robust_log_likelihood(
     not rule.
 
     Args:
-        logits: Float[B, L, \\*spatial].
+        logits: Float[B, L, \\*spatial]; L = 1 is the logit z of the foreground, so the labels [0, z].
         target: Int[B, \\*spatial]; pixels equal to `ignore_index` are left out.
         robustness: ε ≥ 0; 0 is the cross-entropy.
         reduction: "mean" over the pixels counted (0 if there are none), "sum", or "none": Float[B,
@@ -45,7 +46,7 @@ def robust_log_likelihood(
     >>> round(float(robust_log_likelihood(logits, target, robustness=0.01)), 3)  # -log 0.01, not 50
     4.605
     """
-    logits = validate.check_unary(logits, "logits")
+    logits = two_labels(validate.check_unary(logits, "logits"), 1)
     validate.check_choice("reduction", reduction, REDUCTIONS)
     if isinstance(robustness, bool) or not isinstance(robustness, Real):
         raise TypeError(f"robustness: expected a number ≥ 0, got {validate.describe(robustness)}")
@@ -85,7 +86,7 @@ def dense_crf_loss(
     ordered pairs and over i = j where the kernels do; no matrix of N² entries is made.
 
     Args:
-        logits: Float[B, L, \\*spatial], usually the network's, before any CRF.
+        logits: Float[B, L, \\*spatial], usually the network's, before any CRF; L = 1 as the labels [0, z].
         kernels: any operators over the pixels; unnormalised (normalization="none") for the paper's W.
         weights: one per kernel, a number or [L].
         mask: Bool[B, \\*spatial], True = valid.
@@ -103,7 +104,7 @@ def dense_crf_loss(
     >>> round(float(dense_crf_loss(flat, [kernel], [1.0])), 4)  # one segment cuts nothing
     0.0
     """
-    logits = validate.check_unary(logits, "logits")
+    logits = two_labels(validate.check_unary(logits, "logits"), 1)
     validate.check_choice("reduction", reduction, REDUCTIONS)
     size = logits.shape[1]
     identity = torch.eye(size, device=logits.device)

@@ -17,7 +17,7 @@ from crfrnn.crf.implicit import fixed_point
 
 # The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
 CLAMPED_LOGIT = 100.0
-ACTIVATIONS = ("softmax", "relu")
+ACTIVATIONS = ("softmax", "relu", "sigmoid")
 GRADIENTS = ("unrolled", "implicit")
 PRECISIONS = ("auto", "float32")
 
@@ -43,14 +43,17 @@ class Iteration:
     evidence: Tensor | None  # [B, N, L], their labels one-hot
 
     def marginals(self, logits: Tensor) -> Tensor:
-        """Normalising: Q = softmax(x), or the paper's ReLU over its sum; known pixels one-hot, masked 0."""
-        q = torch.softmax(logits, -1) if self.activation == "softmax" else _relu_normalised(logits)
+        """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
+        q = _NORMALISING[self.activation](logits)
         if self.known is not None and self.evidence is not None:
             q = torch.where(self.known, self.evidence, q)
         return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
 
     def pairwise(self, q: Tensor) -> Tensor:
         """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
+        if self.activation == "sigmoid":
+            q = 2 * q - 1  # what foreground sends less what background sends, label by label
+            q = q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
         message = torch.zeros_like(q)
         for kernel, weight in zip(self.kernels, self.weights, strict=True):
             filtered = kernel.__matmul__(
@@ -91,6 +94,14 @@ def mean_field(
 
     ``x ← (1 - damping)·x + damping·(U - μ Σ_m W_m (K_m Q))`` with ``Q = softmax(x)``, from ``x = U``.
 
+    With ``activation="sigmoid"`` labels may overlap: each is a problem of two labels of its own, absent and
+    present, with logits [0, U_l] and the weight w_ml for both. The difference of its two updates is
+    ``x_l ← U_l + Σ_m w_ml (K_m Q_l - K_m (1 - Q_l))``, so for all labels at once
+
+    ``x ← (1 - damping)·x + damping·(U - μ Σ_m W_m K_m (2 Q - 1))`` with ``Q = sigmoid(x)``,
+
+    where μ = -I keeps the labels apart; other entries let one label speak for or against another.
+
     Args:
         unary: Float[B, L, \\*spatial], the logits U = -ψ_u; half types are computed in float32,
             float64 in float64.
@@ -103,7 +114,8 @@ def mean_field(
             whatever it holds.
         clamp: Int[B, \\*spatial], the label where it is known, -1 where free. Q is one-hot there in every
             iteration; the output there is 100 at that label and 0 elsewhere, also after zero iterations.
-        activation: "softmax", or "relu": max(x, 0) over its sum (uniform where nothing is positive).
+        activation: "softmax"; "relu": max(x, 0) over its sum (uniform where nothing is positive); or
+            "sigmoid": each label present or absent by itself. It takes no clamp.
         damping: step size in (0, 1]; see `monotone_damping`.
         tolerance: stop when max|ΔQ| over the whole batch falls below it. Reads values, so not under
             `torch.compile`.
@@ -130,6 +142,8 @@ def mean_field(
     [[0, 0, 0, 0]]
     """
     dtype = validate.check_unary(unary).dtype
+    if activation != "sigmoid":
+        validate.warn_of_one_label(unary)
     iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
     tolerance = validate.check_tolerance(tolerance)
     validate.check_choice("gradient", gradient, GRADIENTS)
@@ -169,6 +183,11 @@ def prepare(
     validate.check_unary_values(unary, mask)
     clamp = validate.check_clamp(clamp, unary, mask)
     validate.check_choice("activation", activation, ACTIVATIONS)
+    if activation == "sigmoid" and clamp is not None:
+        raise ValueError(
+            "clamp: expected None with activation='sigmoid', whose labels overlap, got a label per pixel; "
+            "say what is known in the unary: 100 where a label is present, -100 where it is absent"
+        )
     unary = unary if unary.dtype == torch.float64 else unary.float()
     kernels, weights = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
     compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
@@ -270,3 +289,10 @@ def _relu_normalised(logits: Tensor) -> Tensor:
     # The inner where keeps 0/0 out of the backward pass as well.
     share = positive / torch.where(alive, total, torch.ones_like(total))
     return torch.where(alive, share, torch.full_like(share, 1 / logits.shape[-1]))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, -1)
+
+
+_NORMALISING = {"softmax": _softmax, "relu": _relu_normalised, "sigmoid": torch.sigmoid}

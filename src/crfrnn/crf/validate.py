@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.validate import fit_for_a_bandwidth, readable
+from crfrnn.lattice.validate import fit_for_a_bandwidth, readable, warn
 from crfrnn.lattice.validate import in_functorch as in_functorch
 
 FREE = -1  # a pixel of `clamp` whose label is not known
@@ -71,6 +71,16 @@ def check_unary(unary: Any, name: str = "unary") -> Tensor:
             "leave empty pictures out of the batch"
         )
     return unary
+
+
+def warn_of_one_label(unary: Tensor) -> None:
+    """One label has the marginal 1 everywhere: hardly what the one channel of a network means."""
+    if unary.shape[1] == 1 and not torch.compiler.is_compiling():
+        warn(
+            f"unary: expected two labels or more, got {describe(unary)}, whose one marginal is 1 everywhere; "
+            "a single logit z per pixel is CRFRNN(1), or the two labels "
+            "torch.cat([torch.zeros_like(unary), unary], 1)"
+        )
 
 
 def check_unary_values(unary: Tensor, mask: Tensor | None) -> None:

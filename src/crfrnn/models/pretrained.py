@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import parameter_labels
 from crfrnn.data.files import FileError, PathLike, atomic, existing, write_text
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.registry import build_network, recipe_of
@@ -170,7 +171,7 @@ def _compare(network: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _build_crf(settings: Any, tensors: dict[str, Tensor]) -> CRFRNN:
-    labels = settings["num_labels"]
+    labels = parameter_labels(settings["num_labels"], settings.get("activation", "softmax"))
     held = tensors["compatibility"].shape
     if tuple(held) != (labels, labels):
         raise ValueError(f"crf.compatibility: expected {(labels, labels)}, got {tuple(held)}")

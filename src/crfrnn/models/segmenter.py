@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import check_class_names
 from crfrnn.data.files import PathLike
 from crfrnn.models.logits import logits_of, resize_logits
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
@@ -26,11 +27,12 @@ class Segmenter(nn.Module):
     Args:
         network: returns a tensor [B, L, h, w], a mapping with "out" or "logits", or an object with
             ``.logits``, as torchvision, segmentation-models-pytorch and transformers do.
-        crf: for as many labels, or None for the network alone.
+        crf: for as many labels, or None for the network alone. A network with one channel, made for a
+            sigmoid, takes ``CRFRNN(1)``.
         preprocessing: what the network wants; None takes the network's attribute ``preprocessing``, and
             ImageNet's where it has none.
         guide: what the CRF sees of the picture; None: as it is. The original model wants `CAFFE_GUIDE`.
-        class_names: one per label, or none.
+        class_names: one per label, or none; of one channel the foreground's, or both.
         long_side: the longer side, in pixels, of the pictures that it was trained on, for those who segment
             larger ones; None: not known. The segmenter itself takes any size as it is.
 
@@ -65,8 +67,8 @@ class Segmenter(nn.Module):
         for name, value in (("preprocessing", preprocessing), ("guide", guide)):
             if value is not None and not isinstance(value, Preprocessing):
                 raise TypeError(f"{name}: expected a Preprocessing or None, got {type(value).__name__}")
-        if class_names and crf is not None and len(class_names) != crf.num_labels:
-            raise ValueError(f"class_names: expected {crf.num_labels} as crf has, got {len(class_names)}")
+        if crf is not None:
+            class_names = check_class_names(class_names, crf.num_labels)
         if long_side is not None and (not isinstance(long_side, int) or long_side < 1):
             raise ValueError(f"long_side: expected None or at least 1 pixel, got {long_side!r}")
         self.network, self.crf, self.long_side = network, crf, long_side

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from crfrnn.crf.binary import NUM_LABELS
 from crfrnn.models import Segmenter
 
 MIB = 2**20
@@ -57,7 +58,7 @@ def network_appetite(segmenter: Segmenter, piece: Tensor) -> Appetite:
     leaves = [m for m in segmenter.network.modules() if not any(m.children())]
     hooks = [leaf.register_forward_hook(measure) for leaf in leaves]
     try:
-        labels = segmenter.unary(piece[None]).shape[1]
+        labels = max(segmenter.unary(piece[None]).shape[1], NUM_LABELS)  # one channel means two labels
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crfrnn.crf.binary import for_two_labels, label_names, two_labels
 from crfrnn.data.files import PathLike
 from crfrnn.models import Segmenter
 from crfrnn.predict.bands import Bands, check_clamp, collect, enlarge, shrink, shrink_clamp
@@ -31,7 +32,8 @@ from crfrnn.predict.windows import windows
 class Predictor:
     """Segment any picture with a `Segmenter`, at the picture's own size.
 
-    ``labels = argmax_l p_l`` with ``p = softmax(crf(U, I))``, ``U = network(I)``. A picture that takes more
+    ``labels = argmax_l p_l`` with ``p = softmax(crf(U, I))``, ``U = network(I)``; a network of one channel
+    gives the labels 0 and 1 of ``p = [1 - sigmoid(x), sigmoid(x)]``. A picture that takes more
     than `memory` is cut into overlapping tiles, network and CRF run on each, and the tiles' p are faded into
     each other: a weighted mean whose weights sum to 1.
 
@@ -48,7 +50,7 @@ class Predictor:
 
     Raises:
         TypeError: not a `Segmenter`, or numbers of another kind.
-        ValueError: numbers out of range.
+        ValueError: numbers out of range; a CRF whose labels overlap, which give no label map.
 
     Source: Zheng et al., ICCV 2015, doi:10.1109/ICCV.2015.179, section 5 and Fig. 3.
 
@@ -90,6 +92,8 @@ class Predictor:
             raise ValueError(f"memory: expected MiB above 0, got {memory!r}")
         if iterations is not None and segmenter.crf is None:
             raise ValueError("iterations: expected a segmenter with a CRF, got crf=None; leave it out")
+        if segmenter.crf is not None:
+            for_two_labels(segmenter.crf)  # refuses labels that overlap
         self.segmenter = segmenter.eval()
         self.use_crf, self.iterations, self.long_side = bool(use_crf), iterations, long_side
         self.memory, self.tile, self.overlap = memory, tile, overlap
@@ -154,7 +158,7 @@ class Predictor:
         if small:
             bands = enlarge(bands, work.shape[1], height, width)
         labels, kept_probabilities = collect(bands, height, width, held, probabilities)
-        return Prediction(labels, kept_probabilities, self.segmenter.class_names, crf, tiles)
+        return Prediction(labels, kept_probabilities, label_names(self.segmenter.class_names), crf, tiles)
 
     def _side(self, image: Tensor, crf: bool, whole: tuple[int, int]) -> int:
         """The side of a tile that fits into the memory."""
@@ -205,7 +209,7 @@ class Predictor:
             logits = self.segmenter(batch, clamp=held, iterations=self.iterations)
         else:
             logits = self.segmenter.unary(batch)
-        p = logits[0].float().softmax(0).cpu()
+        p = two_labels(logits[0].float()).softmax(0).cpu()
         if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
             raise ValueError(
                 "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import check_class_names, parameter_labels
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 
 FORMAT, VERSION = "crfrnn-parameters", "1"
@@ -23,6 +24,7 @@ SETTINGS = (
     "iterations", "eval_iterations", "label_weights", "spatial_method", "bilateral_method", "quality",
     "normalization", "precision", "activation", "damping", "tolerance", "gradient", "exclude_self",
 )  # fmt: skip
+ONE_LOGIT = "one_logit"
 _WEIGHTS = ("spatial_weights", "bilateral_weights", "compatibility")
 _LOGS = ("log_theta_alpha", "log_theta_beta", "log_theta_gamma", "log_temperature")
 _AGAIN = "write it with `crfrnn fit`, `crfrnn tune` or save_parameters"
@@ -34,7 +36,7 @@ class SavedParameters:
 
     Attributes:
         crf: the layer, in evaluation mode.
-        class_names: a name per label, or empty.
+        class_names: a name per label, or empty; of one logit the foreground's, or both.
         scores: figures they reached, as fractions of 1, by name.
         provenance: how they came about (command, data, configuration, versions).
     """
@@ -71,13 +73,15 @@ def save_parameters(
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name}: expected finite parameters, got NaN or infinity; fit with lower rates")
-    if class_names and len(class_names) != crf.num_labels:
-        raise ValueError(f"class_names: expected {crf.num_labels} names, got {len(class_names)}")
+    names = check_class_names(class_names, crf.num_labels)
+    settings = {name: getattr(crf, name) for name in SETTINGS}
+    if len(crf.spatial_weights) != crf.num_labels:
+        settings[ONE_LOGIT] = True  # else the tensors say how many labels
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "settings": json.dumps({name: getattr(crf, name) for name in SETTINGS}),
-        "class_names": json.dumps(list(class_names)),
+        "settings": json.dumps(settings),
+        "class_names": json.dumps(names),
         "scores": json.dumps(dict(scores or {})),
         "provenance": json.dumps(dict(provenance or {})),
     }
@@ -121,11 +125,10 @@ def load_parameters(path: PathLike) -> SavedParameters:
         raise FileError("params", path, "JSON objects in its metadata", "something else", _AGAIN)
     try:
         crf = _layer(tensors, parts["settings"])
-        if class_names and len(class_names) != crf.num_labels:
-            raise ValueError(f"class_names: expected {crf.num_labels}, got {len(class_names)}")
+        class_names = check_class_names(class_names, crf.num_labels)
     except (ValueError, TypeError, RuntimeError) as error:
         raise FileError("params", path, "parameters that fit the layer", str(error), _AGAIN) from error
-    return SavedParameters(crf, tuple(map(str, class_names)), parts["scores"], parts["provenance"])
+    return SavedParameters(crf, class_names, parts["scores"], parts["provenance"])
 
 
 def _layer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> CRFRNN:
@@ -137,13 +140,16 @@ def _layer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> CRFRNN:
     for name, value in tensors.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name}: expected finite floating-point numbers, got {value.dtype}")
+    settings = dict(settings)
+    one_logit = settings.pop(ONE_LOGIT, False)
     strange = set(settings) - set(SETTINGS)
     if strange:
         raise ValueError(f"settings: expected {', '.join(SETTINGS)}, got {', '.join(sorted(strange))}")
     labels = tensors["spatial_weights"].shape[0] if tensors["spatial_weights"].ndim else 0
+    held = parameter_labels(1 if one_logit else labels, settings.get("activation", "softmax"))
     matrix = settings.get("label_weights", "vector") == "matrix"
     for name in _WEIGHTS:
-        wanted = (labels, labels) if matrix or name == "compatibility" else (labels,)
+        wanted = (held, held) if matrix or name == "compatibility" else (held,)
         if labels < 1 or tuple(tensors[name].shape) != wanted:
             raise ValueError(f"{name}: expected shape {wanted}, got {tuple(tensors[name].shape)}")
     for name in _LOGS:
@@ -151,7 +157,7 @@ def _layer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> CRFRNN:
             raise ValueError(f"{name}: expected one number or one per axis, got {tuple(tensors[name].shape)}")
     alpha, beta, gamma = (tensors[name].double().exp() for name in _LOGS[:3])
     crf = CRFRNN(
-        labels,
+        1 if one_logit else labels,
         theta_alpha=alpha,
         theta_beta=beta,
         theta_gamma=gamma,

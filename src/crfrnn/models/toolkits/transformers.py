@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import two_labels
 from crfrnn.data.scores import SMALLEST
 from crfrnn.models.logits import logits_of
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
@@ -124,7 +125,8 @@ def post_process_semantic_segmentation(
         processor: the image processor of the model.
         outputs: what the model returned for the batch.
         images: the pictures themselves, PIL or UInt8[H, W, 3] RGB, of any sizes, as many as in the batch.
-        crf: for as many labels as the model has.
+        crf: for as many labels as the model has; with ``num_labels=1`` that is `CRFRNN(1)`, and the label
+            maps hold 0 and 1.
         iterations: of this call; 0 gives what the processor alone gives.
 
     Returns:
@@ -144,11 +146,14 @@ def post_process_semantic_segmentation(
         scores = one["segmentation_scores"].float()
         unary = _log(scores) if queries else scores
         logits = crf(unary[None], picture[None].to(unary.device), iterations=iterations)
-        found.append(logits[0].argmax(0))
+        found.append(two_labels(logits[0]).argmax(0))
     return found
 
 
 def _log(scores: Tensor) -> Tensor:
+    """Logits of scores [..., L, h, w]; of one label the logit of its presence."""
+    if scores.shape[-3] == 1:
+        return scores.clamp(SMALLEST, 1 - SMALLEST).logit()
     return scores.clamp_min(SMALLEST).log()
 
 
