@@ -188,12 +188,60 @@ def test_all_problems_at_once(root, content):
     assert "a.jpg" in str(caught.value)
 
 
+@pytest.mark.parametrize("write", [str, float, "{:012d}".format])
+def test_ids_of_any_form(root, content, write):
+    content = copy.deepcopy(content)  # the categories are every test's
+    for entry in (*content["images"], *content["categories"], *content["annotations"]):
+        for name in ("id", "image_id", "category_id", "height", "width", "iscrowd", "ignore"):
+            if name in entry:
+                entry[name] = write(entry[name])
+    test_masks(root, content)
+    test_two_hundred_pixels(root, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (broken(("images", 1, "id"), 7.5), "'id' in every entry of 'images', got 7.5 in entry 1"),
+        (broken(("images", 1, "id"), None), "'id' in every entry of 'images', got None"),
+        (broken(("images", 1, "id"), True), "'id' in every entry of 'images', got True"),
+        (broken(("images", 1, "id"), 1e300), "'id' in every entry of 'images'"),
+        (broken(("images", 1, "id"), "x9"), "'id' in every entry of 'images', got 'x9'"),
+        (broken(("images", 1, "id"), "7"), "each 'id' once in 'images', got 1 of them twice"),
+        (broken(("categories", 1, "id"), 1.0), "each 'id' once in 'categories'"),
+        (broken(("categories", 2, "id"), "fruit"), "'id' in every entry of 'categories', got 'fruit'"),
+        (broken(("categories", 2), {"name": "banana"}), "'id' in every entry of 'categories', got none"),
+        (broken(("annotations", 3, "image_id"), [7]), r"'image_id' in every entry .*got \[7\] in entry 3"),
+        (
+            broken(("annotations", 3), {"image_id": 7}),
+            "'category_id' in every entry of 'annotations', got none",
+        ),
+        (
+            broken(("annotations", 3), {"category_id": 1}),
+            "'image_id' in every entry of 'annotations', got none",
+        ),
+        (broken(("annotations", 3, "category_id"), 99), r"that 'categories' lists .*got 99 \(1 such"),
+        (broken(("annotations", 3, "iscrowd"), "no"), "picture 7: expected 0 or 1 as 'iscrowd'.*got 'no'"),
+        (broken(("annotations", 9, "ignore"), 2), "picture 8: expected 0 or 1 as 'ignore'"),
+        (broken(("images", 1, "width"), "wide"), "a height and a width, got 30 and 'wide'"),
+    ],
+)
+def test_ids_that_are_none(root, content, change, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        read(root, change(content))
+    assert "instances_train2014.json" in str(caught.value)
+
+
+def test_annotations_of_pictures_that_are_not_listed_are_counted(root, content):
+    del content["images"][2]
+    with pytest.warns(UserWarning, match=r"5 of 10 annotations are left out.*\(1 ids, such as 8\)"):
+        assert read(root, content).ids == ("a", "b")
+
+
 def test_odd_entries_do_no_harm(root, content):
     content["annotations"] += [
         note(9, PERSON, [[1, 1, 5, 5]]),  # two corners: nothing, and no box either
         note(9, PERSON, []),
-        {"category_id": [1], "image_id": {}},
-        {},
     ]
     assert read(root, content).ids == ("a", "b")
     assert int((read(root, content)[1].mask == 15).sum()) == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crfrnn.data.coco_ids import ids_of, whole_number
 from crfrnn.data.coco_shapes import Shape, ShapeError, encode
 from crfrnn.data.files import FileError, PathLike, existing
 from crfrnn.data.images import MAX_PIXELS
@@ -21,6 +23,7 @@ from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
 from crfrnn.data.voc import VOC_CLASSES
 
 MIN_PIXELS = 200
+Labelled = tuple[int, dict[str, Any]]  # a label of VOC and an annotation
 OVERLAPS = ("smaller", "void")
 # Names differ in six places; the other fourteen are the same.
 _RENAMED = {
@@ -79,7 +82,7 @@ def coco_pictures(
 
     The paper's second experiment takes those of train2014 with at least 200. A pixel counts where it lies
     in an annotated object of one of the 20 categories; crowds and annotations marked ``ignore`` become void
-    and do not count.
+    and do not count. Ids may be written as 5, 5.0 or "5".
 
     Args:
         root: the folder with ``annotations/instances_<split>.json`` and the pictures in ``<split>`` or
@@ -91,8 +94,8 @@ def coco_pictures(
         progress: called with (pictures done, pictures in all) while shapes are turned into run lengths.
 
     Raises:
-        ValueError: no such file or folder, a damaged file, all unusable annotations and all missing
-            pictures named at once.
+        ValueError: no such file or folder, a damaged file, ids that are missing, no whole numbers or there
+            twice, all unusable annotations and all missing pictures named at once.
         ImportError: pycocotools is not installed.
 
     Source: Zheng et al., ICCV 2015, section 7.2; Lin et al., Microsoft COCO, ECCV 2014.
@@ -105,17 +108,15 @@ def coco_pictures(
     if not places:
         raise ValueError(f"root: expected a folder {split!r} in {str(root)!r}, got none; unpack the pictures")
     labels = voc_labels(content["categories"], listing)
-    by_picture: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in content["annotations"]:
-        if _number(annotation, "category_id") in labels:
-            by_picture[_number(annotation, "image_id")].append(annotation)
+    pictures = ids_of(content["images"], "id", "images", listing, once=True)
+    by_picture = _by_picture(content, labels, pictures, listing)
     items: list[LabelledPicture] = []
     problems: list[str] = []
-    for done, picture in enumerate(content["images"], 1):
+    for done, (number, picture) in enumerate(zip(pictures, content["images"], strict=True), 1):
         try:
-            name, mask = _mask(picture, by_picture.get(_number(picture, "id"), []), labels, overlap)
+            name, mask = _mask(picture, by_picture.get(number, []), overlap)
         except ShapeError as error:
-            problems.append(f"picture {picture.get('id')!r}: {error}")
+            problems.append(f"picture {number}: {error}")
             continue
         finally:
             if progress is not None:
@@ -139,10 +140,12 @@ def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories
     {63: 18, 1: 15}
     """
     found: dict[int, int] = {}
-    for category in categories:
+    for number, category in zip(
+        ids_of(categories, "id", "categories", listing, once=True), categories, strict=True
+    ):
         name = _RENAMED.get(str(category.get("name")), category.get("name"))
         if name in VOC_CLASSES[1:]:
-            found[_number(category, "id")] = VOC_CLASSES.index(name)
+            found[number] = VOC_CLASSES.index(name)
     if not found:
         raise FileError(
             "annotations", listing, "categories named as COCO names them (person, couch, …)",
@@ -151,9 +154,31 @@ def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories
     return found
 
 
-def _number(entry: dict[str, Any], name: str) -> int:
-    value = entry.get(name)
-    return value if isinstance(value, int) else -1  # -1 is nobody's
+def _by_picture(
+    content: dict[str, list[dict[str, Any]]], labels: dict[int, int], pictures: list[int], listing: Path
+) -> dict[int, list[Labelled]]:
+    """The annotations of labels that VOC has, with their labels, by the id of their picture."""
+    annotations = content["annotations"]
+    categories = ids_of(annotations, "category_id", "annotations", listing)
+    known = set(ids_of(content["categories"], "id", "categories", listing))
+    if unknown := [c for c in categories if c not in known]:
+        raise FileError(
+            "annotations", listing, "a 'category_id' that 'categories' lists in every annotation",
+            f"{unknown[0]} ({len(unknown)} such annotations)", "add the category, or take them out",
+        )  # fmt: skip
+    found: dict[int, list[Labelled]] = defaultdict(list)
+    owners = ids_of(annotations, "image_id", "annotations", listing)
+    for annotation, category, picture in zip(annotations, categories, owners, strict=True):
+        if category in labels:
+            found[picture].append((labels[category], annotation))
+    if strays := set(owners).difference(pictures):
+        lost = sum(owner in strays for owner in owners)
+        warnings.warn(
+            f"annotations {str(listing)!r}: {lost} of {len(owners)} annotations are left out, since 'images' "
+            f"does not list their pictures ({len(strays)} ids, such as {min(strays)})",
+            stacklevel=3,
+        )
+    return found
 
 
 def mask_tools() -> Any:
@@ -184,23 +209,31 @@ def _read(listing: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _mask(
-    picture: dict[str, Any], annotations: list[dict[str, Any]], labels: dict[int, int], overlap: str
-) -> tuple[str, CocoMask]:
-    name, height, width = picture.get("file_name"), picture.get("height"), picture.get("width")
+def _mask(picture: dict[str, Any], annotations: list[Labelled], overlap: str) -> tuple[str, CocoMask]:
+    name = picture.get("file_name")
+    height, width = whole_number(picture.get("height")), whole_number(picture.get("width"))
     if not isinstance(name, str) or not name or "/" in name or "\\" in name or "\0" in name:
         raise ShapeError(f"expected a plain file name, got {name!r}")
-    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
-        raise ShapeError(f"expected a height and a width, got {height!r} and {width!r}")
+    if height is None or width is None or height < 1 or width < 1:
+        got = f"{picture.get('height')!r:.40} and {picture.get('width')!r:.40}"
+        raise ShapeError(f"expected a height and a width, got {got}")
     if height * width > MAX_PIXELS:
         raise ShapeError(f"expected at most {MAX_PIXELS} pixels, got {height} × {width}")
     tools = mask_tools()
     shapes: list[tuple[int, int, Shape]] = []
-    for annotation in annotations:
+    for label, annotation in annotations:
         counts = encode(annotation.get("segmentation"), (height, width), tools)
         if counts is not None:
             area = int(tools.area({"size": [height, width], "counts": counts}))
-            hidden = annotation.get("iscrowd") or annotation.get("ignore")
-            shapes.append((VOID if hidden else labels[annotation["category_id"]], area, counts))
+            hidden = _flag(annotation, "iscrowd") or _flag(annotation, "ignore")
+            shapes.append((VOID if hidden else label, area, counts))
     shapes.sort(key=lambda shape: (shape[0] != VOID, -shape[1]))
     return name, CocoMask((height, width), tuple((label, counts) for label, _, counts in shapes), overlap)
+
+
+def _flag(annotation: dict[str, Any], name: str) -> bool:
+    value = annotation.get(name)
+    number = int(value) if isinstance(value, bool) else 0 if value is None else whole_number(value)
+    if number not in (0, 1):
+        raise ShapeError(f"expected 0 or 1 as {name!r} of an annotation, got {value!r:.40}")
+    return number == 1
