@@ -14,7 +14,6 @@ from PIL import Image
 import crfrnn.models.pretrained
 from colour_network import NAMES, colour_segmenter, flag, nearest, save_colours
 from crfrnn import CRFRNN, Predictor, Segmenter
-from crfrnn.commands import segment as module
 from crfrnn.data import read_label_png, voc_palette
 from crfrnn.models import LiteFPN
 from test_cli_refine import names, run
@@ -211,6 +210,6 @@ def test_more_labels_than_a_png_holds_are_refused(
 ) -> None:
     Image.fromarray(FLAG).save(tmp_path / "p.png")
     many = Predictor(Segmenter(torch.nn.Conv2d(3, 300, 1)))
-    monkeypatch.setattr(module.Predictor, "from_pretrained", lambda *_, **__: many)
+    monkeypatch.setattr(Predictor, "from_pretrained", lambda *_, **__: many)
     code, _, errors = run("segment", tmp_path / "p.png", "-o", tmp_path / "out", "-c", colours)
     assert code == 1 and "at most 256" in errors and names(tmp_path / "out") == []

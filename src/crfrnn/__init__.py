@@ -3,9 +3,10 @@
 
 from typing import TYPE_CHECKING
 
-from crfrnn._late import late
+from crfrnn._late import for_command_line, late
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or not for_command_line():
+    # At once: torch.compile does not trace imports, and a saved graph needs the operators to be registered.
     from crfrnn.crf import (
         CRFRNN,
         GaussianKernel,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         robust_log_likelihood,
     )
     from crfrnn.lattice import Lattice, release_memory
+if TYPE_CHECKING:
     from crfrnn.models import FCN8s, Segmenter
     from crfrnn.predict import Predictor
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Names of a package that are imported when they are first asked for."""
+"""Names of a package that are imported when they are first asked for, and when all of them are."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -39,3 +40,11 @@ def late(
         return sorted({*vars(sys.modules[package]), *names, *rooms})
 
     return __getattr__, __dir__
+
+
+def for_command_line() -> bool:
+    """Whether the program is the command `crfrnn`, which answers help and mistakes without torch."""
+    program = next(iter(getattr(sys, "argv", ())), "")
+    if program == "-m":  # Python is still looking for the module that it will run
+        return any(word in ("crfrnn", "crfrnn.cli") for word in sys.orig_argv[1:])
+    return Path(program).stem == "crfrnn"

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What all commands share: errors as one line, progress, and options that build a CRF or find unaries."""
+"""What all commands share: errors as one line, progress, and options that build a CRF or find unaries.
+
+The modules of this folder import at the top what declares options, and inside their functions what does the
+work: help and usage errors come without torch.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,21 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crfrnn import signals
-from crfrnn.crf import CRFRNN
-from crfrnn.crf.presets import PRESETS
-from crfrnn.data import DeepLabUnaries, PictureSet, atomic
-from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset, load_parameters
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from crfrnn.crf import CRFRNN
+    from crfrnn.data import DeepLabUnaries, PictureSet
+    from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset
 
 state = SimpleNamespace(debug=False)
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -36,7 +42,7 @@ _VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # nam
 Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
-Preset = Annotated[str | None, typer.Option("--preset", help=f"Named parameters: {', '.join(PRESETS)}.")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Named parameters: default, deeplab, crfasrnn.")]
 ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, pixels.")]
 ThetaBeta = Annotated[float | None, typer.Option("--theta-beta", help="Bilateral colour reach, of 0..255.")]
 ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, pixels.")]
@@ -178,6 +184,9 @@ def build_crf(
 
     Raises: ValueError if both are given, or the file is for another number of labels.
     """
+    from crfrnn.crf import CRFRNN
+    from crfrnn.training import SavedParameters, load_parameters
+
     given = {name: value for name, value in numbers.items() if value is not None and name != "quality"}
     if params is not None:
         if preset is not None or given:
@@ -207,6 +216,8 @@ def check_iterations(iterations: int) -> int:
 
 def pictures(root: Path, split: str, num_labels: int | None) -> PictureSet:
     """A VOC development kit if there is one under `root`, else a folder with images/ and masks/."""
+    from crfrnn.data import PictureSet
+
     if (root / "images").is_dir():
         return PictureSet.folder(root, num_labels=num_labels)
     return PictureSet.voc(root, split)
@@ -228,6 +239,9 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     """`deeplab:FILE.npz`, or a folder with a file per picture."""
+    from crfrnn.data import DeepLabUnaries
+    from crfrnn.training import FolderUnaries
+
     kind, _, rest = spec.partition(":")
     if kind == "deeplab" and rest:
         return DeepLabUnaries.load(Path(rest))
@@ -252,6 +266,8 @@ def dataset(
     root: Path, split: str, limit: int | None, spec: str, labels: int | None, **options: Any
 ) -> UnaryDataset:
     """Pictures with masks and unaries."""
+    from crfrnn.training import UnaryDataset
+
     found, count = labelled(root, split, limit, labels)
     return UnaryDataset(found, unary_source(spec, num_labels=count, **options), count)
 
@@ -262,6 +278,10 @@ def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
 
 def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
     """An .npz with the one entry `probabilities`, whole or not at all."""
+    import numpy as np
+
+    from crfrnn.data import atomic
+
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, probabilities=probabilities)
 

@@ -6,12 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from crfrnn.commands import common
-from crfrnn.models.importers import READERS
-from crfrnn.models.importers import convert as convert_file
 
 
 def convert(
@@ -20,7 +17,7 @@ def convert(
         Path,
         typer.Option("--output", "-o", help="A folder, or FILE.safetensors with the configuration in it."),
     ],
-    origin: Annotated[str, typer.Option("--from", help=f"{', '.join(READERS)}.")],
+    origin: Annotated[str, typer.Option("--from", help="caffe, keras, pytorch, torchvision.")],
     labels: common.Labels = None,
     half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
 ) -> None:
@@ -30,6 +27,10 @@ def convert(
 
     Example: crfrnn convert vgg16.pth --from torchvision --labels 5 -o start.safetensors
     """
+    import torch
+
+    from crfrnn.models.importers import convert as convert_file
+
     if output.suffix and output.suffix != ".safetensors":
         raise ValueError(f"-o: expected a folder or FILE.safetensors, got {str(output)!r}")
     if output.suffix and output.resolve() == source.resolve():

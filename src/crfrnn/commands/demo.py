@@ -6,12 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from crfrnn.commands import common
-from crfrnn.data import write_label_png
-from crfrnn.data.images import write_png
 
 
 def demo(
@@ -23,6 +20,10 @@ def demo(
 
     Example: crfrnn demo -o demo-output
     """
+    import numpy as np
+
+    from crfrnn.data import write_label_png
+    from crfrnn.data.images import write_png
     from crfrnn.demo import run, segment_photograph
 
     segmented, result = segment_photograph(), run()

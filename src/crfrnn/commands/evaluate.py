@@ -4,24 +4,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.table import Table
-from torch import Tensor
 
 from crfrnn.commands import common
-from crfrnn.data import read_label_png
-from crfrnn.evaluation import METRICS, Evaluation, Evaluator
-from crfrnn.evaluation.tables import write_csv
-from crfrnn.refine import refine
-from crfrnn.training import Sample, UnaryDataset
 
-Method = Callable[[Sample], NDArray[np.int64]]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from crfrnn.evaluation import Evaluation
+    from crfrnn.training import Sample
+
+    Method = Callable[[Sample], NDArray[np.int64]]
 
 
 def evaluate(
@@ -59,6 +60,10 @@ def evaluate(
 
     Example: crfrnn evaluate VOCdevkit --unaries logits/ --layout lhw -m plain -m fit.safetensors -o out
     """  # fmt: skip
+    from crfrnn.evaluation import Evaluator
+    from crfrnn.evaluation.tables import write_csv
+    from crfrnn.training import UnaryDataset
+
     specs = dict(_named(spec) for spec in methods)
     if len(specs) != len(methods):
         raise ValueError("--method: expected each name once; write NAME=… to tell them apart")
@@ -111,6 +116,11 @@ def _named(spec: str) -> tuple[str, str]:
 
 
 def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
+    import numpy as np
+
+    from crfrnn.data import read_label_png
+    from crfrnn.refine import refine
+
     if spec == "plain":
         return lambda sample: sample.unary.argmax(0).numpy()
     kind, _, rest = spec.partition(":")
@@ -131,6 +141,8 @@ def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
 
 
 def _differences(result: Evaluation, base: str, samples: int, seed: int) -> list[list[str]]:
+    from crfrnn.evaluation import METRICS
+
     lines = [["method", "baseline", "metric", "difference", "low", "high", "clear_of_zero"]]
     for method in result.methods:
         for metric in METRICS if method != base else ():
@@ -141,6 +153,8 @@ def _differences(result: Evaluation, base: str, samples: int, seed: int) -> list
 
 
 def _show(result: Evaluation) -> None:
+    from crfrnn.evaluation import METRICS
+
     table = Table()
     table.add_column("percent")
     for method in result.methods:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +22,11 @@ from crfrnn.commands.train import (
     Strategy,
     interrupted,
 )
-from crfrnn.data import PictureSet
-from crfrnn.data.sources import Steps
-from crfrnn.experiments import Experiment, Plan, ablations, table1, write_report, write_seeds
-from crfrnn.training.recipe_files import load_recipe
-from crfrnn.training.run_files import Interrupted
+
+if TYPE_CHECKING:
+    from crfrnn.data import PictureSet
+    from crfrnn.data.sources import Steps
+    from crfrnn.experiments import Plan
 
 experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")
 
@@ -90,6 +90,9 @@ def recipe_experiment(
 
     Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
     """  # fmt: skip
+    from crfrnn.experiments import Experiment, ablations, table1, write_seeds
+    from crfrnn.training.recipe_files import load_recipe
+
     chosen = load_recipe(recipe, settings or ())
     numbers = [chosen.seed] if seeds is None else _counts("--seeds", seeds, 0)
     if len(numbers) > 1 and judge_on != "val":
@@ -148,6 +151,8 @@ def task_bars() -> Iterator[Steps]:
 @contextmanager
 def kept_when_interrupted(output: Path) -> Iterator[None]:
     """Ctrl-C says what is kept, and ends with its own exit status."""
+    from crfrnn.training.run_files import Interrupted
+
     try:
         yield
     except Interrupted as stopped:
@@ -159,6 +164,8 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
 
 def report(plan: Plan[Any], output: Path, judged: PictureSet, num_labels: int) -> None:
     """Write the report with the command line that made it, and say where it is."""
+    from crfrnn.experiments import write_report
+
     say(f"Report: {write_report(plan, output, judged, num_labels, command=_words())}")
 
 

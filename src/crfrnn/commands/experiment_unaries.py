@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,12 +24,9 @@ from crfrnn.commands.experiment import (
     say,
     task_bars,
 )
-from crfrnn.crf.validate import check_choice
-from crfrnn.data import ReducedUnaries, reduced
-from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
-from crfrnn.training import FitConfig, TuneConfig, UnaryDataset
-from crfrnn.training.dataset import hold_out as held_apart
-from crfrnn.training.train import some_of
+
+if TYPE_CHECKING:
+    from crfrnn.training import UnaryDataset
 
 
 def unary_experiment(
@@ -87,6 +84,12 @@ def unary_experiment(
 
     Example: crfrnn experiment unary-ablations VOCdevkit --unaries deeplab:u.npz --judge-on held-out -o out
     """  # fmt: skip
+    from crfrnn.crf.validate import check_choice
+    from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
+    from crfrnn.training import FitConfig, TuneConfig
+    from crfrnn.training.dataset import hold_out as held_apart
+    from crfrnn.training.train import some_of
+
     check_choice("--judge-on", judge_on, ("val", "held-out"))
     options = {"kind": kind, "layout": layout, "key": key, "long_side": long_side}
     data = _dataset(root, split, limit, unary_files, labels, **options)
@@ -130,6 +133,9 @@ def _dataset(
     **options: Any,
 ) -> UnaryDataset:  # fmt: skip
     """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
+    from crfrnn.data import ReducedUnaries, reduced
+    from crfrnn.training import UnaryDataset
+
     if long_side is None:
         return common.dataset(root, split, limit, spec, labels, **options)
     found, count = common.labelled(root, split, limit, labels)

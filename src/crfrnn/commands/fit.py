@@ -6,24 +6,15 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
 from crfrnn.commands import common
-from crfrnn.crf import CRFRNN
-from crfrnn.training import (
-    FitConfig,
-    FitResult,
-    TuneResult,
-    UnaryDataset,
-    cross_fit,
-    load_parameters,
-    save_parameters,
-)
-from crfrnn.training import fit as fit_crf
-from crfrnn.training.parameters import SETTINGS
+
+if TYPE_CHECKING:
+    from crfrnn.crf import CRFRNN
+    from crfrnn.training import FitResult, TuneResult, UnaryDataset
 
 
 def fit(
@@ -86,6 +77,9 @@ def fit(
 
     Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw --all-folds -o learned.safetensors
     """
+    from crfrnn.training import FitConfig, cross_fit
+    from crfrnn.training import fit as fit_crf
+
     config = FitConfig(
         epochs=epochs, batch=batch, seed=seed, folds=folds, fold=fold, patience=patience, select=select,
         rate_weights=rate_weights, rate_compatibility=rate_compatibility, rate_theta=rate_theta,
@@ -117,6 +111,9 @@ def _start(
     start: Path | None, num_labels: int, preset: str | None, label_weights: str, iterations: int | None,
     quality: str, temperature: bool,
 ) -> CRFRNN:  # fmt: skip
+    from crfrnn.crf import CRFRNN
+    from crfrnn.training import load_parameters
+
     if start is None:
         extra: dict[str, Any] = (
             {} if iterations is None else {"iterations": common.check_iterations(iterations)}
@@ -137,6 +134,11 @@ def _start(
 
 def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
     """The same function with weights as vectors or matrices, and with a temperature if it is to be learnt."""
+    import torch
+
+    from crfrnn.crf import CRFRNN
+    from crfrnn.training.parameters import SETTINGS
+
     state = dict(crf.state_dict())
     if label_weights == "matrix" and crf.label_weights == "vector":
         for name in ("spatial_weights", "bilateral_weights"):
@@ -167,6 +169,8 @@ def save_result(
     origin: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the parameter file, and say what is in it."""
+    from crfrnn.training import save_parameters
+
     names = common.class_names(data.pictures, data.num_labels)
     save_parameters(output, result.crf, class_names=names, scores=figures, provenance=origin)
     if result.interrupted:
@@ -178,6 +182,8 @@ def provenance(
     command: str, data: UnaryDataset, unaries: str, split: str, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What is needed to do it again; no paths of the machine it was done on."""
+    import torch
+
     return {
         "command": command,
         "pictures": len(data),

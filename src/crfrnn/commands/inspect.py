@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.table import Table
 
 from crfrnn.commands import common
-from crfrnn.crf import GaussianKernel
-from crfrnn.data import read_image, shared_folder
+
+if TYPE_CHECKING:
+    import torch
+
+    from crfrnn.crf import GaussianKernel
 
 PACKAGES = (
     "numpy", "pillow", "safetensors", "typer", "rich", "scipy", "optuna", "torchmetrics", "matplotlib",
@@ -30,6 +32,10 @@ def doctor() -> None:
 
     Example: crfrnn doctor
     """
+    import torch
+
+    from crfrnn.data import shared_folder
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("crfrnn", common.own_version())
     table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
@@ -74,6 +80,11 @@ def accuracy(
 
     Example: crfrnn accuracy photo.jpg --theta-alpha 67 --theta-beta 3
     """
+    import torch
+
+    from crfrnn.crf import GaussianKernel
+    from crfrnn.data import read_image
+
     saved = common.build_crf(
         None if params else 2, params, preset, None,
         theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
@@ -113,6 +124,8 @@ def _numbers(values: torch.Tensor) -> str:
 
 def _measure(build: Callable[[], GaussianKernel], rows: int, seed: int) -> list[str]:
     """Error, vertices, milliseconds to build and to filter 21 values per pixel (the labels of VOC)."""
+    import torch
+
     spans = []
     for _ in range(3):  # the first call also loads what is loaded once
         begun = time.perf_counter()

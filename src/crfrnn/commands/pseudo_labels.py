@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.refine import find_pictures
-from crfrnn.data.pictures import read_ids
-from crfrnn.pseudo import RECIPES, Job, Recipe, recipe_named, write_pseudo_labels
+
+if TYPE_CHECKING:
+    from crfrnn.pseudo import Job, Recipe
 
 _ENDINGS = {
     "cams": (".npz", ".npy"),  # .npy only to be refused with an explanation
@@ -26,7 +27,7 @@ def pseudo_labels(
     images: Annotated[str, typer.Argument(help="A folder of pictures, or a glob in quotes.")],
     maps: Annotated[Path, typer.Option("--maps", "-m", help="The folder of maps, by stem.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
-    recipe: Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")] = "irn",
+    recipe: Annotated[str, typer.Option("--recipe", help="One of irn, affinitynet, seam, clip-es.")] = "irn",
     kind: Annotated[
         str, typer.Option("--kind", help="cams (.npz with keys), logits, probabilities or labels.")
     ] = "cams",
@@ -58,6 +59,8 @@ def pseudo_labels(
 
     Example: crfrnn pseudo-labels val2014/ -m logits/ --kind logits --layout lhw --recipe clip-es -j 8 -o out/
     """
+    from crfrnn.pseudo import write_pseudo_labels
+
     if kind not in _ENDINGS:
         raise ValueError(f"--kind: expected one of {', '.join(_ENDINGS)}, got {kind!r}")
     chosen = _recipe(recipe, level, iterations)
@@ -82,6 +85,8 @@ def pseudo_labels(
 
 
 def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Recipe:
+    from crfrnn.pseudo import recipe_named
+
     chosen = recipe_named(name)
     if levels:
         chosen = replace(chosen, levels=tuple(levels))
@@ -92,6 +97,9 @@ def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Re
 
 def _jobs(images: str, maps: Path, kind: str, listing: Path | None) -> list[Job]:
     """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
+    from crfrnn.data.pictures import read_ids
+    from crfrnn.pseudo import Job
+
     pictures = find_pictures(images)
     if listing is not None:
         wanted = read_ids(listing, "--list")

@@ -7,20 +7,16 @@ import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image
 
 from crfrnn.commands import common
 from crfrnn.commands.common import show_error
-from crfrnn.crf import CRFRNN
-from crfrnn.data import FileError, read_image, read_unary, write_label_png
-from crfrnn.data.images import FORMATS, write_png
-from crfrnn.data.unary_files import AXES, KINDS
-from crfrnn.plots import panel as paint_panel
-from crfrnn.refine import refine as refine_picture
-from crfrnn.training import FolderUnaries, SavedParameters
+
+if TYPE_CHECKING:
+    from crfrnn.crf import CRFRNN
+    from crfrnn.training import SavedParameters
 
 
 def refine(
@@ -95,6 +91,8 @@ class _Work:
     numbers: dict[str, Any]
 
     def __post_init__(self) -> None:
+        from crfrnn.data.unary_files import AXES, KINDS
+
         self.pictures = find_pictures(self.image)
         self.single = Path(self.image).is_file()
         self.changed = 0.0
@@ -127,6 +125,11 @@ class _Work:
 
     def one(self, path: Path, save_probabilities: bool, with_panel: bool) -> None:
         """Read, refine and write one picture; its label map is written last."""
+        from crfrnn.data import read_image, read_unary, write_label_png
+        from crfrnn.data.images import write_png
+        from crfrnn.plots import panel as paint_panel
+        from crfrnn.refine import refine as refine_picture
+
         image = read_image(path)
         size = (image.shape[0], image.shape[1])
         file = self._unary_file(path)
@@ -147,6 +150,8 @@ class _Work:
         self.changed += result.changed
 
     def _unary_file(self, path: Path) -> Path:
+        from crfrnn.training import FolderUnaries
+
         return FolderUnaries(self.unary, {}).find(path.stem) if self.unary.is_dir() else self.unary
 
     def _crf(self, num_labels: int) -> CRFRNN:
@@ -168,6 +173,11 @@ def check_stems(pictures: Sequence[Path]) -> None:
 
 def find_pictures(pattern: str) -> list[Path]:
     """One file, the pictures of a folder, or what a glob matches; ValueError if that is nothing."""
+    from PIL import Image
+
+    from crfrnn.data import FileError
+    from crfrnn.data.images import FORMATS
+
     endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     path = Path(pattern)
     if path.is_file():

@@ -6,19 +6,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.refine import check_stems, find_pictures
-from crfrnn.data import FileError, read_image, write_label_png
-from crfrnn.data.files import write_text
-from crfrnn.data.images import write_png
-from crfrnn.plots import painted, panel, shrunk
-from crfrnn.predict import Prediction, Predictor, default_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from crfrnn.predict import Prediction, Predictor
 
 PANEL_SIDE = 1400
 OVERLAY, PANEL, PROBABILITIES = "_overlay.png", "_panel.png", "_probabilities.npz"
@@ -73,6 +71,8 @@ def segment(
 
     Example: crfrnn segment 'photos/*.jpg' -o segmented/ --long-side 1024 --compare
     """
+    from crfrnn.predict import Predictor, default_checkpoint
+
     pictures = find_pictures(picture)
     check_stems(pictures)
     name = default_checkpoint() if checkpoint is None else checkpoint
@@ -135,6 +135,8 @@ class _Work:
 
     def check(self, pictures: list[Path]) -> None:
         """Refuse to write over a photograph."""
+        from crfrnn.data import FileError
+
         given = {path.resolve() for path in pictures}
         for path in pictures:
             if any(self.target(path, ending).resolve() in given for ending in ENDINGS):
@@ -145,6 +147,13 @@ class _Work:
 
     def one(self, path: Path) -> Prediction:
         """Read, segment and write one picture; its label map is written last."""
+        import numpy as np
+
+        from crfrnn.data import read_image, write_label_png
+        from crfrnn.data.files import write_text
+        from crfrnn.data.images import write_png
+        from crfrnn.plots import painted, panel, shrunk
+
         image = read_image(path)
         found = self.predictor(image, probabilities=self.save_probabilities)
         if found.labels.dtype != np.uint8:
@@ -185,6 +194,8 @@ def _percent(share: float) -> str:
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda, got {name!r}")

@@ -4,28 +4,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crfrnn.commands import common
-from crfrnn.data import LabelledPicture, PictureSet, voc_pictures
-from crfrnn.data.pictures import read_ids, some
-from crfrnn.data.voc import devkit
-from crfrnn.evaluation.submission import COMPETITIONS, TARGETS, pack_submission
+
+if TYPE_CHECKING:
+    from crfrnn.data import PictureSet
 
 
 def submit(
     predictions: Annotated[Path, typer.Argument(help="A folder with ID.png for every id of the list.")],
     root: Annotated[Path, typer.Argument(help="The VOC development kit with list and pictures.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="FILE.tar.gz")],
-    target: Annotated[str, typer.Option("--target", help=f"One of {', '.join(TARGETS)}.")] = "voc2012",
+    target: Annotated[
+        str, typer.Option("--target", help="One of voc2010, voc2011, voc2012, context.")
+    ] = "voc2012",
     split: Annotated[
         str | None, typer.Option("--split", help="The list: test (context: val) unless said, or a list file.")
     ] = None,
     competition: Annotated[
         str,
-        typer.Option("--competition", help=f"{' or '.join(COMPETITIONS)}; comp5: provided data alone."),
+        typer.Option("--competition", help="comp5 or comp6; comp5: provided data alone."),
     ] = "comp6",
 ) -> None:
     """Pack label maps for the PASCAL VOC server; ids, sizes and labels are checked first.
@@ -34,6 +35,9 @@ def submit(
 
     Example: crfrnn submit labels/ VOCdevkit/ --target voc2010 --competition comp5 -o results.tar.gz
     """
+    from crfrnn.data.pictures import some
+    from crfrnn.evaluation.submission import TARGETS, pack_submission
+
     if target not in TARGETS:
         raise ValueError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
     listed, name = _listed(root, target, split)
@@ -52,6 +56,11 @@ def submit(
 
 def _listed(root: Path, target: str, split: str | None) -> tuple[PictureSet, str]:
     """The pictures of the list, and its name."""
+    from crfrnn.data import LabelledPicture, PictureSet, voc_pictures
+    from crfrnn.data.pictures import read_ids
+    from crfrnn.data.voc import devkit
+    from crfrnn.evaluation.submission import TARGETS
+
     year = TARGETS[target].year
     wanted = split or ("val" if target == "context" else "test")
     listing = Path(wanted)

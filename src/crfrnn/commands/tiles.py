@@ -6,20 +6,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from crfrnn.commands import common
-from crfrnn.data import FileError
-from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
-from crfrnn.tiles.unaries import KINDS
 
 
 def tiles(
     image: Annotated[Path, typer.Argument(help="SCENE.tif, the guide.")],
     unary: Annotated[Path, typer.Option("--unary", "-u", help="SCORES.tif: a band per label, or labels.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="LABELS.tif")],
-    kind: Annotated[str, typer.Option("--kind", help=f"{', '.join(KINDS)}.")],
+    kind: Annotated[str, typer.Option("--kind", help="logits, probabilities, labels.")],
     bands: Annotated[str, typer.Option("--bands", help="Bands of the guide, such as 3,2,1.")] = "1,2,3",
     scale: Annotated[
         tuple[float, float] | None,
@@ -51,6 +47,11 @@ def tiles(
 
     Example: crfrnn tiles scene.tif -u map.tif --kind labels --labels 6 --gt-prob 0.8 -o labels.tif
     """
+    import numpy as np
+
+    from crfrnn.data import FileError
+    from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
+
     with (
         Raster(image, "IMAGE", bands=_bands(bands), scale=scale) as guide,
         Raster(unary, "--unary") as scores,

@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crfrnn import signals
 from crfrnn.commands import common
-from crfrnn.training.recipe_files import load_recipe, recipe_names, recipe_text
-from crfrnn.training.run_files import Interrupted
-from crfrnn.training.train import read_sets
-from crfrnn.training.train import train as run_recipe
 
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help=f"{', '.join(recipe_names())}, or a YAML file.")
-]
+if TYPE_CHECKING:
+    from crfrnn.training.run_files import Interrupted
+
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="cpu-small, default, paper, or a YAML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="KEY=VALUE, as often as you like: seed=3, data.root=voc2012."),
@@ -49,6 +46,11 @@ def train(
 
     Example: crfrnn train --recipe mine.yaml -s stages.joint.epochs=5 -o run
     """  # fmt: skip
+    from crfrnn.training.recipe_files import load_recipe, recipe_text
+    from crfrnn.training.run_files import Interrupted
+    from crfrnn.training.train import read_sets
+    from crfrnn.training.train import train as run_recipe
+
     chosen = load_recipe(recipe, settings or ())
     if show:
         common.out.print(recipe_text(chosen), markup=False)

@@ -10,9 +10,6 @@ import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.fit import check_output, provenance, save_result
-from crfrnn.training import TuneConfig
-from crfrnn.training import tune as tune_crf
-from crfrnn.training.tune import RANGES
 
 
 def tune(
@@ -48,6 +45,10 @@ def tune(
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
+    from crfrnn.training import TuneConfig
+    from crfrnn.training import tune as tune_crf
+    from crfrnn.training.tune import RANGES
+
     ranges = {name: limits for name, limits in RANGES.items() if temperature or name != "temperature"}
     settings: dict[str, Any] = {"quality": quality}
     if iterations is not None:

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from crfrnn.commands import common
-from crfrnn.volumes import read_nifti, refine_volume, write_nifti
-from crfrnn.volumes.nifti import ENDINGS, Volume, same_grid
-from crfrnn.volumes.volume import KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crfrnn.volumes.nifti import Volume
 
 
 def volume(
@@ -24,7 +25,7 @@ def volume(
     also: Annotated[
         list[Path] | None, typer.Option("--also", help="A further channel on the guide's grid; repeatable.")
     ] = None,
-    kind: Annotated[str, typer.Option("--kind", help=f"{' or '.join(KINDS)}.")] = "probabilities",
+    kind: Annotated[str, typer.Option("--kind", help="probabilities or logits.")] = "probabilities",
     mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
     theta_alpha: Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, mm.")] = None,
     theta_beta: common.ThetaBeta = None,
@@ -45,6 +46,10 @@ def volume(
 
     Example: crfrnn volume t1.nii.gz --also t2.nii.gz -u tissue.nii.gz --mask brain.nii.gz -o labels.nii.gz
     """
+    import numpy as np
+
+    from crfrnn.volumes import read_nifti, refine_volume, write_nifti
+
     common.check_iterations(iterations)
     stem = _stem(output)
     common.new_folder(output.parent)
@@ -89,6 +94,9 @@ def volume(
 
 
 def _on_grid(path: Path, option: str, first: Volume) -> Volume:
+    from crfrnn.volumes import read_nifti
+    from crfrnn.volumes.nifti import same_grid
+
     found = read_nifti(path, option)
     if not same_grid(found, first):
         raise ValueError(
@@ -109,6 +117,8 @@ def _single(found: Volume, path: Path) -> np.ndarray:
 
 
 def _stem(output: Path) -> str:
+    from crfrnn.volumes.nifti import ENDINGS
+
     for ending in ENDINGS:
         if output.name.lower().endswith(ending) and len(output.name) > len(ending):
             return output.name[: -len(ending)]
