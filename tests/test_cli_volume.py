@@ -76,7 +76,7 @@ def test_channels_and_mask(root: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--unary", "t1.nii.gz"], "--unary: expected four axes"),
+        (["--unary", "t1.nii.gz"], "each of several files holds one label"),
         (["--unary", "moved.nii.gz"], "--unary 'moved.nii.gz': expected the guide's grid"),
         (["--unary", "absent.nii.gz"], "absent.nii.gz"),
         (["--kind", "odds"], "kind: expected one of"),

@@ -19,13 +19,28 @@ if TYPE_CHECKING:
 def volume(
     guide: Annotated[Path, typer.Argument(help="GUIDE.nii.gz, such as a T1 image.")],
     unary: Annotated[
-        Path, typer.Option("--unary", "-u", help="PROBS.nii.gz: four axes, the last one the labels.")
+        list[Path],
+        typer.Option(
+            "--unary",
+            "-u",
+            help="PROBS.nii.gz with the labels last, .npz, .npy, .pt, or one file per label: repeatable.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="OUT.nii.gz")],
     also: Annotated[
         list[Path] | None, typer.Option("--also", help="A further channel on the guide's grid; repeatable.")
     ] = None,
-    kind: Annotated[str, typer.Option("--kind", help="probabilities or logits.")] = "probabilities",
+    kind: Annotated[str, typer.Option("--kind", help="probabilities, logits, labels.")] = "probabilities",
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", "--axes", help="Axes of an .npz, .npy or .pt: lxyz, lzyx, xyzl, zyxl."),
+    ] = None,
+    key: common.Key = None,
+    labels: common.Labels = None,
+    gt_prob: common.GtProb = 0.7,
+    void: Annotated[
+        int | None, typer.Option("--void", help="The number of a label map that means unknown.")
+    ] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
     theta_alpha: Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, mm.")] = None,
     theta_beta: common.ThetaBeta = None,
@@ -48,7 +63,7 @@ def volume(
     """
     import numpy as np
 
-    from crfrnn.volumes import read_nifti, refine_volume, write_nifti
+    from crfrnn.volumes import read_nifti, read_scores, refine_volume, write_nifti
 
     common.check_iterations(iterations)
     stem = _stem(output)
@@ -60,13 +75,11 @@ def volume(
         for path in also or ():
             more = _on_grid(path, "--also", first)
             channels.append(more.values if more.values.ndim == 4 else more.values[None])
-        scores = _on_grid(unary, "--unary", first).values
-        if scores.ndim != 4:
-            raise ValueError(
-                f"--unary: expected four axes, the last one the labels, got {scores.shape}; "
-                "save one volume per label along a fourth axis, the background too"
-            )
         inside = None if mask is None else _single(_on_grid(mask, "--mask", first), mask)
+        scores = read_scores(
+            unary, first, kind=kind, axes=layout, key=key, mask=inside, role="--unary",
+            num_labels=None if kind == "labels" else labels,
+        )  # fmt: skip
         bar.update(task, description="refine", completed=1)
         result = refine_volume(
             np.concatenate(channels),
@@ -79,6 +92,9 @@ def volume(
             bilateral_weight=bilateral_weight,
             iterations=iterations,
             kind=kind,
+            num_labels=labels if kind == "labels" else None,
+            gt_prob=gt_prob,
+            unknown=void,
             mask=inside,
             quality=quality,
         )
@@ -87,25 +103,25 @@ def volume(
             name = output.with_name(f"{stem}_probabilities.nii.gz")
             write_nifti(name, result.probabilities, first, intent="estimate")
         # Last, so that a label volume means that everything is there.
-        dtype = np.uint8 if len(scores) <= 256 else np.uint16
-        write_nifti(output, result.labels.astype(dtype), first, intent="label")
+        write_nifti(output, result.labels.astype(_dtype(result.labels)), first, intent="label")
     common.out.print(f"{100 * result.changed:.1f} % of the voxels changed.")
     common.out.print(f"Label volume: {output}", markup=False)
 
 
 def _on_grid(path: Path, option: str, first: Volume) -> Volume:
     from crfrnn.volumes import read_nifti
-    from crfrnn.volumes.nifti import same_grid
+    from crfrnn.volumes.scores import check_grid
 
     found = read_nifti(path, option)
-    if not same_grid(found, first):
-        raise ValueError(
-            f"{option} {str(path)!r}: expected the guide's grid, {first.values.shape[-3:]} voxels and its "
-            f"affine, got {found.values.shape[-3:]} voxels with corner "
-            f"{found.affine[:3, 3].round(3).tolist()} against "
-            f"{first.affine[:3, 3].round(3).tolist()}; resample it onto the guide first"
-        )
+    check_grid(path, option, found.values.shape[-3:], found.affine, first)
     return found
+
+
+def _dtype(labels: np.ndarray) -> type[np.integer]:
+    import numpy as np
+
+    top = int(labels.max())
+    return np.uint8 if top < 2**8 else np.uint16 if top < 2**16 else np.int32
 
 
 def _single(found: Volume, path: Path) -> np.ndarray:

@@ -82,6 +82,12 @@ def read_arrays(
     return arrays
 
 
+def npz_names(path: PathLike, role: str = "arrays") -> list[str]:
+    """The names of the arrays of an .npz."""
+    with _damage_named(path, role), zipfile.ZipFile(existing(path, role)) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 @contextmanager
 def _damage_named(path: PathLike, role: str) -> Iterator[None]:
     try:

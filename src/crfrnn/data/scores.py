@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from crfrnn.crf.binary import two_labels, two_probabilities
 from crfrnn.data.files import FileError, PathLike
 from crfrnn.lattice.validate import warn
 
@@ -26,8 +27,7 @@ def scores_to_logits(
 ) -> Tensor:
     """Logits of scores: ``log max(p, 1e-5)`` of probabilities, logits as they are.
 
-    One score per pixel is a binary problem, label 0 the background: [0, z] for a logit z, [1 - p, p] for a
-    probability p, as a sigmoid has it.
+    One score per pixel is a binary problem, [0, z] or [1 - p, p], see `crfrnn.crf.binary`.
 
     Args:
         scores: Float[L, *spatial], L ≥ 1; what it holds may be overwritten.
@@ -52,13 +52,11 @@ def scores_to_logits(
     inside = scores if valid is None else scores[:, valid]
     if kind == "logits":
         _point_out_probabilities(inside, role, path)
-        return torch.cat([torch.zeros_like(scores), scores]) if len(scores) == 1 else scores
+        return two_labels(scores)
     _check_range(inside, role, path)
-    if len(scores) == 1:
-        scores = torch.cat([1 - scores, scores])
-    else:
+    if len(scores) > 1:
         _check_sums(inside, role, path)
-    return scores.clamp_(min=SMALLEST).log_()
+    return two_probabilities(scores).clamp_(min=SMALLEST).log_()
 
 
 def _check_finite(scores: Tensor, role: str, path: PathLike | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gzip
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from crfrnn.data.files import FileError, PathLike, atomic, existing
 MAX_VOXELS = 2**28  # numbers in one file, all channels or labels counted: 1 GiB as float32
 _MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 ENDINGS = (".nii.gz", ".nii")
+_AGAIN = "write it again as NIfTI (.nii or .nii.gz)"
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,8 @@ def read_nifti(path: PathLike, role: str = "volume", *, max_voxels: int = MAX_VO
     >>> read_nifti(name).spacing
     (1.0, 1.0, 3.0)
     """
-    nibabel = _nibabel()
-    found = existing(path, role)
-    again = "write it again as NIfTI (.nii or .nii.gz)"
-    try:
-        image = nibabel.load(found)
-        if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
-            raise FileError(role, path, "a NIfTI file", type(image).__name__, again)
-        shape = tuple(int(n) for n in image.shape)
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) not in (3, 4) or 0 in shape:
-            raise FileError(role, path, "three axes, or four with channels last", f"{image.shape}", again)
+    with _named(path, role):
+        image, shape = _open(path, role)
         if int(np.prod(shape, dtype=object)) > max_voxels:
             raise FileError(
                 role,
@@ -70,14 +63,8 @@ def read_nifti(path: PathLike, role: str = "volume", *, max_voxels: int = MAX_VO
                 "crop or resample it (or raise max_voxels)",
             )
         if np.dtype(image.get_data_dtype()).kind not in "uif":
-            raise FileError(role, path, "real numbers", f"{image.get_data_dtype()}", again)
+            raise FileError(role, path, "real numbers", f"{image.get_data_dtype()}", _AGAIN)
         values = np.asarray(image.dataobj, np.float32).reshape(shape)
-    except FileError:
-        raise
-    except Exception as error:  # whatever nibabel, gzip or zlib say about a file that is not well
-        raise FileError(
-            role, path, "a whole NIfTI file", f"{type(error).__name__}: {error}", again
-        ) from error
     if len(shape) == 4:
         values = np.moveaxis(values, -1, 0)
     affine = np.asarray(image.affine, np.float64)
@@ -88,6 +75,40 @@ def read_nifti(path: PathLike, role: str = "volume", *, max_voxels: int = MAX_VO
         raise FileError(role, path, "voxels of positive size", f"{sizes.tolist()}", "correct its affine")
     x, y, z = (float(size) for size in sizes)
     return Volume(np.ascontiguousarray(values), affine, image.header, (x, y, z))
+
+
+def read_grid(path: PathLike, role: str = "volume") -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """The shape of the three axes of space and the affine, without the voxels; errors as `read_nifti`."""
+    with _named(path, role):
+        image, shape = _open(path, role)
+    return shape[:3], np.asarray(image.affine, np.float64)
+
+
+def _open(path: PathLike, role: str) -> tuple[Any, tuple[int, ...]]:
+    """nibabel's image and its shape of three or four axes, channels or labels last."""
+    nibabel = _nibabel()
+    image = nibabel.load(existing(path, role))
+    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
+        raise FileError(role, path, "a NIfTI file", type(image).__name__, _AGAIN)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) == 5 and shape[3] == 1:  # vectors, as ITK and ANTs write them: the fourth axis is time
+        shape = (*shape[:3], shape[4])
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4) or 0 in shape:
+        raise FileError(role, path, "three axes, or four with channels last", f"{image.shape}", _AGAIN)
+    return image, shape
+
+
+@contextmanager
+def _named(path: PathLike, role: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileError, ImportError):
+        raise
+    except Exception as error:  # whatever nibabel, gzip or zlib say about a file that is not well
+        got = f"{type(error).__name__}: {error}"
+        raise FileError(role, path, "a whole NIfTI file", got, _AGAIN) from error
 
 
 def write_nifti(path: PathLike, values: NDArray[Any], like: Volume, *, intent: str = "none") -> None:
@@ -116,11 +137,9 @@ def write_nifti(path: PathLike, values: NDArray[Any], like: Volume, *, intent: s
         temporary.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if name.endswith(".gz") else raw)
 
 
-def same_grid(a: Volume, b: Volume) -> bool:
-    """Whether the voxels of both lie in the same places, to a thousandth of a millimetre or so."""
-    return a.values.shape[-3:] == b.values.shape[-3:] and np.allclose(
-        a.affine, b.affine, rtol=1e-4, atol=1e-3
-    )
+def same_places(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two affines put voxels in the same places, to a thousandth of a millimetre or so."""
+    return np.allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
 def _nibabel() -> Any:

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import Preset
-from crfrnn.data.scores import SCORE_KINDS, scores_to_logits
 from crfrnn.refine import Refined
+from crfrnn.volumes.unary import AXES, label_unary, score_unary
 
 Length = float | Sequence[float]
 
 # Lengths in millimetres, θ_β in steps of the range 0..255: chosen on one brain template, see docs/volumes.md.
 VOLUME_PRESET = Preset(8.0, 12.0, 2.0, 1.0, 6.0)
-KINDS = SCORE_KINDS
-AXES = 3
 
 
 @torch.no_grad()
@@ -38,6 +36,9 @@ def refine_volume(
     bilateral_weight: float | None = None,
     iterations: int = 5,
     kind: str = "probabilities",
+    num_labels: int | None = None,
+    gt_prob: float = 0.7,
+    unknown: int | None = None,
     rescale: bool = True,
     mask: NDArray[np.bool_] | None = None,
     **settings: Any,
@@ -49,14 +50,20 @@ def refine_volume(
 
     Args:
         guide: real numbers [X, Y, Z], or [C, X, Y, Z] for C ≤ 5 channels (T1 and T2; red, green, blue).
-        probabilities: Float[L, X, Y, Z], 0..1 with sum 1 over the labels; or logits, as `kind` says.
+        probabilities: Float[L, X, Y, Z], 0..1 with sum 1 over the labels; or logits or labels, as `kind`
+            says. [X, Y, Z] or one label: a binary problem, as a sigmoid has it, see `crfrnn.data.scores`.
         spacing: voxel size along each axis **of the array**, in millimetres (or any unit that θ_α and
             θ_γ share). For a video [T, H, W] the first number is how many pixels one frame counts for.
         theta_alpha, theta_gamma: reach in the unit of `spacing`, a number or one per axis of the array.
         theta_beta: a number or one per channel, in steps of the guide as `rescale` leaves it.
         spatial_weight, bilateral_weight: of every label. None takes `VOLUME_PRESET` for all five.
         iterations: T ≥ 0.
-        kind: "probabilities" (the unary is log max(p, 1e-5)) or "logits".
+        kind: "probabilities" (the unary is log max(p, 1e-5)), "logits", or "labels" (whole numbers
+            [X, Y, Z], each right with probability `gt_prob`, see `crfrnn.data.unary_from_labels`).
+        num_labels: L of "labels", whose numbers are 0..L-1; None takes the numbers that occur, and the
+            result has these numbers.
+        gt_prob: in (0, 1), for "labels".
+        unknown: the number of voxels without a label, for "labels"; None: every number is a label.
         rescale: map each channel so that its 0.5 and 99.5 percentile become 0 and 255, see
             `to_display_range`; False takes the guide as it stands.
         mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary, nothing is sent, and
@@ -64,7 +71,8 @@ def refine_volume(
         settings: any other argument of `CRFRNN`, such as ``quality="high"``.
 
     Returns:
-        `Refined` with labels Int64[X, Y, Z] and probabilities Float32[L, X, Y, Z].
+        `Refined` with labels Int64[X, Y, Z] and probabilities Float32[L, X, Y, Z], for "labels" in the
+        order of their numbers.
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected, what came and the remedy.
@@ -78,7 +86,12 @@ def refine_volume(
     channels = _guide(guide)
     inside = _mask(mask, channels.shape[1:])
     _fill_outside(channels, mask)
-    unary = _unary(probabilities, kind, channels.shape[1:], inside)
+    shape = channels.shape[1:]
+    numbers: NDArray[np.int64] | None = None
+    if kind == "labels":
+        unary, numbers = label_unary(probabilities, shape, num_labels, gt_prob, unknown, mask)
+    else:
+        unary = score_unary(probabilities, kind, shape, inside)
     if rescale:
         channels = to_display_range(channels, mask)
     step = _lengths("spacing", spacing)
@@ -97,7 +110,10 @@ def refine_volume(
         crf = crf.double()
     image = torch.from_numpy(channels).to(unary.dtype)[None]
     logits = crf(unary[None], image, mask=None if inside is None else inside[None])[0]
-    return Refined(unary.argmax(0).numpy(), logits.argmax(0).numpy(), logits.float().softmax(0).numpy())
+    before, after = unary.argmax(0).numpy(), logits.argmax(0).numpy()
+    if numbers is not None:
+        before, after = numbers[before], numbers[after]
+    return Refined(before, after, logits.float().softmax(0).numpy())
 
 
 def to_display_range(guide: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
@@ -150,21 +166,6 @@ def _fill_outside(channels: NDArray[np.float64], mask: NDArray[np.bool_] | None)
             f"guide: expected finite values, got {bad} NaN or infinite; leave such voxels out with "
             "mask=np.isfinite(guide), or fill them with a value of the background"
         )
-
-
-def _unary(probabilities: Any, kind: str, shape: tuple[int, ...], inside: Tensor | None) -> Tensor:
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    array = np.asarray(probabilities)
-    if array.dtype.kind != "f":
-        raise TypeError(f"probabilities: expected floating-point numbers, got {array.dtype}; divide first")
-    if array.ndim != AXES + 1 or array.shape[1:] != shape:
-        raise ValueError(
-            f"probabilities: expected [L, {', '.join(map(str, shape))}] as guide has it, got {array.shape}; "
-            "labels come first: np.moveaxis(probabilities, -1, 0)"
-        )
-    values = torch.from_numpy(np.array(array, np.float64 if array.dtype == np.float64 else np.float32))
-    return scores_to_logits(values, kind, role="probabilities", valid=inside)
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor | None:
