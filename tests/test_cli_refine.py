@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from crfrnn import CRFRNN
 from crfrnn.commands.parser import app
 from crfrnn.data import read_image, read_label_png, voc_palette, write_label_png
+from crfrnn.data.manifest import MANIFEST
 from crfrnn.training import save_parameters
 from toy import LABELS, SIZE, make_pictures
 
@@ -33,7 +34,8 @@ def run(*words: object) -> tuple[int, str, str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    """The results; the list of them in the same folder is no result."""
+    return sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
 
 
 def test_one_picture_gives_what_the_layer_gives(root: Path) -> None:
@@ -212,3 +214,70 @@ def test_debug_shows_the_traceback(root: Path) -> None:
     assert code == 2 and "Traceback" not in errors
     code, _, errors = run("--debug", *words)
     assert code == 2 and "Traceback" in errors and "FileError" in errors
+
+
+def logits(root: Path, *more: object, image: object = "images", out: str = "o") -> list[object]:
+    return ["refine", root / str(image), "-u", root / "unaries", "--kind", "logits", "--layout", "lhw",
+            "-o", root / out, *more]  # fmt: skip
+
+
+def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
+    code, said, _ = run(*logits(root, "--no-panel"))
+    assert code == 0 and "3 of 3 refined" in said
+    (root / "o" / "p1.png").unlink()
+    code, said, _ = run(*logits(root, "--no-panel", "--skip-existing"))
+    assert code == 0 and "1 of 3 refined" in said and "2 were there already" in said
+    for words in (["-T", 1], ["--theta-beta", 9]):
+        code, _, errors = run(*logits(root, "--no-panel", "--skip-existing", *words))
+        assert code == 2 and "same settings" in errors and "--overwrite" in errors
+    code, said, _ = run(*logits(root, "--no-panel", "--skip-existing", "-T", 1, "--overwrite"))
+    assert code == 0 and "3 of 3 refined" in said
+    np.save(root / "unaries" / "p1.npy", np.load(root / "unaries" / "p1.npy") + 1)
+    code, _, errors = run(*logits(root, "--no-panel", "--skip-existing", "-T", 1))
+    assert code == 2 and "made from others" in errors and errors.count("\n") == 1
+
+
+def test_a_folder_of_photographs_keeps_them_and_its_results_are_not_taken_for_photographs(root: Path) -> None:
+    photographs = {p: p.read_bytes() for p in (root / "images").iterdir()}
+    code, _, errors = run(*logits(root, out="images"))
+    assert code == 2 and "would write over the input" in errors
+    assert photographs == {p: p.read_bytes() for p in (root / "images").iterdir()}
+    for path in photographs:
+        Image.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    for _ in range(2):
+        code, said, _ = run(*logits(root, out="images"))
+        assert code == 0 and "3 of 3 refined" in said
+    Image.open(root / "images" / "p0.bmp").save(root / "images" / "p1_probabilities.npz", "BMP")
+    code, _, errors = run(*logits(root, "--save-probabilities", out="images"))
+    assert code == 2 and "p1_probabilities.npz" in errors and "did not write" in errors
+
+
+def test_pictures_of_one_name_keep_their_folders_and_find_their_own_unaries(root: Path) -> None:
+    for k, day in enumerate(("monday", "tuesday")):
+        for kind, ending in (("images", "png"), ("unaries", "npy")):
+            (root / kind / day).mkdir()
+            (root / kind / f"p{k}.{ending}").rename(root / kind / day / f"x.{ending}")
+    code, _, _ = run(*logits(root, "--no-panel", image="images/*day/*"))
+    assert code == 0 and names(root / "o") == ["monday", "tuesday"]
+    for day in ("monday", "tuesday"):
+        words = logits(root, "--no-panel", image=f"images/{day}/x.png", out=f"{day}.png")
+        assert run(*words[:3], root / f"unaries/{day}", *words[4:])[0] == 0
+        np.testing.assert_array_equal(
+            read_label_png(root / "o" / day / "x.png"), read_label_png(root / f"{day}.png")
+        )
+
+
+def test_a_picture_named_as_the_panel_of_another_is_refused_at_once(root: Path) -> None:
+    Image.open(root / "images/p0.png").save(root / "images/p0_panel.png")
+    np.save(root / "unaries/p0_panel.npy", np.load(root / "unaries/p0.npy"))
+    code, _, errors = run(*logits(root))
+    assert code == 2 and "p0_panel.png" in errors and "collide" in errors and not (root / "o").exists()
+    code, said, _ = run(*logits(root, "--no-panel"))
+    assert code == 0 and "4 of 4 refined" in said
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/dev/null", "/dev/null/x.png", "/sys/x", "images/p0.png/x"])
+def test_a_place_that_takes_no_files_is_one_line(root: Path, place: str) -> None:
+    code, _, errors = run(*logits(root, image="images/p0.png")[:-1], root / place)
+    assert code == 2 and errors.startswith("error: -o") and errors.count("\n") == 1

@@ -69,6 +69,12 @@ Root = Annotated[
     Path, typer.Argument(help="VOC development kit, or a folder with images/ and masks/.", show_default=False)
 ]
 Split = Annotated[str, typer.Option("--split", help="List of a VOC development kit.")]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave what an earlier run with the same settings finished.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write over files of other settings, or of others; not inputs.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th picture so that N are left.")]
 
 
@@ -311,7 +317,6 @@ def layer_line(crf: CRFRNN) -> str:
 
 def new_folder(path: Path, option: str = "-o") -> Path:
     """Make the folder of the results, its parents too."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{option}: expected a folder, got the file {str(path)!r}; name another")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+    from crfrnn.data.files import new_folder as make
+
+    return make(path, option)

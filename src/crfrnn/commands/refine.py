@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections import Counter
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,10 @@ from crfrnn.commands.common import show_error
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
+    from crfrnn.data.outputs import Item, Outputs
     from crfrnn.training import SavedParameters
+
+PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
 
 
 def refine(
@@ -41,8 +45,13 @@ def refine(
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
     panel: Annotated[bool, typer.Option("--panel/--no-panel", help="Also NAME_panel.png.")] = True,
+    skip_existing: common.SkipExisting = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Refine label scores along the edges of pictures; writes indexed PNG with the VOC palette.
+
+    OUTPUT remembers what it was begun with: the same command writes its own files anew, or with
+    --skip-existing goes on where it was stopped. Other files there are left alone.
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage.
 
@@ -55,21 +64,28 @@ def refine(
         "spatial_weight": spatial_weight, "bilateral_weight": bilateral_weight, "quality": quality,
     }  # fmt: skip
     reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key}
-    work = _Work(image, unary, output, reading, labels, params, preset, iterations, numbers)
-    failed = 0
-    with common.progress() as bar:
-        for path in bar.track(work.pictures, description="refine"):
+    work = _Work(
+        image, unary, output, reading, labels, params, preset, iterations, numbers, save_probabilities, panel
+    )
+    failed, skipped = 0, 0
+    with work.claim(skip_existing, overwrite) as outputs, common.progress() as bar:
+        for item, name in bar.track(list(work.items.items()), description="refine"):
+            path = item.sources[0]
+            if outputs.finished(item):
+                skipped += 1
+                continue
             try:
-                work.one(path, save_probabilities, panel)
+                work.one(path, name, item.files)
             except (ValueError, TypeError, OSError, MemoryError) as error:
                 if common.state.debug:
                     raise
                 failed += 1
                 show_error(f"{path.name}: {str(error) or type(error).__name__}")
-    done = len(work.pictures) - failed
-    if done:
-        changed = 100 * work.changed / done
-        common.out.print(f"{done} of {len(work.pictures)} refined, {changed:.1f} % of the pixels changed.")
+    done = len(work.pictures) - failed - skipped
+    if done or skipped:
+        changed = f", {100 * work.changed / done:.1f} % of the pixels changed" if done else ""
+        there = f"; {skipped} were there already" if skipped else ""
+        common.out.print(f"{done} of {len(work.pictures)} refined{changed}{there}.")
         common.out.print(f"Label maps: {work.output}", markup=False)
     if failed:
         show_error(f"{failed} of {len(work.pictures)} pictures failed")
@@ -89,8 +105,11 @@ class _Work:
     preset: str | None
     iterations: int | None
     numbers: dict[str, Any]
+    save_probabilities: bool
+    panel: bool
 
     def __post_init__(self) -> None:
+        from crfrnn.data.outputs import result_names
         from crfrnn.data.unary_files import AXES, KINDS
 
         self.pictures = find_pictures(self.image)
@@ -120,11 +139,40 @@ class _Work:
         if not self.single and not self.unary.is_dir():
             raise ValueError(f"--unary: expected a folder for several pictures, got {str(self.unary)!r}")
         self._named = self.single and self.output.suffix.lower() == ".png"
-        common.new_folder(self.output.parent if self._named else self.output)
-        check_stems(self.pictures)
+        names = result_names(self.pictures)
+        self._stems = Counter(name.name for name in names)
+        self.items = {self._item(path, name): name for path, name in zip(self.pictures, names, strict=True)}
 
-    def one(self, path: Path, save_probabilities: bool, with_panel: bool) -> None:
-        """Read, refine and write one picture; its label map is written last."""
+    def claim(self, skip_existing: bool, overwrite: bool) -> AbstractContextManager[Outputs]:
+        """See `crfrnn.data.outputs.claim`."""
+        from crfrnn.data.outputs import claim
+
+        settings = {
+            **self.reading, **self.numbers, "labels": self.labels, "params": self.params,
+            "preset": self.preset, "iterations": self.iterations,
+        }  # fmt: skip
+        return claim(
+            self.output.parent if self._named else self.output, "refine", settings, list(self.items),
+            inputs=[self.params] if self.params else [], whole=not self._named, resume=skip_existing,
+            overwrite=overwrite,
+        )  # fmt: skip
+
+    def _item(self, path: Path, name: Path) -> Item:
+        from crfrnn.data import FileError
+        from crfrnn.data.outputs import Item
+
+        target = self.output if self._named else (self.output / name).with_name(f"{name.name}.png")
+        beside = [PROBABILITIES] * self.save_probabilities + [PANEL] * self.panel
+        # The label map is written last, so that one that is there means that everything is.
+        files = [*(target.with_name(f"{target.stem}{ending}") for ending in beside), target]
+        try:
+            unary = self._unary_file(path, name)
+        except FileError:  # said when the picture's turn comes; the others are done
+            unary = self.unary / f"{name}.npy"
+        return Item((path, unary), tuple(files))
+
+    def one(self, path: Path, name: Path, files: tuple[Path, ...]) -> None:
+        """Read, refine and write one picture."""
         from crfrnn.data import read_image, read_unary, write_label_png
         from crfrnn.data.images import write_png
         from crfrnn.plots import panel as paint_panel
@@ -132,27 +180,33 @@ class _Work:
 
         image = read_image(path)
         size = (image.shape[0], image.shape[1])
-        file = self._unary_file(path)
+        file = self._unary_file(path, name)
         found = read_unary(file, size=size, num_labels=self.labels, **self.reading)
         crf = self._crf(found.logits.shape[0])
         result = refine_picture(image, found.logits, crf, clamp=found.clamp)
         if result.labels.max() > 255:
             raise ValueError(f"labels: expected at most 256 for a PNG, got {crf.num_labels}")
-        target = self.output if self._named else self.output / f"{path.stem}.png"
-        if save_probabilities:
-            name = target.with_name(f"{target.stem}_probabilities.npz")
-            common.write_probabilities(name, result.probabilities)
-        if with_panel:
+        if self.save_probabilities:
+            common.write_probabilities(files[0], result.probabilities)
+        if self.panel:
             names = self._saved.class_names if self._saved else ()
-            picture = paint_panel(image, result.before, result.labels, names=names)
-            write_png(picture, target.with_name(f"{target.stem}_panel.png"))
-        write_label_png(target, result.labels)
+            write_png(paint_panel(image, result.before, result.labels, names=names), files[-2])
+        write_label_png(files[-1], result.labels)
         self.changed += result.changed
 
-    def _unary_file(self, path: Path) -> Path:
+    def _unary_file(self, path: Path, name: Path) -> Path:
+        """That of the picture's name; where names have folders, it may lie without them if that is clear."""
+        from crfrnn.data import FileError
         from crfrnn.training import FolderUnaries
 
-        return FolderUnaries(self.unary, {}).find(path.stem) if self.unary.is_dir() else self.unary
+        if not self.unary.is_dir():
+            return self.unary
+        folder = FolderUnaries(self.unary, {})
+        if len(name.parts) > 1 and self._stems[name.name] == 1:
+            with suppress(FileError):
+                return folder.find(name.as_posix())
+            return folder.find(path.stem)
+        return folder.find(name.as_posix())
 
     def _crf(self, num_labels: int) -> CRFRNN:
         if self._saved is None or self._saved.crf.num_labels != num_labels:
@@ -163,20 +217,13 @@ class _Work:
         return common.build_crf(num_labels, self.params, self.preset, self.iterations, **self.numbers)
 
 
-def check_stems(pictures: Sequence[Path]) -> None:
-    """ValueError where two pictures would write to one name."""
-    stems = [path.stem for path in pictures]
-    if len(set(stems)) != len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        raise ValueError(f"IMAGE: expected each name once, got {twice!r} twice; the results would collide")
-
-
 def find_pictures(pattern: str) -> list[Path]:
     """One file, the pictures of a folder, or what a glob matches; ValueError if that is nothing."""
     from PIL import Image
 
     from crfrnn.data import FileError
     from crfrnn.data.images import FORMATS
+    from crfrnn.data.outputs import without_results
 
     endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     path = Path(pattern)
@@ -190,7 +237,7 @@ def find_pictures(pattern: str) -> list[Path]:
         raise FileError(
             "IMAGE", pattern, "a picture, a folder or a glob", "nothing there", "check the spelling"
         )
-    found = sorted(p for p in found if p.is_file())
+    found = without_results(sorted(p for p in found if p.is_file()))
     if not found:
         raise FileError("IMAGE", pattern, "pictures", "none", f"endings are {', '.join(sorted(endings))}")
     return found

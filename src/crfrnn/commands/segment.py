@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.refine import check_stems, find_pictures
+from crfrnn.commands.refine import find_pictures
 
 if TYPE_CHECKING:
     import torch
 
+    from crfrnn.data.outputs import Item
     from crfrnn.predict import Prediction, Predictor
 
 PANEL_SIDE = 1400
 OVERLAY, PANEL, PROBABILITIES = "_overlay.png", "_panel.png", "_probabilities.npz"
-ENDINGS = (".png", ".json", OVERLAY, PANEL, PROBABILITIES)
+AREAS, LABELS = ".json", ".png"
 CAPTIONS = ("photograph", "network alone", "with the CRF", "difference")
 
 
@@ -57,9 +58,8 @@ def segment(
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
     limit: common.Limit = None,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave pictures whose label map is there: go on.")
-    ] = False,
+    skip_existing: common.SkipExisting = False,
+    overwrite: common.Overwrite = False,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
@@ -71,10 +71,11 @@ def segment(
 
     Example: crfrnn segment 'photos/*.jpg' -o segmented/ --long-side 1024 --compare
     """
+    from crfrnn.data.outputs import claim, result_names
+    from crfrnn.models.pretrained import find_checkpoint
     from crfrnn.predict import Predictor, default_checkpoint
 
     pictures = find_pictures(picture)
-    check_stems(pictures)
     name = default_checkpoint() if checkpoint is None else checkpoint
     predictor = Predictor.from_pretrained(
         name, device=_device(device), use_crf=crf, iterations=iterations, long_side=long_side, memory=memory,
@@ -85,19 +86,28 @@ def segment(
         if given and not refines:
             why = "--no-crf" if not crf else f"{name!r}, which has none"
             raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
-    work = _Work(predictor, str(name), output, overlay, compare, save_probabilities)
-    work.check(pictures)
+    work = _Work(predictor, str(name), overlay, compare, save_probabilities)
     pictures = common.spread(pictures, limit)
-    common.new_folder(output)
+    items = [
+        work.item(path, output / where) for path, where in zip(pictures, result_names(pictures), strict=True)
+    ]
+    settings = {
+        "checkpoint": find_checkpoint(name) or name, "crf": crf, "iterations": iterations,
+        "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap,
+    }  # fmt: skip
     done, failed, skipped, stopped = 0, 0, 0, False
-    with common.progress() as bar:
+    with (
+        claim(output, "segment", settings, items, resume=skip_existing, overwrite=overwrite) as outputs,
+        common.progress() as bar,
+    ):
         try:
-            for path in bar.track(pictures, description="segment"):
-                if skip_existing and work.target(path).is_file():
+            for item in bar.track(items, description="segment"):
+                path = item.sources[0]
+                if outputs.finished(item):
                     skipped += 1
                     continue
                 try:
-                    found = work.one(path)
+                    found = work.one(path, item.files)
                     done += 1
                     common.out.print(f"{path.name}: {_areas(found)}", markup=False)
                 # RuntimeError is what torch raises where memory ends.
@@ -125,28 +135,24 @@ class _Work:
 
     predictor: Predictor
     checkpoint: str
-    output: Path
     overlay: bool
     compare: bool
     save_probabilities: bool
 
-    def target(self, path: Path, ending: str = ".png") -> Path:
-        return self.output / f"{path.stem}{ending}"
+    def item(self, path: Path, target: Path) -> Item:
+        """What is made of a picture."""
+        from crfrnn.data.outputs import Item
 
-    def check(self, pictures: list[Path]) -> None:
-        """Refuse to write over a photograph."""
-        from crfrnn.data import FileError
+        return Item((path,), tuple(target.with_name(f"{target.name}{end}") for end in self.endings()))
 
-        given = {path.resolve() for path in pictures}
-        for path in pictures:
-            if any(self.target(path, ending).resolve() in given for ending in ENDINGS):
-                raise FileError(
-                    "-o", self.output, "a folder other than the pictures' own",
-                    f"one in which {path.name} would write over a picture", "name another",
-                )  # fmt: skip
+    def endings(self) -> list[str]:
+        """The label map is written last, so that one that is there means that everything is."""
+        wanted = {PANEL: self.compare, OVERLAY: self.overlay, PROBABILITIES: self.save_probabilities}
+        return [*(ending for ending, asked in wanted.items() if asked), AREAS, LABELS]
 
-    def one(self, path: Path) -> Prediction:
-        """Read, segment and write one picture; its label map is written last."""
+    def one(self, path: Path, files: tuple[Path, ...]) -> Prediction:
+        """Read, segment and write one picture."""
+        paths = dict(zip(self.endings(), files, strict=True))
         import numpy as np
 
         from crfrnn.data import read_image, write_label_png
@@ -167,18 +173,17 @@ class _Work:
                 names=found.class_names,
                 captions=CAPTIONS,
             )
-            write_png(picture, self.target(path, PANEL))
+            write_png(picture, paths[PANEL])
         if self.overlay:
             names = [found.name(label) for label in range(256)]
             for area in found.areas:
                 names[area.label] += f" {_percent(area.share)}"
-            write_png(painted(image, found.labels, names=names), self.target(path, OVERLAY))
+            write_png(painted(image, found.labels, names=names), paths[OVERLAY])
         if found.probabilities is not None:
-            common.write_probabilities(self.target(path, PROBABILITIES), found.probabilities)
+            common.write_probabilities(paths[PROBABILITIES], found.probabilities)
         said = json.dumps(record, indent=1, ensure_ascii=False)
-        write_text(self.target(path, ".json"), said + "\n")
-        # Last, so that a label map means that everything is there.
-        write_label_png(self.target(path), found.labels)
+        write_text(paths[AREAS], said + "\n")
+        write_label_png(paths[LABELS], found.labels)
         return found
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from crfrnn.data.temporary import sweep, temporary_name
 
 PathLike = str | os.PathLike[str]
 
@@ -19,13 +21,17 @@ class FileError(ValueError):
         super().__init__(f"{role} {os.fspath(path)!r}: expected {expected}, got {got}; {remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:  # a worker process hands it back whole
-        return _rebuild, (str(self),)
+        return _rebuild, (type(self), str(self))
 
 
-def _rebuild(message: str) -> FileError:
-    error = FileError.__new__(FileError)
-    ValueError.__init__(error, message)
+def _rebuild(kind: type[FileError], message: str) -> FileError:
+    error = kind("", "", "", "", "")
+    error.args = (message,)
     return error
+
+
+class OutputError(FileError, OSError):
+    """A file that cannot be written: it names the file, the reason and the remedy."""
 
 
 def existing(path: PathLike, role: str) -> Path:
@@ -44,7 +50,11 @@ def existing(path: PathLike, role: str) -> Path:
 def atomic(path: PathLike) -> Iterator[Path]:
     """A temporary name in the folder of `path`, moved over it at the end and removed after an error.
 
-    A reader therefore sees the old file or the new one, whole. The folder must exist.
+    A reader therefore sees the old file or the new one, whole. The folder must exist. What a killed run left
+    in it is removed.
+
+    Raises: OutputError (a ValueError and an OSError) where it cannot be written: no such folder, a folder or
+        device of that name, a name that is too long, no permission, no room.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -54,21 +64,106 @@ def atomic(path: PathLike) -> Iterator[Path]:
     ['a.txt']
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileError("output", path, "a name in an existing folder", "no such folder", "create it first")
-    if target.is_dir():
-        raise FileError("output", path, "the name of a file", "a folder", "add a file name")
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.tmp"
+    check_target(target)
+    sweep(target.parent)
+    temporary = target.parent / temporary_name()
     try:
         yield temporary
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, Exception) and not isinstance(error, FileError):
+            reason = _why_unwritable(error, temporary, target)
+            if reason:
+                raise _unwritable(target, *reason) from error
         raise
 
 
+def check_target(path: PathLike) -> None:
+    """OutputError unless a file of that name can be: in a folder, and no folder or device itself."""
+    target = Path(path)
+    check_name(target)
+    try:
+        folder = target.parent.is_dir()
+        is_folder, other = target.is_dir(), target.exists() and not target.is_file()
+    except OSError as error:
+        raise _unwritable(
+            target, "a name that can be looked up", f"{error.strerror}", "name another"
+        ) from None
+    if not folder:
+        raise _unwritable(target, "a name in an existing folder", "no such folder", "create it first")
+    if is_folder:
+        raise _unwritable(target, "the name of a file", "a folder", "add a file name")
+    if other:
+        raise _unwritable(target, "the name of a file", "a device", "name a file")
+
+
+def check_name(path: PathLike) -> None:
+    """OutputError for a name that no file can have."""
+    name = Path(path).name
+    if not name:
+        raise _unwritable(path, "the name of a file", "none", "add a file name")
+    length, limit = len(os.fsencode(name)), _NAME_BYTES
+    if length > limit:
+        raise _unwritable(path, f"a name of at most {limit} bytes", f"{length}", "shorten it")
+
+
+def new_folder(path: PathLike, role: str = "output") -> Path:
+    """Make a folder for results, its parents too; OutputError where that cannot be."""
+    folder = Path(path)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(role, path, "a folder", "a file of that name", "name another")
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            role, path, "a folder that can be made", error.strerror or str(error), "name another place"
+        ) from error
+    return folder
+
+
+_NAME_BYTES = 255  # of every file system in use; some count characters, of which there are never more
+_FULL = ("room for it", "a full disk", "free some, or name another place")
+_REASONS = {
+    getattr(errno, "EDQUOT", errno.ENOSPC): (
+        "room for it",
+        "a used-up quota",
+        "free some, or name another place",
+    ),
+    errno.ENOSPC: _FULL,
+    errno.EFBIG: ("room for it", "a file larger than allowed", "raise the limit, or name another place"),
+    errno.EROFS: ("a folder that can be written to", "a read-only file system", "name another place"),
+    errno.EACCES: ("a folder that can be written to", "no permission", "name another place"),
+    errno.EPERM: ("a folder that can be written to", "no permission", "name another place"),
+    errno.ENOENT: ("a folder that can be written to", "one that takes no files", "name another place"),
+    errno.EIO: ("a disk that takes it", "an input/output error", "name another place"),
+}
+_FEW_BYTES = 2**16
+
+
+def _unwritable(path: PathLike, expected: str, got: str, remedy: str) -> OutputError:
+    return OutputError("output", path, expected, got, remedy)
+
+
+def _why_unwritable(error: Exception, temporary: Path, target: Path) -> tuple[str, str, str] | None:
+    """Expected, got, remedy, if the error is about writing this file; None if it is about something else."""
+    names = (None, os.fspath(temporary), os.fspath(target))
+    found: BaseException | None = error
+    while found is not None:  # zipfile and the like raise another error while they close
+        if isinstance(found, OSError) and found.filename in names and found.errno in _REASONS:
+            return _REASONS[found.errno]
+        found = found.__context__
+    with suppress(OSError, AttributeError):  # libraries with their own errors say it in many ways
+        disk = os.statvfs(target.parent)
+        if disk.f_bavail * disk.f_frsize < _FEW_BYTES:
+            return _FULL
+    return None
+
+
 def write_text(path: PathLike, text: str) -> None:
-    """Write UTF-8, whole or not at all."""
+    """Write UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 become escapes."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

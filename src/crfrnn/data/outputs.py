@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""Every file that a command will write, looked at before the first one is: nothing of the user's is lost."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from crfrnn.data.files import FileError, PathLike, atomic, check_name, new_folder
+from crfrnn.data.manifest import MANIFEST, Entry, Manifest, Run, identity, locked, stamp
+from crfrnn.data.temporary import sweep, temporary_name
+
+ANEW = "name another, or say --overwrite"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A piece of work.
+
+    Attributes:
+        sources: the files that it is made from, the one that names it first.
+        files: what is written, and last of all the file that says that it is done.
+    """
+
+    sources: tuple[Path, ...]
+    files: tuple[Path, ...]
+
+
+class Outputs:
+    """What `claim` gives: which items are done already."""
+
+    def __init__(self, done: Iterable[Item]) -> None:
+        self._done = set(done)
+
+    def finished(self, item: Item) -> bool:
+        """Whether an earlier run with the same settings made it from the same files."""
+        return item in self._done
+
+
+@contextmanager
+def claim(
+    folder: PathLike,
+    command: str,
+    settings: Mapping[str, Any],
+    items: Sequence[Item],
+    *,
+    inputs: Iterable[PathLike] = (),
+    whole: bool = True,
+    resume: bool = False,
+    overwrite: bool = False,
+    role: str = "-o",
+) -> Iterator[Outputs]:
+    """Refuse what would lose a file; else make `folder` and note in its ``.crfrnn.json`` what it is for.
+
+    Before anything is written: every output has a name of its own that a file can have, none is an input
+    (by another name or link either), and none is there already unless the program itself wrote it, from the
+    same sources, and nobody changed it since. `overwrite` permits the last.
+
+    Args:
+        folder: all outputs are in it or below.
+        command: its name.
+        settings: what results depend on, for JSON; a `Path` stands for the content of that file or folder.
+        items: what will be done.
+        inputs: further files that are read.
+        whole: the folder is the command's: with other settings its results are not mixed. False for a file
+            in a folder that holds other things.
+        resume: finished items will be left as they are: they must come from these settings and sources.
+        overwrite: write over whatever is there, inputs excepted.
+        role: what the caller calls the folder.
+
+    Raises: FileError, naming one file and how many more.
+    """
+    place = Path(folder)
+    for item in items:
+        for file in item.files:
+            check_name(file)
+            if file.name == MANIFEST:
+                raise FileError(role, file, "another name", "that of the list of results", "name another")
+            if file.is_dir():
+                raise FileError(role, file, "the name of a file", "a folder", "name another")
+    _check_apart(items, role, _exact)
+    _check_inputs(items, inputs, role)
+    new_folder(place, role)
+    if _ignores_case(place):
+        _check_apart(items, role, _folded)
+    sweep(place)
+    run = Run(command, {name: _settled(value) for name, value in settings.items()}, whole)
+    sources = {item: "-".join(identity(source)[:8] for source in item.sources) for item in items}
+    with locked(place):
+        manifest = Manifest(place) if overwrite and _broken(place) else Manifest.read(place)
+        done = _check_present(manifest, run, sources, resume, overwrite, role)
+        mine = _enter(manifest, run, {item: sources[item] for item in items if item not in done})
+    for parent in {file.parent for item in items for file in item.files}:
+        new_folder(parent, role)
+    try:
+        yield Outputs(done)
+    finally:
+        _settle(place, mine)
+
+
+def result_names(pictures: Sequence[Path]) -> list[Path]:
+    """A name under the output folder for each picture, without ending: its stem, and in front of it the
+    folders below the one that all are in where otherwise two pictures of different folders had one name.
+
+    >>> [p.as_posix() for p in result_names([Path("in/a/1.jpg"), Path("in/b/2.jpg")])]
+    ['1', '2']
+    >>> [p.as_posix() for p in result_names([Path("in/a/1.jpg"), Path("in/b/1.jpg")])]
+    ['a/1', 'b/1']
+    """
+    stems = [Path(picture.stem) for picture in pictures]
+    homes = {(picture.stem, os.path.abspath(picture.parent)) for picture in pictures}
+    if max(Counter(stem for stem, _ in homes).values(), default=1) == 1:
+        return stems
+    parents = [os.path.abspath(picture.parent) for picture in pictures]
+    base = os.path.commonpath(parents)
+    return [Path(os.path.relpath(parent, base)) / stem for parent, stem in zip(parents, stems, strict=True)]
+
+
+def without_results(pictures: Iterable[Path]) -> list[Path]:
+    """Leave out the pictures that the manifest of their folder, or of one above it, lists as results."""
+    known: dict[Path, Manifest] = {}
+
+    def result(path: Path) -> bool:
+        for above in Path(os.path.abspath(path)).parents:
+            if above not in known:
+                known[above] = Manifest(above) if _broken(above) else Manifest.read(above)
+            files = known[above].files
+            if files and known[above].own(Path(os.path.abspath(path)).relative_to(above).as_posix()):
+                return True
+        return False
+
+    return [path for path in pictures if not result(path)]
+
+
+def _exact(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()
+
+
+def _check_apart(items: Sequence[Item], role: str, key: Any) -> None:
+    taken: dict[str, Item] = {}
+    for item in items:
+        for file in item.files:
+            other = taken.setdefault(key(file), item)
+            if other is not item:
+                first, second = (i.sources[0] for i in (other, item))
+                raise FileError(
+                    role, file, "a name for each result",
+                    f"it twice: the results of {str(first)!r} and {str(second)!r} would collide",
+                    "rename one of them, or give them output folders of their own",
+                )  # fmt: skip
+
+
+def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str) -> None:
+    read = [*(source for item in items for source in item.sources), *map(Path, inputs)]
+    names = {os.path.realpath(path): path for path in read}
+    numbers = {number: path for path in read if (number := _number(path))}
+    for file in (file for item in items for file in item.files):
+        source = names.get(os.path.realpath(file)) or numbers.get(_number(file) or (0, 0))
+        if source is not None:
+            raise FileError(
+                role, file, "the name of a new file",
+                f"one that would write over the input {str(source)!r}", "name another",
+            )  # fmt: skip
+
+
+def _number(path: PathLike) -> tuple[int, int] | None:
+    """Device and number of a file, the same for all its names; None for a folder and for nothing."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return None if os.path.isdir(path) or not found.st_ino else (found.st_dev, found.st_ino)
+
+
+def _check_present(
+    manifest: Manifest, run: Run, sources: Mapping[Item, str], resume: bool, overwrite: bool, role: str
+) -> set[Item]:
+    """What is finished; FileError for files that must not be written over, or would be mixed with others."""
+    done: set[Item] = set()
+    strange: list[str] = []
+    planned: set[str] = set()
+    for item, source in sources.items():
+        names = [_relative(file, manifest.folder) for file in item.files]
+        planned.update(names)
+        if resume and not overwrite and all(_made(manifest, name, run, source) for name in names):
+            done.add(item)
+            continue
+        for name in names if not overwrite else ():
+            if stamp(manifest.folder / name) is None:
+                continue
+            entry = manifest.own(name)
+            if entry is None:
+                strange.append(name)
+            elif entry.sources != source or entry.run != run.name:
+                other = manifest.runs.get(entry.run)
+                if resume or entry.sources != source or other is None or other.command != run.command:
+                    raise _of_another_run(manifest, name, other, run, role)
+    if strange:
+        more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+        raise FileError(
+            role, manifest.folder / strange[0], "the name of a new file",
+            f"one that is there and that this program did not write, or that was changed since{more}", ANEW,
+        )  # fmt: skip
+    for name, entry in manifest.files.items() if run.whole and not overwrite else ():
+        other = manifest.runs.get(entry.run)
+        mixed = other and other.whole and other.command == run.command and entry.run != run.name
+        if mixed and name not in planned and manifest.own(name):
+            raise _of_another_run(manifest, name, other, run, role)
+    return done
+
+
+def _made(manifest: Manifest, name: str, run: Run, source: str) -> bool:
+    """Whether a file is a result of this run; corrected by hand since or not."""
+    entry, now = manifest.files.get(name), stamp(manifest.folder / name)
+    if entry is None or now is None or now[0] == 0 or entry.replaced == now:
+        return False
+    return entry.run == run.name and entry.sources == source
+
+
+def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run, role: str) -> FileError:
+    if before is None or before.name == run.name:
+        expected, got = "results of the same inputs", f"{name!r}, made from others of that name"
+    elif before.command != run.command:
+        expected, got = f"no results of another command than {run.command}", f"{name!r} of {before.command}"
+    else:
+        keys = sorted({*before.settings, *run.settings})
+        differ = [key for key in keys if before.settings.get(key) != run.settings.get(key)]
+        said = ", ".join(f"{key} {before.settings.get(key)} (now {run.settings.get(key)})" for key in differ)
+        expected, got = "a folder begun with the same settings", f"one with {name!r} of {said}"
+    return FileError(role, manifest.folder, expected, got, ANEW)
+
+
+def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str]) -> dict[str, Entry]:
+    """Note the files of a run, before the first is written."""
+    mine: dict[str, Entry] = {}
+    for item, source in sources.items():
+        for name in (_relative(file, manifest.folder) for file in item.files):
+            now = stamp(manifest.folder / name)
+            before = manifest.own(name) if now else None
+            mine[name] = Entry(
+                run.name, source, replaced=now, before=before and replace(before, before=None, replaced=None)
+            )
+    if mine:
+        manifest.runs[run.name] = run
+        manifest.files.update(mine)
+        manifest.write()
+    return mine
+
+
+def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
+    """Note how the files came out; those that were not written are not the run's."""
+    with suppress(OSError, FileError), locked(folder):
+        manifest = Manifest.read(folder)
+        for name, entry in mine.items():
+            now = stamp(folder / name)
+            if manifest.files.get(name) != entry:  # another run has taken it since
+                continue
+            if now is None or now == entry.replaced:
+                del manifest.files[name]
+                if now is not None and entry.before is not None:
+                    manifest.files[name] = entry.before
+            else:
+                content = identity(folder / name)
+                manifest.files[name] = replace(entry, stamp=now, content=content, replaced=None, before=None)
+        manifest.write()
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file, folder)).as_posix()
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, Path):
+        return f"content {identity(value)}"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _broken(folder: Path) -> bool:
+    try:
+        Manifest.read(folder)
+    except FileError:
+        return True
+    return False
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether names that differ in case alone are one file there; FileError if it takes no files."""
+    name = folder / f"{temporary_name()}.a"
+    with atomic(name) as part:
+        part.touch()
+    try:
+        return name.with_suffix(".A").exists()
+    finally:
+        name.unlink()
