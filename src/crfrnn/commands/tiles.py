@@ -56,15 +56,20 @@ def tiles(
         Raster(image, "IMAGE", bands=_bands(bands), scale=scale) as guide,
         Raster(unary, "--unary") as scores,
     ):
-        if guide.dtype != np.uint8 and scale is None:
+        if guide.indexed:
             raise FileError(
-                "IMAGE", image, "8 bits per band", f"{guide.dtype}",
+                "IMAGE", image, "bands of grey or colour", "numbers that stand for colours of a palette",
+                "write the colours themselves: gdal_translate -expand rgb",
+            )  # fmt: skip
+        if (guide.dtype != np.uint8 or guide.bits != 8) and scale is None:
+            raise FileError(
+                "IMAGE", image, "8 bits per band", f"{guide.dtype} of {guide.bits} bits",
                 "say --scale LOW HIGH, the numbers that become 0 and 255",
             )  # fmt: skip
-        if not guide.same_grid(scores):
+        if misfit := guide.misfit(scores):
             raise FileError(
                 "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
-                f"{scores.shape[2]} × {scores.shape[1]} or another georeference", "warp it onto the picture",
+                misfit, "warp it onto the picture",
             )  # fmt: skip
         convert = as_logits(kind, labels, gt_prob)
         crf = common.build_crf(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from crfrnn.data.images import MAX_PIXELS
 from crfrnn.data.palette import VOID
 from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
 from crfrnn.data.voc import VOC_CLASSES
+from crfrnn.lattice.validate import warn
 
 MIN_PIXELS = 200
 Labelled = tuple[int, dict[str, Any]]  # a label of VOC and an annotation
@@ -173,10 +173,9 @@ def _by_picture(
             found[picture].append((labels[category], annotation))
     if strays := set(owners).difference(pictures):
         lost = sum(owner in strays for owner in owners)
-        warnings.warn(
+        warn(
             f"annotations {str(listing)!r}: {lost} of {len(owners)} annotations are left out, since 'images' "
-            f"does not list their pictures ({len(strays)} ids, such as {min(strays)})",
-            stacklevel=3,
+            f"does not list their pictures ({len(strays)} ids, such as {min(strays)})"
         )
     return found
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 from crfrnn.data.palette import VOID, voc_palette
+from crfrnn.lattice.validate import warn
 
 CACHE = 64  # MB that GDAL may keep of blocks; its own default is a twentieth of the machine
 BLOCK = 256
+SAME_PIXEL = 1e-3  # of a pixel; transforms are written with rounded digits
 _ENDINGS = (".tif", ".tiff")
 
 
@@ -29,8 +32,11 @@ class Raster:
         bands: which, from 1 on; None takes all.
         scale: (low, high), numbers that become 0 and 255; None leaves the numbers as they stand.
 
+    A pixel has no data where all of the bands hold the file's nodata value, or where its mask or alpha band
+    says so. A band that holds the nodata value beside others that do not keeps its number; NaN becomes 0.
+
     Raises:
-        ValueError: no such file, no TIFF, damaged, no such band.
+        ValueError: no such file, no TIFF, damaged, no such band, complex numbers, a scale that is none.
         ImportError: rasterio is not installed.
     """
 
@@ -51,10 +57,20 @@ class Raster:
             raise FileError(
                 role, path, f"bands 1..{self.file.count}", f"{self.bands}", "name others with bands="
             )
-        if scale is not None and not scale[0] < scale[1]:
-            raise ValueError(f"scale: expected low < high, got {scale}")
-        masks = self._rasterio.enums.MaskFlags.all_valid
-        self._whole = all(masks in self.file.mask_flag_enums[b - 1] for b in self.bands)
+        if scale is not None and not (all(map(math.isfinite, scale)) and scale[0] < scale[1]):
+            raise ValueError(
+                f"scale: expected two finite numbers, LOW below HIGH, got {scale[0]:g} and {scale[1]:g}; "
+                "name those of the file that become 0 and 255"
+            )
+        if self.dtype.kind not in "uif":
+            raise FileError(role, path, "real numbers", f"{self.dtype}", "write their magnitude")
+        flags = [self.file.mask_flag_enums[b - 1] for b in self.bands]
+        kinds = self._rasterio.enums.MaskFlags
+        self._whole = all(kinds.all_valid in own for own in flags)
+        self._by_value = np.array([kinds.nodata in own for own in flags])
+        self._nan_is_nodata = self.dtype.kind == "f" and any(
+            value is not None and math.isnan(value) for value in self.file.nodatavals
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,30 +80,64 @@ class Raster:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.file.dtypes[self.bands[0] - 1])
 
+    @property
+    def bits(self) -> int:
+        """Of a number in the file, which may be fewer than those of `dtype`."""
+        stored = self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
+        return 8 * self.dtype.itemsize if stored is None else int(stored)
+
+    @property
+    def indexed(self) -> bool:
+        """The numbers stand for colours of a palette."""
+        palette = self._rasterio.enums.ColorInterp.palette
+        return any(self.file.colorinterp[b - 1] == palette for b in self.bands)
+
     def read(self, rows: slice, columns: slice) -> NDArray[Any]:
         with self._named():
             values = self.file.read(self.bands, window=self._window(rows, columns))
+        if self._nan_is_nodata:
+            values[np.isnan(values)] = 0 if self.scale is None else self.scale[0]
         if self.scale is None:
             return values
         low, high = self.scale
-        return ((values.astype(np.float32) - low) * (255 / (high - low))).clip(0, 255)
+        # The differences of large numbers are lost in float32; those far off, such as nodata, are clipped.
+        wide = values.astype(np.float64 if self.dtype.itemsize > 2 else np.float32)
+        with np.errstate(over="ignore"):
+            return ((wide - low) * (255 / (high - low))).clip(0, 255).astype(np.float32, copy=False)
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
         if self._whole:
             return None
         with self._named():
-            masks = self.file.read_masks(self.bands, window=self._window(rows, columns))
-        return (masks > 0).all(0)
+            masks = self.file.read_masks(self.bands, window=self._window(rows, columns)) > 0
+        valid = masks[~self._by_value].all(0)
+        return valid & masks[self._by_value].any(0) if self._by_value.any() else valid
+
+    def misfit(self, other: Raster) -> str | None:
+        """How the pixels of `other` lie elsewhere, in words; None where they lie in the same places.
+
+        Coordinate systems are compared where both files have one, transforms where both have one, to a
+        thousandth of a pixel. A file without either fits any of its size.
+        """
+        if self.shape[1:] != other.shape[1:]:
+            return f"{other.shape[2]} × {other.shape[1]}"
+        mine, theirs = self.file.crs, other.file.crs
+        if mine is not None and theirs is not None and mine != theirs:
+            return f"the coordinate system {theirs.to_string():.60}"
+        here, there = self.file.transform, other.file.transform
+        if here.is_identity or there.is_identity:
+            return None
+        if here.is_degenerate or there.is_degenerate:
+            return None if here == there else "another transform"
+        height, width = self.shape[1:]
+        corners = np.array([(x, y, 1) for x in (0, width) for y in (0, height)], np.float64).T
+        back = np.linalg.inv(np.reshape(here, (3, 3))) @ np.reshape(there, (3, 3))
+        away = float(np.hypot(*(back @ corners - corners)[:2]).max())
+        return None if away <= SAME_PIXEL else f"a corner {away:.3g} pixels away"
 
     def same_grid(self, other: Raster) -> bool:
-        """Whether both have the same pixels in the same places; a file without georeference fits any."""
-        if self.shape[1:] != other.shape[1:]:
-            return False
-        if self.file.crs is None or other.file.crs is None:
-            return True
-        return self.file.crs == other.file.crs and self.file.transform.almost_equals(
-            other.file.transform, precision=1e-6 * abs(self.file.transform.a)
-        )
+        """Whether both have the same pixels in the same places; see `misfit`."""
+        return self.misfit(other) is None
 
     def close(self) -> None:
         self.file.close()
@@ -115,8 +165,10 @@ class Raster:
 class LabelRaster:
     """Label map, and if wanted marginals, as GeoTIFF with the georeference of a picture.
 
-    ``write`` fits `refine_tiles`. The files appear whole when the block is left, or not at all. Where the
-    picture has no data the label is 255, and 255 is the file's nodata value (65535 beyond 255 labels).
+    ``write`` fits `refine_tiles`. The files appear whole when the block is left, or not at all. Where there
+    is no data the label is 255, and 255 is the file's nodata value (65535 beyond 255 labels); the marginals
+    are NaN there. Coordinate system, transform, ground control points, RPCs and AREA_OR_POINT are those of
+    the picture.
 
     Args: path, .tif or .tiff; like, the picture; labels, their number; probabilities, a second file or None.
     """
@@ -142,7 +194,7 @@ class LabelRaster:
             self._scores = (
                 None
                 if self.probabilities is None
-                else self._create(self.probabilities, self.labels, np.dtype(np.float32))
+                else self._create(self.probabilities, self.labels, np.dtype(np.float32), nodata=math.nan)
             )
             self._stack = self._stack.pop_all()
         return self
@@ -166,6 +218,8 @@ class LabelRaster:
         with _quiet(self._rasterio):
             self._map.write(values, 1, window=window)
             if self._scores is not None:
+                if valid is not None:
+                    probabilities = np.where(valid, probabilities, np.float32(math.nan))
                 self._scores.write(probabilities, window=window)
 
     def _create(self, path: PathLike, bands: int, dtype: np.dtype[Any], **options: Any) -> Any:
@@ -173,11 +227,30 @@ class LabelRaster:
         file = self.like.file
         profile = {
             "driver": "GTiff", "count": bands, "dtype": dtype.name, "height": file.height,
-            "width": file.width, "crs": file.crs, "transform": file.transform, "tiled": True,
-            "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate", "BIGTIFF": "IF_SAFER", **options,
+            "width": file.width, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+            "compress": "deflate", "BIGTIFF": "IF_SAFER", **_places(file), **options,
         }  # fmt: skip
         with _quiet(self._rasterio):
-            return self._stack.enter_context(self._rasterio.open(temporary, "w", **profile))
+            out = self._stack.enter_context(self._rasterio.open(temporary, "w", **profile))
+            if "AREA_OR_POINT" in file.tags():
+                out.update_tags(AREA_OR_POINT=file.tags()["AREA_OR_POINT"])
+            return out
+
+
+def _places(file: Any) -> dict[str, Any]:
+    """What says where the pixels of a file lie, as rasterio takes it for a new one."""
+    points, system = file.gcps
+    found: dict[str, Any] = {"crs": file.crs, "transform": file.transform}
+    if points and file.transform.is_identity:
+        found = {"crs": system, "gcps": points}
+    elif points:
+        warn(
+            f"IMAGE {file.name!r}: its {len(points)} ground control points are not in the results, since a "
+            "GeoTIFF holds either these or a transform; the transform is kept"
+        )
+    if file.rpcs is not None:
+        found["rpcs"] = file.rpcs
+    return found
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from crfrnn.crf import CRFRNN
 from crfrnn.lattice import Lattice
 from crfrnn.predict.memory import MIB, STEP, largest, pieces
-from crfrnn.tiles.sources import Source
+from crfrnn.tiles.sources import Source, finite, valid_in_all
 
 # Measured on 1024² pixels (flat, photograph, noise; 2, 5, 21 labels), rounded up: bytes of the layer by pixel
 # and by lattice vertex, and by label of each; then what a tile holds beside it (unary, marginals, weighted).
@@ -52,16 +52,23 @@ def smallest(overlap: int) -> int:
     return max(64, math.ceil((4 * overlap + 2 * STEP) / STEP) * STEP)
 
 
-def vertices_per_pixel(crf: CRFRNN, image: Source) -> float:
-    """The most of the bilateral lattice in nine pieces of the picture: flat sky has few, foliage many."""
+def vertices_per_pixel(crf: CRFRNN, image: Source, unary: Source) -> float:
+    """The most of the bilateral lattice in nine pieces of the picture: flat sky has few, foliage many.
+
+    Pixels without data in the picture or its scores are looked at as the layer looks at them: not at all.
+    """
     if crf.bilateral_method != "lattice":
         return 0.0
     _, height, width = image.shape
     most = 0.0
     for rows, columns in pieces(height, width):
-        part = image.read(rows, columns)
+        valid = valid_in_all(rows, columns, image, unary)
+        if valid is not None and not valid.any():
+            continue
+        part = finite(image, rows, columns, valid)
+        mask = None if valid is None else torch.from_numpy(valid)[None]
         with torch.no_grad():
-            operator = crf.kernels(torch.from_numpy(part)[None])[1].operator
+            operator = crf.kernels(torch.from_numpy(part)[None], mask)[1].operator
         assert isinstance(operator, Lattice)
         most = max(most, operator.num_vertices / (part.shape[1] * part.shape[2]))
     return most

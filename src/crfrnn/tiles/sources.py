@@ -47,3 +47,29 @@ class InMemory:
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
         return None
+
+
+def valid_in_all(rows: slice, columns: slice, *sources: Source) -> NDArray[np.bool_] | None:
+    """Bool[h, w], where all of the sources have data; None where they have everywhere."""
+    found = [valid for source in sources if (valid := source.valid(rows, columns)) is not None]
+    return np.logical_and.reduce(found) if found else None
+
+
+def finite(image: Source, rows: slice, columns: slice, valid: NDArray[np.bool_] | None) -> NDArray[Any]:
+    """A rectangle of the guide, [C, h, w].
+
+    Raises: ValueError for NaN or infinity where there is data.
+    """
+    values = image.read(rows, columns)
+    if values.dtype.kind != "f":
+        return values
+    bad = ~np.isfinite(values).all(0)
+    bad = bad if valid is None else bad & valid
+    if bad.any():
+        y, x = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"image: expected finite numbers where there is data, got NaN or infinity in {int(bad.sum())} "
+            f"pixels of a tile, the first at row {rows.start + y}, column {columns.start + x}; say that they "
+            "are no data: as the file's nodata value, or in its mask"
+        )
+    return values

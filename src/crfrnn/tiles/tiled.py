@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crfrnn.crf import CRFRNN
 from crfrnn.predict.windows import Window, windows
 from crfrnn.tiles.memory import smallest, tile_within, vertices_per_pixel
-from crfrnn.tiles.sources import Source
+from crfrnn.tiles.sources import Source, finite, valid_in_all
 from crfrnn.tiles.unaries import Convert, as_logits
 
 # top, left, labels Int[h, w], probabilities Float32[L, h, w], Bool[h, w] where there is data (None: all)
@@ -26,7 +26,10 @@ SHARPER = 2.5  # the windows fade over the middle half of what they share, tiles
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a picture was cut: tiles in all, side of a tile and overlap in pixels; share of changed labels."""
+    """How a picture was cut: tiles in all, side of a tile and overlap in pixels.
+
+    `changed` is the share of the pixels with data that got another label.
+    """
 
     tiles: int
     side: int
@@ -56,7 +59,8 @@ def refine_tiles(
         image: guide, real numbers in 0..255 [C, H, W].
         unary: scores [L, H, W], or whatever `logits` understands.
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
-        write: called with top, left, labels, probabilities and where there is data.
+        write: called with top, left, labels, probabilities and where there is data: in the picture and in
+            its scores.
         logits: makes logits of what `unary` reads; None: they are logits. See `as_logits`.
         memory: MiB for all of it, beside Python, torch and the weights (some 300 MiB). An estimate from the
             lattices of nine pieces of the picture.
@@ -65,7 +69,8 @@ def refine_tiles(
         progress: called with tiles done and tiles in all.
 
     Raises:
-        ValueError: sizes that do not fit, a budget too small for one tile (the message says what it takes).
+        ValueError: sizes that do not fit, NaN or infinity where there is data, a budget too small for one
+            tile (the message says what it takes).
 
     >>> from crfrnn.tiles import InMemory
     >>> done = np.zeros((90, 200), np.int64)
@@ -77,9 +82,9 @@ def refine_tiles(
     (2, 1)
     """
     height, width = _size(image, unary)
-    shared, side = _plan(image, crf, memory, tile, overlap)
+    shared, side = _plan(image, unary, crf, memory, tile, overlap)
     rows, columns = windows(height, side, shared), windows(width, side, shared)
-    total, changed = len(rows) * len(columns), 0
+    total, changed, counted = len(rows) * len(columns), 0, 0
     convert = logits or as_logits()
     above: NDArray[np.float32] | None = None  # weighted marginals where the row before reaches into this one
     for i, row in enumerate(rows):
@@ -106,11 +111,12 @@ def refine_tiles(
             inside = None if valid is None else valid[:high, :wide]
             differ = labels != before[:high, :wide]
             changed += int((differ if inside is None else differ & inside).sum())
+            counted += differ.size if inside is None else int(inside.sum())
             write(row.start, column.start, labels, p, inside)
             if progress is not None:
                 progress(i * len(columns) + j + 1, total)
         above = below
-    return Tiling(total, side, shared, changed / (height * width))
+    return Tiling(total, side, shared, changed / max(counted, 1))
 
 
 def _tile(
@@ -118,7 +124,14 @@ def _tile(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_] | None]:
     """Marginals, the labels before, and where there is data."""
     rows, columns = part
-    valid = image.valid(rows, columns)
+    valid = valid_in_all(rows, columns, image, unary)
+    if valid is not None and not valid.any():
+        size = valid.shape
+        return (
+            np.full((crf.num_labels, *size), 1 / crf.num_labels, np.float32),
+            np.zeros(size, np.int64),
+            valid,
+        )
     scores = convert(unary.read(rows, columns), valid)
     if len(scores) != crf.num_labels:
         raise ValueError(f"unary: expected {crf.num_labels} labels as the CRF has, got {len(scores)}")
@@ -126,10 +139,9 @@ def _tile(
     if mask is not None:
         scores = torch.where(mask, scores, torch.zeros_like(scores))
     before = scores.argmax(0).numpy()
-    if mask is None or bool(mask.any()):
-        guide = torch.from_numpy(image.read(rows, columns))[None]
-        batch_mask = None if mask is None else mask[None]
-        scores = crf(scores[None], guide, mask=batch_mask, origin=(rows.start, columns.start))[0]
+    guide = torch.from_numpy(finite(image, rows, columns, valid))[None]
+    batch_mask = None if mask is None else mask[None]
+    scores = crf(scores[None], guide, mask=batch_mask, origin=(rows.start, columns.start))[0]
     return scores.float().softmax(0).numpy(), before, valid
 
 
@@ -152,7 +164,7 @@ def _size(image: Source, unary: Source) -> tuple[int, int]:
 
 
 def _plan(
-    image: Source, crf: CRFRNN, memory: float, tile: int | None, overlap: int | None
+    image: Source, unary: Source, crf: CRFRNN, memory: float, tile: int | None, overlap: int | None
 ) -> tuple[int, int]:
     """Overlap and side of the tiles, in pixels."""
     size = image.shape[1:]
@@ -163,7 +175,8 @@ def _plan(
     if tile is None:
         if not memory > 0:
             raise ValueError(f"memory: expected MiB above 0, got {memory!r}")
-        return overlap, tile_within(memory, size, crf.num_labels, overlap, vertices_per_pixel(crf, image))
+        vertices = vertices_per_pixel(crf, image, unary)
+        return overlap, tile_within(memory, size, crf.num_labels, overlap, vertices)
     if tile < min(smallest(overlap), max(size)):
         raise ValueError(
             f"tile: expected at least {smallest(overlap)} pixels for an overlap of {overlap}, got {tile}; "

@@ -48,6 +48,8 @@ def as_logits(
                     f"{values.shape}; say kind='probabilities' or 'logits' for scores"
                 )
             known = torch.from_numpy(values[0].astype(np.int64))
+            if valid is not None:
+                known[~torch.from_numpy(valid)] = unknown
             return unary_from_labels(known, num_labels or 1, gt_prob=gt_prob, unknown=unknown)
         if values.dtype.kind != "f":
             raise ValueError(f"unary: expected floating-point {kind}, got {values.dtype}; convert to float32")
