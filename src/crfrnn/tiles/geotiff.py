@@ -33,7 +33,8 @@ class Raster:
         scale: (low, high), numbers that become 0 and 255; None leaves the numbers as they stand.
 
     A pixel has no data where all of the bands hold the file's nodata value, or where its mask or alpha band
-    says so. A band that holds the nodata value beside others that do not keeps its number; NaN becomes 0.
+    says so. A band that holds the nodata value beside others that do not keeps its number; of a picture with
+    a scale, NaN counts as LOW there.
 
     Raises:
         ValueError: no such file, no TIFF, damaged, no such band, complex numbers, a scale that is none.
@@ -95,11 +96,11 @@ class Raster:
     def read(self, rows: slice, columns: slice) -> NDArray[Any]:
         with self._named():
             values = self.file.read(self.bands, window=self._window(rows, columns))
-        if self._nan_is_nodata:
-            values[np.isnan(values)] = 0 if self.scale is None else self.scale[0]
         if self.scale is None:
             return values
         low, high = self.scale
+        if self._nan_is_nodata:
+            values[np.isnan(values)] = low
         # The differences of large numbers are lost in float32; those far off, such as nodata, are clipped.
         wide = values.astype(np.float64 if self.dtype.itemsize > 2 else np.float32)
         with np.errstate(over="ignore"):
