@@ -132,6 +132,24 @@ def test_scribbles_stay_as_they_were_drawn(root: Path) -> None:
     assert code == 0 and (found[drawn != 255] == drawn[drawn != 255]).all()
 
 
+def test_one_logit_per_pixel_with_parameters_of_one_logit(root: Path) -> None:
+    """A file without an axis of labels; the parameters that a sigmoid network was trained with."""
+    image = read_image(root / "images/p0.png")
+    z = np.random.default_rng(0).normal(0, 2, image.shape[:2]).astype(np.float32)
+    np.save(root / "z.npy", z)
+    crf = CRFRNN(1, theta_beta=20.0).eval()
+    save_parameters(root / "one.safetensors", crf, class_names=["thing"])
+    code, _, errors = run(
+        "refine", root / "images/p0.png", "-u", root / "z.npy", "--kind", "logits", "--layout", "hw",
+        "--params", root / "one.safetensors", "-o", root / "o.png",
+    )  # fmt: skip
+    assert code == 0, errors
+    guide = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        wanted = crf(torch.from_numpy(z)[None, None], guide)[0, 0] > 0
+    assert np.array_equal(read_label_png(root / "o.png"), wanted.numpy())
+
+
 def test_parameter_file(root: Path) -> None:
     path = root / "none.safetensors"
     save_parameters(path, CRFRNN(LABELS, iterations=0), class_names=["a", "b", "c"])

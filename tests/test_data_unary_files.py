@@ -156,5 +156,14 @@ def test_one_score_per_pixel_is_a_binary_problem(tmp_path):
     z = LOGITS[:1]
     p = 1 / (1 + np.exp(-z))
     for kind, values in (("logits", z), ("probabilities", p)):
-        found = read_unary(save(tmp_path / f"{kind}.npy", values), kind=kind, axes="lhw", num_labels=2).logits
-        assert np.allclose(found.softmax(0).numpy(), np.concatenate([1 - p, p]), atol=1e-6)
+        forms = {"lhw": values, "hwl": values[0, ..., None], "hw": values[0], "wh": values[0].T}
+        for axes, form in forms.items():
+            path = save(tmp_path / f"{kind}.npy", form)
+            found = read_unary(path, kind=kind, axes=axes, size=z.shape[1:], num_labels=2).logits
+            assert np.allclose(found.softmax(0).numpy(), np.concatenate([1 - p, p]), atol=1e-6)
+    with pytest.raises(ValueError, match="axes='hw' for one score per pixel"):
+        read_unary(save(tmp_path / "a.npy", z[0]), kind="logits", axes="lhw")
+    with pytest.raises(ValueError, match="axes='wh' would fit"):
+        read_unary(save(tmp_path / "a.npy", z[0].T), kind="logits", axes="hw", size=z.shape[1:])
+    with pytest.warns(UserWarning, match=r"all values lie in 0\.\.1; .*kind='probabilities'"):
+        read_unary(save(tmp_path / "a.npy", p), kind="logits", axes="lhw")

@@ -49,6 +49,18 @@ def test_clamped_pixels_keep_their_label(crf: CRFRNN) -> None:
     assert (labels[2, 3], labels[5, 5]) == (2, 1)
 
 
+@pytest.mark.parametrize("labels", [1, 2])
+def test_one_logit_gives_the_labels_0_and_1(labels: int) -> None:
+    z = 3 * torch.randn(1, 7, 9)
+    both = torch.cat([torch.zeros_like(z), z])
+    crf = CRFRNN(labels, theta_alpha=5.0, theta_beta=60.0).eval()
+    found, wanted = refine(IMAGE, z, crf), refine(IMAGE, both, CRFRNN(2, 5.0, 60.0).eval())
+    assert np.array_equal(found.before, (z[0] > 0).numpy())
+    assert np.array_equal(found.labels, wanted.labels) and found.labels.max() == 1
+    assert np.array_equal(found.probabilities, wanted.probabilities)
+    assert np.array_equal(refine(IMAGE, both, crf).labels, wanted.labels)
+
+
 @pytest.mark.parametrize(
     ("image", "unary", "named"),
     [

@@ -158,5 +158,13 @@ def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     inside = np.isfinite(p[0])
     found = as_logits("probabilities")(p, inside).softmax(0).numpy()
     assert np.allclose(found[1][inside], p[0][inside]) and np.isfinite(found).all()
+    image, z = photograph()
+    image, z = image[:, :80, :90], z[:1, :80, :90]
+    crf = CRFRNN(1, theta_alpha=5.0).eval()
+    sheet = Sheet((2, 80, 90))
+    refine_tiles(InMemory(image), InMemory(z), crf, sheet.write)
+    with torch.no_grad():
+        wanted = crf(torch.from_numpy(z)[None], torch.from_numpy(image)[None])[0, 0].sigmoid()
+    assert np.allclose(sheet.p[1], wanted.numpy(), atol=1e-5)
     z = as_logits("logits")(np.array([[[-1.5]]], np.float32))
     assert np.allclose(z.softmax(0).numpy().ravel(), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])

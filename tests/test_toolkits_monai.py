@@ -91,6 +91,17 @@ def test_pictures_probabilities_and_plain_tensors() -> None:
     torch.testing.assert_close(found["a"], wanted, atol=1e-4, rtol=1e-3)
 
 
+def test_one_channel_is_the_probability_of_the_foreground() -> None:
+    """As ``Activationsd(sigmoid=True)`` gives it, for a sigmoid's logits and for its probabilities."""
+    image, z = torch.rand(3, 14, 11) * 255, torch.randn(1, 14, 11)
+    item = {"image": image, "z": z, "p": z.sigmoid(), "both": torch.cat([torch.zeros_like(z), z])}
+    found = CRFd(["z", "both"], "image", theta_alpha=6.0)(item)
+    assert found["z"].shape == (1, 14, 11)
+    torch.testing.assert_close(found["z"], found["both"][1:])
+    same = CRFd("p", "image", kind="probabilities", theta_alpha=6.0)(item)["p"]
+    torch.testing.assert_close(same, found["z"], atol=1e-4, rtol=1e-3)
+
+
 def test_outside_the_mask_the_prediction_stays() -> None:
     image, logits = predicted()
     mask = torch.zeros(1, *SHAPE)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import for_two_labels, two_labels
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def refine(
     Args:
         image: UInt8[H, W, 3] as `crfrnn.data.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
             0..255.
-        unary: Float[L, H, W], logits.
+        unary: Float[L, H, W], logits; one logit z per pixel stands for the labels [0, z], as for `CRFRNN(1)`.
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
         clamp: Int[H, W], known labels, -1 = free.
         iterations: T; None takes the layer's own.
@@ -75,6 +76,7 @@ def refine(
         if array.dtype != np.uint8 or array.ndim != 3:
             raise ValueError(f"image: expected uint8 [H, W, C], got {_form(array)}; use read_image")
         picture = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    unary, crf = two_labels(unary), for_two_labels(crf)
     held = None if clamp is None else clamp[None]
     logits = crf(unary[None], picture[None], clamp=held, iterations=iterations)[0]
     return Refined(unary.argmax(0).numpy(), logits.argmax(0).numpy(), logits.float().softmax(0).numpy())

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -191,6 +192,7 @@ def build_crf(
     Raises: ValueError if both are given, or the file is for another number of labels.
     """
     from crfrnn.crf import CRFRNN
+    from crfrnn.crf.binary import for_two_labels, label_names
     from crfrnn.training import SavedParameters, load_parameters
 
     given = {name: value for name, value in numbers.items() if value is not None and name != "quality"}
@@ -199,6 +201,7 @@ def build_crf(
             also = "--preset" if preset is not None else "--" + next(iter(given)).replace("_", "-")
             raise ValueError(f"--params: expected alone, got {also} too; the file holds these numbers")
         saved = load_parameters(params)
+        saved = replace(saved, crf=for_two_labels(saved.crf), class_names=label_names(saved.class_names))
         if num_labels is not None and saved.crf.num_labels != num_labels:
             raise ValueError(
                 f"--params: expected parameters for {num_labels} labels, got {saved.crf.num_labels} in "

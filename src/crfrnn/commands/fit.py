@@ -112,6 +112,7 @@ def _start(
     quality: str, temperature: bool,
 ) -> CRFRNN:  # fmt: skip
     from crfrnn.crf import CRFRNN
+    from crfrnn.crf.binary import for_two_labels
     from crfrnn.training import load_parameters
 
     if start is None:
@@ -124,7 +125,7 @@ def _start(
         )  # fmt: skip
     if preset is not None:
         raise ValueError("--start: expected alone, got --preset too; choose one")
-    crf = load_parameters(start).crf
+    crf = for_two_labels(load_parameters(start).crf)
     if crf.num_labels != num_labels:
         raise ValueError(f"--start: expected parameters for {num_labels} labels, got {crf.num_labels}")
     if iterations is not None:

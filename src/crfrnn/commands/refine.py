@@ -110,7 +110,7 @@ class _Work:
 
     def __post_init__(self) -> None:
         from crfrnn.data.outputs import result_names
-        from crfrnn.data.unary_files import AXES, KINDS
+        from crfrnn.data.unary_files import KINDS, LAYOUTS
 
         self.pictures = find_pictures(self.image)
         self.single = Path(self.image).is_file()
@@ -124,9 +124,9 @@ class _Work:
         kind, scores = self.reading["kind"], ("logits", "probabilities")
         if kind not in KINDS:
             raise ValueError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-        if kind in scores and self.reading["axes"] not in AXES:
+        if kind in scores and self.reading["axes"] not in LAYOUTS:
             raise ValueError(
-                f"--layout: expected the axes' order ({', '.join(AXES)}) for --kind {kind}, "
+                f"--layout: expected the axes' order ({', '.join(LAYOUTS)}) for --kind {kind}, "
                 f"got {self.reading['axes'] or 'none'}; "
                 "lhw is torch's, hwl TensorFlow's (l labels, h rows, w columns)"
             )

@@ -83,6 +83,23 @@ def warn_of_one_label(unary: Tensor) -> None:
         )
 
 
+def like_probabilities(scores: Tensor, axis: int = 0, overlap: bool = False) -> str:
+    """What makes scores look as if they were probabilities and no logits, in words; "" where nothing does.
+
+    Args: scores, of which the labels lie along `axis`; overlap, labels of which a pixel may have several.
+    """
+    if not scores.numel():
+        return ""
+    low, high = (float(v) for v in torch.aminmax(scores))
+    if not 0 <= low < high <= 1:
+        return ""
+    if overlap or scores.shape[axis] == 1:
+        return "all values lie in 0..1"
+    least, greatest = (float(v) for v in torch.aminmax(scores.sum(axis)))
+    alike = abs(least - 1) < 1e-3 and abs(greatest - 1) < 1e-3
+    return "all values lie in 0..1 and sum to 1" if alike else ""
+
+
 def check_unary_values(unary: Tensor, mask: Tensor | None) -> None:
     remedy = (
         "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.binary import two_labels, two_probabilities
+from crfrnn.crf.validate import like_probabilities
 from crfrnn.data.files import FileError, PathLike
 from crfrnn.lattice.validate import warn
 
@@ -101,17 +102,14 @@ def _check_sums(scores: Tensor, role: str, path: PathLike | None) -> None:
 
 
 def _point_out_probabilities(scores: Tensor, role: str, path: PathLike | None) -> None:
-    if len(scores) < 2 or not scores.numel():
+    if not scores.numel():
         return
-    low, high = (float(v) for v in torch.aminmax(scores))
-    if low < 0 or high > 1:
-        return
-    least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
-    if abs(least - 1) < 1e-3 and abs(greatest - 1) < 1e-3:
+    found = like_probabilities(scores)
+    if found:
         name = role if path is None else f"{role} {str(path)!r}"
         warn(
-            f"{name}: read as logits as asked, but all values lie in 0..1 and sum to 1; "
-            "if they are probabilities, say kind='probabilities'"
+            f"{name}: read as logits as asked, but {found}; if they are probabilities, say "
+            "kind='probabilities'"
         )
 
 

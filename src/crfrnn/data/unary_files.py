@@ -22,6 +22,7 @@ Kind = Literal["logits", "probabilities", "labels", "scribbles"]
 KINDS: tuple[str, ...] = get_args(Kind)
 BINARY = (1, 2)  # scores per pixel and the labels that they decide between, as a sigmoid has it
 AXES = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels, h = rows, w = columns
+LAYOUTS = (*AXES, "hw", "wh")  # without l: one score per pixel
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def read_unary(
         kind: "logits" (any real numbers, larger = likelier), "probabilities" (0..1, sum 1 over labels; the
             logits are ``log max(p, 1e-5)``), "labels" (see `unary_from_labels`) or "scribbles" (see
             `read_scribbles`). One score per pixel is a binary problem, see `crfrnn.data.scores`.
-        axes: order of the axes of logits and probabilities, one of `AXES`, such as "lhw" (torch) or "hwl"
-            (TensorFlow, images); required there. A batch axis of 1 may stand in front.
+        axes: order of the axes of logits and probabilities, one of `LAYOUTS`, such as "lhw" (torch) or "hwl"
+            (TensorFlow, images), or "hw" for one score per pixel; required there. A batch axis of 1 may
+            stand in front.
         size: (height, width) of the picture; the unary must have it.
         num_labels: L; required for labels and scribbles, checked for the others.
         gt_prob: probability of the given label, for labels and scribbles.
@@ -96,9 +98,9 @@ def read_unary(
         known = torch.from_numpy(labels)
         logits = unary_from_labels(known, num_labels, gt_prob=gt_prob, unknown=FREE)
         return Unary(logits, known if kind == "scribbles" else None)
-    if axes not in AXES:
+    if axes not in LAYOUTS:
         raise ValueError(
-            f"axes: expected the order of the file's axes, one of {', '.join(map(repr, AXES))} "
+            f"axes: expected the order of the file's axes, one of {', '.join(map(repr, LAYOUTS))} "
             f"(l = labels, h = rows, w = columns), got {axes!r}; a file does not say it"
         )
     layout = _Layout(path, kind, axes, size, num_labels)
@@ -160,13 +162,14 @@ class _Layout:
                 "unary", self.path, f"floating-point {self.kind}", f"dtype {dtype}",
                 "convert to float32, or read a label map with kind='labels'",
             )  # fmt: skip
-        named = ", ".join(self.axes.upper())
-        if not (len(shape) == 3 or (len(shape) == 4 and shape[0] == 1)) or 0 in shape:
+        named, count = ", ".join(self.axes.upper()), len(self.axes)
+        if not (len(shape) == count or (len(shape) == count + 1 and shape[0] == 1)) or 0 in shape:
+            one = "say axes='hw' for one score per pixel" if len(shape) == 2 else ""
             raise FileError(
                 "unary", self.path, f"the axes [{named}] or [1, {named}], none empty", f"shape {shape}",
-                "save one file for each picture",
+                one or "save one file for each picture",
             )  # fmt: skip
-        sizes = dict(zip(self.axes, shape[-3:], strict=True))
+        sizes = {"l": 1, **dict(zip(self.axes, shape[-count:], strict=True))}
         if (
             self.num_labels is not None
             and sizes["l"] != self.num_labels
@@ -175,12 +178,13 @@ class _Layout:
             raise FileError(
                 "unary", self.path, f"{self.num_labels} labels",
                 f"{sizes['l']} in shape {shape} read as [{named}]",
-                f"say another order with axes= ({', '.join(AXES)}), or correct num_labels",
+                f"say another order with axes= ({', '.join(LAYOUTS)}), or correct num_labels",
             )  # fmt: skip
         remedy = "resize the unary to the picture (bilinear, on logits), or give the picture it was made from"
         if self.size is not None:
-            wanted, given = tuple(self.size), shape[-3:]
-            fits = [a for a in AXES if (given[a.index("h")], given[a.index("w")]) == wanted]
+            wanted, given = tuple(self.size), shape[-count:]
+            same = [a for a in LAYOUTS if len(a) == count]
+            fits = [a for a in same if (given[a.index("h")], given[a.index("w")]) == wanted]
             if fits:
                 remedy = f"axes={' or '.join(map(repr, fits))} would fit"
         how = f" (shape {shape} read as [{named}])"
@@ -188,7 +192,9 @@ class _Layout:
 
     def arrange(self, values: NDArray[Any]) -> Tensor:
         """Float32[L, H, W], contiguous."""
-        scores = values.reshape(values.shape[-3:]).transpose([self.axes.index(a) for a in "lhw"])
+        axes = self.axes if "l" in self.axes else f"l{self.axes}"
+        shape = values.shape[-3:] if axes == self.axes else (1, *values.shape[-2:])
+        scores = values.reshape(shape).transpose([axes.index(a) for a in "lhw"])
         scores = np.array(scores, np.float32, order="C")  # a copy: labels of a .pt may share memory
         return torch.from_numpy(scores)
 

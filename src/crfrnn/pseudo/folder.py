@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crfrnn.data import read_image, read_unary, write_label_png
 from crfrnn.data.files import PathLike, write_text
-from crfrnn.data.unary_files import AXES
+from crfrnn.data.unary_files import LAYOUTS
 from crfrnn.pseudo.labels import refine_labels
 from crfrnn.pseudo.recipes import Recipe, recipe_named
 from crfrnn.pseudo.sources import Cams, read_cams
@@ -196,9 +196,9 @@ def _finished(path: Path) -> bool:
 def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
     if settings.kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {settings.kind!r}")
-    if settings.kind in ("logits", "probabilities") and settings.axes not in AXES:
+    if settings.kind in ("logits", "probabilities") and settings.axes not in LAYOUTS:
         raise ValueError(
-            f"axes: expected one of {', '.join(AXES)}, got {settings.axes!r}; a file does not say it"
+            f"axes: expected one of {', '.join(LAYOUTS)}, got {settings.axes!r}; a file does not say it"
         )
     if settings.kind == "labels" and settings.num_labels is None:
         raise ValueError(

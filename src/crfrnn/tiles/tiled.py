@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import for_two_labels
 from crfrnn.predict.windows import Window, windows
 from crfrnn.tiles.memory import smallest, tile_within, vertices_per_pixel
 from crfrnn.tiles.sources import Source, finite, valid_in_all
@@ -57,7 +58,7 @@ def refine_tiles(
 
     Args:
         image: guide, real numbers in 0..255 [C, H, W].
-        unary: scores [L, H, W], or whatever `logits` understands.
+        unary: scores [L, H, W], or whatever `logits` understands; one logit z per pixel stands for [0, z].
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
         write: called with top, left, labels, probabilities and where there is data: in the picture and in
             its scores.
@@ -82,6 +83,7 @@ def refine_tiles(
     (2, 1)
     """
     height, width = _size(image, unary)
+    crf = for_two_labels(crf)
     shared, side = _plan(image, unary, crf, memory, tile, overlap)
     rows, columns = windows(height, side, shared), windows(width, side, shared)
     total, changed, counted = len(rows) * len(columns), 0, 0

@@ -29,7 +29,9 @@ class CRFd(MapTransform):
     """Refine predictions along the edges of an image: `crfrnn.volumes.refine_volume` in a chain of MONAI.
 
     Comes after the network and before ``AsDiscreted(argmax=True)``. The result is probabilities Float32 of
-    the same shape, on the prediction's device and with its meta data.
+    the same shape, on the prediction's device and with its meta data. A prediction of one channel, as for a
+    sigmoid, is refined as background and foreground and gives the foreground's probability, so that
+    ``AsDiscreted(threshold=0.5)`` follows.
 
     Args:
         keys: predictions, channel first: [L, X, Y, Z] or [L, H, W], one item and not a batch.
@@ -88,6 +90,7 @@ class CRFd(MapTransform):
                 mask=mask[None] if flat and mask is not None else mask,
                 **self.settings,
             ).probabilities
+            refined = refined[1:] if len(scores) == 1 else refined
             item[key] = convert_to_dst_type(refined[:, 0] if flat else refined, item[key], np.float32)[0]
         return item
 

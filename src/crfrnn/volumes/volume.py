@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import for_two_labels
 from crfrnn.crf.presets import Preset
 from crfrnn.refine import Refined
 from crfrnn.volumes.unary import AXES, label_unary, score_unary
@@ -106,6 +107,7 @@ def refine_volume(
         bilateral_weight=chosen.bilateral_weight,
         **{"iterations": iterations, **settings},
     ).eval()
+    for_two_labels(crf)  # refuses labels that overlap
     if unary.dtype == torch.float64:
         crf = crf.double()
     image = torch.from_numpy(channels).to(unary.dtype)[None]
