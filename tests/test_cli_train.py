@@ -6,19 +6,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from crfrnn.models import Segmenter
 from test_cli_refine import names, run
+from test_signals import ended, started, wait_for
 from toy import make_pictures
 from toy_training import content, one_stage
-
-HERE = Path(__file__).resolve().parent
 
 
 def recipe_file(root: Path, **changes: object) -> Path:
@@ -49,26 +48,54 @@ def test_train_writes_a_segmenter_that_loads(tmp_path: Path) -> None:
     assert code == 2 and "expected keys among" in error
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_where(tmp_path: Path) -> None:
-    path, out = recipe_file(tmp_path, stages=one_stage(epochs=2000)), tmp_path / "out"
-    script = "import toy_training; from crfrnn.cli import main; main()"
-    words = ["train", "-r", str(path), "-o", str(out), "--accelerator", "cpu"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent / 'src'}",
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", script, *words], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        until = time.monotonic() + 60
-        while not (out / "only" / "log.csv").is_file() and time.monotonic() < until:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Interrupted" in said and str(out / "only" / "last.ckpt") in said
-    assert (out / "only" / "last.ckpt").stat().st_size > 1000
+SLOW = """
+import time
+import toy_training
+from crfrnn.cli import main
+from crfrnn.training.module import SegmentationModule
+
+def slow(name):
+    step = getattr(SegmentationModule, name)
+    def run(self, batch, index):
+        print(name, self.place.epoch, index, flush=True)
+        time.sleep(0.3)
+        return step(self, batch, index)
+    setattr(SegmentationModule, name, run)
+
+slow("training_step")
+slow("validation_step")
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "send", "status", "name", "workers"),
+    [
+        ("training_step 1 0", lambda p: p.send_signal(signal.SIGINT), 130, "Ctrl-C", 0),
+        ("validation_step 1 0", lambda p: os.killpg(p.pid, signal.SIGTERM), 143, "SIGTERM", 1),
+    ],
+    ids=["Ctrl-C", "group"],
+)  # fmt: skip
+def test_a_signal_leaves_a_checkpoint_and_says_where(
+    tmp_path: Path,
+    place: str,
+    send: Callable[[subprocess.Popen[str]], None],
+    status: int,
+    name: str,
+    workers: int,
+) -> None:
+    stages = one_stage(epochs=2000, workers=workers)
+    path, out = recipe_file(tmp_path, stages=stages), tmp_path / "out"
+    process = started(SLOW, "train", "-r", path, "-o", out, "--accelerator", "cpu")
+    wait_for(process, place)
+    send(process)
+    code, said, errors = ended(process)
+    assert code == status, errors
+    checkpoint = out / "only" / "last.ckpt"
+    assert f"Interrupted ({name}); all so far is in {checkpoint}. The same command goes on" in said
+    assert not errors
+    saved = torch.load(checkpoint, weights_only=True)["crfrnn"]
+    assert (saved["epoch"], saved["batches"]) == (1, 3 if "validation" in place else 1)
 
 
 def test_experiment_writes_its_report(tmp_path: Path) -> None:

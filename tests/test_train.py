@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ import torch
 from crfrnn.crf.presets import PRESETS
 from crfrnn.data import read_label_png, write_label_png
 from crfrnn.models import Segmenter
+from crfrnn.training.loader import EpochBatches
+from crfrnn.training.module import SegmentationModule
 from crfrnn.training.recipe import Recipe
 from crfrnn.training.recipe_files import recipe_from
 from crfrnn.training.run_files import Interrupted
-from crfrnn.training.train import build_segmenter, read_sets, train
+from crfrnn.training.train import Training, build_segmenter, read_sets, train
 from toy_training import content, make, one_stage
 
 CPU = {"accelerator": "cpu"}
@@ -27,6 +31,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def same(a: Segmenter, b: Segmenter) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def plain(done: Training) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in done.history]
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> Segmenter:
@@ -42,11 +50,53 @@ def test_a_run_that_is_interrupted_and_resumed_is_bit_identical(tmp_path: Path, 
     assert caught.value.checkpoint.exists()
     again = train(recipe, tmp_path / "parts", trainer=CPU)
     assert same(whole.segmenter, again.segmenter)
-    strip = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in r.history] for r in (whole, again)
-    ]
-    assert strip[0] == strip[1] and len(strip[0]) == 5
+    assert plain(whole) == plain(again) and len(again.history) == 5
     assert same(whole.segmenter, Segmenter.from_pretrained(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("picture", [1, 2, 3])
+def test_an_interruption_in_validation_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: int
+) -> None:
+    recipe = make(tmp_path, stages=one_stage(epochs=2))  # two pictures are looked at after each epoch
+    whole = train(recipe, tmp_path / "whole", trainer=CPU)
+    seen, step = [], SegmentationModule.validation_step
+
+    def interrupted(*arguments: Any) -> None:
+        step(*arguments)
+        seen.append(1)
+        if len(seen) == picture:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentationModule, "validation_step", interrupted)
+        with pytest.raises(Interrupted) as caught:
+            run(recipe, tmp_path / "parts")
+    saved = torch.load(caught.value.checkpoint, weights_only=True)["crfrnn"]
+    # Asked at the second picture, it leaves behind the epoch, at the others before all pictures are seen.
+    assert (saved["epoch"], saved["batches"]) == {1: (0, 3), 2: (0, 3), 3: (1, 3)}[picture]
+    again = train(recipe, tmp_path / "parts", trainer=CPU)
+    assert same(whole.segmenter, again.segmenter) and plain(whole) == plain(again)
+    assert (tmp_path / "parts" / "log.csv").read_text().count("\n") == 3
+
+
+def test_a_worker_that_the_signal_killed_is_part_of_the_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make(tmp_path, stages=one_stage(epochs=2))
+    whole, order = run(recipe, tmp_path / "whole"), EpochBatches.__iter__
+
+    def killed(batches: EpochBatches) -> Any:
+        yield from list(order(batches))[:2]
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EpochBatches, "__iter__", killed)
+        with pytest.raises(Interrupted) as caught:
+            run(recipe, tmp_path / "parts")
+    assert torch.load(caught.value.checkpoint, weights_only=True)["crfrnn"]["batches"] in (1, 2)
+    assert same(whole, run(recipe, tmp_path / "parts"))
 
 
 def test_interruption_does_not_lose_accumulated_gradients(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def task_bars() -> Iterator[Steps]:
 
 @contextmanager
 def kept_when_interrupted(output: Path) -> Iterator[None]:
-    """Ctrl-C says what is kept, and ends with its own exit status."""
+    """Ctrl-C or SIGTERM: says what is kept, and ends with its own exit status."""
     from crfrnn.training.run_files import Interrupted
 
     try:
@@ -158,7 +158,10 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
     except Interrupted as stopped:
         raise typer.Exit(interrupted(stopped)) from None
     except KeyboardInterrupt:
-        say(f"Interrupted; finished rows are in {output / 'rows'}.")
+        say(
+            f"Interrupted ({signals.name()}); finished rows are in {output / 'rows'}. "
+            "The same command goes on with the others."
+        )
         raise typer.Exit(signals.status()) from None
 
 

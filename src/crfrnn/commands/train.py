@@ -39,8 +39,8 @@ def train(
 ) -> None:
     """Train a network and a CRF together, stage by stage.
 
-    Ctrl-C stops behind the present step; the same command goes on from there, bit for bit. OUTPUT gets the
-    segmenter (model.safetensors, config.json), log.csv, recipe.yaml, and a folder per stage.
+    Ctrl-C or SIGTERM stops behind the present step; the same command goes on from there, bit for bit. OUTPUT
+    gets the segmenter (model.safetensors, config.json), log.csv, recipe.yaml, and a folder per stage.
 
     Example: crfrnn train --recipe cpu-small -s data.root=data -o run
 
@@ -70,16 +70,20 @@ def train(
         done = run_recipe(chosen, output, sets=sets, say=_say, trainer=options)
     except Interrupted as stopped:
         raise typer.Exit(interrupted(stopped)) from None
+    except KeyboardInterrupt:
+        raise common.stopped(f"the same command goes on with what is in {output}") from None
     common.out.print(f"Log: {done.folder / 'log.csv'}", markup=False)
     common.out.print(f"Segmenter: {done.folder}", markup=False)
 
 
 def interrupted(stopped: Interrupted) -> int:
     """Says where the checkpoint is and how to go on; the exit status for it."""
-    common.out.print(
-        f"Interrupted; all so far is in {stopped.checkpoint}. The same command goes on from there.",
-        markup=False,
+    kept = (
+        f"all so far is in {stopped.checkpoint}. The same command goes on from there."
+        if stopped.checkpoint.exists()
+        else "nothing was learnt yet. The same command begins again."
     )
+    common.out.print(f"Interrupted ({signals.name()}); {kept}", markup=False)
     return signals.status()
 
 

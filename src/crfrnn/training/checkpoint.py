@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checkpoints while a stage runs, its log, and Ctrl-C."""
+"""Checkpoints while a stage runs, its log, and requests to stop."""
 
 from __future__ import annotations
 
@@ -15,46 +15,80 @@ from crfrnn.training.run_files import Interrupted, StopRequest, write_log
 
 
 class StageFiles(Checkpoint):
-    """Writes ``last.ckpt`` and ``log.csv`` of a stage: after each epoch, and every few minutes.
+    """Writes ``last.ckpt`` and ``log.csv`` of a stage: around each validation, and every few minutes.
 
     Args:
         folder: of the stage.
         minutes: between two checkpoints within an epoch.
-        stop: asked behind each step.
+        stop: asked behind each step and each picture of a validation.
     """
 
     def __init__(self, folder: Path, minutes: float, stop: StopRequest) -> None:
         self.folder, self.seconds, self.stop = folder, 60 * minutes, stop
         self._saved = time.monotonic()
+        self._in_step = False
+        stop.checkpoint = self.path
 
     @property
     def path(self) -> Path:
         return self.folder / "last.ckpt"
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if pl_module.trained:  # interrupted while it was validated, which is done by now
+            pl_module.finish_epoch()
+            self._log(trainer, pl_module)
         # The checkpoint says how much of the stage is done; Lightning counts from here.
         trainer.fit_loop.max_epochs = max(0, pl_module.stage.epochs - pl_module.place.epoch)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # Lightning has just set a handler of its own, which would end the program with status 0.
+        self.stop.listen()
+
+    on_validation_start = on_train_start
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._in_step = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         place = pl_module.place
         place.batches += 1
+        self._in_step = False
         self.stop.count()
-        # In the middle of an accumulated step gradients would be lost; the end of the epoch comes by itself.
-        if place.batches % pl_module.stage.accumulate or place.batches >= pl_module.epoch_batches:
-            return
-        late = time.monotonic() - self._saved > self.seconds
+        if pl_module.trained:
+            if pl_module.val is None:
+                return  # the end of the epoch comes at once
+        elif place.batches % pl_module.stage.accumulate:
+            return  # in the middle of an accumulated step gradients would be lost
+        late = pl_module.trained or time.monotonic() - self._saved > self.seconds
         if trainer.strategy.reduce_boolean_decision(late or self.stop.asked, all=False):
             self._save(trainer)
         self._leave_if_asked(trainer)
 
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        # Processes must ask each other equally often, and some of them have one picture more.
+        if batch_idx < len(pl_module.val) // trainer.world_size:
+            self._leave_if_asked(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._save(trainer)
-        if trainer.is_global_zero:
-            write_log(self.folder / "log.csv", pl_module.place.history)
+        self._log(trainer, pl_module)
         if pl_module.place.epoch < pl_module.stage.epochs:
             self._leave_if_asked(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        # A signal to every process kills the loader's workers, too, which is an error here.
+        lost = self.stop.asked and not isinstance(exception, Interrupted)
+        whole = not self._in_step and pl_module.place.batches % pl_module.stage.accumulate == 0
+        if lost and whole and trainer.training and trainer.world_size == 1:
+            self._save(trainer)
+
+    def _log(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            write_log(self.folder / "log.csv", pl_module.place.history)
 
     def _leave_if_asked(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False):

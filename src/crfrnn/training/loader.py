@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from crfrnn.data import SegmentationDataset, collate
+
+GRACE = 30  # seconds that a worker stays after a signal; SIGALRM ends it then
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -53,7 +56,17 @@ def epoch_loader(data: SegmentationDataset, batches: EpochBatches, epoch: int, w
 def batch_loader(data: Dataset, workers: int, **order: Any) -> DataLoader:
     """`Batch`es, pinned where a GPU is, which then copies while it computes; `order` as DataLoader has it."""
     pinned = torch.cuda.is_available()
-    return DataLoader(data, collate_fn=collate, num_workers=workers, pin_memory=pinned, **order)
+    return DataLoader(
+        data, collate_fn=collate, num_workers=workers, pin_memory=pinned, worker_init_fn=_stay, **order
+    )
+
+
+def _stay(_: int) -> None:
+    """Ctrl-C and SIGTERM go to a whole group of processes, and the run answers them: its workers stay until
+    it ends them, which it does before long."""
+    if hasattr(signal, "alarm"):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: signal.alarm(GRACE))
 
 
 def mixed(*numbers: int) -> int:

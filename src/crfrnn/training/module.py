@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,11 @@ class SegmentationModule(LightningModule):
         return len(self._order(0, 0))
 
     @property
+    def trained(self) -> bool:
+        """All batches of the present epoch are done; what is left of it is the validation."""
+        return self.place.batches >= self.epoch_batches
+
+    @property
     def total_steps(self) -> int:
         return self.stage.epochs * -(-self.epoch_batches // self.stage.accumulate)
 
@@ -196,6 +202,10 @@ class SegmentationModule(LightningModule):
         return np.asarray(self.trainer.strategy.reduce(counts, reduce_op="sum").cpu())
 
     def on_train_epoch_end(self) -> None:
+        self.finish_epoch()
+
+    def finish_epoch(self) -> None:
+        """The line of an epoch that is trained and validated; the next one begins."""
         place = self.place
         batches = max(1, self.epoch_batches) * self.trainer.world_size
         matrix = self._summed(place.matrix)
@@ -214,6 +224,11 @@ class SegmentationModule(LightningModule):
         )
 
     # -- checkpoints -----------------------------------------------------------------------------------
+
+    def trained_in(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was written between the last batch of an epoch and its validation."""
+        held = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        return held[STATE]["batches"] >= self.epoch_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning's own counters cannot go on in the middle of an epoch; `Progress` can.

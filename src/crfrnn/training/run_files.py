@@ -3,48 +3,51 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from crfrnn import signals
 from crfrnn.evaluation.tables import write_csv
 
 
 class Interrupted(Exception):
     """Training was asked to stop, and did so behind a whole step.
 
-    Attributes: checkpoint: where it goes on.
+    Attributes: checkpoint: where it goes on; it is not there if nothing has been learnt yet.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        super().__init__(f"interrupted; everything so far is in {checkpoint}")
+        kept = f"everything so far is in {checkpoint}" if checkpoint.exists() else "nothing is learnt yet"
+        super().__init__(f"interrupted; {kept}")
 
 
 class StopRequest:
-    """While it is entered, the first SIGINT or SIGTERM only sets `asked`; the second one acts as usual.
+    """While it is entered, the first signal to stop only sets `asked`; the second one ends the run at once.
 
     Args: stop_after: ask after so many batches, for tests.
+
+    Attributes: checkpoint: the latest one, to be kept up to date by whoever writes them.
     """
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.asked = False
+        self.checkpoint = Path()
         self._left = stop_after
-        self._before: dict[int, Any] = {}
+        self._open = ExitStack()
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self._open.enter_context(signals.answered(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._open.close()
+
+    def listen(self) -> None:
+        """Again, where a library has set handlers of its own since."""
+        self._open.enter_context(signals.answered(self._note))
 
     def count(self) -> None:
         """A batch is done."""
@@ -52,9 +55,10 @@ class StopRequest:
             self._left -= 1
             self.asked = self.asked or self._left <= 0
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int) -> None:
+        if self.asked:
+            raise Interrupted(self.checkpoint)
         self.asked = True
-        signal.signal(number, self._before.get(number, signal.default_int_handler))
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

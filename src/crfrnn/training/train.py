@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def train(
         stop_after: act as if Ctrl-C came after so many batches.
 
     Raises:
-        Interrupted: Ctrl-C; its ``checkpoint`` says where.
+        Interrupted: Ctrl-C or SIGTERM; its ``checkpoint`` says where.
         NotFinite: NaN or infinity, and which part made it.
         ValueError: data, recipe or folder that cannot be. ImportError: no lightning.
     """
@@ -184,11 +185,11 @@ def train(
             say(f"stage {stage.name}: {stage.epochs} epochs")
         with stop:
             lines = _run(segmenter, recipe, stage, number, sets, home, dict(trainer or {}), stop)
-        segmenter.eval()
-        if first:
-            segmenter.save_pretrained(home / "segmenter")
-            write_text(done, json.dumps(lines))
-            (home / "last.ckpt").unlink(missing_ok=True)
+            segmenter.eval()
+            if first:
+                segmenter.save_pretrained(home / "segmenter")
+                write_text(done, json.dumps(lines))
+                (home / "last.ckpt").unlink(missing_ok=True)
         history += lines
         if say and lines:
             last = lines[-1]
@@ -254,7 +255,19 @@ def _run(
             }
         )  # fmt: skip
         begun = files.path if files.path.is_file() else None
-        run.fit(module, ckpt_path=begun, weights_only=True)
+        try:
+            if begun is not None and module.val is not None and module.trained_in(begun):
+                run.validate(module, ckpt_path=begun, verbose=False, weights_only=True)
+            run.fit(module, ckpt_path=begun, weights_only=True)
+        except (
+            RuntimeError,
+            SystemExit,
+        ) as error:  # of workers that the signal killed; of Lightning's handler
+            if "DataLoader worker" in str(error):
+                time.sleep(1)  # the worker may have got it first
+            if not stop.asked:
+                raise
+            raise Interrupted(files.path) from error
     module.to("cpu")
     return [dict(line) for line in module.place.history]
 
