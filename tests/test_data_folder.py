@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import codecs
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,7 +31,7 @@ def test_two_folders(two):
     assert pictures.ids == ("a", "b", "c")
     assert pictures.check() == []
     assert pictures[1].mask.tolist() == [[0, 1], [2, 255]]
-    (two / "labels.txt").write_text("\ufeffroad\n# a remark\nleft: verge\n\ncar \n", encoding="utf-8")
+    (two / "labels.txt").write_text("\ufeff# a remark\nroad\nleft: verge\n\ncar \n", encoding="utf-8")
     named = folder_pictures(two)
     assert named.class_names == ("road", "left: verge", "car")
     assert named[0].num_labels == 3
@@ -121,6 +123,32 @@ def test_every_problem_at_once(two):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_comments_count_for_no_label(tmp_path):
+    listing = tmp_path / "labels.txt"
+    listing.write_text("# what the masks hold\n## by hand\nsky\nbolt #5\nsea\n# the end\n")
+    assert LabelList.read(listing).names == ("sky", "bolt #5", "sea")
+    listing.write_text("#0: sky\n#3: bird\n5: # of cars\n7: #tag\n")
+    assert LabelList.read(listing) == LabelList(("# of cars", "#tag"), (5, 7))
+    listing.write_text("sky\n# bird\nsea\n")
+    with pytest.warns(UserWarning, match="'# bird' is taken for a comment.*label 1 is 'sea'.*VALUE: NAME"):
+        assert LabelList.read(listing).names == ("sky", "sea")
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be"])
+def test_lists_with_a_byte_order_mark(two, coding):
+    mark = (
+        codecs.BOM_UTF16_LE
+        if coding == "utf-16-le"
+        else codecs.BOM_UTF16_BE
+        if coding == "utf-16-be"
+        else b""
+    )
+    (two / "labels.txt").write_bytes(mark + "Straße\r\nsea\r\n".encode(coding))
+    (two / "train.txt").write_bytes(mark + "a\r\nc\r\n".encode(coding))
+    pictures = folder_pictures(two, "train")
+    assert (pictures.ids, pictures.class_names) == (("a", "c"), ("Straße", "sea"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -132,6 +160,8 @@ def test_every_problem_at_once(two):
         ("256: a", "values up to 256"),
         ("\n".join(map(str, range(256))), "256 names"),
         (b"\xff\xfe\x00", "save it as UTF-8"),
+        ("a\nb".encode("utf-16-le"), "zero bytes; save it as UTF-8"),
+        ("sky\n#tag\nsea", "'#tag', which may be either"),
     ],
 )
 def test_lists_of_labels_that_are_none(tmp_path, text, said):

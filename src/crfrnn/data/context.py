@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.files import FileError, PathLike
+from crfrnn.data.files import FileError, PathLike, read_text
 from crfrnn.data.matfile import read_mat
 from crfrnn.data.palette import VOID, read_label_png
 from crfrnn.data.pictures import LabelledPicture, PictureSet, read_ids
@@ -138,9 +138,9 @@ def _label_names(folder: Path) -> list[str]:
             "copy it from the data set's page",
         )  # fmt: skip
     names = ["background"]
-    for line in listing.read_text(encoding="utf-8").splitlines():
+    for line in read_text(listing, "labels").splitlines():
         number, colon, name = line.partition(":")
-        if not line.strip():
+        if not line.strip() or line.startswith("#"):
             continue
         if not colon or number.strip() != str(len(names)):
             raise FileError("labels", listing, f"'{len(names)}: NAME'", repr(line), "copy the published list")

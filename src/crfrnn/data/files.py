@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 from crfrnn.data.temporary import sweep, temporary_name
 
 PathLike = str | os.PathLike[str]
+_MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 
 
 class FileError(ValueError):
@@ -161,6 +166,34 @@ def _why_unwritable(error: Exception, temporary: Path, target: Path) -> tuple[st
         if disk.f_bavail * disk.f_frsize < _FEW_BYTES:
             return _FULL
     return None
+
+
+def read_text(path: PathLike, role: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with its byte-order mark; the mark is no text.
+
+    Editors and shells on Windows write these. Line ends become one newline each.
+
+    Raises:
+        ValueError: no such file, or another encoding.
+
+    >>> import tempfile
+    >>> name = Path(tempfile.mkdtemp()) / "list.txt"
+    >>> _ = name.write_bytes("cat\\r\\n".encode("utf-16"))
+    >>> read_text(name, "list")
+    'cat\\n'
+    """
+    try:
+        raw = Path(path).read_bytes()
+        coding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
+        text = raw.decode(coding)
+    except (OSError, UnicodeDecodeError) as error:
+        got = str(error) if isinstance(error, OSError) else f"bytes that are none ({error})"
+        raise FileError(
+            role, path, "a text file in UTF-8", got, "check the name, or save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise FileError(role, path, "a text file in UTF-8", "zero bytes", "save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_text(path: PathLike, text: str) -> None:

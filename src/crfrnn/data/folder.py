@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.files import FileError, PathLike
+from crfrnn.data.files import FileError, PathLike, read_text
 from crfrnn.data.palette import VOID, read_label_png
 from crfrnn.data.pictures import IMAGE_ENDINGS, LabelledPicture, PictureSet, read_ids
+from crfrnn.lattice.validate import warn
 
 LABELS_FILE = "labels.txt"
 MASK_SUFFIX = "_mask"
@@ -36,15 +37,17 @@ class LabelList:
     def read(cls, path: PathLike) -> LabelList:
         """Read one name a line (label 0, 1, 2, …), or ``VALUE: NAME`` a line where masks hold other values.
 
+        A line that starts with ``#`` is a comment and stands for no label. Without values the ``#`` must
+        stand alone, ``# like this``: ``#like this`` may as well be the name of a label.
+
         Raises:
             ValueError: no such file, no names, a name or value twice, both forms mixed, more than 255 labels.
         """
-        try:
-            lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError("labels", path, "a text file of names", str(error), "save it as UTF-8") from error
-        lines = [line for line in lines if line and not line.startswith("#")]
+        written = [line for line in map(str.strip, read_text(path, "labels").split("\n")) if line]
+        lines = [line for line in written if not line.startswith("#")]
         valued = [found for line in lines if (found := _VALUED.fullmatch(line))]
+        if not valued:
+            _comments_stand_apart(written, path)
         if valued and len(valued) != len(lines):
             wrong = next(line for line in lines if not _VALUED.fullmatch(line))
             raise FileError(
@@ -83,6 +86,27 @@ class LabelList:
                 f"{int(held[y, x])} at row {y}, column {x}", f"add a line '{int(held[y, x])}: NAME'",
             )  # fmt: skip
         return mask.astype(np.uint8)
+
+
+def _comments_stand_apart(lines: list[str], path: PathLike) -> None:
+    """Where the place of a line is its label: no comment that may be a name, a warning for one in between.
+
+    A label that is switched off by a ``#`` moves those behind it.
+    """
+    unclear = [line for line in lines if re.match(r"#+[^#\s]", line)]
+    if unclear:
+        raise FileError(
+            "labels", path, "names, or comments such as '# words'", f"{unclear[0]!r}, which may be either",
+            "put a space behind the # of a comment, or write VALUE: NAME in every line",
+        )  # fmt: skip
+    names = [place for place, line in enumerate(lines) if not line.startswith("#")]
+    between = [line for line in lines[names[0] : names[-1]] if line.startswith("#")] if names else []
+    if between:
+        warn(
+            f"labels {str(path)!r}: {between[0]!r} is taken for a comment and counts for no label, so that "
+            f"label {len(names) - 1} is {lines[names[-1]]!r}; if a label was meant, write VALUE: NAME in all "
+            "lines"
+        )
 
 
 def folder_pictures(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.data.files import FileError, PathLike
+from crfrnn.data.files import FileError, PathLike, read_text
 from crfrnn.data.images import read_image
 from crfrnn.data.palette import VOID, check_labels, read_label_png
 
@@ -208,10 +208,7 @@ def read_ids(listing: PathLike, role: str = "split") -> list[str]:
     Raises:
         ValueError: no such file, no text, or an id that would lead out of the folder.
     """
-    try:
-        ids = Path(listing).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(role, listing, "a text file of ids", str(error), "check the spelling") from error
+    ids = read_text(listing, role).split()
     strange = [i for i in ids if "/" in i or "\\" in i or "\0" in i or i in (".", "..")]
     if strange:
         raise ValueError(

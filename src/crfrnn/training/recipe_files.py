@@ -11,7 +11,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data.files import FileError, PathLike, write_text
+from crfrnn.data.files import FileError, PathLike, read_text, write_text
 from crfrnn.training.recipe import Recipe
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -47,8 +47,8 @@ def load_recipe(name_or_file: PathLike, settings: Sequence[str] = ()) -> Recipe:
     if path.stat().st_size > MAX_BYTES:
         raise FileError("recipe", path, f"at most {MAX_BYTES} bytes", "more", "name the right file")
     try:
-        content = _yaml().safe_load(path.read_text(encoding="utf-8"))
-    except (_yaml().YAMLError, UnicodeDecodeError) as error:
+        content = _yaml().safe_load(read_text(path, "recipe"))
+    except _yaml().YAMLError as error:
         raise FileError("recipe", path, "YAML", " ".join(str(error).split()), "mend that line") from error
     if not isinstance(content, dict):
         raise FileError("recipe", path, "keys and values", type(content).__name__, "see docs/training.md")
