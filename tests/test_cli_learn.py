@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from crfrnn.commands import common
 from crfrnn.data import write_label_png
 from crfrnn.training import load_parameters
 from test_cli_refine import names, run
@@ -116,6 +119,47 @@ def test_all_folds(root: Path, tmp_path: Path) -> None:
     )
     assert code == 0, errors
     assert names(tmp_path) == ["a-0.csv", "a-1.csv", "a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "status", "kept", "said"),
+    [
+        ("fit --epochs 9 --folds 3", ("fit", 2), 143, True, "--start"),
+        ("fit --epochs 9 --folds 3", ("validate", 0), 143, False, "stopped by SIGTERM"),
+        ("fit --epochs 1 --folds 3 --all-folds", ("again", 3), 130, True, "--start"),
+        ("tune --trials 9 --folds 2", ("tune", 2), 143, True, "the best of 2 settings is kept"),
+        (
+            "tune --trials 9 --folds 2 --study {out}/s.log",
+            ("tune", 0),
+            130,
+            False,
+            "the same command goes on",
+        ),
+    ],
+)
+def test_a_signal_keeps_the_best_so_far(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, where: tuple[str, int],
+    status: int, kept: bool, said: str,
+) -> None:  # fmt: skip
+    asked = []
+
+    def reporter(bar: object) -> Callable[..., None]:
+        asked.append("again")
+
+        def report(what: str, number: int, *_: object) -> None:
+            if where in ((what, number), ("again", len(asked))):
+                os.kill(os.getpid(), status - 128)
+
+        return report
+
+    monkeypatch.setattr(common, "epoch_report", reporter)
+    command, *more = words.format(out=tmp_path).split()
+    output = tmp_path / "a.safetensors"
+    code, _, errors = run(command, root, *source(root), *more, "-T", 1, "-o", output)
+    assert code == status and said in errors, errors
+    assert output.is_file() == kept
+    if kept:
+        assert load_parameters(output).crf.num_labels == LABELS
 
 
 def test_evaluating_folders_needs_no_unaries(root: Path, tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ def fit(
 ) -> None:
     """Learn weights, compatibility, bandwidths and temperature by back-propagation.
 
-    Validation is a fold of the pictures that are given: keep test pictures out of ROOT's split. Ctrl-C saves
-    the best so far. Beside the parameter file a CSV log of the same name is written.
+    Validation is a fold of the pictures that are given: keep test pictures out of ROOT's split. Ctrl-C and
+    SIGTERM save the best so far (exit code 130 and 143). Beside the parameter file a CSV log of the same name
+    is written.
 
     Example: crfrnn fit VOCdevkit --unaries logits/ --layout lhw -o learned.safetensors
 
@@ -105,6 +106,8 @@ def fit(
     common.out.print(f"Held out, after:  {common.figures_line(figures['held_out'])}")
     common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
     common.out.print(f"Parameters: {output}", markup=False)
+    if result.interrupted:
+        raise common.stopped(f"the best so far is kept; --start {output} learns on from it")
 
 
 def _start(
@@ -174,8 +177,6 @@ def save_result(
 
     names = common.class_names(data.pictures, data.num_labels)
     save_parameters(output, result.crf, class_names=names, scores=figures, provenance=origin)
-    if result.interrupted:
-        common.out.print("Interrupted: the best so far is kept.")
     common.out.print(common.layer_line(result.crf))
 
 

@@ -40,8 +40,8 @@ def tune(
 ) -> None:
     """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
 
-    Ctrl-C saves the best so far; with --study the search goes on where it stopped. SQLite for FILE.db, else
-    a journal. `crfrnn fit --start` learns on from the result.
+    Ctrl-C and SIGTERM save the best so far (exit code 130 and 143); with --study the search goes on where it
+    stopped. SQLite for FILE.db, else a journal. `crfrnn fit --start` learns on from the result.
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
@@ -56,8 +56,12 @@ def tune(
     config = TuneConfig(trials, folds, seed, metric, prune, ranges, settings)
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
-    with common.progress() as bar:
-        result = tune_crf(data, config, study=study, report=common.epoch_report(bar))
+    goes_on = "the same command goes on" if study else "with --study FILE the next one would go on from here"
+    try:
+        with common.progress() as bar:
+            result = tune_crf(data, config, study=study, report=common.epoch_report(bar))
+    except KeyboardInterrupt:
+        raise common.stopped(f"no setting was tried to the end, so nothing is written; {goes_on}") from None
     figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
     how = {
         "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
@@ -67,3 +71,5 @@ def tune(
     common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")
     common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
     common.out.print(f"Parameters: {output}", markup=False)
+    if result.interrupted:
+        raise common.stopped(f"the best of {len(result.trials)} settings is kept; {goes_on}")

@@ -38,7 +38,7 @@ class FitResult:
         start: the same with the parameters the fit started from.
         best_epoch: 0 = the start was never bettered.
         history: one dict per epoch, as in the CSV log.
-        interrupted: Ctrl-C ended it.
+        interrupted: Ctrl-C (or another `KeyboardInterrupt`) ended it.
     """
 
     crf: CRFRNN
@@ -72,6 +72,7 @@ def fit(
         report: called after every picture.
 
     Raises:
+        KeyboardInterrupt: while the start was judged, when there is nothing to keep yet.
         ValueError: a configuration that does not fit the layer or the data, or a loss that is not finite.
 
     >>> import numpy as np, torch
@@ -134,14 +135,22 @@ def cross_fit(
     """Fit once per fold; the mean of the folds' parameters (bandwidths: geometric) is the result.
 
     Its `validation` adds up the folds' held-out counts: every picture is judged by parameters that did not
-    learn from it (but whose epoch it helped to choose, so the figure is a little kind).
+    learn from it (but whose epoch it helped to choose, so the figure is a little kind). Ctrl-C ends
+    it with the mean of the folds so far.
 
     Args: as `fit`; `log` gets the fold's number before its ending, `report` is asked for one per fold.
     """
     parts: list[FitResult] = []
     for fold in range(config.folds):
         path = None if log is None else Path(log).with_stem(f"{Path(log).stem}-{fold}")
-        part = fit(data, start, replace(config, fold=fold), log=path, report=report(fold) if report else None)
+        told = report(fold) if report else None
+        try:
+            part = fit(data, start, replace(config, fold=fold), log=path, report=told)
+        except KeyboardInterrupt:  # before its first epoch
+            if not parts:
+                raise
+            parts[-1] = replace(parts[-1], interrupted=True)
+            break
         parts.append(part)
         if part.interrupted:
             break

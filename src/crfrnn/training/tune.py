@@ -75,7 +75,7 @@ class TuneResult:
         counts: of all pictures with them: in-sample, kind to the winner.
         validation: each fold judged with the numbers that are best on the other folds, added up.
         trials: finished trials, best first: numbers and figure.
-        interrupted: Ctrl-C ended it.
+        interrupted: Ctrl-C (or another `KeyboardInterrupt`) ended it.
     """
 
     crf: CRFRNN
@@ -105,6 +105,7 @@ def tune(
         report: called after every picture.
 
     Raises:
+        KeyboardInterrupt: before any trial was finished.
         ValueError: a configuration that cannot be, a study of other data or ranges.
         ImportError: optuna is not installed.
     """
@@ -147,6 +148,8 @@ def tune(
     except KeyboardInterrupt:
         interrupted = True
     complete = search.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if not complete and interrupted:
+        raise KeyboardInterrupt
     if not complete:
         raise ValueError("study: expected at least one finished trial, got none; let it run longer")
     return _result(complete, config, data.num_labels, interrupted)
