@@ -37,6 +37,21 @@ nb::object to_numpy(Array<T>&& values, int64_t rows, int64_t columns) {
   return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, capsule));
 }
 
+// Python handles signals in its main thread, and only there is it asked for them.
+bool ask_for_signals() {
+  const nb::gil_scoped_acquire held;
+  const nb::module_ threading = nb::module_::import_("threading");
+  if (!threading.attr("current_thread")().is(threading.attr("main_thread")())) return false;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  return true;
+}
+
+// The core at work: other Python threads go on, and Ctrl-C ends the call.
+struct Working {
+  nb::gil_scoped_release released;
+  Asking asking{&ask_for_signals};
+};
+
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
 }
@@ -44,11 +59,11 @@ void require(bool condition, const char* message) {
 template <class T>
 nb::tuple build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, double scale, int rings, int ring_support,
                         int threads) {
-  require(features.shape(2) >= 1 && features.shape(2) <= max_dim, "features: the last dimension must be 1 to 8");
+  require(features.shape(2) >= 1 && features.shape(2) <= max_dim, "features: the last dimension must be 1 to 32");
   if (mask) require(mask->shape(0) == features.shape(0) && mask->shape(1) == features.shape(1), "mask: expected shape [B, N]");
   BuildResult<T> result;
   {
-    nb::gil_scoped_release released;
+    const Working working;
     result = build<T>(features.data(), mask ? mask->data() : nullptr, static_cast<int64_t>(features.shape(0)),
                       static_cast<int64_t>(features.shape(1)), static_cast<int>(features.shape(2)),
                       {scale, rings, ring_support, threads});
@@ -66,20 +81,24 @@ nb::tuple build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, d
   return nb::make_tuple(to_numpy(std::move(result.weights), points, corners), to_numpy(std::move(result.table), size, -1));
 }
 
-template <class T>
-Lattice decode(const Table& table, const In<T, 2>& weights) {
+Lattice decode(const Table& table, int64_t points, int64_t corners) {
   const Lattice lattice = Lattice::decode(table.data(), static_cast<int64_t>(table.shape(0)));
-  require(static_cast<int64_t>(weights.shape(0)) >= lattice.points && static_cast<int>(weights.shape(1)) == lattice.dim + 1,
-          "weights: do not belong to this structure");
+  require(points >= lattice.points && corners == lattice.dim + 1, "weights: do not belong to this structure");
   return lattice;
 }
+template <class T>
+Lattice decode(const Table& table, const In<T, 2>& weights) {
+  return decode(table, static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1)));
+}
+void verify(Table table, int64_t points, int64_t corners) { decode(table, points, corners).verify(1); }
 
 template <class T>
 void filter(In<T, 2> values, In<T, 2> weights, Table table, bool reverse, int threads, Out<T, 2> out) {
   const Lattice lattice = decode<T>(table, weights);
   require(static_cast<int64_t>(values.shape(0)) == lattice.total && out.shape(0) == values.shape(0) && out.shape(1) == values.shape(1),
           "values: expected one row for each point the lattice was built from");
-  nb::gil_scoped_release released;
+  const Working working;
+  lattice.verify(threads);
   wish_for_huge_pages(out.data(), out.size() * sizeof(T));
   filter_functions<T>().filter(lattice, weights.data(), values.data(), static_cast<int64_t>(values.shape(1)), reverse,
                                out.data(), threads);
@@ -91,7 +110,8 @@ void weight_gradient(In<T, 2> x, In<T, 2> g, In<T, 2> weights, Table table, int 
   require(static_cast<int64_t>(x.shape(0)) == lattice.total && g.shape(0) == x.shape(0) && g.shape(1) == x.shape(1) &&
               out.shape(0) == weights.shape(0) && out.shape(1) == weights.shape(1),
           "values: expected one row for each point the lattice was built from");
-  nb::gil_scoped_release released;
+  const Working working;
+  lattice.verify(threads);
   filter_functions<T>().weight_gradient(lattice, weights.data(), x.data(), g.data(), static_cast<int64_t>(x.shape(1)),
                                         out.data(), threads);
 }
@@ -102,7 +122,8 @@ void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2>
   const Lattice lattice = decode<T>(table, grad_weights);
   require(static_cast<int64_t>(out.shape(0)) == lattice.total && static_cast<int>(out.shape(1)) == lattice.dim,
           "out: expected [points, d]");
-  nb::gil_scoped_release released;
+  const Working working;
+  lattice.verify(threads);
   const int corners = lattice.dim + 1;
   const auto& functions = embed_functions<T>();
   if (lattice.points < lattice.total) std::fill(out.data(), out.data() + lattice.total * lattice.dim, T(0));
@@ -128,7 +149,7 @@ struct Arguments {
     problem.pixels = pixels;
     require(problem.labels >= 1 && problem.labels <= 1024, "unary: expected 1 to 1024 labels");
     require(problem.total() <= INT32_MAX, "unary: more than 2^31 pixels; split the batch");
-    require(grid.size() == 3 && grid[0] * grid[1] * grid[2] == problem.pixels, "grid: does not hold the pixels");
+    require(grid.size() == 3 && grid[0] >= 0 && grid[1] >= 0 && grid[2] >= 0 && grid[0] * grid[1] * grid[2] == problem.pixels, "grid: does not hold the pixels");
     for (size_t i = 0; i < 3; ++i) problem.grid[i] = grid[i];
     const size_t count = nb::len(list), side = static_cast<size_t>(labels);
     require(transform.shape(0) == count && transform.shape(1) == side && transform.shape(2) == side,
@@ -141,6 +162,7 @@ struct Arguments {
     };
     for (size_t m = 0; m < count; ++m) {
       const nb::tuple k = nb::cast<nb::tuple>(list[m]);
+      require(nb::len(k) == 5, "kernels: expected (weights, table, theta, pre, post) for each kernel");
       Kernel kernel;
       kernel.is_lattice = !k[0].is_none();
       if (kernel.is_lattice) {
@@ -175,6 +197,11 @@ struct Arguments {
       : Arguments(static_cast<int64_t>(planes.shape(0)), static_cast<int64_t>(planes.shape(1)), static_cast<int64_t>(planes.shape(2)),
                   transform, list, grid, mask, clamp, iterations, damping, threads) {}
   Arguments(const Arguments&) = delete;
+
+  void verify() const {
+    for (const Kernel& kernel : kernels)
+      if (kernel.is_lattice) kernel.lattice.verify(problem.threads);
+  }
 };
 
 using Marginals = Out<float, 1>;
@@ -195,7 +222,8 @@ void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<floa
   require(logits.size() == unary.size() && (!initial || initial->size() == unary.size()), "logits, initial: expected unary's shape");
   bool finite;
   {
-    nb::gil_scoped_release released;
+    const Working working;
+    arguments.verify();
     wish_for_huge_pages(logits.data(), logits.size() * sizeof(float));
     finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
                                             marginals ? marginals->data() : nullptr);
@@ -214,8 +242,18 @@ void update(In<float, 2> unary, In<float, 2> marginals, In<float, 3> transform, 
   const auto fits = [&](const auto& array) { return array.shape(0) == unary.shape(0) && array.shape(1) == unary.shape(1); };
   require(fits(marginals) && fits(out), "marginals, out: expected unary's shape");
   require(normalize || out.data() != marginals.data(), "out: expected other memory than that of the marginals");
-  nb::gil_scoped_release released;
+  const Working working;
+  arguments.verify();
   mean_field_functions().update(arguments.problem, unary.data(), marginals.data(), normalize, out.data());
+}
+
+// Where a gradient of so many numbers, or more, goes; null: it is not wanted.
+template <class T, size_t N>
+T* gradient(const nb::handle& given, int64_t numbers) {
+  if (given.is_none()) return nullptr;
+  const auto array = nb::cast<Out<T, N>>(given);
+  require(static_cast<int64_t>(array.size()) >= numbers, "grads: too few numbers for this kernel");
+  return array.data();
 }
 
 // grads: (weights or None, theta or None, pre or None, post or None) for each kernel, filled with zeros.
@@ -225,16 +263,23 @@ void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float
                          Out<float, 3> grad_transform, nb::list grads) {
   const Arguments arguments(grad_logits, transform, kernels, grid, mask, clamp, iterations, damping, threads);
   require_size(marginals, arguments.problem);
+  require(grad_unary.size() == grad_logits.size() && (!grad_initial || grad_initial->size() == grad_logits.size()) &&
+              grad_transform.size() == transform.size(),
+          "grad_unary, grad_initial, grad_transform: expected the shapes of what they are the gradients of");
   std::vector<KernelGradient> out(arguments.kernels.size());
   require(nb::len(grads) == out.size(), "grads: expected one tuple a kernel");
   for (size_t m = 0; m < out.size(); ++m) {
     const nb::tuple g = nb::cast<nb::tuple>(grads[m]);
-    if (!g[0].is_none()) out[m].weights = nb::cast<Out<float, 2>>(g[0]).data();
-    if (!g[1].is_none()) out[m].theta = nb::cast<Out<double, 1>>(g[1]).data();
-    if (!g[2].is_none()) out[m].pre = nb::cast<Out<float, 1>>(g[2]).data();
-    if (!g[3].is_none()) out[m].post = nb::cast<Out<float, 1>>(g[3]).data();
+    require(nb::len(g) == 4, "grads: expected (weights, theta, pre, post) for each kernel");
+    const Kernel& kernel = arguments.kernels[m];
+    const int64_t corners = kernel.lattice.dim + 1, points = kernel.lattice.points, total = arguments.problem.total();
+    out[m].weights = gradient<float, 2>(g[0], kernel.is_lattice ? points * corners : 0);
+    out[m].theta = gradient<double, 1>(g[1], kernel.is_lattice ? 0 : 3);
+    out[m].pre = gradient<float, 1>(g[2], total);
+    out[m].post = gradient<float, 1>(g[3], total);
   }
-  nb::gil_scoped_release released;
+  const Working working;
+  arguments.verify();
   wish_for_huge_pages(grad_unary.data(), grad_unary.size() * sizeof(float));
   mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), grad_unary.data(),
                                   grad_initial ? grad_initial->data() : nullptr, grad_transform.data(), out.data());
@@ -255,6 +300,7 @@ NB_MODULE(_native, m) {
   using namespace crfrnn;
   define<float>(m);
   define<double>(m);
+  m.def("verify", &verify, "table"_a, "points"_a, "corners"_a);
   m.def("rows", &rows, "numbers"_a);
   m.def("mean_field", &mean_field, "unary"_a, "initial"_a.none(), "transform"_a, "kernels"_a, "grid"_a, "mask"_a.none(),
         "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "logits"_a, "marginals"_a.none());
@@ -264,6 +310,8 @@ NB_MODULE(_native, m) {
   m.def("update", &update, "unary"_a, "marginals"_a, "transform"_a, "kernels"_a, "normalize"_a, "threads"_a, "out"_a);
   m.def("release_kept_memory", &release_kept_memory);
   m.def("poison_memory", &poison_memory, "on"_a);
+  m.def("refuse_memory", &refuse_memory, "count"_a);
+  m.def("memory_in_use", &memory_in_use);
   m.def("instruction_sets", &instruction_sets);
   m.def("instruction_set", &instruction_set);
   m.def("use_instruction_set", &use_instruction_set, "name"_a);

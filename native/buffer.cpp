@@ -113,19 +113,31 @@ constexpr bool keeps = true;
 bool kept_size(size_t bytes) { return keeps && bytes >= huge_page && bytes <= Region::size; }
 
 std::atomic<bool> poisoned{false};
+std::atomic<int64_t> before_refusal{0}, in_use{0};
+
+// True for the count-th block that is asked for, and from then on: the counter stays at 1.
+bool is_refused() {
+  int64_t left = before_refusal.load(std::memory_order_relaxed);
+  while (left > 1 && !before_refusal.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) {
+  }
+  return left == 1;
+}
 
 size_t whole_pages(size_t bytes) { return (bytes + page - 1) / page * page; }
 
 }  // namespace
 
 void* take_block(size_t bytes) {
+  if (is_refused()) throw std::bad_alloc();
   void* data = kept_size(bytes) ? region().take(whole_pages(bytes)) : nullptr;
   if (!data) data = allocate(bytes);
+  in_use.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
   if (poisoned.load(std::memory_order_relaxed)) std::memset(data, 0xff, bytes);  // NaN to a float or double, -1 to an index
   return data;
 }
 
 void give_block(void* data, size_t bytes) {
+  in_use.fetch_sub(static_cast<int64_t>(bytes), std::memory_order_relaxed);
   if (kept_size(bytes) && region().holds(data))
     region().give(data, whole_pages(bytes));
   else
@@ -135,6 +147,8 @@ void give_block(void* data, size_t bytes) {
 void release_kept_memory() { region().release(); }
 
 void poison_memory(bool on) { poisoned.store(on, std::memory_order_relaxed); }
+void refuse_memory(int64_t count) { before_refusal.store(count, std::memory_order_relaxed); }
+int64_t memory_in_use() { return in_use.load(std::memory_order_relaxed); }
 
 void wish_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace crfrnn {
 
@@ -14,7 +15,12 @@ void wish_for_huge_pages(void* data, size_t bytes);  // for memory that somebody
 void* take_block(size_t bytes);
 void give_block(void* data, size_t bytes);
 void release_kept_memory();
-void poison_memory(bool on);  // for tests: whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read
+
+// For tests. Whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read; the count-th block from now
+// and all after it are refused (0: none); how many bytes are taken and not given back.
+void poison_memory(bool on);
+void refuse_memory(int64_t count);
+int64_t memory_in_use();
 
 // Scratch memory. What it held before is of no meaning.
 class Buffer {

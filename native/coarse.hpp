@@ -144,6 +144,7 @@ struct Coarse {
       const int64_t end = y.last(rows) + 1;
       int64_t ready = 0, made = y.first(0);
       for (int64_t at = 0; at * y.step < rows; at += outputs) {
+        check_stop();
         for (; made < end && made < at + outputs + y.margin; made += outputs) {
           for (; ready < rows && ready <= (made + outputs - 1) * y.step + y.reach; ++ready) to_coarse_columns(ready);
           to_coarse_rows(made);

@@ -17,20 +17,22 @@ void elevation_scales(int dim, double scale, T* out) {
 template <class T>
 constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
 
-// The block that begins with point `first`: `count` of its points are there.
+// The block that begins with point `first`: `count` of its points are there. D features a point where that is a constant, so that
+// all its numbers live in registers, else (D = 0) as many as `dim` says.
 template <class T, int D>
-int embed_one(const T* features, int64_t first, int count, const T* scales, const Embedded<T>& out, Pack<T>* least, Pack<T>* most) {
+int embed_one(const T* features, int64_t first, int count, int dim, const T* scales, const Embedded<T>& out, Pack<T>* least, Pack<T>* most) {
   using P = Pack<T>;
-  constexpr int block = embed_block<T>;
-  const P width = P::set(T(D + 1)), inverse = P::set(T(1) / T(D + 1)), zero = P::zero(), one = P::set(T(1));
-  alignas(64) T lane[D][block];
+  constexpr int block = embed_block<T>, room = D ? D : max_dim;
+  const int d = D ? D : dim;
+  const P width = P::set(T(d + 1)), inverse = P::set(T(1) / T(d + 1)), zero = P::zero(), one = P::set(T(1));
+  alignas(64) T lane[room][block];
   P difference = zero;  // NaN where a feature is not finite
   for (int p = 0; p < count; ++p)
-    for (int i = 0; i < D; ++i) lane[i][p] = features[(first + p) * D + i];
+    for (int i = 0; i < d; ++i) lane[i][p] = features[(first + p) * d + i];
   for (int p = count; p < block; ++p)
-    for (int i = 0; i < D; ++i) lane[i][p] = T(0);
-  P e[D + 1], nearest[D + 1], rank[D + 1], shift = zero, running = zero, largest = zero;
-  for (int i = D; i >= 1; --i) {
+    for (int i = 0; i < d; ++i) lane[i][p] = T(0);
+  P e[room + 1], nearest[room + 1], rank[room + 1], shift = zero, running = zero, largest = zero;
+  for (int i = d; i >= 1; --i) {
     const P f = P::load(lane[i - 1]), cf = f * P::set(scales[i - 1]);
     difference = difference + (f - f);
     e[i] = running - P::set(T(i)) * cf;
@@ -38,97 +40,98 @@ int embed_one(const T* features, int64_t first, int count, const T* scales, cons
   }
   e[0] = running;
   if (!(difference.sum() == T(0))) return 1;
-  for (int i = 0; i <= D; ++i) largest = P::max(largest, P::max(e[i], zero - e[i]));
+  for (int i = 0; i <= d; ++i) largest = P::max(largest, P::max(e[i], zero - e[i]));
   if (!(largest.most() <= limit<T>)) return 2;
 
   // The nearest remainder-0 point before correction; a tie goes down.
-  for (int i = 0; i <= D; ++i) {
+  for (int i = 0; i <= d; ++i) {
     const P v = e[i] * inverse, low = P::floor(v), high = P::ceil(v);
     const P up = P::less(high * width - e[i], e[i] - low * width);
     nearest[i] = P::fma(up, high - low, low);
     shift = shift + nearest[i];
     rank[i] = zero;
   }
-  P rest[D + 1];
-  for (int i = 0; i <= D; ++i) rest[i] = e[i] - nearest[i] * width;
-  for (int i = 0; i < D; ++i)
-    for (int j = i + 1; j <= D; ++j) {
+  P rest[room + 1];
+  for (int i = 0; i <= d; ++i) rest[i] = e[i] - nearest[i] * width;
+  for (int i = 0; i < d; ++i)
+    for (int j = i + 1; j <= d; ++j) {
       const P less = P::less(rest[i], rest[j]);
       rank[i] = rank[i] + less;
       rank[j] = rank[j] + (one - less);
     }
   // Off the plane by `shift`: move the coordinates with the largest remainders back.
-  for (int i = 0; i <= D; ++i) {
+  for (int i = 0; i <= d; ++i) {
     const P r = rank[i] + shift;
-    const P move = P::less(r, zero) - P::less(P::set(T(D)), r);
+    const P move = P::less(r, zero) - P::less(P::set(T(d)), r);
     rank[i] = P::fma(move, width, r);
     nearest[i] = nearest[i] + move;
   }
-  P b[D + 2];
-  for (auto& pack : b) pack = zero;
-  for (int i = 0; i <= D; ++i) {
+  P b[room + 2];
+  for (int i = 0; i <= d + 1; ++i) b[i] = zero;
+  for (int i = 0; i <= d; ++i) {
     const P delta = (e[i] - nearest[i] * width) * inverse;
-    for (int r = 0; r <= D; ++r) {
+    for (int r = 0; r <= d; ++r) {
       const P here = P::if_equal(rank[i], P::set(T(r)), delta);
-      b[D - r] = b[D - r] + here;
-      b[D + 1 - r] = b[D + 1 - r] - here;
+      b[d - r] = b[d - r] + here;
+      b[d + 1 - r] = b[d + 1 - r] - here;
     }
   }
-  b[0] = b[0] + (one + b[D + 1]);
+  b[0] = b[0] + (one + b[d + 1]);
 
   const auto there = P::Lanes::first(count);
-  Coordinate<T>* coordinates = out.coordinates + first * D;
-  uint8_t* ranks = out.rank + first * (D + 1);
+  Coordinate<T>* coordinates = out.coordinates + first * d;
+  uint8_t* ranks = out.rank + first * (d + 1);
   alignas(64) T numbers[block];
-  for (int i = 0; i < D; ++i) {
+  for (int i = 0; i < d; ++i) {
     const P f = nearest[i] - nearest[i + 1];
     least[i] = P::select(there, P::min(least[i], f), least[i]);
     most[i] = P::select(there, P::max(most[i], f), most[i]);
     f.store(numbers);
     for (int p = 0; p < block; ++p) coordinates[i * block + p] = static_cast<Coordinate<T>>(numbers[p]);
   }
-  for (int i = 0; i <= D; ++i) {
+  for (int i = 0; i <= d; ++i) {
     rank[i].store(numbers);
     for (int p = 0; p < block; ++p) ranks[i * block + p] = static_cast<uint8_t>(numbers[p]);
   }
-  T* weights = out.weights + first * (D + 1);
-  for (int i = 0; i <= D; ++i) {
+  T* weights = out.weights + first * (d + 1);
+  for (int i = 0; i <= d; ++i) {
     b[i].store(numbers);
-    for (int p = 0; p < count; ++p) weights[p * (D + 1) + i] = numbers[p];
+    for (int p = 0; p < count; ++p) weights[p * (d + 1) + i] = numbers[p];
   }
   return 0;
 }
 
 template <class T, int D>
-int embed_points(const T* features, int64_t begin, int64_t end, double scale, const Embedded<T>& out, T* least, T* most) {
+int embed_points(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most) {
   using P = Pack<T>;
-  T scales[max_dim];
-  elevation_scales(D, scale, scales);
-  P low[D], high[D];
-  for (int i = 0; i < D; ++i) low[i] = P::set(limit<T>), high[i] = P::set(-limit<T>);
+  constexpr int room = D ? D : max_dim;
+  const int d = D ? D : dim;
+  T scales[room];
+  elevation_scales(d, scale, scales);
+  P low[room], high[room];
+  for (int i = 0; i < d; ++i) low[i] = P::set(limit<T>), high[i] = P::set(-limit<T>);
   constexpr int block = embed_block<T>;
   for (int64_t p = begin; p < end; p += block) {
-    const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), scales, out, low, high);
+    const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), d, scales, out, low, high);
     if (bad) return bad;
   }
-  for (int i = 0; i < D; ++i) {
+  for (int i = 0; i < d; ++i) {
     least[i] = -(P::zero() - low[i]).most();
     most[i] = high[i].most();
   }
   return 0;
 }
 
+// A code of its own for grids of two and three axes with and without three colours, and for a volume with one channel.
 template <class T>
 int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most) {
   switch (dim) {
-    case 1: return embed_points<T, 1>(features, begin, end, scale, out, least, most);
-    case 2: return embed_points<T, 2>(features, begin, end, scale, out, least, most);
-    case 3: return embed_points<T, 3>(features, begin, end, scale, out, least, most);
-    case 4: return embed_points<T, 4>(features, begin, end, scale, out, least, most);
-    case 5: return embed_points<T, 5>(features, begin, end, scale, out, least, most);
-    case 6: return embed_points<T, 6>(features, begin, end, scale, out, least, most);
-    case 7: return embed_points<T, 7>(features, begin, end, scale, out, least, most);
-    default: return embed_points<T, 8>(features, begin, end, scale, out, least, most);
+    case 2: return embed_points<T, 2>(features, begin, end, dim, scale, out, least, most);
+    case 3: return embed_points<T, 3>(features, begin, end, dim, scale, out, least, most);
+    case 4: return embed_points<T, 4>(features, begin, end, dim, scale, out, least, most);
+    case 5: return embed_points<T, 5>(features, begin, end, dim, scale, out, least, most);
+    case 6: return embed_points<T, 6>(features, begin, end, dim, scale, out, least, most);
+    default: return embed_points<T, 0>(features, begin, end, dim, scale, out, least, most);
   }
 }
 

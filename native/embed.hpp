@@ -7,7 +7,7 @@
 
 namespace crfrnn {
 
-constexpr int max_dim = 8;
+constexpr int max_dim = 32;
 
 // Points are embedded in blocks that fill a register. Inside a block the numbers of one kind lie one behind the other: number j of
 // point p, of n a point, at [p / embed_block][j][p % embed_block]. So whoever goes on with them needs no shuffles.

@@ -107,7 +107,8 @@ struct SingleColumn {
       for (int64_t v = begin; v < end; ++v) rows[v] = T(0);
       // The simplices of the slab below reach up into this chunk, those of its last slab beyond it.
       for (int64_t s = lattice.slab_simplex[low > 0 ? low - 1 : 0]; s < lattice.slab_simplex[high]; ++s) {
-        T sum[V ? V : max_dim + 1] = {};
+        T sum[V ? V : max_dim + 1];
+        for (int k = 0; k < count; ++k) sum[k] = T(0);
         for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
           if (p + ahead < lattice.points) prefetch(values + lattice.order[p + ahead]);
           const T value = values[lattice.order[p]];
@@ -194,10 +195,17 @@ size_t row_bytes(const Lattice& lattice, int64_t channels) {
 }
 
 template <class T>
+void clear(T* numbers, int64_t count, int threads) {
+  parallel_ranges(count, 1 << 15, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) numbers[i] = T(0);
+  });
+}
+
+template <class T>
 void filter(const Lattice& lattice, const T* weights, const T* values, int64_t channels, bool reverse, T* out,
             int threads) {
   if (lattice.points < lattice.total)
-    for (int64_t i = 0; i < lattice.total * channels; ++i) out[i] = T(0);
+    clear(out, lattice.total * channels, threads);
   if (lattice.points == 0) return;
   if (channels == 1) return filter_single(lattice, weights, values, reverse, out, threads);
   const Buffer between(row_bytes<T>(lattice, channels)), rows(row_bytes<T>(lattice, channels));
@@ -210,7 +218,7 @@ void filter(const Lattice& lattice, const T* weights, const T* values, int64_t c
 template <class T>
 void weight_gradient(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels,
                      T* grad_weights, int threads) {
-  for (int64_t i = 0; i < lattice.points * (lattice.dim + 1); ++i) grad_weights[i] = T(0);
+  clear(grad_weights, lattice.points * (lattice.dim + 1), threads);
   if (lattice.points == 0) return;
   const Buffer between(row_bytes<T>(lattice, channels)), rows_x(row_bytes<T>(lattice, channels)),
       rows_g(row_bytes<T>(lattice, channels));

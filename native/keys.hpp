@@ -68,9 +68,11 @@ struct Key {
   }
   uint32_t bits_at(int shift, uint32_t mask) const {
     if constexpr (W == 1) return static_cast<uint32_t>(word[0] >> shift) & mask;
-    return static_cast<uint32_t>((*this >> shift).word[W - 1]) & mask;
+    const int at = W - 1 - shift / 64, rest = shift % 64;
+    uint64_t bits = word[at] >> rest;
+    if (rest && at > 0) bits |= word[at - 1] << (64 - rest);
+    return static_cast<uint32_t>(bits) & mask;
   }
-  int64_t low_bits(int bits) const { return static_cast<int64_t>(word[W - 1] & ((uint64_t{1} << bits) - 1)); }
   uint64_t hash() const {
     if constexpr (W == 1) return (word[0] * 0x9e3779b97f4a7c15ull) >> 32;
     uint64_t h = 0;

@@ -15,10 +15,11 @@ namespace crfrnn {
 namespace {
 
 // The ranks of a simplex from the end of its key; the last rank follows from the others.
-void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
+template <int W>
+void permutation_of(const Key<W>& key, int n, int bits, uint8_t* rank) {
   int left = n * (n - 1) / 2;
-  for (int i = n - 2; i >= 0; --i, code >>= bits) {
-    rank[i] = static_cast<uint8_t>(code & ((int64_t{1} << bits) - 1));
+  for (int i = n - 2, at = 0; i >= 0; --i, at += bits) {
+    rank[i] = static_cast<uint8_t>(key.bits_at(at, (1u << bits) - 1));
     left -= rank[i];
   }
   rank[n - 1] = static_cast<uint8_t>(left);
@@ -26,7 +27,7 @@ void permutation_of(int64_t code, int n, int bits, uint8_t* rank) {
 
 // The valid points: all of them, or a list.
 struct Points {
-  std::vector<int32_t> list;
+  List<int32_t> list;
   int64_t count, per_picture;
 
   Points(const uint8_t* mask, int64_t total, int64_t per_picture_) : count(total), per_picture(per_picture_ < 1 ? 1 : per_picture_) {
@@ -66,17 +67,16 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
   return items;
 }
 
-template <class T, int W>
-void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& embedded, const Layout& layout, int64_t total,
-              const BuildOptions& options) {
+// The table; sorts the simplices' keys, so that `items` holds the order of its points.
+template <int W>
+Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total, const BuildOptions& options) {
   const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
   const int64_t points = valid.count;
   const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
-  Array<Keyed<W>> items = simplex_keys<T, W>(valid, embedded, layout, rank_bits, threads);
   sort_keyed(items, threads);
 
   // The sorted position where each simplex starts.
-  const std::vector<int32_t> first = run_starts(points, threads, [&](int64_t i) {
+  const List<int32_t> first = run_starts(points, threads, [&](int64_t i) {
     return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
   });
   const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
@@ -84,7 +84,7 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
   // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all together by sorting.
   constexpr int64_t chunk = 4096;
   const int64_t chunks = (simplices + chunk - 1) / chunk;
-  std::vector<std::vector<Key<W>>> lists(static_cast<size_t>(chunks));
+  List<List<Key<W>>> lists(static_cast<size_t>(chunks));
   Array<int32_t> corner(static_cast<size_t>(simplices * corners));
   Array<uint8_t> ranks(static_cast<size_t>(simplices * corners));
   const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
@@ -97,7 +97,7 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
       // All from the sorted key: the points themselves lie scattered.
       const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
       uint8_t* r = &ranks[static_cast<size_t>(s * corners)];
-      permutation_of(sorted_key.low_bits(code_bits), corners, rank_bits, r);
+      permutation_of(sorted_key, corners, rank_bits, r);
       int axis_of[max_dim + 1];
       for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
       // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
@@ -110,16 +110,16 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
     }
     lists[static_cast<size_t>(c)] = recent.keys();
   });
-  std::vector<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
+  List<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
   for (int64_t c = 0; c < chunks; ++c)
     offset[static_cast<size_t>(c) + 1] = offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
-  Sorted<W> sorted = sort_unique(lists, threads);
-  std::vector<Key<W>> keys = std::move(sorted.keys);
+  Sorted<W> sorted = sort_unique(std::move(lists), threads);
+  List<Key<W>> keys = std::move(sorted.keys);
   Array<int32_t>& position = sorted.position;
   if (options.rings > 0) {
-    std::vector<Key<W>> grown = keys;
+    List<Key<W>> grown = keys;
     for (int ring = 0; ring < options.rings; ++ring) grown = grow(grown, layout, options.ring_support, threads);
-    std::vector<int32_t> moved(keys.size());
+    List<int32_t> moved(keys.size());
     for (size_t i = 0, j = 0; i < keys.size(); ++i) {
       while (!(grown[j] == keys[i])) ++j;
       moved[i] = static_cast<int32_t>(j);
@@ -129,17 +129,17 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
   }
   const int64_t vertices = static_cast<int64_t>(keys.size());
 
-  const std::vector<int32_t> slab_vertex = run_starts(vertices, threads, [&](int64_t v) {
+  const List<int32_t> slab_vertex = run_starts(vertices, threads, [&](int64_t v) {
     return keys[static_cast<size_t>(v)] >> layout.slab_shift == keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
   });
   const int64_t slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
 
   const int64_t neighbours = 2 * corners * vertices;
   const int64_t rank_words = (simplices * corners + 3) / 4;
-  result.table = Array<int32_t>(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
+  Array<int32_t> table(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
                                           2 * (slabs + 1) + (corners - 2) * (vertices + slabs)));
   // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
-  if (rank_words) result.table[static_cast<size_t>(16 + points + simplices + simplices * corners + rank_words)] = 0;
+  if (rank_words) table[static_cast<size_t>(16 + points + simplices + simplices * corners + rank_words)] = 0;
   Header header{};
   header.magic = Header::magic_word;
   header.dim = dim;
@@ -150,20 +150,12 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
   header.slabs = static_cast<int32_t>(slabs);
   header.total = static_cast<int32_t>(total);
   header.scale = options.scale;
-  std::memcpy(result.table.data(), &header, sizeof header);
-  const Lattice view = Lattice::decode(result.table.data(), static_cast<int64_t>(result.table.size()));
+  std::memcpy(table.data(), &header, sizeof header);
+  const Lattice view = Lattice::decode(table.data(), static_cast<int64_t>(table.size()));
   const auto writable = [](const auto* p) { return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p); };
 
-  result.weights = Array<T>(static_cast<size_t>(points * corners));
-  const auto weights_of = [&](int64_t i) { return embedded.weights + int64_t{items[static_cast<size_t>(i)].value} * corners; };
   parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (i + ahead < end) prefetch_bytes(weights_of(i + ahead), corners * static_cast<int64_t>(sizeof(T)) + 63);
-      writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
-      const T* from = weights_of(i);
-      T* to = &result.weights[static_cast<size_t>(i * corners)];
-      for (int k = 0; k <= dim; ++k) to[k] = from[k];
-    }
+    for (int64_t i = begin; i < end; ++i) writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
   });
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
   parallel_for(chunks, threads, [&](int64_t c, int) {
@@ -185,6 +177,7 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
   });
   int64_t s = 0;
   for (int64_t slab = 0; slab < slabs; ++slab) {
+    check_stop();
     writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
     const Key<W> here = keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
     while (s < simplices &&
@@ -192,6 +185,22 @@ void assemble(BuildResult<T>& result, const Points& valid, const Embedded<T>& em
       ++s;
   }
   writable(view.slab_simplex)[slabs] = static_cast<int32_t>(s);
+  return table;
+}
+
+// Barycentric weights from the points' order to that of the lattice.
+template <class T, int W>
+Array<T> sorted_weights(const Array<Keyed<W>>& items, const T* weights, int corners, int threads) {
+  const int64_t points = static_cast<int64_t>(items.size());
+  Array<T> out(static_cast<size_t>(points * corners));
+  const auto weights_of = [&](int64_t i) { return weights + int64_t{items[static_cast<size_t>(i)].value} * corners; };
+  parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + ahead < end) prefetch_bytes(weights_of(i + ahead), corners * static_cast<int64_t>(sizeof(T)) + 63);
+      std::copy_n(weights_of(i), corners, &out[static_cast<size_t>(i * corners)]);
+    }
+  });
+  return out;
 }
 
 }  // namespace
@@ -244,7 +253,9 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   Array<T> kept;
   if (points < total) {
     kept = Array<T>(static_cast<size_t>(points * dim));
-    for (int64_t i = 0; i < points; ++i) std::copy_n(features + int64_t{valid[i]} * dim, dim, &kept[static_cast<size_t>(i * dim)]);
+    parallel_ranges(points, 4096, options.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) std::copy_n(features + int64_t{valid[i]} * dim, dim, &kept[static_cast<size_t>(i * dim)]);
+    });
     features = kept.data();
   }
 
@@ -255,8 +266,8 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   const Embedded<T> embedded{coordinates.data(), rank.data(), weights.data()};
   constexpr int64_t range = 8192;
   const int64_t ranges = (points + range - 1) / range;
-  std::vector<int> status(static_cast<size_t>(ranges), 0);
-  std::vector<T> least(static_cast<size_t>(ranges * dim)), most(static_cast<size_t>(ranges * dim));
+  List<int> status(static_cast<size_t>(ranges), 0);
+  List<T> least(static_cast<size_t>(ranges * dim)), most(static_cast<size_t>(ranges * dim));
   const EmbedTable<T>& functions = embed_functions<T>();
   parallel_for(ranges, options.threads, [&](int64_t c, int) {
     T lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
@@ -282,16 +293,26 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   }
   // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more.
   const Layout layout(dim, low, high, batch, 2 + options.rings);
-  const int bits = layout.bits + dim * bits_for(static_cast<uint64_t>(dim) + 1);
+  const int rank_bits = bits_for(static_cast<uint64_t>(dim) + 1), bits = layout.bits + dim * rank_bits;
   const auto go = [&]<int W>() {
-    assemble<T, W>(result, valid, embedded, layout, total, options);
+    Array<Keyed<W>> items = simplex_keys<T, W>(valid, embedded, layout, rank_bits, options.threads);
+    coordinates = {};
+    rank = {};
+    result.table = assemble(items, valid, layout, total, options);
+    result.weights = sorted_weights(items, embedded.weights, dim + 1, options.threads);
   };
   if (bits <= 64)
     go.template operator()<1>();
   else if (bits <= 128)
     go.template operator()<2>();
+  else if (bits <= 256)
+    go.template operator()<4>();
+  else if (bits <= 512)
+    go.template operator()<8>();
+  else if (bits <= 64 * 28)  // more than the limits of embed.cpp let through in 32 dimensions
+    go.template operator()<28>();
   else
-    go.template operator()<9>();
+    result.status = BuildStatus::too_large;
   return result;
 }
 

@@ -50,8 +50,10 @@ struct Lattice {
     return {list + slab_vertex[slab], list + chain_end[which * slabs + slab]};
   }
 
-  // Throws std::invalid_argument if the table is not one that build() made.
+  // Throws std::invalid_argument if the table is not as long as its header says.
   static Lattice decode(const int32_t* table, int64_t size);
+  // Throws std::invalid_argument if an index leads out of the table, or out of what a filter allocates by it (verify.cpp).
+  void verify(int threads) const;
 };
 
 enum class BuildStatus { ok, not_finite, too_large };

@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "keys.hpp"
 #include "lattice.hpp"
 #include "layout.hpp"
+#include "list.hpp"
+#include "parallel.hpp"
 
 namespace crfrnn {
 
@@ -56,7 +57,7 @@ struct Merge {
 };
 
 template <int W>
-void find_neighbours(const Lattice& lattice, const std::vector<Key<W>>& keys, const Layout& layout, int32_t* neighbour, int threads) {
+void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Layout& layout, int32_t* neighbour, int threads) {
   const int64_t vertices = lattice.vertices, corners = lattice.dim + 1;
   constexpr int64_t strands = 4, tasks = 8;  // for an axis
   const auto first = [=](int64_t part) { return vertices * part / (strands * tasks); };
@@ -81,7 +82,7 @@ inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int3
   const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
   const int32_t* minus = plus + lattice.vertices;
   const int32_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-  std::vector<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is looked at behind the last
+  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is looked at behind the last
   size_t runs = 0;
   int32_t linked = 0;
   for (int32_t v = begin; v < end; ++v) {

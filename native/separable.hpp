@@ -163,6 +163,7 @@ struct Separable {
       for (int64_t i = 0; i < line_size; ++i) line[i] = 0.f;
       int64_t ready = 0;
       for (int64_t y = 0; y < rows; y += outputs) {
+        check_stop();
         for (; ready < rows && ready < y + outputs + radius; ++ready) {
           for (int64_t x = begin; x < end; ++x) source((base + ready) * n + x, line + (x - (left - reach)) * labels);
           for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + filled + b);  // what the last row left

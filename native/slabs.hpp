@@ -2,6 +2,7 @@
 // How a walk over the slabs of a lattice (lattice.hpp) is ordered and shared out.
 #pragma once
 
+#include "embed.hpp"
 #include "lattice.hpp"
 #include "simd.hpp"
 
@@ -9,7 +10,7 @@ namespace crfrnn::CRFRNN_ISA {
 
 // The order of the blur: `before` the crossing pair, the pair, and `after` it.
 struct Axes {
-  int before[9], after[9], befores = 0, afters = 0, first, second;
+  int before[max_dim + 1], after[max_dim + 1], befores = 0, afters = 0, first, second;
 
   Axes(const Lattice& lattice, bool reverse) {
     const int d = lattice.dim, lead = lattice.lead;

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "array.hpp"
 #include "keys.hpp"
+#include "list.hpp"
 #include "parallel.hpp"
 
 namespace crfrnn {
@@ -23,8 +23,9 @@ struct Keyed {
 template <int W>
 Key<W> differing_bits(const Keyed<W>* items, int64_t n) {
   Key<W> bits = Key<W>::zero();
-  for (int64_t i = 1; i < n; ++i)
+  each_in_turn(1, n, [&](int64_t i) {
     for (int w = 0; w < W; ++w) bits.word[w] |= items[i].key.word[w] ^ items[0].key.word[w];
+  });
   return bits;
 }
 
@@ -39,6 +40,11 @@ void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
       for (; at > 0 && items[i].key < out[at - 1].key; --at) out[at] = out[at - 1];
       out[at] = items[i];
     }
+    return;
+  }
+  if constexpr (W > 2) {  // so many bits that a look at each eight of them takes longer than comparing the first words
+    std::copy(items, items + n, out);
+    std::sort(out, out + n, [](const Keyed<W>& a, const Keyed<W>& b) { return a.key < b.key || (a.key == b.key && a.value < b.value); });
     return;
   }
   const Key<W> differing = differing_bits(items, n);
@@ -65,7 +71,7 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   constexpr int64_t cached = 1 << 13;
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, n / cached));
   const auto part = [&](int64_t t) { return n * t / parts; };
-  std::vector<Key<W>> differing(static_cast<size_t>(parts));
+  List<Key<W>> differing(static_cast<size_t>(parts));
   parallel_for(parts, threads, [&](int64_t t, int) {
     const int64_t before = t > 0;  // each part looks at the last item of the part before, too
     differing[static_cast<size_t>(t)] = differing_bits(items + part(t) - before, part(t + 1) - part(t) + before);
@@ -77,10 +83,10 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   if (top == 0) return;
   const int shift = std::max(0, top - digit);
   const auto bucket = [=](const Keyed<W>& item) { return item.key.bits_at(shift, buckets - 1); };
-  std::vector<int64_t> count(static_cast<size_t>(parts) * buckets), begin(buckets + 1);
+  List<int64_t> count(static_cast<size_t>(parts) * buckets), begin(buckets + 1);
   parallel_for(parts, threads, [&](int64_t t, int) {
     int64_t* c = count.data() + t * buckets;
-    for (int64_t i = part(t); i < part(t + 1); ++i) ++c[bucket(items[i])];
+    each_in_turn(part(t), part(t + 1), [&](int64_t i) { ++c[bucket(items[i])]; });
   });
   int64_t sum = 0;
   for (uint32_t b = 0; b < buckets; ++b) {
@@ -90,7 +96,7 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   begin[buckets] = n;
   parallel_for(parts, threads, [&](int64_t t, int) {
     int64_t* c = count.data() + t * buckets;
-    for (int64_t i = part(t); i < part(t + 1); ++i) other[c[bucket(items[i])]++] = items[i];
+    each_in_turn(part(t), part(t + 1), [&](int64_t i) { other[c[bucket(items[i])]++] = items[i]; });
   });
   parallel_for(buckets, threads, [&](int64_t b, int) {
     const int64_t low = begin[static_cast<size_t>(b)], size = begin[static_cast<size_t>(b) + 1] - low;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "buffer.hpp"
+#include "embed.hpp"
 #include "lattice.hpp"
 #include "parallel.hpp"
 #include "row_shape.hpp"
@@ -113,7 +114,7 @@ struct Sweep {
     const Shape like = shape;
     int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
     for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
-      P sum[V ? V : 9][NB], value[NB];
+      P sum[V ? V : max_dim + 1][NB], value[NB];
       source(p, value);
       for (int k = 0; k < corners; ++k) {
         const P wk = P::set(weights[p * corners + k]);
@@ -158,6 +159,7 @@ struct Sweep {
     clear(low, rows_of(low, out));
     if (low > 0) splat<V>(low - 1, source, nullptr, rows_of(low, out));
     for (int64_t slab = low; slab < high; ++slab) {
+      check_stop();
       T* next = slab + 1 == high ? nullptr : rows_of(slab + 1, out);
       if (next) clear(slab + 1, next);
       splat<V>(slab, source, rows_of(slab, out), next);
@@ -213,7 +215,10 @@ struct Sweep {
   void second(int64_t low, int64_t high, int worker, const T* in, T* out) const {
     const auto rows = [in](int64_t) { return in; };
     Crossing<decltype(rows)> crossing(*this, rows, low, worker);
-    for (int64_t slab = low; slab < high; ++slab) crossing.finish(slab, out + lattice.slab_vertex[slab] * shape.width);
+    for (int64_t slab = low; slab < high; ++slab) {
+      check_stop();
+      crossing.finish(slab, out + lattice.slab_vertex[slab] * shape.width);
+    }
   }
 
   void clear(int64_t slab, T* rows) const {
@@ -255,7 +260,7 @@ struct Sweep {
     const Shape like = shape;
     const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
     for (int64_t s = begin; s < end; ++s) {
-      P row[V ? V : 9][NB];
+      P row[V ? V : max_dim + 1][NB];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k)
         for (int b = 0; b < NB; ++b) row[k][b] = like.load(row_of(vertex[k]), b);
@@ -278,13 +283,13 @@ struct Sweep {
     const int corners = V ? V : lattice.dim + 1;
     const Shape like = shape;
     for (int64_t s = begin; s < end; ++s) {
-      const T* row[V ? V : 9];
+      const T* row[V ? V : max_dim + 1];
       for (int k = 0; k < corners; ++k) {
         const int64_t v = lattice.simplex_vertex[s * corners + k];
         row[k] = (v < border ? own : next) + v * like.width;
       }
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-        P wk[V ? V : 9], sum[Shape::capacity];
+        P wk[V ? V : max_dim + 1], sum[Shape::capacity];
         for (int k = 0; k < corners; ++k) wk[k] = P::set(weights[p * corners + k]);
         for (int b = 0; b < like.packs(); ++b) {
           sum[b] = wk[0] * like.load(row[0], b);

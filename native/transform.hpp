@@ -58,14 +58,16 @@ struct Transform {
 struct Transforms {
   Buffer memory;
   int count;
-  Transforms(const Problem& problem, bool transposed)
-      : memory(sizeof(Transform) * static_cast<size_t>(problem.kernel_count)), count(problem.kernel_count) {
-    for (int m = 0; m < count; ++m) new (memory.as<Transform>() + m) Transform(problem, m, transposed);
+  Transforms(const Problem& problem, bool transposed) : Transforms(static_cast<size_t>(problem.kernel_count)) {
+    for (; count < problem.kernel_count; ++count) new (memory.as<Transform>() + count) Transform(problem, count, transposed);
   }
   ~Transforms() {
     for (int m = 0; m < count; ++m) memory.as<Transform>()[m].~Transform();
   }
   const Transform& operator[](int m) const { return memory.as<Transform>()[m]; }
+
+ private:
+  explicit Transforms(size_t most) : memory(sizeof(Transform) * most), count(0) {}
 };
 
 }  // namespace crfrnn::CRFRNN_ISA

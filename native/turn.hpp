@@ -91,6 +91,7 @@ struct Turn {
     if (low == 0 && goes_on) sweep.clear(0, rows);
     int64_t part = first_part(chunk);
     for (int64_t slab = low; slab < high; ++slab) {
+      check_stop();
       while (part_slab(part + 1) <= slab) ++part;
       const bool top = slab + 1 == lattice.slabs;
       if (!top) crossing.finish(slab + 1, finished[(slab + 1) % 2]);

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "keys.hpp"
 #include "layout.hpp"
+#include "list.hpp"
 #include "sort.hpp"
 
 namespace crfrnn {
@@ -27,22 +27,22 @@ class RecentKeys {
     slot = there ? slot : count_;
     return slot - 1;
   }
-  std::vector<Key<W>> keys() const { return {keys_.data() + 1, keys_.data() + 1 + count_}; }
+  List<Key<W>> keys() const { return {keys_.data() + 1, keys_.data() + 1 + count_}; }
 
  private:
   static constexpr size_t slot_count = 1 << 14;
   Array<Key<W>> keys_;  // from 1 on
-  std::vector<int32_t> slots_;
+  List<int32_t> slots_;
   int32_t count_ = 0;
 };
 
 // Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it; and n at the end.
 template <class Same>
-std::vector<int32_t> run_starts(int64_t n, int threads, const Same& same) {
+List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
   constexpr int64_t part = 1 << 14;
-  std::vector<std::vector<int32_t>> lists(static_cast<size_t>((n + part - 1) / part));
+  List<List<int32_t>> lists(static_cast<size_t>((n + part - 1) / part));
   parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
-    std::vector<int32_t> own(static_cast<size_t>(part));
+    List<int32_t> own(static_cast<size_t>(part));
     size_t found = 0;
     const int64_t end = std::min(n, (c + 1) * part);
     for (int64_t i = c * part; i < end; ++i) {  // written in any case: whether it counts nobody can foretell
@@ -52,7 +52,7 @@ std::vector<int32_t> run_starts(int64_t n, int threads, const Same& same) {
     own.resize(found);
     lists[static_cast<size_t>(c)] = std::move(own);
   });
-  std::vector<int32_t> out;
+  List<int32_t> out;
   for (const auto& list : lists) out.insert(out.end(), list.begin(), list.end());
   out.push_back(static_cast<int32_t>(n));
   return out;
@@ -60,18 +60,18 @@ std::vector<int32_t> run_starts(int64_t n, int threads, const Same& same) {
 
 template <int W>
 struct Sorted {
-  std::vector<Key<W>> keys;  // distinct, ascending
+  List<Key<W>> keys;  // distinct, ascending
   Array<int32_t> position;   // of each item that went in
 };
 
 // Sorts keys (chunk by chunk lists) and removes the double ones.
 template <int W>
-Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int threads) {
-  std::vector<size_t> offset(lists.size() + 1, 0);
+Sorted<W> sort_unique(List<List<Key<W>>> lists, int threads) {
+  List<size_t> offset(lists.size() + 1, 0);
   for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
   Array<Keyed<W>> items(offset.back());
   parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
-    const auto& list = lists[static_cast<size_t>(c)];
+    const List<Key<W>> list = std::move(lists[static_cast<size_t>(c)]);
     const size_t at = offset[static_cast<size_t>(c)];
     for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
   });
@@ -94,17 +94,23 @@ Sorted<W> sort_unique(const std::vector<std::vector<Key<W>>>& lists, int threads
 
 // Missing vertices with at least `support` neighbours among the keys, merged in.
 template <int W>
-std::vector<Key<W>> grow(const std::vector<Key<W>>& keys, const Layout& layout, int support, int threads) {
+List<Key<W>> grow(const List<Key<W>>& keys, const Layout& layout, int support, int threads) {
   const int steps = 2 * (layout.dim + 1);
   Array<Keyed<W>> items(keys.size() * static_cast<size_t>(steps + 1));
   for (int j = 0; j <= steps; ++j) {
     const Key<W> step = j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
     const size_t at = keys.size() * static_cast<size_t>(j);
-    for (size_t i = 0; i < keys.size(); ++i) items[at + i] = {keys[i] + step, j == steps};
+    each_in_turn(0, static_cast<int64_t>(keys.size()), [&](int64_t i) {
+      items[at + static_cast<size_t>(i)] = {keys[static_cast<size_t>(i)] + step, j == steps};
+    });
   }
   sort_keyed(items, threads);
-  std::vector<Key<W>> out;
-  for (size_t i = 0; i < items.size();) {
+  List<Key<W>> out;
+  for (size_t i = 0, asked = 0; i < items.size();) {
+    if (i >= asked) {
+      check_stop();
+      asked = i + unasked;
+    }
     size_t end = i;
     bool present = false;
     for (; end < items.size() && items[end].key == items[i].key; ++end) present |= items[end].value != 0;

@@ -192,10 +192,12 @@ def test_kernels_copy_and_pickle(row: Row) -> None:
 
 
 @pytest.mark.parametrize("backend", [b for b in LATTICES if b != "reference"])
-@pytest.mark.parametrize("dimension", range(1, 9))
+@pytest.mark.parametrize("dimension", [*range(1, 10), 13, 20, 32])
 @pytest.mark.parametrize("setting", ["classic", "high", Quality(1.1, 1, 3)], ids=str)
 def test_compiled_lattices_equal_the_reference(backend: str, dimension: int, setting: str | Quality) -> None:
     if dimension > 6 and setting != "classic":
+        return
+    if dimension > 8 and backend == "triton":
         return
     features = (1.5 * torch.randn(2, 30, dimension, dtype=torch.float64)).requires_grad_()
     values = torch.randn(2, 30, 5, dtype=torch.float64, requires_grad=True)

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crfrnn import _native
 from crfrnn.lattice import (
     ops,  # noqa: F401  registers torch.ops.crfrnn
     reference,
 )
 from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.validate import readable
 
 Structure = tuple[Tensor, ...]
 _TOTAL = 8  # word of the table that holds the number of points, masked ones included
@@ -51,6 +53,8 @@ def num_vertices(structure: Structure) -> int:
 
 def diagonal(weights: Tensor, structure: Structure) -> Tensor:
     """The operator's own diagonal, Float[B·N] in the caller's order, 0 at masked points."""
+    if readable(structure[0]):
+        _native.verify(structure[0], len(weights), weights.shape[1])
     table = _read(structure[0])
     corner, rank = (t.repeat_interleave(table.run, 0) for t in (table.corner, table.rank))
     absent = table.neighbour.new_full((len(table.neighbour), 2, 1), table.vertices)

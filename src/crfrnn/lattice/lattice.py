@@ -71,7 +71,7 @@ class Lattice:
     ) -> Lattice:
         """Find the lattice of the points.
 
-        features  Float[B, N, d], d = 1..8, in units of the bandwidths; half precision is computed in float32
+        features  Float[B, N, d], d = 1..32 (a GPU: 8), in units of the bandwidths; half precision: in float32
         quality   "classic" | "default" | "high", see `crfrnn.lattice.quality`
         mask      Bool[B, N], True = valid: a masked point makes no vertex, sends nothing and receives 0
         backend   None chooses by the device; "reference" is plain torch and works on every device

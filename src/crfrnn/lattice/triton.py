@@ -16,12 +16,21 @@ from crfrnn.lattice import (
 )
 from crfrnn.lattice.quality import Quality
 from crfrnn.lattice.triton_launch import INTERPRETED as INTERPRETED
+from crfrnn.lattice.validate import describe
+
+MAX_DIMENSION = 8  # the registers of a program hold no more
 
 Structure = tuple[Tensor, ...]  # corner, rank, neighbour, order and the three bounds of triton_build.build
 
 
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
-    """Float[B, N, d] -> barycentric weights Float[B·N, d+1] and the structure."""
+    """Float[B, N, d], d = 1..8 -> barycentric weights Float[B·N, d+1] and the structure."""
+    if features.shape[2] > MAX_DIMENSION:
+        raise ValueError(
+            f"features: expected 1 to {MAX_DIMENSION} numbers per point on a GPU, got {describe(features)}; "
+            "project the guide to 3 to 5 principal components (guide_components=3), or compute on the CPU, "
+            "which takes 32"
+        )
     weights, *structure = torch.ops.crfrnn.triton_lattice_build(
         features.contiguous(), mask, quality.scale, quality.rings, quality.ring_support
     )

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_DIMENSION = 8
+MAX_DIMENSION = 32
+DENSE_DIMENSION = 8  # in more, most points stand alone in their simplices
 # Features whose own rounding error exceeds this share of a bandwidth can no longer be told apart.
 RESOLUTION = 1 / 16
 

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <exception>
+
+#ifdef CRFRNN_OPENMP
+#include <omp.h>
+#else
+#include <system_error>
+#include <thread>
+#include <vector>
+#endif
+
+#if defined(CRFRNN_X86)
+#include <xmmintrin.h>
+#endif
+
+namespace crfrnn {
+namespace {
+
+// Numbers below the smallest normal one count as zero while this lives: a softmax is full of them, and each costs x86
+// processors some 150 cycles otherwise.
+class FlushDenormals {
+#if defined(CRFRNN_X86)
+ public:
+  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040u); }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  unsigned before_;
+#else
+ public:
+  FlushDenormals() {}
+#endif
+};
+
+struct Stopped {};  // leaves a task whose loop has failed in another thread
+
+// A loop that is shared out. No exception may leave a thread of OpenMP or std::thread: the process would be aborted.
+class Loop {
+ public:
+  explicit Loop(const Loop* outer) : outer_(outer) {}
+
+  bool failed() const { return failed_.load(std::memory_order_relaxed) || (outer_ && outer_->failed()); }
+  void keep_exception() {
+    if (!failed_.exchange(true)) first_ = std::current_exception();
+  }
+  void rethrow() const {  // when all threads have left
+    if (first_) std::rethrow_exception(first_);
+  }
+
+ private:
+  const Loop* outer_;
+  std::atomic<bool> failed_{false};
+  std::exception_ptr first_;
+};
+
+using Clock = std::chrono::steady_clock;
+constexpr auto shortest_pause = std::chrono::milliseconds(50), longest_pause = std::chrono::milliseconds(200);
+
+struct Question {
+  bool (*ask)() = nullptr;
+  Clock::time_point next;
+
+  void operator()() {
+    const auto now = Clock::now();
+    if (now < next) return;
+    if (!ask()) {
+      ask = nullptr;
+      return;
+    }
+    // Asking may wait for a lock: then it is asked less often, to stay below a twentieth of the time.
+    const auto after = Clock::now();
+    next = after + std::clamp<Clock::duration>(20 * (after - now), shortest_pause, longest_pause);
+  }
+};
+
+thread_local Question question;           // of the thread that has called
+thread_local const Loop* loop = nullptr;  // whose task this thread runs
+
+// One thread's share of a loop.
+void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction function, const void* task, int worker) {
+  const FlushDenormals flush;
+  const Loop* const outer = loop;
+  loop = &own;
+  try {
+    for (int64_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) {
+      check_stop();
+      function(task, i, worker);
+    }
+  } catch (...) {
+    own.keep_exception();
+  }
+  loop = outer;
+}
+
+}  // namespace
+
+Asking::Asking(bool (*ask)()) { question = {ask, Clock::now() + shortest_pause}; }
+Asking::~Asking() { question.ask = nullptr; }
+
+void check_stop() {
+  if (loop && loop->failed()) throw Stopped{};
+  if (question.ask) question();
+}
+
+void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* task) {
+  if (threads <= 1 || tasks <= 1) {
+    const FlushDenormals flush;
+    for (int64_t i = 0; i < tasks; ++i) {
+      check_stop();
+      function(task, i, 0);
+    }
+    return;
+  }
+  Loop own(loop);
+  std::atomic<int64_t> next{0};
+#ifdef CRFRNN_OPENMP
+#pragma omp parallel num_threads(threads)
+  work(own, next, tasks, function, task, omp_get_thread_num());
+#else
+  std::vector<std::thread> others;
+  others.reserve(static_cast<size_t>(std::min<int64_t>(threads, tasks)));
+  try {
+    for (int t = 1; t < threads && t < tasks; ++t) others.emplace_back(work, std::ref(own), std::ref(next), tasks, function, task, t);
+  } catch (const std::system_error&) {  // no more threads to be had: those that are there do it
+  }
+  work(own, next, tasks, function, task, 0);
+  for (auto& other : others) other.join();
+#endif
+  own.rethrow();
+}
+
+}  // namespace crfrnn
