@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from conformance import LATTICES, NORMALIZATIONS, matrix, picture
+from crfrnn.crf import CRFRNN, InputWarning, principal_directions
 from crfrnn.crf.features import image_features
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.lattice import Exact
@@ -223,3 +226,81 @@ def test_bad_arguments() -> None:
         GaussianKernel.spatial((), 3.0)
     with pytest.raises(ValueError, match=r"^values: expected \[B, 20, C\]"):
         GaussianKernel.spatial((4, 5), 3.0) @ torch.rand(1, 21, 2)
+
+
+def many_bands(batch: int = 2, bands: int = 13, height: int = 9, width: int = 8) -> torch.Tensor:
+    """Float64[B, bands, H, W]: three fields mixed into all bands, and a little noise."""
+    fields = torch.rand(batch, 3, height, width, dtype=torch.float64) * torch.tensor([200.0, 90, 40]).view(
+        -1, 1, 1
+    )
+    mixed = torch.einsum("cf,bfhw->bchw", torch.randn(bands, 3, dtype=torch.float64), fields)
+    return mixed + torch.randn_like(mixed)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_guide_components_are_numpy_s_singular_vectors(masked: bool) -> None:
+    """The projected channels are the scores U S of the centred pixels over their bandwidths."""
+    image, beta = many_bands(), torch.linspace(3, 20, 13, dtype=torch.float64)
+    mask = torch.rand(2, 9, 8) > 0.3 if masked else torch.ones(2, 9, 8, dtype=torch.bool)
+    image = torch.where(mask.unsqueeze(1), image, torch.nan if masked else 0)
+    kernel = GaussianKernel.bilateral(image, 9.0, beta, "exact", mask=mask, guide_components=4)
+    for b in range(2):
+        pixels = (image[b].flatten(1) / beta[:, None]).T[mask[b].flatten()].numpy()
+        centred = pixels - pixels.mean(0)
+        left, sizes, right = np.linalg.svd(centred, full_matrices=False)
+        signs = np.sign(right[np.arange(4), np.abs(right[:4]).argmax(1)])
+        scores = (left * sizes)[:, :4] * signs
+        ours = kernel.features[b, mask[b].flatten(), 2:].numpy()
+        np.testing.assert_allclose(ours - ours.mean(0), scores, atol=1e-9)
+
+
+def test_guide_components_keep_the_unit_of_distances() -> None:
+    """All of them are a rotation: the same kernel. Fewer never lengthen a distance."""
+    image = many_bands(1, 13)
+    whole, rotated, three = (
+        GaussianKernel.bilateral(image, 9.0, 30.0, "exact", "none", guide_components=k) for k in (None, 13, 3)
+    )
+    dense = [matrix(kernel) for kernel in (whole, rotated, three)]
+    torch.testing.assert_close(dense[1], dense[0], rtol=1e-9, atol=1e-12)
+    assert (dense[2] >= dense[0] - 1e-12).all() and (dense[2] - dense[0]).max() < 0.05
+    crf, unary = CRFRNN(3, guide_components=3).double(), torch.randn(1, 3, 9, 8, dtype=torch.float64)
+    plain = CRFRNN(3).double()
+    directions = principal_directions(image.flatten(2) / plain.log_theta_beta.exp(), 3)[0]
+    torch.testing.assert_close(crf(unary, image), plain(unary, image, guide_components=directions))
+    torch.testing.assert_close(crf(unary, image), plain(unary, image, guide_components=3))
+
+
+def test_guide_components_have_the_gradient_of_fixed_directions() -> None:
+    image = many_bands(1, 7, 3, 4).requires_grad_()
+    values = torch.rand(1, 12, 2, dtype=torch.float64)
+    directions = principal_directions(image.detach().flatten(2) / 20.0, 2)[0]
+
+    def loss(image: torch.Tensor, theta: torch.Tensor, components: int | torch.Tensor) -> torch.Tensor:
+        kernel = GaussianKernel.bilateral(image, 9.0, theta, "exact", guide_components=components)
+        return (kernel @ values).square().sum()
+
+    theta = torch.tensor(20.0, dtype=torch.float64, requires_grad=True)
+    given = torch.autograd.grad(loss(image, theta, directions), [image, theta])
+    found = torch.autograd.grad(loss(image, theta, 2), [image, theta])
+    for a, b in zip(given, found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradcheck(lambda i, t: loss(i, t, directions), (image, theta))
+
+
+def test_one_warning_where_the_lattice_is_sparse_and_its_remedy_works() -> None:
+    image, unary, crf = many_bands(1).float(), torch.randn(1, 2, 9, 8), CRFRNN(2)
+    with pytest.warns(InputWarning, match="15 numbers per point.*guide_components=3") as warned:
+        crf(unary, image)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crf(unary, image, guide_components=3)
+        CRFRNN(2, guide_components=3)(unary, image)
+        GaussianKernel.bilateral(image, 9.0, 20.0, guide_components=5)
+        GaussianKernel.bilateral(image, 9.0, 20.0, "exact")
+
+
+@pytest.mark.parametrize("components", [0, 14, 2.0, True, torch.zeros(4, 2), torch.zeros(13)])
+def test_bad_guide_components(components: object) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"^guide_components: expected"):
+        GaussianKernel.bilateral(many_bands(1), 9.0, 20.0, "exact", guide_components=components)  # type: ignore[arg-type]

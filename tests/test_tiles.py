@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn import datasets as samples
 
 from crfrnn import CRFRNN
 from crfrnn.tiles import InMemory, as_logits, refine_tiles
-from crfrnn.tiles.memory import tile_within
+from crfrnn.tiles.memory import guide_directions, tile_within
 
 LABELS = 4
 
@@ -168,3 +169,22 @@ def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     assert np.allclose(sheet.p[1], wanted.numpy(), atol=1e-5)
     z = as_logits("logits")(np.array([[[-1.5]]], np.float32))
     assert np.allclose(z.softmax(0).numpy().ravel(), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])
+
+
+def test_all_tiles_share_the_guide_s_principal_components() -> None:
+    """Thirteen bands, three components: as the whole picture with the directions of the tiles."""
+    image, unary = photograph()
+    mix = np.random.default_rng(1).uniform(-1, 1, (13, 3))
+    bands = np.einsum("cf,fhw->chw", mix, image.astype(np.float32)).astype(np.float32)
+    crf = crf_of(guide_components=3)
+    directions = guide_directions(crf, InMemory(bands), InMemory(unary))
+    assert directions is not None and directions.shape == (13, 3)
+    sheet = Sheet(unary.shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refine_tiles(InMemory(bands), InMemory(unary), crf, sheet.write, tile=288)
+    with torch.no_grad():
+        scores, guide = torch.from_numpy(unary)[None], torch.from_numpy(bands)[None]
+        expected = crf(scores, guide, guide_components=directions)[0].softmax(0).numpy()
+    assert np.abs(sheet.p - expected).mean() < 1e-3
+    assert (sheet.labels == expected.argmax(0)).mean() > 0.999

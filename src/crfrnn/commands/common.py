@@ -55,6 +55,10 @@ BilateralWeight = Annotated[
 ]
 Iterations = Annotated[int | None, typer.Option("--iterations", "-T", help="Mean-field iterations.")]
 Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high.")]
+GuideComponents = Annotated[
+    int | None,
+    typer.Option("--guide-components", help="Project the guide's bands on so many principal components."),
+]
 Labels = Annotated[int | None, typer.Option("--labels", help="Number of labels.")]
 Unaries = Annotated[
     str, typer.Option("--unaries", help="A folder of files named as the pictures, or deeplab:FILE.npz.")

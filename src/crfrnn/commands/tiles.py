@@ -32,6 +32,7 @@ def tiles(
     bilateral_weight: common.BilateralWeight = None,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
+    guide_components: common.GuideComponents = None,
     memory: Annotated[float, typer.Option("--memory", help="MiB, beside Python's own 300.")] = 2048,
     tile: Annotated[int | None, typer.Option("--tile", help="Side of the tiles, pixels.")] = None,
     overlap: Annotated[
@@ -76,6 +77,7 @@ def tiles(
             labels if kind == "labels" else max(len(scores.bands), 2), params, preset, iterations,
             theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
             spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
+            guide_components=guide_components,
         ).crf.eval()  # fmt: skip
         common.new_folder(output.parent)
         extra = output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None

@@ -3,6 +3,7 @@
 
 from crfrnn.crf.damping import monotone_damping
 from crfrnn.crf.energy import free_energy, free_energy_trace, gibbs_energy
+from crfrnn.crf.features import principal_directions
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.layer import CRFRNN
 from crfrnn.crf.losses import dense_crf_loss, robust_log_likelihood
@@ -19,5 +20,6 @@ __all__ = [
     "gibbs_energy",
     "mean_field",
     "monotone_damping",
+    "principal_directions",
     "robust_log_likelihood",
 ]

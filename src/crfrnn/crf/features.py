@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from crfrnn.crf.validate import describe
 from crfrnn.lattice.validate import fit_for_a_bandwidth
+
+_PART = 2**16  # pixels that a covariance takes at a time, in float64
 
 
 def bandwidths(
@@ -77,10 +80,14 @@ def image_features(
     theta_alpha: Tensor | float | Sequence[float],
     theta_beta: Tensor | float | Sequence[float],
     origin: Sequence[int] | None = None,
+    components: int | Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Positions / θ_α then channels / θ_β: Float or UInt8[B, C, *spatial] -> Float[B, N, axes + C].
 
-    `origin` as in `grid_features`. float64 where the image is, else float32.
+    `origin` as in `grid_features`. float64 where the image is, else float32. With `components` the channels
+    over their bandwidths are projected on so many principal directions of the pixels in Bool[B, N] `mask`
+    (`principal_directions`), or on the columns of Float[C, k]: a distance of 1 stays one bandwidth.
 
     >>> image_features(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), 80.0, 13.0).shape
     torch.Size([1, 20, 5])
@@ -101,4 +108,61 @@ def image_features(
     beta = bandwidths("theta_beta", theta_beta, image.shape[1], "the image's units", dtype, image.device)
     places = grid_features(shape, alpha, origin).expand(image.shape[0], -1, -1)
     colours = image.flatten(2).to(dtype) / beta[:, None]  # by planes: five times as fast as by pixels
+    if components is not None:
+        directions = _directions(colours, components, mask)
+        # No matrix product: autocast and TF32 would take three of the features' digits.
+        each = zip(colours.unbind(1), directions.unbind(1), strict=True)
+        terms = (channel.unsqueeze(1) * part.unsqueeze(-1) for channel, part in each)
+        colours = functools.reduce(torch.add, terms)
     return torch.cat([places, colours.transpose(1, 2)], -1)
+
+
+def principal_directions(colours: Tensor, count: int, mask: Tensor | None = None) -> Tensor:
+    """The `count` directions in which the pixels' channels vary most: Float[B, C, N] -> Float[B, C, count].
+
+    The eigenvectors of each picture's covariance with the largest eigenvalues, which are the leading right
+    singular vectors of the centred pixels: orthonormal, the largest number of each positive. Bool[B, N]
+    `mask`, True = valid, leaves pixels out. Constants: no gradient passes through them.
+
+    Pearson, Philosophical Magazine 2(11), 1901, doi:10.1080/14786440109462720.
+
+    >>> principal_directions(torch.tensor([[[0.0, 3.0, 6.0], [0.0, 4.0, 8.0]]]), 1)
+    tensor([[[0.6000],
+             [0.8000]]])
+    """
+    channels = colours.shape[1]
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(
+            f"guide_components: expected an integer or Float[C, k] directions, got {describe(count)}"
+        )
+    if not 1 <= count <= channels:
+        raise ValueError(
+            f"guide_components: expected 1 to {channels}, as many as the guide has channels, got {count}; "
+            "None takes the channels as they are"
+        )
+    with torch.no_grad():
+        valid = torch.ones_like(colours[:1, :1], dtype=torch.bool) if mask is None else mask.unsqueeze(1)
+        # Not a product: a masked pixel may hold NaN.
+        mean = torch.where(valid, colours, 0).mean(-1, keepdim=True, dtype=torch.float64)
+        mean = mean / valid.double().mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        covariance = mean.new_zeros(len(colours), channels, channels)
+        for part, there in zip(
+            colours.split(_PART, -1), valid.expand_as(colours).split(_PART, -1), strict=True
+        ):
+            centred = torch.where(there, part.double() - mean, 0)
+            covariance += centred @ centred.mT
+        vectors = torch.linalg.eigh(covariance)[1][..., -count:].flip(-1)
+        largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+        return (vectors * torch.where(largest < 0, -1.0, 1.0)).to(colours.dtype)
+
+
+def _directions(colours: Tensor, components: int | Tensor, mask: Tensor | None) -> Tensor:
+    """Float[B or 1, C, k]."""
+    if not isinstance(components, Tensor):
+        return principal_directions(colours, components, mask)
+    if components.ndim != 2 or components.shape[0] != colours.shape[1] or not components.is_floating_point():
+        raise ValueError(
+            f"guide_components: expected directions Float[{colours.shape[1]}, k], a row per channel of the "
+            f"guide, got {describe(components)}"
+        )
+    return components.to(colours).unsqueeze(0)

@@ -13,7 +13,14 @@ from torch import Tensor
 from crfrnn.crf.features import bandwidths, grid_features, image_features
 from crfrnn.crf.validate import check_choice, describe
 from crfrnn.lattice import Exact, Lattice, Quality, Separable, exact_filter
-from crfrnn.lattice.validate import check_features, check_mask, check_values
+from crfrnn.lattice.validate import (
+    DENSE_DIMENSION,
+    MAX_DIMENSION,
+    check_features,
+    check_mask,
+    check_values,
+    warn,
+)
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 EPSILON = 1e-20  # added to the normaliser, as the original layer does
@@ -27,7 +34,7 @@ class GaussianKernel:
     "none" pre = post = 1; "before" pre = 1/n; "after" post = 1/n; "symmetric" pre = post = 1/√n.
 
     features      Float[B, N, d] in units of the bandwidths (for pictures use `spatial` and `bilateral`)
-    method        "lattice" O(N), d = 1..8; "exact" O(N²), any d
+    method        "lattice" O(N), d = 1..32 (a GPU: 8); "exact" O(N²), any d
     quality       of the lattice: "classic" | "default" | "high"
     mask          Bool[B, N], True = valid: a masked point sends nothing, counts nowhere and receives 0
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
@@ -67,7 +74,9 @@ class GaussianKernel:
         if operator is None:
             check_choice("method", method, ("lattice", "exact"))
             lattice = method == "lattice"
-            features = check_features(features, mask, max_dimension=8 if lattice else None)
+            features = check_features(features, mask, max_dimension=MAX_DIMENSION if lattice else None)
+            if lattice and features.shape[2] > DENSE_DIMENSION and not torch.compiler.is_compiling():
+                _warn_of_sparseness(features.shape[2])
             operator = Lattice.build(features, quality, mask, backend) if lattice else Exact(features)
         self._normalize(operator, features, normalization, mask, exclude_self)
 
@@ -140,6 +149,7 @@ class GaussianKernel:
         exclude_self: bool = False,
         backend: str | None = None,
         origin: Sequence[int] | None = None,
+        guide_components: int | Tensor | None = None,
     ) -> GaussianKernel:
         """k(i, j) = exp(-½ |(p_i - p_j) / θ_α|² - ½ |(I_i - I_j) / θ_β|²), N pixels in row-major order.
 
@@ -148,12 +158,18 @@ class GaussianKernel:
         theta_beta   in the image's units, a number or one per channel
         mask         Bool[B, *spatial]
         origin       the first pixel's position, in the order of the image's axes, as for `spatial`
+        guide_components
+                     k: instead of its C channels, each picture's k principal components of I / θ_β over the
+                     valid pixels, orthonormal directions P without a gradient: |Pᵀ (I_i - I_j) / θ_β|², never
+                     more than the whole distance. Float[C, k]: these directions. For many bands, which
+                     leave a lattice sparse.
 
         >>> kernel = GaussianKernel.bilateral(torch.rand(1, 3, 4, 5) * 255, 80.0, 13.0, method="exact")
         >>> kernel.shape
         (1, 20)
         """
-        features = image_features(image, theta_alpha, theta_beta, origin)
+        valid = None if guide_components is None else _flat_mask(mask, tuple(image.shape[2:]))
+        features = image_features(image, theta_alpha, theta_beta, origin, guide_components, valid)
         mask = _flat_mask(mask, tuple(image.shape[2:]))
         return cls(
             features, method, normalization, quality, mask=mask, exclude_self=exclude_self, backend=backend
@@ -294,6 +310,14 @@ class GaussianKernel:
             counts = counts & self.mask
         # Twice where: the branch not taken must not send NaN back.
         return torch.where(counts, (torch.where(counts, mass, 1) + EPSILON) ** -power, 0)
+
+
+def _warn_of_sparseness(dimension: int) -> None:
+    warn(
+        f"features: {dimension} numbers per point; with more than {DENSE_DIMENSION} of them the lattice gets "
+        "sparse: nearly every point stands alone and is averaged with little but itself. Project the guide's "
+        "channels to 3 to 5 principal components: guide_components=3 in CRFRNN and GaussianKernel.bilateral"
+    )
 
 
 class SymmetrizedKernel:

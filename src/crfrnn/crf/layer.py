@@ -41,6 +41,9 @@ class CRFRNN(nn.Module):
         normalization: "none", "before", "after" or "symmetric".
         precision: "auto" or "float32"; float64 input is computed in float64 either way.
         activation, damping, tolerance, gradient: as in `mean_field`.
+        guide_components: k: the bilateral kernel compares each picture's k principal components instead of
+            its channels, as in `GaussianKernel.bilateral`; for guides of seven channels and more, which leave
+            the lattice sparse. 3 to 5 keep most of what many bands hold.
         exclude_self: sum over j ≠ i exactly, as the paper writes it; implementations keep j = i.
         temperature: if given, the unary is divided by it, and it is learnable as `log_temperature`.
 
@@ -85,6 +88,7 @@ class CRFRNN(nn.Module):
         gradient: str = "unrolled",
         exclude_self: bool = False,
         temperature: float | None = None,
+        guide_components: int | None = None,
     ) -> None:
         super().__init__()
         start = preset_named(preset)
@@ -109,6 +113,11 @@ class CRFRNN(nn.Module):
         self.damping = validate.check_damping(damping)
         self.tolerance = validate.check_tolerance(tolerance)
         self.exclude_self = bool(exclude_self)
+        self.guide_components = (
+            None
+            if guide_components is None
+            else validate.check_count("guide_components", guide_components, 1, "None: all channels")
+        )
 
         mine = (theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight)
         given = Preset(*(usual if own is None else own for own, usual in zip(mine, start, strict=True)))
@@ -141,6 +150,7 @@ class CRFRNN(nn.Module):
         mask: Tensor | None = None,
         dtype: torch.dtype | None = None,
         origin: Sequence[int] | None = None,
+        guide_components: int | Tensor | None = None,
     ) -> tuple[GaussianKernel, GaussianKernel]:
         """The spatial and the bilateral kernel of `image`, as `forward` builds them.
 
@@ -149,6 +159,7 @@ class CRFRNN(nn.Module):
             mask: Bool[B, *spatial], True = valid.
             dtype: float32 or float64; None takes the image's float64 or float32.
             origin: position of the first pixel, for a tile of a larger picture.
+            guide_components: as in `forward`.
         """
         if dtype is None:
             dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
@@ -167,7 +178,14 @@ class CRFRNN(nn.Module):
             "origin": origin,
         }
         spatial = GaussianKernel.spatial(tuple(image.shape[2:]), gamma, method=self.spatial_method, **common)
-        bilateral = GaussianKernel.bilateral(image, alpha, beta, method=self.bilateral_method, **common)
+        bilateral = GaussianKernel.bilateral(
+            image,
+            alpha,
+            beta,
+            method=self.bilateral_method,
+            guide_components=self.guide_components if guide_components is None else guide_components,
+            **common,
+        )
         return spatial, bilateral
 
     def forward(
@@ -178,6 +196,7 @@ class CRFRNN(nn.Module):
         clamp: Tensor | None = None,
         iterations: int | None = None,
         origin: Sequence[int] | None = None,
+        guide_components: int | Tensor | None = None,
     ) -> Tensor:
         """Refine `unary` along the edges of `image`.
 
@@ -189,6 +208,8 @@ class CRFRNN(nn.Module):
             iterations: T of this call; None takes `iterations` or, in evaluation, `eval_iterations`.
             origin: (y, x) of the first pixel in a larger picture: tiles of one picture then share its
                 lattice, and with it the lattice's errors.
+            guide_components: k, or Float[C, k] directions that tiles of one picture share
+                (`crfrnn.crf.principal_directions`); None takes the layer's own.
 
         Returns:
             Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
@@ -217,7 +238,7 @@ class CRFRNN(nn.Module):
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
             refined = mean_field(
                 binary.two_labels(logits, 1) if self._one_logit else logits,
-                self.kernels(image, mask, dtype, origin) if steps else (),
+                self.kernels(image, mask, dtype, origin, guide_components) if steps else (),
                 (self.spatial_weights, self.bilateral_weights) if steps else (),
                 self.compatibility,
                 steps,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.predict.windows import Window, windows
-from crfrnn.tiles.memory import smallest, tile_within, vertices_per_pixel
+from crfrnn.tiles.memory import guide_directions, smallest, tile_within, vertices_per_pixel
 from crfrnn.tiles.sources import Source, finite, valid_in_all
 from crfrnn.tiles.unaries import Convert, as_logits
 
@@ -84,7 +84,8 @@ def refine_tiles(
     """
     height, width = _size(image, unary)
     crf = for_two_labels(crf)
-    shared, side = _plan(image, unary, crf, memory, tile, overlap)
+    directions = guide_directions(crf, image, unary)
+    shared, side = _plan(image, unary, crf, directions, memory, tile, overlap)
     rows, columns = windows(height, side, shared), windows(width, side, shared)
     total, changed, counted = len(rows) * len(columns), 0, 0
     convert = logits or as_logits()
@@ -96,7 +97,7 @@ def refine_tiles(
         for j, column in enumerate(columns):
             wide = _own(columns, j)
             part = slice(row.start, row.stop), slice(column.start, column.stop)
-            p, before, valid = _tile(image, unary, crf, convert, part)
+            p, before, valid = _tile(image, unary, crf, convert, part, directions)
             p *= _fade(row)[:, None] * _fade(column)
             if beside is not None:
                 p[:, :, : beside.shape[2]] += beside
@@ -122,7 +123,12 @@ def refine_tiles(
 
 
 def _tile(
-    image: Source, unary: Source, crf: CRFRNN, convert: Convert, part: tuple[slice, slice]
+    image: Source,
+    unary: Source,
+    crf: CRFRNN,
+    convert: Convert,
+    part: tuple[slice, slice],
+    directions: torch.Tensor | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_] | None]:
     """Marginals, the labels before, and where there is data."""
     rows, columns = part
@@ -143,7 +149,13 @@ def _tile(
     before = scores.argmax(0).numpy()
     guide = torch.from_numpy(finite(image, rows, columns, valid))[None]
     batch_mask = None if mask is None else mask[None]
-    scores = crf(scores[None], guide, mask=batch_mask, origin=(rows.start, columns.start))[0]
+    scores = crf(
+        scores[None],
+        guide,
+        mask=batch_mask,
+        origin=(rows.start, columns.start),
+        guide_components=directions,
+    )[0]
     return scores.float().softmax(0).numpy(), before, valid
 
 
@@ -166,7 +178,13 @@ def _size(image: Source, unary: Source) -> tuple[int, int]:
 
 
 def _plan(
-    image: Source, unary: Source, crf: CRFRNN, memory: float, tile: int | None, overlap: int | None
+    image: Source,
+    unary: Source,
+    crf: CRFRNN,
+    directions: torch.Tensor | None,
+    memory: float,
+    tile: int | None,
+    overlap: int | None,
 ) -> tuple[int, int]:
     """Overlap and side of the tiles, in pixels."""
     size = image.shape[1:]
@@ -177,8 +195,9 @@ def _plan(
     if tile is None:
         if not memory > 0:
             raise ValueError(f"memory: expected MiB above 0, got {memory!r}")
-        vertices = vertices_per_pixel(crf, image, unary)
-        return overlap, tile_within(memory, size, crf.num_labels, overlap, vertices)
+        features = 2 + (image.shape[0] if directions is None else directions.shape[1])
+        vertices = vertices_per_pixel(crf, image, unary, directions)
+        return overlap, tile_within(memory, size, crf.num_labels, overlap, vertices, features)
     if tile < min(smallest(overlap), max(size)):
         raise ValueError(
             f"tile: expected at least {smallest(overlap)} pixels for an overlap of {overlap}, got {tile}; "

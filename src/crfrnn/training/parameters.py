@@ -17,12 +17,14 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import check_class_names, parameter_labels
 from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.lattice.validate import MAX_DIMENSION
 
 FORMAT, VERSION = "crfrnn-parameters", "1"
 MAX_BYTES = 2**28  # three L×L matrices of 4,000 labels
 SETTINGS = (
     "iterations", "eval_iterations", "label_weights", "spatial_method", "bilateral_method", "quality",
     "normalization", "precision", "activation", "damping", "tolerance", "gradient", "exclude_self",
+    "guide_components",
 )  # fmt: skip
 ONE_LOGIT = "one_logit"
 _WEIGHTS = ("spatial_weights", "bilateral_weights", "compatibility")
@@ -153,7 +155,7 @@ def _layer(tensors: dict[str, Tensor], settings: dict[str, Any]) -> CRFRNN:
         if labels < 1 or tuple(tensors[name].shape) != wanted:
             raise ValueError(f"{name}: expected shape {wanted}, got {tuple(tensors[name].shape)}")
     for name in _LOGS:
-        if name in tensors and (tensors[name].ndim > 1 or tensors[name].numel() > 8):
+        if name in tensors and (tensors[name].ndim > 1 or tensors[name].numel() > MAX_DIMENSION):
             raise ValueError(f"{name}: expected one number or one per axis, got {tuple(tensors[name].shape)}")
     alpha, beta, gamma = (tensors[name].double().exp() for name in _LOGS[:3])
     crf = CRFRNN(
