@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from crfrnn.data.files import FileError, PathLike, existing
 
 MAX_BYTES = 2**27  # of a file, and of what it inflates to; SBD's and Pascal Context's stay below 2 MB
-_HEADER = 128
+MAX_VARIABLES, MAX_FIELDS, MAX_NAME = 10_000, 4096, 256  # MATLAB's own names have at most 63 characters
+_HEADER, _V73 = 128, 0x0200
+_PEEK = 1024  # more than the head of a matrix: its class, up to 32 dimensions, its name
 _MATRIX, _COMPRESSED, _INT8, _INT32, _UINT32 = 14, 15, 1, 5, 6
 _STRUCT, _NUMBERS = 2, range(6, 16)
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -50,13 +52,12 @@ def read_mat(path: PathLike, *names: str, role: str = "mask") -> NDArray[Any]:
         raise FileError(role, path, f"at most {MAX_BYTES} bytes", f"{found.stat().st_size}", _REMEDY)
     data = found.read_bytes()
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
-    if order is None or len(data) < _HEADER:
-        is_hdf5 = data.startswith(b"\x89HDF") or b"MATLAB 7.3" in data[:_HEADER]
-        got = "a file of MATLAB 7.3 (HDF5)" if is_hdf5 else "something else"
+    if order is None or len(data) < _HEADER or _is_hdf5(data, order):
+        got = "a file of MATLAB 7.3 (HDF5)" if _is_hdf5(data, order or "<") else "something else"
         raise FileError(role, path, "a MATLAB 5 file", got, "save it with '-v7', or as indexed PNG")
     try:
         reader = _Reader(order)
-        body = reader.find(data[_HEADER:], names[0])
+        body = reader.find(memoryview(data)[_HEADER:], names[0])
         for name in names[1:]:
             body = reader.field(body, name)
         return reader.matrix(body)
@@ -68,11 +69,18 @@ def read_mat(path: PathLike, *names: str, role: str = "mask") -> NDArray[Any]:
 _REMEDY = "download or save it again"
 
 
+def _is_hdf5(data: bytes, order: str) -> bool:
+    """MATLAB 7.3 writes the same text and byte order in front, its version number, and HDF5 behind."""
+    if data.startswith(b"\x89HDF") or data[512:516] == b"\x89HDF" or b"MATLAB 7.3" in data[:_HEADER]:
+        return True
+    return len(data) >= _HEADER and struct.unpack_from(f"{order}H", data, 124)[0] == _V73
+
+
 @dataclass(frozen=True)
 class _Reader:
     order: str
 
-    def element(self, data: bytes, start: int) -> tuple[int, bytes, int]:
+    def element(self, data: memoryview, start: int) -> tuple[int, memoryview, int]:
         """Type and content of the element at `start`, and where the next one begins."""
         if start + 8 > len(data):
             raise _Broken("the end in the middle of an element")
@@ -89,26 +97,51 @@ class _Reader:
             raise _Broken(f"an element of {size} bytes where {len(data) - begin} are left")
         return kind, data[begin : begin + size], end
 
-    def find(self, data: bytes, name: str) -> bytes:
-        """The matrix of that name among those of the file."""
+    def find(self, data: memoryview, name: str) -> memoryview:
+        """The matrix of that name among those of the file; nothing else is inflated beyond its head."""
         seen: list[str] = []
-        left, start = MAX_BYTES, 0
+        start = 0
         while start < len(data):
+            if len(seen) >= MAX_VARIABLES:
+                raise _Broken(f"no variable {name!r} among the first {MAX_VARIABLES}")
             kind, content, start = self.element(data, start)
             if kind == _COMPRESSED:
-                inflater = zlib.decompressobj()
-                plain = inflater.decompress(content, left)
-                if not inflater.eof and len(plain) >= left:
-                    raise _Broken(f"more than {MAX_BYTES} bytes after inflating")
-                left = max(1, left - len(plain))
-                kind, content, _ = self.element(plain, 0)
-            if kind == _MATRIX:
+                own = self.compressed_name(content)
+                seen.append(own)
+                if own == name:
+                    kind, content, _ = self.element(memoryview(self.inflated(content)), 0)
+                    return content
+            elif kind == _MATRIX:
                 seen.append(self.name(content))
                 if seen[-1] == name:
                     return content
-        raise _Broken(f"no variable {name!r} ({', '.join(repr(s) for s in seen[:5]) or 'none at all'})")
+            else:
+                seen.append("")
+        named = [repr(own) for own in seen if own]
+        raise _Broken(f"no variable {name!r} ({', '.join(named[:5]) or 'none at all'})")
 
-    def head(self, body: bytes) -> tuple[int, tuple[int, ...], str, int]:
+    def compressed_name(self, content: memoryview) -> str:
+        """The name of a compressed matrix, from its first bytes; "" for what is none."""
+        head = zlib.decompressobj().decompress(content, _PEEK)
+        if len(head) < 8 or struct.unpack_from(f"{self.order}I", head)[0] != _MATRIX:
+            return ""
+        return self.name(memoryview(head)[8:])
+
+    def inflated(self, content: memoryview) -> bytes:
+        """A compressed element with its tag, which says how many bytes there are to be."""
+        inflater = zlib.decompressobj()
+        tag = inflater.decompress(content, 8)
+        size = 8 + struct.unpack_from(f"{self.order}I", tag, 4)[0]
+        if size > MAX_BYTES:
+            raise _Broken(f"more than {MAX_BYTES} bytes after inflating ({size})")
+        plain = tag + inflater.decompress(inflater.unconsumed_tail, size - 8)
+        # The last call also checks the checksum; padding is all that may follow.
+        plain += inflater.decompress(inflater.unconsumed_tail, 8)
+        if not inflater.eof:
+            raise _Broken(f"compressed data that do not end after {size} bytes")
+        return plain
+
+    def head(self, body: memoryview) -> tuple[int, tuple[int, ...], str, int]:
         """Class (with the complex flag), dimensions and name of a matrix, and where its content begins."""
         kind, flags, start = self.element(body, 0)
         if kind != _UINT32 or len(flags) != 8:
@@ -118,15 +151,15 @@ class _Reader:
         if kind != _INT32 or len(dims) % 4 or not 8 <= len(dims) <= 128:
             raise _Broken("a matrix without dimensions")
         kind, name, start = self.element(body, start)
-        if kind != _INT8:
-            raise _Broken("a matrix without a name")
+        if kind != _INT8 or len(name) > MAX_NAME:
+            raise _Broken("a matrix without a name, or with a very long one")
         shape = struct.unpack(f"{self.order}{len(dims) // 4}i", dims)
-        return word & 0x8FF, shape, name.decode("latin1"), start
+        return word & 0x8FF, shape, bytes(name).decode("latin1"), start
 
-    def name(self, body: bytes) -> str:
+    def name(self, body: memoryview) -> str:
         return self.head(body)[2]
 
-    def field(self, body: bytes, name: str) -> bytes:
+    def field(self, body: memoryview, name: str) -> memoryview:
         """A field of a 1×1 struct."""
         kind, shape, _, start = self.head(body)
         if kind & 0xFF != _STRUCT or set(shape) != {1}:
@@ -134,9 +167,10 @@ class _Reader:
         _, length, start = self.element(body, start)
         _, block, start = self.element(body, start)
         width = struct.unpack(f"{self.order}i", length)[0]
-        if width < 1:
-            raise _Broken(f"field names of {width} bytes")
-        names = [block[i : i + width].split(b"\0")[0].decode("latin1") for i in range(0, len(block), width)]
+        if not 1 <= width <= MAX_NAME or len(block) > width * MAX_FIELDS:
+            raise _Broken(f"field names of {width} bytes, {len(block)} in all")
+        packed = bytes(block)
+        names = [packed[i : i + width].split(b"\0")[0].decode("latin1") for i in range(0, len(packed), width)]
         for own in names:
             kind, content, start = self.element(body, start)
             if own == name:
@@ -145,7 +179,7 @@ class _Reader:
                 return content
         raise _Broken(f"no field {name!r} ({', '.join(names[:5])})")
 
-    def matrix(self, body: bytes) -> NDArray[Any]:
+    def matrix(self, body: memoryview) -> NDArray[Any]:
         """Real numbers, [rows, columns]."""
         kind, shape, _, start = self.head(body)
         if kind & 0xFF not in _NUMBERS or kind & 0x800 or len(shape) != 2 or min(shape) < 1:
@@ -157,4 +191,4 @@ class _Reader:
         if len(content) != shape[0] * shape[1] * dtype.itemsize:
             raise _Broken(f"{len(content)} bytes for {shape[0]} × {shape[1]} numbers of {dtype.itemsize}")
         values = np.frombuffer(content, dtype).reshape(shape, order="F")
-        return np.ascontiguousarray(values.astype(dtype.newbyteorder("=")))
+        return np.array(values, dtype.newbyteorder("="), order="C")
