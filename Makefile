@@ -25,7 +25,7 @@ help:
 	@echo 'make clean   remove $(VENV), build and demo-output'
 
 demo: $(VENV)/.stamp-core
-	@$(VENV)/bin/crfrnn demo -o demo-output
+	@$(VENV)/bin/crfrnn demo -o demo-output --overwrite
 
 test: lint types
 	$(PY) -m pytest -q $(PYTEST)

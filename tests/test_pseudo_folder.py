@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from crfrnn.commands.parser import app
 from crfrnn.data import read_image, read_label_png, write_label_png
+from crfrnn.data.manifest import MANIFEST
 from crfrnn.pseudo import RECIPES, Job, read_cams, refine_labels, write_pseudo_labels
 from crfrnn.pseudo.workers import DIED, work_through
 from toy import SIZE, make_pictures
@@ -45,7 +46,7 @@ def jobs(root: Path) -> list[Job]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
 
 
 def run(*words: object) -> tuple[int, str, str]:
@@ -59,7 +60,7 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     out, seen = root / "out", []
     report = write_pseudo_labels(jobs(root)[:3], out, processes=1, progress=lambda *n: seen.append(n))
     assert (report.written, report.skipped, report.failed) == (3, 0, {})
-    assert names(out) == ["p0.png", "p1.png", "p2.png", "pseudo_labels.json"]
+    assert names(out) == ["p0.png", "p1.png", "p2.png"]
     assert seen == [(1, 3), (2, 3), (3, 3)]
     image, cams = read_image(root / "images/p1.png"), read_cams(root / "cams/p1.npz", size=SIZE)
     assert cams.labels.tolist() == [15, 8]
@@ -72,11 +73,12 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     report = write_pseudo_labels(jobs(root), out, processes=1)
     assert (report.written, report.skipped) == (4, 1)
     assert (read_label_png(out / "p1.png") == 20).all()
-    with pytest.raises(ValueError, match=r"^output: expected a folder without results of other settings"):
+    with pytest.raises(ValueError, match=r"^output .*expected a folder begun with the same settings.*recipe"):
         write_pseudo_labels(jobs(root), out, "seam", processes=1)
     report = write_pseudo_labels(jobs(root), out, "seam", processes=1, overwrite=True)
     assert (report.written, report.skipped) == (5, 0)
-    assert json.loads((out / "pseudo_labels.json").read_text())["recipe"]["levels"] == [4.0, 24.0]
+    (made,) = json.loads((out / MANIFEST).read_text())["runs"].values()
+    assert made["settings"]["recipe"]["levels"] == [4.0, 24.0]
 
 
 def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root: Path) -> None:
@@ -88,7 +90,7 @@ def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root
         assert report.written == 2 and sorted(report.failed) == ["p1", "p3", "p4"]
         assert "image" in report.failed["p1"] and "18 rows × 22" in report.failed["p3"]
         assert "nothing under that name" in report.failed["p4"]
-        assert names(root / out) == ["p0.png", "p2.png", "pseudo_labels.json"]
+        assert names(root / out) == ["p0.png", "p2.png"]
     for name in ("p0.png", "p2.png"):
         pixels = [read_label_png(root / out / name) for out in "abc"]
         assert np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
@@ -125,7 +127,7 @@ def test_command(root: Path) -> None:
     assert code == 0 and "1 of 5 written, 4 were there already" in said
     (root / "list.txt").write_text("p3\np0\n")
     code, said, _ = run(*words[:5], root / "l", "-j", 1, "--list", root / "list.txt", "--level", 0.5, "-T", 3)
-    assert code == 0 and names(root / "l") == ["p0.png", "p3.png", "pseudo_labels.json"]
+    assert code == 0 and names(root / "l") == ["p0.png", "p3.png"]
     own = replace(RECIPES["irn"], levels=(0.5,), iterations=3)
     image, cams = read_image(root / "images/p3.png"), read_cams(root / "cams/p3.npz")
     assert np.array_equal(read_label_png(root / "l/p3.png"), refine_labels([image], [cams], own)[0])
@@ -134,7 +136,7 @@ def test_command(root: Path) -> None:
 def test_command_refines_scores_of_all_labels_and_label_maps(root: Path) -> None:
     start = ("pseudo-labels", f"{root}/images/p[01].png", "-j", 1)
     code, _, _ = run(*start, "-m", root / "unaries", "--kind", "logits", "--layout", "lhw", "-o", root / "a")
-    assert code == 0 and names(root / "a") == ["p0.png", "p1.png", "pseudo_labels.json"]
+    assert code == 0 and names(root / "a") == ["p0.png", "p1.png"]
     code, _, _ = run(*start, "-m", root / "masks", "--kind", "labels", "--labels", 3, "-o", root / "b")
     assert code == 0
     truth = read_label_png(root / "masks/p0.png")

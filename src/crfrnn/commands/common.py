@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from crfrnn.data import DeepLabUnaries, PictureSet
     from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset
 
-state = SimpleNamespace(debug=False)
+state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE = 2
 EXAMPLES = 3  # warnings of one kind that are shown
@@ -91,6 +91,7 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
+        state.options = options
         try:
             with signals.answered(signals.unwind), warnings_as_lines():
                 return command(*arguments, **options)
@@ -289,6 +290,15 @@ def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
     return found.class_names if len(found.class_names) == num_labels else ()
 
 
+def settings(*without: str) -> dict[str, Any]:
+    """The options of the command that runs, as `crfrnn.data.outputs.claim` takes them.
+
+    Args: without: names of those that no result depends on, beside the output and what may be done to it.
+    """
+    left_out = {"output", "overwrite", "skip_existing", "context", *without}
+    return {name: value for name, value in state.options.items() if name not in left_out}
+
+
 def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
     """An .npz with the one entry `probabilities`, whole or not at all."""
     import numpy as np
@@ -320,10 +330,3 @@ def layer_line(crf: CRFRNN) -> str:
         mean = float((value.diagonal() if value.ndim == 2 else value).mean())
         shown.append(f"mean {name.removesuffix('s')} {mean:.3g}")
     return ", ".join(shown)
-
-
-def new_folder(path: Path, option: str = "-o") -> Path:
-    """Make the folder of the results, its parents too."""
-    from crfrnn.data.files import new_folder as make
-
-    return make(path, option)

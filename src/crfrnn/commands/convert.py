@@ -20,6 +20,7 @@ def convert(
     origin: Annotated[str, typer.Option("--from", help="caffe, keras, pytorch, torchvision.")],
     labels: common.Labels = None,
     half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Convert a CRF-RNN, FCN or VGG-16 weight file; nothing in it is run.
 
@@ -29,15 +30,19 @@ def convert(
     """
     import torch
 
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.models.importers import convert as convert_file
+    from crfrnn.models.pretrained import CONFIG, WEIGHTS
 
     if output.suffix and output.suffix != ".safetensors":
         raise ValueError(f"-o: expected a folder or FILE.safetensors, got {str(output)!r}")
-    if output.suffix and output.resolve() == source.resolve():
-        raise ValueError(f"-o: expected another file than the source, got {str(output)!r}")
-    converted = convert_file(source, origin, labels)
-    segmenter = converted.segmenter
-    segmenter.save_pretrained(output, dtype=torch.float16 if half else torch.float32)
+    files = (output,) if output.suffix else (output / CONFIG, output / WEIGHTS)
+    folder = files[0].parent
+    item = Item((source,), files)
+    with claim(folder, "convert", common.settings(), [item], whole=not output.suffix, overwrite=overwrite):
+        converted = convert_file(source, origin, labels)
+        segmenter = converted.segmenter
+        segmenter.save_pretrained(output, dtype=torch.float16 if half else torch.float32)
     recipe, crf = segmenter.network.recipe, segmenter.crf
     common.out.print(
         f"{output}: {recipe.name}, {recipe.arguments['num_labels']} labels, "  # type: ignore[union-attr]

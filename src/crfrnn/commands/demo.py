@@ -15,6 +15,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
         "demo-output"
     ),
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Segment one photograph with the packaged network and CRF, another from a few scribbles; works offline.
 
@@ -24,14 +25,16 @@ def demo(
 
     from crfrnn.data import write_label_png
     from crfrnn.data.images import write_png
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.demo import run, segment_photograph
 
-    segmented, result = segment_photograph(), run()
-    scene, refined = result.scene, result.refined
-    folder = common.new_folder(output)
-    write_png(segmented.panel, folder / "segmented.png")
-    write_label_png(folder / "labels.png", refined.labels, scene.palette)
-    write_png(result.panel, folder / "panel.png")
+    files = tuple(output / name for name in ("segmented.png", "labels.png", "panel.png"))
+    with claim(output, "demo", {}, [Item((), files)], overwrite=overwrite):
+        segmented, result = segment_photograph(), run()
+        scene, refined = result.scene, result.refined
+        write_png(segmented.panel, files[0])
+        write_label_png(files[1], refined.labels, scene.palette)
+        write_png(result.panel, files[2])
     height, width = scene.scribbles.shape
     drawn = 100 * float((scene.scribbles >= 0).mean())
     say = common.out.print
@@ -39,7 +42,7 @@ def demo(
     areas = sorted((area for area in found.areas if area.share >= 0.01), key=lambda area: -area.share)
     say("Photograph: chelsea.png of scikit-image (by Stéfan van der Walt, CC0); network: the packaged one.")
     say("Labels: " + ", ".join(f"{found.name(a.label)} {100 * a.share:.0f} %" for a in areas) + ".")
-    say(f"Network and CRF: {segmented.seconds:.2f} s. Without and with the CRF: {folder / 'segmented.png'}")
+    say(f"Network and CRF: {segmented.seconds:.2f} s. Without and with the CRF: {files[0]}", markup=False)
     say()
     say(f"Photograph: china.jpg of scikit-learn (by danielbuechele, CC BY 2.0), {width} × {height} pixels.")
     say(f"Scribbles: {drawn:.1f} % of the pixels, labels {', '.join(scene.names)}.")
@@ -51,6 +54,6 @@ def demo(
     say(
         "Result: " + ", ".join(f"{n} {100 * s:.0f} %" for n, s in zip(scene.names, shares, strict=True)) + "."
     )
-    say(f"Label map: {folder / 'labels.png'}", markup=False)
+    say(f"Label map: {files[1]}", markup=False)
     say("Input, before, after and difference in one picture:")
-    say(str(folder / "panel.png"), markup=False)
+    say(str(files[2]), markup=False)

@@ -53,6 +53,7 @@ def evaluate(
     trimap_width: Annotated[int, typer.Option("--trimap-width", help="Pixels around the void band.")] = 5,
     samples: Annotated[int, typer.Option("--samples", help="Bootstrap resamples of the pictures.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Mean IU as VOC counts it, trimap IU, boundary IoU and F, with bootstrap intervals over pictures.
 
@@ -60,6 +61,7 @@ def evaluate(
 
     Example: crfrnn evaluate VOCdevkit --unaries logits/ --layout lhw -m plain -m fit.safetensors -o out
     """  # fmt: skip
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.evaluation import Evaluator
     from crfrnn.evaluation.tables import write_csv
     from crfrnn.training import UnaryDataset
@@ -81,24 +83,30 @@ def evaluate(
     )
     data = UnaryDataset(found, source, count, cache_bytes=0)
     runs = {name: _method(spec, count, iterations) for name, spec in specs.items()}
-    folder = common.new_folder(output)
+    tables = {name: output / name for name in ("scores.md", "scores.csv", "trimap.csv", "differences.csv")}
     names = common.class_names(found, count)
     evaluator = Evaluator(count, class_names=names, trimap_width=trimap_width)
-    with common.progress() as bar:
+    item = Item((), tuple(tables.values()))
+    with (
+        claim(output, "evaluate", common.settings(), [item], whole=False, overwrite=overwrite),
+        common.progress() as bar,
+    ):
         for index in bar.track(range(len(data)), description="evaluate"):
             sample = data[index] if unaries is not None else data.without_unary(index)
             truth = sample.truth.numpy()
             evaluator.update(sample.id, truth, {name: run(sample) for name, run in runs.items()})
-    result = evaluator.compute()
-    options: dict[str, Any] = {"samples": samples, "seed": seed}
-    result.write_markdown(folder / "scores.md", baseline=base if len(specs) > 1 else None, **options)
-    result.write_csv(folder / "scores.csv", **options)
-    result.write_curve_csv(folder / "trimap.csv")
-    if len(specs) > 1:
-        write_csv(folder / "differences.csv", _differences(result, base, samples, seed))
+        result = evaluator.compute()
+        options: dict[str, Any] = {"samples": samples, "seed": seed}
+        result.write_markdown(tables["scores.md"], baseline=base if len(specs) > 1 else None, **options)
+        result.write_csv(tables["scores.csv"], **options)
+        result.write_curve_csv(tables["trimap.csv"])
+        if len(specs) > 1:
+            write_csv(tables["differences.csv"], _differences(result, base, samples, seed))
+        else:  # those of an earlier run would be taken for this one's
+            tables["differences.csv"].unlink(missing_ok=True)
     _show(result)
     common.out.print(
-        f"{len(result.ids)} pictures. Tables with intervals: {folder / 'scores.md'}", markup=False
+        f"{len(result.ids)} pictures. Tables with intervals: {tables['scores.md']}", markup=False
     )
 
 

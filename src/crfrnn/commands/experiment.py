@@ -103,7 +103,6 @@ def recipe_experiment(
         steps = counts(train_iterations, test_iterations)
         plans = {number: ablations(chosen.changed(seed=number), *steps) for number in numbers}
     homes = {number: output if seeds is None else output / f"seed{number}" for number in numbers}
-    common.new_folder(output)
     with task_bars() as progress:
         for number, plan in plans.items():
             work = Experiment(

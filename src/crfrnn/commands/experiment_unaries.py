@@ -110,7 +110,6 @@ def unary_experiment(
         steps = iterations if iterations is not None else 5
         plan = unary_ablations(config, steps, *counts(train_iterations, test_iterations))
     plan = plan.only(rows) if rows else plan
-    common.new_folder(output)
     with task_bars() as progress:
         work = UnaryExperiment(
             train, judged, output, tuning=TuneConfig(trials=trials, seed=seed), tune_pictures=tune_pictures,

@@ -67,6 +67,7 @@ def fit(
     ] = True,
     anchor: Annotated[float, typer.Option("--anchor", help="Pull back to the start.")] = 0.0,
     crop: Annotated[int | None, typer.Option("--crop", help="Random squares of this side.")] = None,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Learn weights, compatibility, bandwidths and temperature by back-propagation.
 
@@ -78,6 +79,7 @@ def fit(
 
     Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw --all-folds -o learned.safetensors
     """
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.training import FitConfig, cross_fit
     from crfrnn.training import fit as fit_crf
 
@@ -92,16 +94,23 @@ def fit(
     data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
     crf = _start(start, data.num_labels, preset, label_weights, iterations, quality, temperature)
     log = output.with_suffix(".csv")
-    with common.progress() as bar:
+    logs = [log.with_stem(f"{log.stem}-{number}") for number in range(folds)] if all_folds else [log]
+    with (
+        claim(
+            output.parent, "fit", common.settings(), [Item((), (*logs, output))],
+            inputs=[start] if start else [], whole=False, replace=False, overwrite=overwrite,
+        ),
+        common.progress() as bar,
+    ):  # fmt: skip
         if all_folds:
             result, parts = cross_fit(
                 data, crf, config, log=log, report=lambda number: common.epoch_report(bar)
             )
         else:
             result, parts = fit_crf(data, crf, config, log=log, report=common.epoch_report(bar)), []
-    figures = {"held_out": result.validation.figures(), "held_out_before": result.start.figures()}
-    how = {"config": asdict(config), "all_folds": len(parts), "epoch": result.best_epoch}
-    save_result(output, result, data, figures, provenance("fit", data, unaries, split, how))
+        figures = {"held_out": result.validation.figures(), "held_out_before": result.start.figures()}
+        how = {"config": asdict(config), "all_folds": len(parts), "epoch": result.best_epoch}
+        save_result(output, result, data, figures, provenance("fit", data, unaries, split, how))
     common.out.print(f"Held out, before: {common.figures_line(figures['held_out_before'])}")
     common.out.print(f"Held out, after:  {common.figures_line(figures['held_out'])}")
     common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
@@ -162,10 +171,9 @@ def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
 
 
 def check_output(output: Path) -> None:
-    """The folder is made, and a name that would be lost with hours of work is refused at once."""
+    """A name that would be lost with hours of work is refused at once."""
     if output.suffix != ".safetensors":
         raise ValueError(f"-o: expected a name ending in .safetensors, got {str(output)!r}")
-    common.new_folder(output.parent)
 
 
 def save_result(

@@ -48,7 +48,7 @@ def pseudo_labels(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Pictures refined together; for a GPU.")] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make finished ones anew.")] = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Pseudo-labels for weak supervision: activation maps, dense CRF, label maps with 255 where unsure.
 
@@ -67,7 +67,6 @@ def pseudo_labels(
     if not maps.is_dir():
         raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
     jobs = _jobs(images, maps, kind, listing)
-    common.new_folder(output)
     with common.progress() as bar:
         task = bar.add_task("pseudo-labels", total=len(jobs))
         report = write_pseudo_labels(
@@ -97,23 +96,26 @@ def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Re
 
 def _jobs(images: str, maps: Path, kind: str, listing: Path | None) -> list[Job]:
     """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
+    from crfrnn.data.outputs import result_names
     from crfrnn.data.pictures import read_ids
     from crfrnn.pseudo import Job
 
     pictures = find_pictures(images)
+    named = [(name.as_posix(), path) for name, path in zip(result_names(pictures), pictures, strict=True)]
     if listing is not None:
         wanted = read_ids(listing, "--list")
-        by_name = {path.stem: path for path in pictures}
-        missing = [name for name in wanted if name not in by_name]
+        known = {name for name, _ in named}
+        missing = [name for name in wanted if name not in known]
         if missing:
             raise ValueError(
                 f"--list: expected names of pictures in {images}, got {missing[0]!r} and {len(missing) - 1} "
                 "more that are not there; names carry no ending"
             )
-        pictures = [by_name[name] for name in wanted]
+        place = {name: number for number, name in enumerate(wanted)}
+        named = sorted((pair for pair in named if pair[0] in place), key=lambda pair: place[pair[0]])
     jobs = []
-    for path in pictures:
-        candidates = [maps / f"{path.stem}{ending}" for ending in _ENDINGS[kind]]
+    for name, path in named:
+        candidates = [maps / f"{name}{ending}" for ending in _ENDINGS[kind]]
         source = next((c for c in candidates if c.is_file()), candidates[0])
-        jobs.append(Job(path.stem, path, source))
+        jobs.append(Job(name, path, source))
     return jobs

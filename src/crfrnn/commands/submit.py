@@ -28,6 +28,7 @@ def submit(
         str,
         typer.Option("--competition", help="comp5 or comp6; comp5: provided data alone."),
     ] = "comp6",
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Pack label maps for the PASCAL VOC server; ids, sizes and labels are checked first.
 
@@ -35,13 +36,21 @@ def submit(
 
     Example: crfrnn submit labels/ VOCdevkit/ --target voc2010 --competition comp5 -o results.tar.gz
     """
+    from crfrnn.data.files import check_target
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.data.pictures import some
     from crfrnn.evaluation.submission import TARGETS, pack_submission
 
     if target not in TARGETS:
         raise ValueError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
     listed, name = _listed(root, target, split)
-    with common.progress() as bar:
+    check_target(output)
+    item = Item((), (output,))
+    read = [*(predictions / f"{picture.id}.png" for picture in listed), *(p.image_path for p in listed)]
+    with (
+        claim(output.parent, "submit", {}, [item], inputs=read, whole=False, overwrite=overwrite),
+        common.progress() as bar,
+    ):
         task = bar.add_task("submit", total=len(listed))
         left_out = pack_submission(
             predictions, listed, output, target=target, competition=competition, split=name,

@@ -41,6 +41,7 @@ def tiles(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.tif, float32 bands.")
     ] = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Refine a big picture tile by tile; GeoTIFF in and out, read and written by windows.
 
@@ -51,6 +52,7 @@ def tiles(
     import numpy as np
 
     from crfrnn.data import FileError
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
 
     with (
@@ -79,9 +81,14 @@ def tiles(
             spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
             guide_components=guide_components,
         ).crf.eval()  # fmt: skip
-        common.new_folder(output.parent)
         extra = output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None
-        with LabelRaster(output, guide, crf.num_labels, extra) as out, common.progress() as bar:
+        item = Item((image, unary), (*([extra] if extra else ()), output))
+        with (
+            claim(output.parent, "tiles", common.settings(), [item], inputs=[params] if params else [],
+                  whole=False, overwrite=overwrite),
+            LabelRaster(output, guide, crf.num_labels, extra) as out,
+            common.progress() as bar,
+        ):  # fmt: skip
             task = bar.add_task("tiles", total=None)
             done = refine_tiles(
                 guide, scores, crf, out.write, logits=convert, memory=memory, tile=tile, overlap=overlap,

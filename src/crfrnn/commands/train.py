@@ -55,7 +55,6 @@ def train(
     if show:
         common.out.print(recipe_text(chosen), markup=False)
         return
-    common.new_folder(output)
     with common.progress() as bar:
         tasks: dict[str, Any] = {}
 

@@ -37,6 +37,7 @@ def tune(
     ] = True,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
 
@@ -45,6 +46,7 @@ def tune(
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.training import TuneConfig
     from crfrnn.training import tune as tune_crf
     from crfrnn.training.tune import RANGES
@@ -57,17 +59,25 @@ def tune(
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
     goes_on = "the same command goes on" if study else "with --study FILE the next one would go on from here"
-    try:
-        with common.progress() as bar:
+    with (
+        claim(
+            output.parent, "tune", common.settings("study", "trials"), [Item((), (output,))],
+            inputs=[study] if study else [], whole=False, replace=False, overwrite=overwrite,
+        ),
+        common.progress() as bar,
+    ):  # fmt: skip
+        try:
             result = tune_crf(data, config, study=study, report=common.epoch_report(bar))
-    except KeyboardInterrupt:
-        raise common.stopped(f"no setting was tried to the end, so nothing is written; {goes_on}") from None
-    figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
-    how = {
-        "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
-        "ranges": {name: list(limits) for name, limits in ranges.items()}, "numbers": result.numbers,
-    }  # fmt: skip
-    save_result(output, result, data, figures, provenance("tune", data, unaries, split, how))
+        except KeyboardInterrupt:
+            raise common.stopped(
+                f"no setting was tried to the end, so nothing is written; {goes_on}"
+            ) from None
+        figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
+        how = {
+            "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
+            "ranges": {name: list(limits) for name, limits in ranges.items()}, "numbers": result.numbers,
+        }  # fmt: skip
+        save_result(output, result, data, figures, provenance("tune", data, unaries, split, how))
     common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")
     common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
     common.out.print(f"Parameters: {output}", markup=False)

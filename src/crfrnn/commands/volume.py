@@ -52,6 +52,7 @@ def volume(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.nii.gz, float32.")
     ] = False,
+    overwrite: common.Overwrite = False,
 ) -> None:
     """Refine the labels of a volume; affine, codes and units of the guide are kept.
 
@@ -63,12 +64,19 @@ def volume(
     """
     import numpy as np
 
+    from crfrnn.data.outputs import Item, claim
     from crfrnn.volumes import read_nifti, read_scores, refine_volume, write_nifti
 
     common.check_iterations(iterations)
     stem = _stem(output)
-    common.new_folder(output.parent)
-    with common.progress() as bar:
+    beside = [output.with_name(f"{stem}_probabilities.nii.gz")] if save_probabilities else []
+    read = (guide, *unary, *(also or ()), *([mask] if mask else ()))
+    # The labels are written last, so that a label volume means that everything is there.
+    item = Item(read, (*beside, output))
+    with (
+        claim(output.parent, "volume", common.settings(), [item], whole=False, overwrite=overwrite),
+        common.progress() as bar,
+    ):
         task = bar.add_task("read", total=3)
         first = read_nifti(guide, "GUIDE")
         channels = [first.values if first.values.ndim == 4 else first.values[None]]
@@ -99,10 +107,8 @@ def volume(
             quality=quality,
         )
         bar.update(task, description="write", completed=2)
-        if save_probabilities:
-            name = output.with_name(f"{stem}_probabilities.nii.gz")
+        for name in beside:
             write_nifti(name, result.probabilities, first, intent="estimate")
-        # Last, so that a label volume means that everything is there.
         write_nifti(output, result.labels.astype(_dtype(result.labels)), first, intent="label")
     common.out.print(f"{100 * result.changed:.1f} % of the voxels changed.")
     common.out.print(f"Label volume: {output}", markup=False)

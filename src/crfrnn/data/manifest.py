@@ -107,7 +107,7 @@ class Manifest:
             entry = entry.before
             if entry is None:
                 return None
-        if entry.stamp in (None, now) or entry.content == identity(self.folder / name):
+        if now[0] == 0 or entry.stamp in (None, now) or entry.content == identity(self.folder / name):
             return entry
         return None
 

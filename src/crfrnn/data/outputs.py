@@ -8,7 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def claim(
     inputs: Iterable[PathLike] = (),
     whole: bool = True,
     resume: bool = False,
+    replace: bool = True,
     overwrite: bool = False,
     role: str = "-o",
 ) -> Iterator[Outputs]:
@@ -71,12 +73,34 @@ def claim(
         whole: the folder is the command's: with other settings its results are not mixed. False for a file
             in a folder that holds other things.
         resume: finished items will be left as they are: they must come from these settings and sources.
+        replace: results of other settings may be replaced; False for those that took hours.
         overwrite: write over whatever is there, inputs excepted.
         role: what the caller calls the folder.
+
+    When it is left by an exception, folders that were made and are empty are removed.
 
     Raises: FileError, naming one file and how many more.
     """
     place = Path(folder)
+    parents = [place, *{file.parent for item in items for file in item.files}]
+    made = [above for parent in parents for above in (parent, *parent.parents) if not above.exists()]
+    try:
+        with _claimed(
+            place, Run(command, settings, whole), items, inputs, resume, replace, overwrite, role
+        ) as found:
+            yield found
+    except BaseException:
+        for empty in sorted(made, key=lambda path: -len(path.parts)):
+            with suppress(OSError):
+                empty.rmdir()
+        raise
+
+
+@contextmanager
+def _claimed(
+    place: Path, run: Run, items: Sequence[Item], inputs: Iterable[PathLike], resume: bool, replace: bool,
+    overwrite: bool, role: str,
+) -> Iterator[Outputs]:  # fmt: skip
     for item in items:
         for file in item.files:
             check_name(file)
@@ -90,11 +114,11 @@ def claim(
     if _ignores_case(place):
         _check_apart(items, role, _folded)
     sweep(place)
-    run = Run(command, {name: _settled(value) for name, value in settings.items()}, whole)
+    run = Run(run.command, {name: _settled(value) for name, value in run.settings.items()}, run.whole)
     sources = {item: "-".join(identity(source)[:8] for source in item.sources) for item in items}
     with locked(place):
         manifest = Manifest(place) if overwrite and _broken(place) else Manifest.read(place)
-        done = _check_present(manifest, run, sources, resume, overwrite, role)
+        done = _check_present(manifest, run, sources, resume, replace, overwrite, role)
         mine = _enter(manifest, run, {item: sources[item] for item in items if item not in done})
     for parent in {file.parent for item in items for file in item.files}:
         new_folder(parent, role)
@@ -163,8 +187,17 @@ def _check_apart(items: Sequence[Item], role: str, key: Any) -> None:
 def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str) -> None:
     read = [*(source for item in items for source in item.sources), *map(Path, inputs)]
     names = {os.path.realpath(path): path for path in read}
+    folders = {place for place, path in names.items() if os.path.isdir(path)}
     numbers = {number: path for path in read if (number := _number(path))}
     for file in (file for item in items for file in item.files):
+        if os.path.realpath(file.parent) in folders:
+            raise FileError(
+                role,
+                file,
+                "a file beside the inputs",
+                "one in a folder that is itself an input",
+                "name another",
+            )
         source = names.get(os.path.realpath(file)) or numbers.get(_number(file) or (0, 0))
         if source is not None:
             raise FileError(
@@ -183,8 +216,9 @@ def _number(path: PathLike) -> tuple[int, int] | None:
 
 
 def _check_present(
-    manifest: Manifest, run: Run, sources: Mapping[Item, str], resume: bool, overwrite: bool, role: str
-) -> set[Item]:
+    manifest: Manifest, run: Run, sources: Mapping[Item, str], resume: bool, replace: bool, overwrite: bool,
+    role: str,
+) -> set[Item]:  # fmt: skip
     """What is finished; FileError for files that must not be written over, or would be mixed with others."""
     done: set[Item] = set()
     strange: list[str] = []
@@ -203,7 +237,8 @@ def _check_present(
                 strange.append(name)
             elif entry.sources != source or entry.run != run.name:
                 other = manifest.runs.get(entry.run)
-                if resume or entry.sources != source or other is None or other.command != run.command:
+                alike = other is not None and other.command == run.command and entry.sources == source
+                if resume or not replace or not alike:
                     raise _of_another_run(manifest, name, other, run, role)
     if strange:
         more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
@@ -227,6 +262,16 @@ def _made(manifest: Manifest, name: str, run: Run, source: str) -> bool:
     return entry.run == run.name and entry.sources == source
 
 
+def check_new(folder: PathLike, names: Iterable[str], role: str, record: str) -> None:
+    """FileError if a folder without `record`, which says what it is for, has files of these names."""
+    found = [name for name in names if os.path.lexists(Path(folder) / name)]
+    if found and not os.path.lexists(Path(folder) / record):
+        raise FileError(
+            role, folder, "a new folder, or one that was begun so", f"one with {found[0]!r} of others",
+            "name another",
+        )  # fmt: skip
+
+
 def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run, role: str) -> FileError:
     if before is None or before.name == run.name:
         expected, got = "results of the same inputs", f"{name!r}, made from others of that name"
@@ -248,7 +293,7 @@ def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str]) -> dict[st
             now = stamp(manifest.folder / name)
             before = manifest.own(name) if now else None
             mine[name] = Entry(
-                run.name, source, replaced=now, before=before and replace(before, before=None, replaced=None)
+                run.name, source, replaced=now, before=before and changed(before, before=None, replaced=None)
             )
     if mine:
         manifest.runs[run.name] = run
@@ -271,7 +316,7 @@ def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
                     manifest.files[name] = entry.before
             else:
                 content = identity(folder / name)
-                manifest.files[name] = replace(entry, stamp=now, content=content, replaced=None, before=None)
+                manifest.files[name] = changed(entry, stamp=now, content=content, replaced=None, before=None)
         manifest.write()
 
 
@@ -282,7 +327,7 @@ def _relative(file: Path, folder: Path) -> str:
 def _settled(value: Any) -> Any:
     if isinstance(value, Path):
         return f"content {identity(value)}"
-    return list(value) if isinstance(value, tuple) else value
+    return [_settled(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _broken(folder: Path) -> bool:

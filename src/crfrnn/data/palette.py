@@ -39,18 +39,32 @@ def write_label_png(path: PathLike, labels: Any, palette: NDArray[np.uint8] | No
 
     Args:
         path: where; the folder must exist. An existing file is replaced.
-        labels: Int[H, W] in 0..255 (numpy or CPU tensor), 255 = void.
-        palette: UInt8[K, 3], K ≤ 256; the VOC colours by default.
+        labels, palette: as `label_picture` takes them.
 
-    Raises:
-        ValueError: wrong shape, labels outside 0..255, a palette of another form, no such folder.
-        TypeError: labels that are not integers.
+    Raises: as `label_picture`; ValueError for no such folder.
 
     >>> import tempfile, os
     >>> name = os.path.join(tempfile.mkdtemp(), "a.png")
     >>> write_label_png(name, [[0, 1], [15, 255]])
     >>> read_label_png(name).tolist()
     [[0, 1], [15, 255]]
+    """
+    write_png(label_picture(labels, palette), path)
+
+
+def label_picture(labels: Any, palette: NDArray[np.uint8] | None = None) -> Image.Image:
+    """A label map as a Pillow picture of indexed colours.
+
+    Args:
+        labels: Int[H, W] in 0..255 (numpy or CPU tensor), 255 = void.
+        palette: UInt8[K, 3], K ≤ 256; the VOC colours by default.
+
+    Raises:
+        ValueError: wrong shape, labels outside 0..255, a palette of another form.
+        TypeError: labels that are not integers.
+
+    >>> label_picture([[0, 1], [15, 255]]).mode
+    'P'
     """
     values = np.asarray(labels)
     if values.dtype.kind not in "iu":
@@ -71,7 +85,7 @@ def write_label_png(path: PathLike, labels: Any, palette: NDArray[np.uint8] | No
         raise ValueError(f"palette: expected uint8 [K, 3], K in 1..256, got {colours.dtype} {colours.shape}")
     picture = Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
     picture.putpalette(colours.tobytes())
-    write_png(picture, path)
+    return picture
 
 
 def read_label_png(

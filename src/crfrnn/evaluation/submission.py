@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import gzip
+import io
 import tarfile
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from crfrnn.data.context import CONTEXT_CLASSES
 from crfrnn.data.files import FileError, PathLike, atomic
 from crfrnn.data.images import upright_size
-from crfrnn.data.palette import read_label_png, write_label_png
+from crfrnn.data.palette import label_picture, read_label_png
 from crfrnn.data.pictures import PictureSet, some
 from crfrnn.data.voc import VOC_CLASSES
 
@@ -96,7 +96,7 @@ def pack_submission(
     )
     inner = f"results/{chosen.folder}/Segmentation/{competition}_{split}_cls"
     lost = set(missing)
-    with atomic(output) as temporary, tempfile.TemporaryDirectory() as scratch:
+    with atomic(output) as temporary:
         # Neither the archive nor its wrapping holds a time or a name of ours.
         with (
             open(temporary, "wb") as raw,
@@ -106,10 +106,11 @@ def pack_submission(
             for done, item in enumerate(sorted(pictures, key=lambda item: item.id), 1):
                 if item.id not in lost:
                     try:
-                        saved = _checked(folder / f"{item.id}.png", item.image_path, chosen, Path(scratch))
-                        _add(archive, saved, f"{inner}/{item.id}.png")
+                        saved = _checked(folder / f"{item.id}.png", item.image_path, chosen)
                     except ValueError as error:
                         problems.append(str(error))
+                    else:
+                        _add(archive, saved, f"{inner}/{item.id}.png")
                 if progress is not None:
                     progress(done, len(pictures))
         if problems:
@@ -122,7 +123,7 @@ def pack_submission(
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".png" or p.stem not in listed)
 
 
-def _checked(prediction: Path, picture: Path, target: Target, scratch: Path) -> Path:
+def _checked(prediction: Path, picture: Path, target: Target) -> bytes:
     """The prediction saved anew as the server wants it; `FileError` if it is not for this picture."""
     labels = read_label_png(prediction, role="prediction")
     height, width = upright_size(picture)
@@ -135,13 +136,12 @@ def _checked(prediction: Path, picture: Path, target: Target, scratch: Path) -> 
             "prediction", prediction, f"labels 0..{target.num_labels - 1}", f"{labels.max()}",
             "give every pixel a label",
         )  # fmt: skip
-    saved = scratch / "one.png"
-    write_label_png(saved, labels)
-    return saved
+    saved = io.BytesIO()
+    label_picture(labels).save(saved, format="PNG")
+    return saved.getvalue()
 
 
-def _add(archive: tarfile.TarFile, file: Path, name: str) -> None:
+def _add(archive: tarfile.TarFile, content: bytes, name: str) -> None:
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = file.stat().st_size, 0o644
-    with file.open("rb") as content:
-        archive.addfile(entry, content)
+    entry.size, entry.mode = len(content), 0o644
+    archive.addfile(entry, io.BytesIO(content))

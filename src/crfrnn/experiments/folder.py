@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
 from crfrnn.data import LabelledPicture, PictureSet, write_label_png
-from crfrnn.data.files import write_text
+from crfrnn.data.files import new_folder, write_text
+from crfrnn.data.outputs import check_new
 from crfrnn.data.sources import Steps
 from crfrnn.evaluation import Evaluator
 from crfrnn.experiments.plans import Row
@@ -24,6 +25,7 @@ from crfrnn.training import TuneConfig, UnaryDataset, save_parameters, tune
 from crfrnn.training.tune import RANGES
 
 Say = Callable[[str], None]
+RECORD = "experiment.json"
 TUNED = tuple(name for name in RANGES if name != "temperature")
 
 
@@ -42,8 +44,10 @@ class Folder:
 
     def claim(self, about: Mapping[str, Any]) -> None:
         """Write down what the folder is for; ValueError if it was begun for something else."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        known, text = self.path / "experiment.json", json.dumps(about, indent=1)
+        new_folder(self.path, "folder")
+        reports = (f"{plan}.md" for plan in ("table1", "ablations", "unaries", "unary-ablations"))
+        check_new(self.path, ("rows", "runs", "tuned.json", "tune.journal", *reports), "folder", RECORD)
+        known, text = self.path / RECORD, json.dumps(about, indent=1)
         if not known.is_file():
             write_text(known, text)
         elif known.read_text(encoding="utf-8") != text:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.data import read_image, read_unary, write_label_png
-from crfrnn.data.files import PathLike, write_text
+from crfrnn.data.files import PathLike
+from crfrnn.data.outputs import Item, claim
 from crfrnn.data.unary_files import LAYOUTS
 from crfrnn.pseudo.labels import refine_labels
 from crfrnn.pseudo.recipes import Recipe, recipe_named
@@ -23,13 +23,12 @@ from crfrnn.pseudo.sources import Cams, read_cams
 from crfrnn.pseudo.workers import Chunk, Results, work_through
 
 KINDS = ("cams", "logits", "probabilities", "labels")
-RECORD = "pseudo_labels.json"
 Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: its name (of the output too), its file, and the file of its maps."""
+    """One picture: its name (of the output too, folders in front allowed), its file, the file of its maps."""
 
     name: str
     image: Path
@@ -97,7 +96,8 @@ def write_pseudo_labels(
 
     What is finished is skipped, so a run that was stopped goes on where it was; every file is written whole
     or not at all. A picture that fails, or that kills the process that works on it, is in the report and the
-    others are done. ``output/pseudo_labels.json`` holds the settings: to go on with others is refused.
+    others are done. To go on with other settings, pictures or maps than `output` was begun with is refused,
+    and files that this function did not write are left alone (see `crfrnn.data.outputs.claim`).
 
     Args:
         jobs: pictures with the files of their maps; names must differ.
@@ -112,14 +112,15 @@ def write_pseudo_labels(
             under ``if __name__ == "__main__":``.
         batch: pictures that are read and refined together; more than 1 pays on a GPU.
         device: "cpu" or "cuda" (then processes is 1).
-        overwrite: make finished pictures anew, with any settings.
+        overwrite: make finished pictures anew, with any settings, and write over files of others.
         progress: called with (done, in all) after each picture.
 
     Returns:
         The `Report`; nothing is raised for single pictures.
 
     Raises:
-        ValueError: settings that cannot work, names twice, an output folder made with other settings.
+        ValueError: settings that cannot work, names twice, an output folder made with other settings or
+            inputs, files there that are not results, inputs that would be written over.
     """
     listed = list(jobs)
     settings = _Settings(
@@ -127,21 +128,24 @@ def write_pseudo_labels(
     )
     _check(settings, listed, batch)
     processes = _processes(processes, settings.device, len(listed))
-    settings.output.mkdir(parents=True, exist_ok=True)
-    _check_record(settings, overwrite)
-    todo = [job for job in listed if overwrite or not _finished(settings.target(job))]
-    chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
-    work = functools.partial(_work, settings)
+    items = {job: Item((job.image, job.source), (settings.target(job),)) for job in listed}
     written, failed = 0, {}
-    done = len(listed) - len(todo)
-    for job, error in _results(work, chunks, min(processes, max(len(chunks), 1))):
-        done += 1
-        if error is None:
-            written += 1
-        else:
-            failed[job.name] = error
-        if progress is not None:
-            progress(done, len(listed))
+    with claim(
+        settings.output, "pseudo-labels", settings.record(), list(items.values()), resume=True,
+        overwrite=overwrite, role="output",
+    ) as outputs:  # fmt: skip
+        todo = [job for job in listed if not outputs.finished(items[job])]
+        chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
+        work = functools.partial(_work, settings)
+        done = len(listed) - len(todo)
+        for job, error in _results(work, chunks, min(processes, max(len(chunks), 1))):
+            done += 1
+            if error is None:
+                written += 1
+            else:
+                failed[job.name] = error
+            if progress is not None:
+                progress(done, len(listed))
     return Report(written, len(listed) - len(todo), failed)
 
 
@@ -189,10 +193,6 @@ def _reason(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
 
 
-def _finished(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
 def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
     if settings.kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {settings.kind!r}")
@@ -209,9 +209,10 @@ def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
     settings.recipe.crf(2, settings.quality)  # a wrong quality shows before any picture does
     seen: set[str] = set()
     for job in jobs:
-        if job.name in seen or not job.name or job.name != os.path.basename(job.name):
+        parts = Path(job.name).parts
+        if job.name in seen or not parts or ".." in parts or Path(job.name).is_absolute():
             raise ValueError(
-                f"jobs: expected different plain names, got {job.name!r}; it names the output file"
+                f"jobs: expected different names below the output folder, got {job.name!r}; it names the file"
             )
         seen.add(job.name)
 
@@ -227,22 +228,3 @@ def _processes(asked: int | None, device: str, jobs: int) -> int:
         return asked
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(processors, jobs))
-
-
-def _check_record(settings: _Settings, overwrite: bool) -> None:
-    """Refuse to mix results of different settings in one folder; then write these down."""
-    path, own = settings.output / RECORD, json.loads(json.dumps(settings.record()))
-    if path.is_file() and not overwrite:
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"output: expected the settings in {str(path)!r}, got {error}; remove it"
-            ) from None
-        other = [name for name in own if not isinstance(before, dict) or before.get(name) != own[name]]
-        if other:
-            raise ValueError(
-                f"output: expected a folder without results of other settings, got {str(settings.output)!r} "
-                f"with another {' and '.join(other)}; choose a new folder, or overwrite"
-            )
-    write_text(path, json.dumps(own, indent=1) + "\n")

@@ -18,10 +18,12 @@ import torch
 
 from crfrnn.crf import CRFRNN
 from crfrnn.data import PictureSet, prepare, reduced
-from crfrnn.data.files import write_text
+from crfrnn.data.files import new_folder, write_text
+from crfrnn.data.outputs import check_new
 from crfrnn.data.sources import Steps
 from crfrnn.models import FCN, LiteFPN, Segmenter, build_network, load_lite0, load_vgg16
 from crfrnn.models.fcn import STAGES
+from crfrnn.models.pretrained import CONFIG, WEIGHTS
 from crfrnn.training.loader import mixed
 from crfrnn.training.parameters import load_parameters
 from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
@@ -204,8 +206,10 @@ def train(
 
 
 def _claim(place: Path, recipe: Recipe) -> None:
-    place.mkdir(parents=True, exist_ok=True)
+    new_folder(place, "folder")
     known = place / "recipe.yaml"
+    names = (WEIGHTS, CONFIG, "log.csv", *(stage.name for stage in recipe.stages))
+    check_new(place, names, "folder", known.name)
     if known.is_file() and known.read_text(encoding="utf-8") != recipe_text(recipe):
         raise ValueError(
             f"folder: expected a new one, or one of the same recipe, got {str(place)!r}, whose recipe.yaml "
