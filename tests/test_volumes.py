@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from crfrnn import CRFRNN
-from crfrnn.volumes import read_nifti, refine_volume, to_display_range, write_nifti
+from crfrnn.volumes import Volume, read_nifti, refine_volume, to_display_range, write_nifti
 
 SHAPE = (4, 5, 3)
 SPACING = (0.8, 1.0, 3.5)
@@ -213,6 +213,26 @@ def test_units_other_than_millimetres_are_converted(tmp_path: Path) -> None:
     image.header.set_xyzt_units("micron")
     nibabel.save(image, tmp_path / "m.nii")
     assert read_nifti(tmp_path / "m.nii").spacing == pytest.approx((0.5, 0.5, 0.25))
+
+
+@pytest.mark.parametrize(("code", "millimetres"), [(0, 2), (1, 2000), (8 | 2, 2), (56 | 3, 0.002)])
+def test_codes_of_units(tmp_path: Path, code: int, millimetres: float) -> None:
+    assert coded(tmp_path, code).spacing == pytest.approx((millimetres,) * 3)
+
+
+@pytest.mark.parametrize("code", [4, 7, 128 | 5])
+def test_unknown_codes_of_units_are_said(tmp_path: Path, code: int) -> None:
+    with pytest.warns(UserWarning, match=f"'.*a.nii': its unit of length has the code {code & 7}"):
+        volume = coded(tmp_path, code)
+    assert volume.spacing == (2, 2, 2)
+    write_nifti(tmp_path / "b.nii", np.zeros(volume.values.shape, np.uint8), volume)
+
+
+def coded(folder: Path, code: int) -> Volume:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image.header["xyzt_units"] = code
+    nibabel.save(image, folder / "a.nii")
+    return read_nifti(folder / "a.nii")
 
 
 def test_damaged_files_are_refused_by_name(tmp_path: Path) -> None:

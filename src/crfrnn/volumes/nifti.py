@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.lattice.validate import warn
 
 MAX_VOXELS = 2**28  # numbers in one file, all channels or labels counted: 1 GiB as float32
-_MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by NIfTI's code: not said, metres, mm, micrometres
 ENDINGS = (".nii.gz", ".nii")
 _AGAIN = "write it again as NIfTI (.nii or .nii.gz)"
 
@@ -68,9 +69,14 @@ def read_nifti(path: PathLike, role: str = "volume", *, max_voxels: int = MAX_VO
     if len(shape) == 4:
         values = np.moveaxis(values, -1, 0)
     affine = np.asarray(image.affine, np.float64)
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    code = int(image.header["xyzt_units"]) & 7  # the bits above are the unit of time
+    if code not in _MILLIMETRES:
+        warn(
+            f"{role} {str(path)!r}: its unit of length has the code {code}, which NIfTI does not define; "
+            "millimetres are taken"
+        )
     # The affine is what places voxels in the world; the header's own sizes may disagree with it.
-    sizes = np.sqrt((affine[:3, :3] ** 2).sum(0)) * unit
+    sizes = np.sqrt((affine[:3, :3] ** 2).sum(0)) * _MILLIMETRES.get(code, 1.0)
     if not np.isfinite(sizes).all() or not (sizes > 0).all():
         raise FileError(role, path, "voxels of positive size", f"{sizes.tolist()}", "correct its affine")
     x, y, z = (float(size) for size in sizes)
