@@ -20,7 +20,7 @@ SOURCES = sorted(
 
 # A room may import from rooms of a lower floor only; rooms of one floor do not know each other.
 FLOORS = [
-    {"_native", "signals"},
+    {"_native", "signals", "extras"},
     {"lattice"},
     {"crf"},
     {"data"},

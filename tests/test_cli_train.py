@@ -42,7 +42,9 @@ def test_train_writes_a_segmenter_that_loads(tmp_path: Path) -> None:
     assert segmenter.crf is not None and segmenter.crf.iterations == 3
     code, _, error = run(*words, "-s", "seed=4")
     assert code == 2 and "recipe.yaml differs" in error
-    code, said, _ = run(*words, "-s", "seed=4", "--show")
+    code, _, error = run("train", "--recipe", "default")
+    assert code == 2 and "--output: expected" in error
+    code, said, _ = run("train", "-r", path, "-s", "seed=4", "--show")
     assert code == 0 and yaml.safe_load(said)["seed"] == 4
     code, _, error = run(*words, "-s", "sed=4")
     assert code == 2 and "expected keys among" in error

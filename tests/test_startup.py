@@ -19,7 +19,7 @@ from crfrnn.models.importers import READERS
 from crfrnn.pseudo import RECIPES
 from crfrnn.tiles.unaries import KINDS as TILE_KINDS
 from crfrnn.training.recipe_files import recipe_names
-from crfrnn.volumes.volume import KINDS as VOLUME_KINDS
+from crfrnn.volumes.unary import KINDS as VOLUME_KINDS
 
 HEAVY = ("torch", "numpy", "PIL", "scipy", "safetensors", "lightning", "optuna", "triton", "matplotlib")
 

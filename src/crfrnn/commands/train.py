@@ -26,8 +26,8 @@ Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Light
 
 def train(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the run; the same again resumes.")
-    ],
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; the same again resumes.")
+    ] = None,
     recipe: RecipeName = "cpu-small",
     settings: Settings = None,
     show: Annotated[
@@ -55,6 +55,8 @@ def train(
     if show:
         common.out.print(recipe_text(chosen), markup=False)
         return
+    if output is None:
+        raise ValueError("--output: expected the folder of the run, got none; -o FOLDER, or --show to look")
     with common.progress() as bar:
         tasks: dict[str, Any] = {}
 

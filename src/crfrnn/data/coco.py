@@ -20,6 +20,7 @@ from crfrnn.data.images import MAX_PIXELS
 from crfrnn.data.palette import VOID
 from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
 from crfrnn.data.voc import VOC_CLASSES
+from crfrnn.extras import install_line
 from crfrnn.lattice.validate import warn
 
 MIN_PIXELS = 200
@@ -186,7 +187,7 @@ def mask_tools() -> Any:
         return importlib.import_module("pycocotools.mask")
     except ImportError as error:
         raise ImportError(
-            "COCO annotations need pycocotools: pip install 'crfrnn[train]' (or pycocotools)"
+            f"COCO annotations need pycocotools: {install_line('train')} (or pycocotools)"
         ) from error
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from crfrnn.extras import install_line
 from crfrnn.plots import panel
 from crfrnn.predict import Prediction, Predictor
 
@@ -28,7 +29,7 @@ def segment_photograph() -> Segmented:
         from skimage.data import chelsea
     except ImportError as error:
         raise ImportError(
-            "the demo's second photograph needs scikit-image: pip install 'crfrnn[demo]'"
+            f"the demo's second photograph needs scikit-image: {install_line('demo')}"
         ) from error
     image = np.asarray(chelsea())
     predictor = Predictor.from_pretrained()

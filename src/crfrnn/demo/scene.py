@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.extras import install_line
 from crfrnn.plots import panel
 from crfrnn.refine import Refined, refine
 
@@ -86,7 +87,7 @@ def load_scene() -> Scene:
     try:
         from sklearn.datasets import load_sample_image
     except ImportError as error:
-        raise ImportError("the demo's photograph needs scikit-learn: pip install 'crfrnn[demo]'") from error
+        raise ImportError(f"the demo's photograph needs scikit-learn: {install_line('demo')}") from error
     about: dict[str, Any] = json.loads(
         files("crfrnn.demo").joinpath("scribbles.json").read_text(encoding="utf-8")
     )

@@ -23,6 +23,7 @@ from crfrnn.evaluation.confusion import (
     ratio,
 )
 from crfrnn.evaluation.planes import counts, dilate_disk, edges, erode_square, groups, planes
+from crfrnn.extras import install_line
 
 MAX_WIDTH = 40
 
@@ -51,7 +52,7 @@ def trimap_bins(truth: Any, max_width: int = MAX_WIDTH, void: int = VOID) -> NDA
     try:
         from scipy.ndimage import distance_transform_edt
     except ImportError as error:
-        raise ImportError("the trimap needs scipy: pip install 'crfrnn[train]'") from error
+        raise ImportError(f"the trimap needs scipy: {install_line('train')}") from error
     distance = np.asarray(distance_transform_edt(inside))
     return np.ceil(distance.clip(max=max_width + 1)).astype(np.int64)
 

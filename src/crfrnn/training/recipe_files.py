@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crfrnn.data.files import FileError, PathLike, read_text, write_text
+from crfrnn.extras import install_line
 from crfrnn.training.recipe import Recipe
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -191,5 +192,5 @@ def _yaml() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError("recipes need PyYAML: pip install 'crfrnn[train]'") from error
+        raise ImportError(f"recipes need PyYAML: {install_line('train')}") from error
     return yaml

@@ -21,6 +21,7 @@ from crfrnn.data import PictureSet, prepare, reduced
 from crfrnn.data.files import new_folder, write_text
 from crfrnn.data.outputs import check_new
 from crfrnn.data.sources import Steps
+from crfrnn.extras import install_line
 from crfrnn.models import FCN, LiteFPN, Segmenter, build_network, load_lite0, load_vgg16
 from crfrnn.models.fcn import STAGES
 from crfrnn.models.pretrained import CONFIG, WEIGHTS
@@ -288,7 +289,7 @@ def _lightning() -> Any:
     try:
         import lightning.pytorch as lightning
     except ImportError as error:
-        raise ImportError("training needs lightning: pip install 'crfrnn[train]'") from error
+        raise ImportError(f"training needs lightning: {install_line('train')}") from error
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return lightning

@@ -14,6 +14,7 @@ import numpy as np
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
 from crfrnn.crf.validate import check_choice
+from crfrnn.extras import install_line
 from crfrnn.training.dataset import UnaryDataset, split_folds
 from crfrnn.training.score import METRICS, Counts, score, total
 
@@ -231,7 +232,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError("tuning needs optuna: pip install 'crfrnn[train]'") from error
+        raise ImportError(f"tuning needs optuna: {install_line('train')}") from error
     return optuna
 
 

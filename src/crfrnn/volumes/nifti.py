@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.extras import install_line
 from crfrnn.lattice.validate import warn
 
 MAX_VOXELS = 2**28  # numbers in one file, all channels or labels counted: 1 GiB as float32
@@ -153,5 +154,5 @@ def _nibabel() -> Any:
         return importlib.import_module("nibabel")
     except ImportError as error:
         raise ImportError(
-            "NIfTI: expected the package nibabel, got none; pip install 'crfrnn[medical]'"
+            f"NIfTI: expected the package nibabel, got none; {install_line('medical')}"
         ) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.data.files import FileError, PathLike, existing
+from crfrnn.extras import install_line
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE
 from crfrnn.models.weights import check_amount
@@ -33,7 +34,7 @@ def read_h5(path: PathLike) -> dict[str, Tensor]:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("h5py: expected it for .h5 files, got none; install 'crfrnn[convert]'") from error
+        raise ImportError(f"h5py: expected it for .h5 files, got none; {install_line('convert')}") from error
     found = existing(path, "keras file")
     try:
         with h5py.File(found, "r") as file:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""README.md and docs/*.md: every Python block runs as it stands, every command line exists."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+from crfrnn.commands.parser import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# `<!-- needs: torchvision -->` above a block says what it needs besides the package and its extra `dev`.
+BLOCK = re.compile(
+    r"^(?:<!-- needs: (?P<needs>[\w, ]+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+
+
+def blocks(*kinds: str) -> Iterator[Any]:
+    """(text, what it needs) of every block of these kinds, called by page and line."""
+    for page in PAGES:
+        said = page.read_text(encoding="utf-8")
+        for found in BLOCK.finditer(said):
+            if found["kind"] in kinds:
+                line = said.count("\n", 0, found.start("text")) + 1
+                needs = (found["needs"] or "").replace(",", " ").split()
+                yield pytest.param(found["text"], needs, id=f"{page.name}-{line}")
+
+
+def absent(need: str) -> bool:
+    return not torch.cuda.is_available() if need == "cuda" else importlib.util.find_spec(need) is None
+
+
+@pytest.fixture
+def modules() -> Iterator[None]:
+    """What a block installs under another library's name is gone afterwards."""
+    before = dict(sys.modules)
+    yield
+    for name in set(sys.modules) - set(before):
+        if name.split(".")[0] == "pydensecrf":
+            del sys.modules[name]
+    sys.modules.update({name: module for name, module in before.items() if name.startswith("pydensecrf")})
+
+
+@pytest.mark.usefixtures("one_thread", "modules")
+@pytest.mark.parametrize(("text", "needs"), list(blocks("python")))
+def test_a_python_block_runs_as_it_stands(
+    text: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing := [need for need in needs if absent(need)]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    monkeypatch.chdir(tmp_path)
+    np.random.seed(0)  # noqa: NPY002 - of what a block draws without a generator of its own
+    exec(compile(text, "block", "exec"), {"__name__": "__main__"})
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """The words of each `crfrnn ...` line, without its comment."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.startswith("crfrnn "):
+            yield shlex.split(line, comments=True)[1:]
+
+
+def examples() -> Iterator[Any]:
+    """The command lines of the pages, and those of the commands' own help."""
+    said = [(found.id, found.values[0]) for found in blocks("", "sh", "bash", "console")]
+    for group in (app, *(found.typer_instance for found in app.registered_groups)):
+        for command in group.registered_commands if group else ():
+            text = inspect.getdoc(command.callback) or ""
+            said.append(("help", re.sub("^Example: ", "", text, flags=re.M)))
+    for source, text in said:
+        for words in command_lines(text):
+            yield pytest.param(words, id=f"{source}-{shlex.join(words)[:40]}")
+
+
+@pytest.mark.parametrize("words", list(examples()))
+def test_a_command_line_exists_with_its_options(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):  # experiment has commands of its own
+        name, *words = words
+        command = command.commands[name]
+    command.make_context(command.name, words)  # an exception for an option that is not there, or one missing
+
+
+def test_installation_lines_name_extras_and_no_release() -> None:
+    """Until there is a release, an extra is installed from the sources."""
+    sources = [*PAGES, *sorted((ROOT / "src").rglob("*.py"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in sources}
+    assert [path for path, text in texts.items() if re.search(r"install '?crfrnn\b", text)] == []
+    section = (
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
+    )
+    extras = set(re.findall(r"^(\w+) = \[", section.split("[project.scripts]")[0], re.M))
+    named = {
+        name for text in texts.values() for name in re.findall(r"""(?:install_line\(["']|'\.\[)(\w+)""", text)
+    }
+    assert {"train", "geo", "medical"} <= named <= extras
