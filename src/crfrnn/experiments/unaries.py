@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ class UnaryExperiment:
             )
         self._files = Folder(self.folder, self.say, self.progress)
         self._files.claim({
-            "train": _digest(self.train), "judged": _digest(self.judged), "tuning": asdict(self.tuning),
+            "train": self.train.digest(), "judged": self.judged.digest(), "tuning": asdict(self.tuning),
             "tune_pictures": self.tune_pictures, "crf": dict(self.crf), "temperature": self.temperature,
             **self.about,
         })  # fmt: skip
@@ -212,7 +211,3 @@ class UnaryExperiment:
 
         about = {"experiment": plan.name, "pictures": len(self.train)}
         self._files.judge(row, self.judged.pictures, labels_of, self.train.num_labels, crf, about)
-
-
-def _digest(data: UnaryDataset) -> dict[str, Any]:
-    return {"pictures": len(data), "ids": sha256("\n".join(data.ids).encode()).hexdigest()[:16]}

@@ -17,6 +17,7 @@ from crfrnn.crf.validate import check_choice
 from crfrnn.extras import install_line
 from crfrnn.training.dataset import UnaryDataset, split_folds
 from crfrnn.training.score import METRICS, Counts, score, total
+from crfrnn.training.study_file import STUDY, open_storage, worded
 
 if TYPE_CHECKING:
     import optuna
@@ -115,7 +116,9 @@ def tune(
     optuna = _optuna()
     parts = split_folds(data.ids, config.folds, config.seed)
     position = {name: index for index, name in enumerate(data.ids)}
-    search = _open(optuna, study, config, data)
+    kept = None if study is None else Path(study)
+    with worded(optuna, kept, opening=True):
+        search = _open(optuna, kept, config, data)
     interrupted = False
 
     def objective(trial: optuna.Trial) -> float:
@@ -145,7 +148,8 @@ def tune(
     left = config.trials - len(search.get_trials(deepcopy=False, states=ended))
     try:
         if left > 0:
-            search.optimize(objective, n_trials=left)
+            with worded(optuna, kept):
+                search.optimize(objective, n_trials=left)
     except KeyboardInterrupt:
         interrupted = True
     complete = search.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -183,26 +187,18 @@ def _layer(num_labels: int, numbers: dict[str, float], config: TuneConfig) -> CR
     return CRFRNN(num_labels, **{**numbers, **config.settings}).eval()
 
 
-def _open(optuna: Any, study: str | Path | None, config: TuneConfig, data: UnaryDataset) -> Any:
+def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDataset) -> Any:
     """The study, new or resumed; the presets are its first trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
-    if study is not None:
-        path = Path(study)
-        if path.suffix in (".db", ".sqlite", ".sqlite3"):
-            storage = f"sqlite:///{path.resolve()}"
-        else:
-            from optuna.storages.journal import JournalFileBackend
-
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    storage = None if study is None else open_storage(optuna, study)
     found = optuna.create_study(
-        study_name="crfrnn", storage=storage, direction="maximize", load_if_exists=True,
+        study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=8),
     )  # fmt: skip
     # A resumed search must not draw again what the first one drew.
     found.sampler = optuna.samplers.TPESampler(seed=config.seed + len(found.trials), multivariate=True)
     about = {
-        "metric": config.metric, "folds": config.folds, "seed": config.seed, "ids": len(data),
+        "metric": config.metric, "folds": config.folds, "seed": config.seed, "data": data.digest(),
         "ranges": json.dumps({k: list(v) for k, v in config.ranges.items()}),
         "settings": json.dumps(config.settings),
     }  # fmt: skip
