@@ -105,8 +105,11 @@ def evaluate(
         else:  # those of an earlier run would be taken for this one's
             tables["differences.csv"].unlink(missing_ok=True)
     _show(result)
+    among, of = len(result.true_labels), len(result.class_names)
     common.out.print(
-        f"{len(result.ids)} pictures. Tables with intervals: {tables['scores.md']}", markup=False
+        f"{len(result.ids)} pictures; means over the {among} of {of} labels that occur in the truth. "
+        f"Tables with intervals: {tables['scores.md']}",
+        markup=False,
     )
 
 
