@@ -91,7 +91,7 @@ def test_every_problem_is_named_at_once(tmp_path):
     seen = []
     problems = sbd_pictures(tmp_path).check(lambda done, total: seen.append((done, total)))
     assert len(problems) == 4
-    for said in ("a.mat", "b.mat", "c: picture (5, 7) and mask (4, 4)", "fractions"):
+    for said in ("a.mat", "b.mat", "'c': picture (5, 7) and mask (4, 4)", "fractions"):
         assert any(said in problem for problem in problems)
     assert seen == [(k, 5) for k in range(1, 6)]
 

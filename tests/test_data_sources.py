@@ -30,7 +30,7 @@ def both(root, **options):
 
 
 def test_leaks_are_refused_dropped_or_ignored(root):
-    with pytest.raises(ValueError, match=r"1 problems.*\n  w3 in train, w3 in val: same id"):
+    with pytest.raises(ValueError, match=r"1 problems.*\n  'w3' in train, 'w3' in val: same id"):
         both(root)
     train, val = both(root, leaks="drop")
     assert (train.ids, val.ids) == (("v1", "v2", "s1"), ("w1", "w2", "w3"))
@@ -68,7 +68,7 @@ def test_damaged_files_of_both_parts_at_once(root):
     with pytest.raises(ValueError, match="2 problems; mend these before training") as caught:
         both(root)
     assert "train: image" in str(caught.value)
-    assert "val: w1: picture (24, 32) and mask (3, 3)" in str(caught.value)
+    assert "val: 'w1': picture (24, 32) and mask (3, 3)" in str(caught.value)
     assert both(root, decode=False, leaks="ignore").train.ids == ("v1", "v2", "s1", "w3")
 
 

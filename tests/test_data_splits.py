@@ -82,7 +82,7 @@ def test_the_same_id(kits, tmp_path):
     assert [leak.val for leak in find_leaks(train, val)] == ["w1", "w3"]  # each once, for both reasons
     with pytest.raises(ValueError, match="expected no picture in both, got 2") as caught:
         refuse_leaks(train, val)
-    assert "w3 in train, w3 in val: same id" in str(caught.value)
+    assert "same id (2 of this kind: 'w1', 'w3')" in str(caught.value)
 
 
 @pytest.mark.parametrize(

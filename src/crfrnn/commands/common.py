@@ -8,7 +8,6 @@ work: help and usage errors come without torch.
 from __future__ import annotations
 
 import functools
-import re
 import traceback
 import warnings
 from collections import Counter
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE = 2
-EXAMPLES = 3  # warnings of one kind that are shown
-_VARIES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # names and numbers in a message
 Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
@@ -128,19 +125,22 @@ def warnings_as_lines() -> Iterator[None]:
     Of texts that differ in names and numbers only, as those about the pictures of a folder do, three are
     shown and the rest is counted.
     """
+    shown = 3  # of a kind
     seen: set[str] = set()
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
 
     def show(message: Warning | str, *_: object) -> None:
+        from crfrnn.data.problems import kind_of
+
         text = " ".join(str(message).split())
         if text in seen:
             return
         seen.add(text)
-        kind = _VARIES.sub("…", text)
+        kind = kind_of(text)
         kinds[kind] += 1
         first.setdefault(kind, text)
-        if kinds[kind] <= EXAMPLES:
+        if kinds[kind] <= shown:
             show_warning(text)
 
     with warnings.catch_warnings():
@@ -149,8 +149,8 @@ def warnings_as_lines() -> Iterator[None]:
             yield
         finally:
             for kind, count in kinds.items():
-                if count > EXAMPLES:
-                    show_warning(f"{count - EXAMPLES} more of the kind of: {first[kind]}")
+                if count > shown:
+                    show_warning(f"{count - shown} more of the kind of: {first[kind]}")
 
 
 def print_version(asked: bool) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.refine import find_pictures
+from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
 
 if TYPE_CHECKING:
     from crfrnn.pseudo import Job, Recipe
@@ -24,7 +26,7 @@ _ENDINGS = {
 
 
 def pseudo_labels(
-    images: Annotated[str, typer.Argument(help="A folder of pictures, or a glob in quotes.")],
+    images: Pictures,
     maps: Annotated[Path, typer.Option("--maps", "-m", help="The folder of maps, by stem.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
     recipe: Annotated[str, typer.Option("--recipe", help="One of irn, affinitynet, seam, clip-es.")] = "irn",
@@ -43,6 +45,7 @@ def pseudo_labels(
     listing: Annotated[
         Path | None, typer.Option("--list", help="Take only the pictures that this file names, one a line.")
     ] = None,
+    recursive: Recursive = False,
     processes: Annotated[
         int | None, typer.Option("--processes", "-j", help="One thread each; one for each processor.")
     ] = None,
@@ -66,7 +69,7 @@ def pseudo_labels(
     chosen = _recipe(recipe, level, iterations)
     if not maps.is_dir():
         raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
-    jobs = _jobs(images, maps, kind, listing)
+    jobs = _jobs(images, recursive, maps, kind, listing)
     with common.progress() as bar:
         task = bar.add_task("pseudo-labels", total=len(jobs))
         report = write_pseudo_labels(
@@ -74,12 +77,13 @@ def pseudo_labels(
             processes=processes, batch=batch, device=device, overwrite=overwrite,
             progress=lambda done, _: bar.update(task, completed=done),
         )  # fmt: skip
+    failures = Failures()
     for name, reason in sorted(report.failed.items()):
-        common.show_error(f"{name}: {reason}")
+        failures.add(name, reason)
     common.out.print(f"{report.written} of {len(jobs)} written, {report.skipped} were there already.")
     common.out.print(f"Label maps: {output}", markup=False)
-    if report.failed:
-        common.show_error(f"{len(report.failed)} of {len(jobs)} pictures failed")
+    failures.show(len(jobs))
+    if failures:
         raise typer.Exit(1)
 
 
@@ -94,28 +98,28 @@ def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Re
     return chosen
 
 
-def _jobs(images: str, maps: Path, kind: str, listing: Path | None) -> list[Job]:
+def _jobs(images: Sequence[str], recursive: bool, maps: Path, kind: str, listing: Path | None) -> list[Job]:
     """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
-    from crfrnn.data.outputs import result_names
     from crfrnn.data.pictures import read_ids
     from crfrnn.pseudo import Job
 
-    pictures = find_pictures(images)
-    named = [(name.as_posix(), path) for name, path in zip(result_names(pictures), pictures, strict=True)]
+    named = [(name.as_posix(), path) for path, name in find_pictures(images, recursive).items()]
     if listing is not None:
         wanted = read_ids(listing, "--list")
         known = {name for name, _ in named}
         missing = [name for name in wanted if name not in known]
         if missing:
             raise ValueError(
-                f"--list: expected names of pictures in {images}, got {missing[0]!r} and {len(missing) - 1} "
-                "more that are not there; names carry no ending"
+                f"--list: expected names of pictures in {', '.join(images)}, got {missing[0]!r} and "
+                f"{len(missing) - 1} more that are not there; names carry no ending"
             )
         place = {name: number for number, name in enumerate(wanted)}
         named = sorted((pair for pair in named if pair[0] in place), key=lambda pair: place[pair[0]])
-    jobs = []
+    jobs, counted = [], Counter(path.stem for _, path in named)
     for name, path in named:
-        candidates = [maps / f"{name}{ending}" for ending in _ENDINGS[kind]]
+        # A folder of maps may have the folders of the pictures, or none, if that is clear.
+        stems = dict.fromkeys([name, path.stem] if counted[path.stem] == 1 else [name])
+        candidates = [maps / f"{stem}{ending}" for stem in stems for ending in _ENDINGS[kind]]
         source = next((c for c in candidates if c.is_file()), candidates[0])
         jobs.append(Job(name, path, source))
     return jobs

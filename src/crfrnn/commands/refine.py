@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.common import show_error
+from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
@@ -24,7 +24,7 @@ PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
 
 
 def refine(
-    image: Annotated[str, typer.Argument(help="A picture, a folder of them, or a glob in quotes.")],
+    images: Pictures,
     unary: Annotated[Path, typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or FILE.png for one picture.")],
     kind: common.Kind,
@@ -45,6 +45,7 @@ def refine(
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
     panel: Annotated[bool, typer.Option("--panel/--no-panel", help="Also NAME_panel.png.")] = True,
+    recursive: Recursive = False,
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
 ) -> None:
@@ -57,6 +58,8 @@ def refine(
 
     Example: crfrnn refine photos/ --unary logits/ --kind logits --layout lhw -o refined/
 
+    Example: crfrnn refine photos/*.jpg more/ --recursive -u logits/ --kind labels --labels 3 -o refined/
+
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
     numbers = {
@@ -65,30 +68,26 @@ def refine(
     }  # fmt: skip
     reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key}
     work = _Work(
-        image, unary, output, reading, labels, params, preset, iterations, numbers, save_probabilities, panel
-    )
-    failed, skipped = 0, 0
+        find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
+        save_probabilities, panel, single=len(images) == 1 and Path(images[0]).is_file(),
+    )  # fmt: skip
+    failures, skipped = Failures(), 0
     with work.claim(skip_existing, overwrite) as outputs, common.progress() as bar:
         for item, name in bar.track(list(work.items.items()), description="refine"):
             path = item.sources[0]
             if outputs.finished(item):
                 skipped += 1
                 continue
-            try:
+            with failures.caught((name.parent / path.name).as_posix()):
                 work.one(path, name, item.files)
-            except (ValueError, TypeError, OSError, MemoryError) as error:
-                if common.state.debug:
-                    raise
-                failed += 1
-                show_error(f"{path.name}: {str(error) or type(error).__name__}")
-    done = len(work.pictures) - failed - skipped
+    done = len(work.pictures) - len(failures) - skipped
     if done or skipped:
         changed = f", {100 * work.changed / done:.1f} % of the pixels changed" if done else ""
         there = f"; {skipped} were there already" if skipped else ""
         common.out.print(f"{done} of {len(work.pictures)} refined{changed}{there}.")
         common.out.print(f"Label maps: {work.output}", markup=False)
-    if failed:
-        show_error(f"{failed} of {len(work.pictures)} pictures failed")
+    failures.show(len(work.pictures))
+    if failures:
         raise typer.Exit(1)
 
 
@@ -96,7 +95,7 @@ def refine(
 class _Work:
     """What is the same for all pictures; made once, so that mistakes of usage show before any work."""
 
-    image: str
+    pictures: Mapping[Path, Path]
     unary: Path
     output: Path
     reading: dict[str, Any]
@@ -107,13 +106,11 @@ class _Work:
     numbers: dict[str, Any]
     save_probabilities: bool
     panel: bool
+    single: bool
 
     def __post_init__(self) -> None:
-        from crfrnn.data.outputs import result_names
         from crfrnn.data.unary_files import KINDS, LAYOUTS
 
-        self.pictures = find_pictures(self.image)
-        self.single = Path(self.image).is_file()
         self.changed = 0.0
         self._saved: SavedParameters | None = None
         if self.params is not None:
@@ -139,9 +136,8 @@ class _Work:
         if not self.single and not self.unary.is_dir():
             raise ValueError(f"--unary: expected a folder for several pictures, got {str(self.unary)!r}")
         self._named = self.single and self.output.suffix.lower() == ".png"
-        names = result_names(self.pictures)
-        self._stems = Counter(name.name for name in names)
-        self.items = {self._item(path, name): name for path, name in zip(self.pictures, names, strict=True)}
+        self._stems = Counter(name.name for name in self.pictures.values())
+        self.items = {self._item(path, name): name for path, name in self.pictures.items()}
 
     def claim(self, skip_existing: bool, overwrite: bool) -> AbstractContextManager[Outputs]:
         """See `crfrnn.data.outputs.claim`."""
@@ -215,29 +211,3 @@ class _Work:
 
     def _build(self, num_labels: int | None) -> SavedParameters:
         return common.build_crf(num_labels, self.params, self.preset, self.iterations, **self.numbers)
-
-
-def find_pictures(pattern: str) -> list[Path]:
-    """One file, the pictures of a folder, or what a glob matches; ValueError if that is nothing."""
-    from PIL import Image
-
-    from crfrnn.data import FileError
-    from crfrnn.data.images import FORMATS
-    from crfrnn.data.outputs import without_results
-
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
-    path = Path(pattern)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in endings]
-    elif glob.has_magic(pattern):
-        found = [Path(p) for p in glob.glob(pattern, recursive=True)]
-    else:
-        raise FileError(
-            "IMAGE", pattern, "a picture, a folder or a glob", "nothing there", "check the spelling"
-        )
-    found = without_results(sorted(p for p in found if p.is_file()))
-    if not found:
-        raise FileError("IMAGE", pattern, "pictures", "none", f"endings are {', '.join(sorted(endings))}")
-    return found

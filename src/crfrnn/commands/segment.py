@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.refine import find_pictures
+from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ CAPTIONS = ("photograph", "network alone", "with the CRF", "difference")
 
 
 def segment(
-    picture: Annotated[str, typer.Argument(help="A picture, a folder of them, or a glob in quotes.")],
+    images: Pictures,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the results.")],
     checkpoint: Annotated[
         str | None,
@@ -57,6 +57,7 @@ def segment(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
+    recursive: Recursive = False,
     limit: common.Limit = None,
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
@@ -69,13 +70,15 @@ def segment(
 
     Example: crfrnn segment photo.jpg -o segmented/
 
-    Example: crfrnn segment 'photos/*.jpg' -o segmented/ --long-side 1024 --compare
+    Example: crfrnn segment photos/*.jpg -o segmented/ --long-side 1024 --compare
+
+    Example: crfrnn segment photos/ --recursive -o segmented/
     """
-    from crfrnn.data.outputs import claim, result_names
+    from crfrnn.data.outputs import claim
     from crfrnn.models.pretrained import find_checkpoint
     from crfrnn.predict import Predictor, default_checkpoint
 
-    pictures = find_pictures(picture)
+    names = find_pictures(images, recursive)
     name = default_checkpoint() if checkpoint is None else checkpoint
     predictor = Predictor.from_pretrained(
         name, device=_device(device), use_crf=crf, iterations=iterations, long_side=long_side, memory=memory,
@@ -87,15 +90,13 @@ def segment(
             why = "--no-crf" if not crf else f"{name!r}, which has none"
             raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
     work = _Work(predictor, str(name), overlay, compare, save_probabilities)
-    pictures = common.spread(pictures, limit)
-    items = [
-        work.item(path, output / where) for path, where in zip(pictures, result_names(pictures), strict=True)
-    ]
+    pictures = common.spread(list(names), limit)
+    items = [work.item(path, output / names[path]) for path in pictures]
     settings = {
         "checkpoint": find_checkpoint(name) or name, "crf": crf, "iterations": iterations,
         "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap,
     }  # fmt: skip
-    done, failed, skipped, stopped = 0, 0, 0, False
+    failures, done, skipped, stopped = Failures(), 0, 0, False
     with (
         claim(output, "segment", settings, items, resume=skip_existing, overwrite=overwrite) as outputs,
         common.progress() as bar,
@@ -106,26 +107,20 @@ def segment(
                 if outputs.finished(item):
                     skipped += 1
                     continue
-                try:
+                shown = (names[path].parent / path.name).as_posix()
+                with failures.caught(shown):
                     found = work.one(path, item.files)
                     done += 1
-                    common.out.print(f"{path.name}: {_areas(found)}", markup=False)
-                # RuntimeError is what torch raises where memory ends.
-                except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-                    if common.state.debug:
-                        raise
-                    failed += 1
-                    common.show_error(f"{path.name}: {str(error) or type(error).__name__}")
+                    common.out.print(f"{shown}: {_areas(found)}", markup=False)
         except KeyboardInterrupt:
             stopped = True
     there = f", {skipped} were there already" if skipped else ""
     common.out.print(f"{done} of {len(pictures)} segmented{there}.")
     common.out.print(f"Results: {output}", markup=False)
-    if failed:
-        common.show_error(f"{failed} of {len(pictures)} pictures failed")
+    failures.show(len(pictures))
     if stopped:
         raise common.stopped("the same command with --skip-existing goes on")
-    if failed:
+    if failures:
         raise typer.Exit(1)
 
 

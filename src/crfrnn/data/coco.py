@@ -19,6 +19,7 @@ from crfrnn.data.files import FileError, PathLike, existing
 from crfrnn.data.images import MAX_PIXELS
 from crfrnn.data.palette import VOID
 from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
+from crfrnn.data.problems import by_kind
 from crfrnn.data.voc import VOC_CLASSES
 from crfrnn.extras import install_line
 from crfrnn.lattice.validate import warn
@@ -31,7 +32,6 @@ _RENAMED = {
     "airplane": "aeroplane", "motorcycle": "motorbike", "potted plant": "pottedplant", "couch": "sofa",
     "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,9 @@ def coco_pictures(
         if min_pixels <= 0 or mask.pixels() >= min_pixels:
             items.append(LabelledPicture(Path(name).stem, places[0] / name, None, len(VOC_CLASSES), mask))
     if problems:
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise FileError(
             "annotations", listing, "shapes inside their pictures",
-            f"{len(problems)} problems:\n  " + "\n  ".join(problems[:_SHOWN]) + more + "\n",
+            f"{len(problems)} problems:\n  " + "\n  ".join(by_kind(problems)) + "\n",
             "download the file again, or take these out",
         )  # fmt: skip
     return PictureSet.of(items, listing, VOC_CLASSES)

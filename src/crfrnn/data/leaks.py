@@ -14,6 +14,7 @@ from PIL import Image
 
 from crfrnn.data.images import FORMATS, MAX_PIXELS, as_rgb, decode
 from crfrnn.data.pictures import LabelledPicture, PictureSet, Progress
+from crfrnn.data.problems import by_kind
 
 GRID = 16
 # Root mean square over the thumbnail, in grey levels. Copies saved at 37 to 160 % of the size with JPEG
@@ -42,7 +43,7 @@ class Leak:
 
     def __str__(self) -> str:
         how = "same id" if self.reason == "id" else f"same picture (distance {self.distance:.2f} of 255)"
-        return f"{self.train} in train, {self.val} in val: {how}"
+        return f"{self.train!r} in train, {self.val!r} in val: {how}"
 
 
 def find_leaks(
@@ -78,10 +79,10 @@ def find_leaks(
 def refuse_leaks(
     train: PictureSet, val: PictureSet, *, pictures: bool = True, progress: Progress | None = None
 ) -> None:
-    """Raise one ValueError that names all pictures which `find_leaks` finds."""
+    """Raise one ValueError that counts the pictures which `find_leaks` lists, and names some."""
     leaks = find_leaks(train, val, pictures=pictures, progress=progress)
     if leaks:
-        lines = "\n  ".join(map(str, leaks))
+        lines = "\n  ".join(by_kind([str(leak) for leak in leaks]))
         raise ValueError(
             f"train, val: expected no picture in both, got {len(leaks)}; take them out of one:\n  {lines}"
         )

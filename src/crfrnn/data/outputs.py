@@ -128,9 +128,10 @@ def _claimed(
         _settle(place, mine)
 
 
-def result_names(pictures: Sequence[Path]) -> list[Path]:
+def result_names(pictures: Sequence[Path], base: PathLike | None = None) -> list[Path]:
     """A name under the output folder for each picture, without ending: its stem, and in front of it the
-    folders below the one that all are in where otherwise two pictures of different folders had one name.
+    folders below `base`, by default none, unless two pictures of different folders would have one name: then
+    those below the folder that all are in.
 
     >>> [p.as_posix() for p in result_names([Path("in/a/1.jpg"), Path("in/b/2.jpg")])]
     ['1', '2']
@@ -138,12 +139,14 @@ def result_names(pictures: Sequence[Path]) -> list[Path]:
     ['a/1', 'b/1']
     """
     stems = [Path(picture.stem) for picture in pictures]
+    parents = [os.path.abspath(picture.parent) for picture in pictures]
+    if base is not None:
+        base = os.path.commonpath([os.path.abspath(base), *parents])
+        return [Path(os.path.relpath(p, base)) / stem for p, stem in zip(parents, stems, strict=True)]
     homes = {(picture.stem, os.path.abspath(picture.parent)) for picture in pictures}
     if max(Counter(stem for stem, _ in homes).values(), default=1) == 1:
         return stems
-    parents = [os.path.abspath(picture.parent) for picture in pictures]
-    base = os.path.commonpath(parents)
-    return [Path(os.path.relpath(parent, base)) / stem for parent, stem in zip(parents, stems, strict=True)]
+    return result_names(pictures, os.path.commonpath(parents))
 
 
 def without_results(pictures: Iterable[Path]) -> list[Path]:

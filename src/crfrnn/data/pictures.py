@@ -16,6 +16,7 @@ from torch import Tensor
 from crfrnn.data.files import FileError, PathLike, read_text
 from crfrnn.data.images import read_image
 from crfrnn.data.palette import VOID, check_labels, read_label_png
+from crfrnn.data.problems import by_kind
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 MaskLoader = Callable[[], NDArray[np.uint8]]
@@ -93,7 +94,7 @@ class LabelledPicture:
             if part == "mask":
                 held[np.unique(pixels)] = True
         if len(sizes) == 2 and sizes[0] != sizes[1]:
-            said.append(f"{self.id}: picture {sizes[0]} and mask {sizes[1]} differ in size")
+            said.append(f"{self.id!r}: picture {sizes[0]} and mask {sizes[1]} differ in size")
         return said, held
 
 
@@ -192,10 +193,10 @@ class PictureSet:
         return found
 
     def verify(self, progress: Progress | None = None) -> None:
-        """Raise one ValueError with everything that `check` finds."""
+        """Raise one ValueError with everything that `check` finds, in a line for each kind of problem."""
         problems = self.check(progress)
         if problems:
-            lines = "\n  ".join(problems)
+            lines = "\n  ".join(by_kind(problems))
             raise ValueError(
                 f"pictures: expected {len(self)} sound ones, got {len(problems)} problems; "
                 f"copy or mend these:\n  {lines}"
@@ -231,9 +232,13 @@ def _present(items: Sequence[LabelledPicture], where: str) -> None:
     if twice:
         raise ValueError(f"pictures: expected each id once in {where}, got twice: {some(twice)}; remove one")
     paths = [p for item in items for p in (item.image_path, item.mask_path) if p is not None]
-    missing = [str(p) for p in paths if not p.is_file() or p.stat().st_size == 0]
+    missing = [
+        f"{'empty' if p.is_file() else 'no file'} {str(p)!r}"
+        for p in paths
+        if not p.is_file() or p.stat().st_size == 0
+    ]
     if missing:
-        lines = "\n  ".join(missing)
+        lines = "\n  ".join(by_kind(missing))
         raise ValueError(
             f"pictures: expected {len(paths)} files for {where}, got {len(missing)} missing or empty; "
             f"copy them or take their ids out:\n  {lines}"

@@ -15,6 +15,7 @@ from crfrnn.data.files import PathLike
 from crfrnn.data.folder import folder_pictures
 from crfrnn.data.leaks import find_leaks
 from crfrnn.data.pictures import PictureSet, Progress
+from crfrnn.data.problems import by_kind
 from crfrnn.data.sbd import sbd_pictures
 from crfrnn.data.splits import Sets, merge, paper_pictures
 from crfrnn.data.voc import voc_pictures
@@ -137,7 +138,7 @@ def _step(progress: Steps | None, what: str) -> Progress | None:
 
 def _raise(problems: list[str]) -> None:
     if problems:
-        lines = "\n  ".join(problems)
+        lines = "\n  ".join(by_kind(problems))
         raise ValueError(
             f"data: expected sound pictures, in train or in val, got {len(problems)} problems; "
             f"mend these before training:\n  {lines}"

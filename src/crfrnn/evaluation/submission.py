@@ -15,6 +15,7 @@ from crfrnn.data.files import FileError, PathLike, atomic
 from crfrnn.data.images import upright_size
 from crfrnn.data.palette import label_picture, read_label_png
 from crfrnn.data.pictures import PictureSet, some
+from crfrnn.data.problems import by_kind
 from crfrnn.data.voc import VOC_CLASSES
 
 COMPETITIONS = ("comp5", "comp6")
@@ -114,7 +115,7 @@ def pack_submission(
                 if progress is not None:
                     progress(done, len(pictures))
         if problems:
-            lines = "\n  ".join(problems)
+            lines = "\n  ".join(by_kind(problems))
             raise ValueError(
                 f"predictions: expected one sound label map per id, got {len(problems)} problems; "
                 f"nothing was written:\n  {lines}"
