@@ -139,6 +139,16 @@ def test_real_lists(shared):
     assert usual == (given["train_aug"], given["val"])
 
 
+def test_looks_of_deep_and_see_through_pictures_are_those_that_are_read(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 200, (32, 32), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")  # 16 bits
+    Image.fromarray(np.stack([np.zeros_like(grey), 255 - grey], -1)).save(tmp_path / "c.png")  # on white
+    looks = [thumbnail(item) for item in folder_pictures(tmp_path, masks=None)]
+    for look in looks[1:]:
+        assert np.abs(look - looks[0]).max() <= 1
+
+
 @pytest.mark.real
 def test_real_pictures_are_told_apart(shared, tmp_path):
     root = shared / "data/voc2012-person"

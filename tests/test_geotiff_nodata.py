@@ -220,3 +220,9 @@ def test_control_points_rational_functions_and_the_corner_of_a_pixel_are_kept(ro
     with rasterio.open(root / "o.tif") as file:
         assert file.rpcs is not None and file.rpcs.to_dict() == model.to_dict()
     assert [n for n in names(root) if n.startswith("o")] == ["o.tif"]
+
+
+def test_a_picture_without_any_data(root: Path) -> None:
+    save(root / "void.tif", np.full((3, *SIZE), math.nan, "f4"), tiled=False, nodata=math.nan)
+    found, said = tiles(root, *SCALE, scene="void.tif")
+    assert (found == 255).all() and "0.0 % of the pixels changed" in said
