@@ -101,8 +101,8 @@ def stored_numbers(picture: Image.Image) -> NDArray[Any]:
 
     Labels are these numbers, whatever the depth: a 1 of two bits is label 1, not the grey 85 that it shows.
     """
-    values = np.asarray(picture)
-    return values if values.dtype == bool else values // _STRETCHED.get(stored_as(picture), 1)
+    values, step = np.asarray(picture), _STRETCHED.get(stored_as(picture), 1)
+    return values if step == 1 or values.dtype == bool else values // step
 
 
 def upright_size(path: PathLike, role: str = "picture", *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def bootstrap(
 
     Args:
         counts: [pictures, ...], what each picture adds (a confusion matrix, say).
-        metric: summed counts [samples, ...] → [samples], such as `crfrnn.evaluation.mean_iu`.
+        metric: summed counts [samples, ...] → [samples], such as `crfrnn.evaluation.mean_iu_of_truth`.
         samples: resamples of the picture set.
         level: confidence level in (0, 1).
         seed: of the generator; the same seed draws the same pictures for every method and metric.
