@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from crfrnn.data import FileError, read_image
+from crfrnn.data.images import as_rgb, upright_size
 
 RGB = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 
@@ -32,6 +33,22 @@ def test_exif_orientation(tmp_path, orientation):
         upright = np.asarray(ImageOps.exif_transpose(picture))
     assert (read_image(tmp_path / "a.png") == upright).all()
     assert read_image(tmp_path / "a.png").shape == ((5, 7, 3) if orientation < 5 else (7, 5, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_grey_tiffs_that_lie_on_their_side(tmp_path, orientation, dtype):
+    values = np.arange(35).reshape(5, 7).astype(dtype) * (257 if dtype == "u2" else 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(tmp_path / "a.tif", exif=exif)
+    Image.fromarray(np.arange(35, dtype=np.uint8).reshape(5, 7)).save(tmp_path / "a.png", exif=exif)
+    upright = read_image(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.tif"), upright)
+    with Image.open(tmp_path / "a.tif") as picture:
+        assert np.array_equal(as_rgb(picture), upright)
+    for name in ("a.tif", "a.png"):
+        assert upright_size(tmp_path / name) == upright.shape[:2]
 
 
 def test_grey_palette_bits(tmp_path):

@@ -54,6 +54,7 @@ def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.u
     [[[255, 255, 255], [255, 255, 255]]]
     """
     try:
+        _load(picture)
         form = _form(picture, name)
         return _rgb(ImageOps.exif_transpose(picture), form, name)
     except FileError:
@@ -155,7 +156,7 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
             # A phone's MPO is a JPEG with a thumbnail or a depth map behind it.
             frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             if frames == 1:
-                picture.load()
+                _load(picture)
         except Exception as error:
             raise FileError(
                 role, path, "a whole picture", f"damaged data ({_reason(error)})", _AGAIN
@@ -168,6 +169,19 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
 _SMALLER = "scale it down or cut it into tiles (or, for a file that is trusted, raise max_pixels)"
 _AGAIN = "copy, download or save it again"
 _ON_SIDE = (5, 6, 7, 8)
+
+
+def _load(picture: Image.Image) -> None:
+    """Decode; a TIFF by reading it: Pillow 12 maps grey ones that lie on their side by the wrong width."""
+    name = getattr(picture, "filename", None)
+    if picture.format != "TIFF" or not name:
+        picture.load()
+        return
+    picture.filename = ""  # type: ignore[attr-defined]
+    try:
+        picture.load()
+    finally:
+        picture.filename = name  # type: ignore[attr-defined]
 
 
 def _reason(error: Exception) -> str:
