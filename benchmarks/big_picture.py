@@ -21,12 +21,13 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from crfrnn.data.outputs import Item, claim
+
 LABELS, CELL, ROWS = 5, 97, 512
 
 
 def make(folder: Path, side: int, seed: int = 0) -> tuple[Path, Path]:
     """scene.tif, UInt8 in 3 bands, and scores.tif, logits as Float32 in 5 bands."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     cells = -(-side // CELL)
     truth = rng.integers(0, LABELS, (cells, cells))
@@ -64,10 +65,12 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=2048, help="MiB, as crfrnn tiles takes it")
     parser.add_argument("--folder", type=Path, required=True, help="for the files, some 23 bytes per pixel")
     options = parser.parse_args()
-    scene, scores = make(options.folder, options.side)
+    made = [options.folder / name for name in ("scene.tif", "scores.tif")]
+    with claim(options.folder, "big_picture", {"side": options.side}, [Item((), tuple(made))]):
+        scene, scores = make(options.folder, options.side)
     command = [
         sys.executable, "-m", "crfrnn.cli", "tiles", scene, "-u", scores, "--kind", "logits", "-T", "5",
-        "--memory", options.memory, "-o", options.folder / "labels.tif",
+        "--memory", options.memory, "-o", options.folder / "labels.tif", "--overwrite",
     ]  # fmt: skip
     begun = time.perf_counter()
     child = subprocess.Popen([str(word) for word in command])

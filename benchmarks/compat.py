@@ -21,6 +21,7 @@ from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.evaluation.tables import write_csv
 from engine import LABELS, PARAMETERS, in_turn, machine_and_versions, photograph_and_logits
+from outputs import ready
 
 ITERATIONS = 10
 
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/compat.csv"))
     arguments = parser.parse_args()
+    ready(parser, arguments.output)
     console = Console()
     machine, versions = machine_and_versions()
     with console.status("measuring, a minute or two"):
@@ -89,7 +91,6 @@ def main() -> None:
             what, f"{mine:.3f}", f"{peer:.3f}", f"{difference:.1e}", f"{equal:.5f}", f"{peer / mine:.2f}"
         )
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     head = [*heads, "size", "versions", "machine"]
     write_csv(arguments.output, [head, *([*row, arguments.size, versions, machine] for row in rows)])
     console.print(arguments.output)

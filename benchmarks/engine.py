@@ -30,6 +30,7 @@ from sklearn.cluster import KMeans
 import crfrnn
 from crfrnn import _native
 from crfrnn.evaluation.tables import write_csv
+from outputs import ready
 
 LABELS = 21
 PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/engine.csv"))
     arguments = parser.parse_args()
+    ready(parser, arguments.output)
     console = Console()
     machine, versions = machine_and_versions()
     with console.status("measuring, a few minutes"):
@@ -221,7 +223,6 @@ def main() -> None:
         ratio = ours / theirs if "over" in what or "backward" in what else theirs / ours
         table.add_row(what, f"{ours:.3g}", f"{theirs:.3g}", f"{ratio:.2f}", must)
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     head = ["what", "ours", "pydensecrf2", "must", "versions", "machine", "copy GB/s"]
     write_csv(arguments.output, [head, *([*row, versions, machine, f"{copy:.1f}"] for row in rows)])
     console.print(arguments.output)

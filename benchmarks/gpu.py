@@ -30,6 +30,7 @@ from crfrnn.lattice import lattice
 from gpu_bench import PARAMETERS, Bench, Row
 from gpu_parts import builds, copy, exact_sum, memory, parts
 from gpu_profile import profile
+from outputs import ready
 
 
 def agreement(bench: Bench) -> Iterator[Row]:
@@ -203,6 +204,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=420, help="no part is begun after so many")
     options = parser.parse_args()
+    ready(parser, options.out)
     if options.device == "cpu":
         lattice.choose_backend = lambda device: "triton"  # what CUDA tensors get
     elif torch.device(options.device).index is not None:

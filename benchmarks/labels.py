@@ -17,6 +17,7 @@ from rich.table import Table
 
 from crfrnn.evaluation.tables import write_csv
 from engine import forward, forward_backward, in_turn, machine_and_versions, peer, photograph_and_logits
+from outputs import ready
 
 
 def measure(case: str, labels: int, runs: int) -> tuple[float, float, float]:
@@ -40,20 +41,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/labels.csv"))
     arguments = parser.parse_args()
+    ready(parser, arguments.output)
     machine, versions = machine_and_versions()
     console = Console()
-    rows = [
-        (labels, *measure(arguments.case, labels, arguments.runs))
-        for labels in track(arguments.labels, "measuring", console=console)
-    ]
+    head = ["labels", "forward s", "pydensecrf2 s", "step s", "case", "versions", "machine"]
+    rows: list[tuple[float, ...]] = []
+    for labels in track(arguments.labels, "measuring", console=console):
+        rows.append((labels, *measure(arguments.case, labels, arguments.runs)))
+        write_csv(arguments.output, [head, *([*row, arguments.case, versions, machine] for row in rows)])
     title = f"{versions}; {machine}; {arguments.case}"
     table = Table("labels", "forward, s", "pydensecrf2, s", "ratio", "step, s", title=title)
     for labels, ours, theirs, step in rows:
         table.add_row(str(labels), f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.1f}", f"{step:.2f}")
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    head = ["labels", "forward s", "pydensecrf2 s", "step s", "case", "versions", "machine"]
-    write_csv(arguments.output, [head, *([*row, arguments.case, versions, machine] for row in rows)])
     console.print(arguments.output)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from crfrnn.volumes import refine_volume, to_display_range
+from outputs import ready
 
 NAMES = ("neither", "grey matter", "white matter")
 COLOURS = np.array([[0, 0, 0], [230, 120, 30], [60, 140, 230]], np.uint8)
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=1.0, help="standard deviation on the logits")
     parser.add_argument("--picture", type=Path, help="where to draw slices (.jpg, .png)")
     options = parser.parse_args()
+    ready(parser, options.picture)
     t1, maps = template(options.resolution)
     truth = maps.argmax(0)
     rough = worsen(maps, options.cube, options.noise, seed=0)

@@ -32,6 +32,7 @@ from crfrnn import _native
 from crfrnn.data import atomic, read_image, shared_folder
 from crfrnn.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
 from engine import in_turn
+from outputs import ready
 
 COCO_VAL = 40_504  # pictures of COCO val2014
 FOLDERS = {"voc": "data/voc2012-person/VOCdevkit/VOC2012/JPEGImages", "coco": "data/coco-mini/train2017"}
@@ -149,6 +150,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/pseudo_labels.csv"))
     arguments = parser.parse_args()
+    ready(parser, arguments.output)
     shared = shared_folder()
     if shared is None:
         raise SystemExit("no real pictures: name their folder in $CRFRNN_SHARED")
@@ -166,7 +168,6 @@ def main() -> None:
         seconds = ("–" if np.isnan(v) else f"{v:.2f}" for v in (mine, peer))
         table.add_row(what, str(count), size, f"{speed:.2f}", f"{hours:.1f}", *seconds)
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*heads, "versions", "machine"])

@@ -34,6 +34,7 @@ from crfrnn.evaluation.tables import write_csv
 from crfrnn.models import build_network, network_names
 from crfrnn.predict import packaged_checkpoints
 from engine import in_turn
+from outputs import ready
 
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 SIZE = 500
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="of the CRF; the checkpoint's own by default")
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/segment.csv"))
     arguments = parser.parse_args()
+    ready(parser, arguments.output)
     torch.set_num_threads(arguments.threads)
     console = Console()
     with tempfile.TemporaryDirectory() as temporary, console.status("measuring, about a minute"):
@@ -121,7 +123,6 @@ def main() -> None:
     for first, *seconds in rows:
         table.add_row(first, *(f"{v:.3f}" for v in seconds))
     console.print(table)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     head = [*HEADS, "checkpoint", "versions", "machine"]
     write_csv(arguments.output, [head, *([*row, name, versions, machine] for row in rows)])
     console.print(arguments.output)

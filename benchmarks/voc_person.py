@@ -30,14 +30,15 @@ from crfrnn.data import (
     VOC_CLASSES,
     DeepLabUnaries,
     PictureSet,
-    atomic,
     read_label_png,
     voc_person_folder,
     write_label_png,
 )
+from crfrnn.data.files import write_text
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator
 from crfrnn.evaluation.tables import write_csv
 from crfrnn.training import load_parameters
+from outputs import ready
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 TITLE = "VOC 2012, person subset"
@@ -189,6 +190,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="keep label maps here and take those that are here")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    name = "voc_person" if options.split == "val" else "voc_person_train"
+    place = {end: options.out / f"{name}{end}" for end in (".md", ".csv", "_trimap.csv", "_differences.csv")}
+    ready(parser, *(() if options.only else place.values()))
     data = voc_person_folder()
     if data is None:
         raise SystemExit("the real pictures are not here: set $CRFRNN_SHARED to the folder that holds data/")
@@ -205,17 +209,11 @@ def main() -> None:
     took = f"; {time.perf_counter() - begun:.0f} s" if options.cache is None else ""  # kept maps cost no time
     machine = f"{platform.machine()}, Python {platform.python_version()}, {packages}{took}."
     text = markdown(result, options.split, machine)
-    name = "voc_person" if options.split == "val" else "voc_person_train"
-    write(options.out / f"{name}.md", text)
-    result.write_csv(options.out / f"{name}.csv")
-    result.write_curve_csv(options.out / f"{name}_trimap.csv")
-    write_csv(options.out / f"{name}_differences.csv", differences(result))
+    write_text(place[".md"], text)
+    result.write_csv(place[".csv"])
+    result.write_curve_csv(place["_trimap.csv"])
+    write_csv(place["_differences.csv"], differences(result))
     print("\n" + text)
-
-
-def write(path: Path, text: Any) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from torch import Tensor
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.data import VOC_CLASSES, VOID
 from crfrnn.training import SetIoU, load_parameters, save_parameters
+from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train, scores
 
 STEPS_OF_FIT, TRIMAP, CROSS_ENTROPY = 4, 0.5, 0.02
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
+    ready(parser, options.out)
     everything = pictures_of_train(options.limit, LEAST, MOST)
     folds = range(options.folds) if options.cross else [options.hold]
     models, ours, theirs, taught = [], [], [], set[str]()

@@ -25,6 +25,7 @@ from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS, Preset
 from crfrnn.data import VOC_CLASSES
 from crfrnn.training import save_parameters
+from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, Picture, compare, pictures_of_train, scores
 
 Prepared = tuple[Picture, tuple[GaussianKernel, GaussianKernel]]
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
+    ready(parser, options.out)
     torch.set_num_threads(1)
     pictures, default, deeplab = pictures_of_train(options.limit), PRESETS["default"], PRESETS["deeplab"]
     none = torch.zeros(LABELS)

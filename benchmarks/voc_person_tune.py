@@ -25,6 +25,7 @@ from crfrnn import GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS
 from crfrnn.evaluation import mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
+from outputs import ready
 from voc_person_train import STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train
 
 RANGES = {
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True, help="CSV of the finished settings")
     options = parser.parse_args()
+    ready(parser, options.out)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -122,7 +124,7 @@ def main() -> None:
     space: dict[str, Any] = {
         name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in RANGES.items()
     }
-    turn = 0
+    turn, ranked = 0, search.finished
     while turn < len(STARTS) or time.monotonic() < until:
         kernels: dict[str, GaussianKernel] = {}
         fixed: dict[str, float] = {}
@@ -133,9 +135,9 @@ def main() -> None:
             fixed = {name: trial.params[name] for name in ("theta_alpha", "theta_beta")}
             study.tell(trial, search.value(trial.params, kernels))
         turn += 1
-    ranked = sorted(search.finished, key=lambda pair: -sum(figures(pair[1])))
-    lines = ([*(f"{x:.4g}" for x in n.values()), *figures(counts)] for n, counts in ranked)
-    write_csv(options.out, [[*RANGES, "mean_iu", "trimap_iu"], *lines])
+        ranked = sorted(search.finished, key=lambda pair: -sum(figures(pair[1])))
+        lines = ([*(f"{x:.4g}" for x in n.values()), *figures(counts)] for n, counts in ranked)
+        write_csv(options.out, [[*RANGES, "mean_iu", "trimap_iu"], *lines])
     print("best", ranked[0][0])
     chen = search.finished[1][1]
     compare(ranked[0][1], chen, "DeepLab's (best of all, in sample)")

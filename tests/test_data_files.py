@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 
 from crfrnn.data import atomic, temporary
-from crfrnn.data.files import OutputError, new_folder, write_text
+from crfrnn.data.files import OutputError, new_folder, prepared, write_text
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def names(folder: Path) -> list[str]:
@@ -107,6 +110,25 @@ def test_places_that_take_no_file(tmp_path: Path, place: str, says: str) -> None
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, OSError)
     again = pickle.loads(pickle.dumps(caught.value))
     assert type(again) is OutputError and str(again) == str(caught.value)
+
+
+def test_the_place_of_a_result_is_tried_before_the_work(tmp_path: Path) -> None:
+    assert prepared(tmp_path / "new" / "deep" / "a.csv").parent.is_dir()
+    assert names(tmp_path / "new" / "deep") == []
+    for place, says in (
+        ("/proc/a.csv", "'/proc'.*takes no files"),
+        ("/dev/null/a.csv", "'/dev/null'.*a folder"),
+    ):
+        with pytest.raises(OutputError, match=says):
+            prepared(place)
+
+
+def test_every_measurement_tries_its_place_first() -> None:
+    scripts = [p for p in BENCHMARKS.glob("*.py") if re.search(r'"--(out|output|picture)"', p.read_text())]
+    assert len(scripts) >= 11
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        assert re.search(r"parse_args\(\)\n(.*\n){0,3}    ready\(parser, ", text), script.name
 
 
 @pytest.mark.parametrize("place", ["/proc/a/b", "/dev/null", "file/a"])

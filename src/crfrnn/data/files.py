@@ -130,6 +130,19 @@ def new_folder(path: PathLike, role: str = "output") -> Path:
     return folder
 
 
+def writable_folder(path: PathLike, role: str = "output") -> Path:
+    """`new_folder`, and a file tried in it; OutputError where it takes none."""
+    folder = new_folder(path, role)
+    trial = folder / temporary_name()
+    try:
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        usual = ("a folder that can be written to", error.strerror or str(error), "name another place")
+        raise OutputError(role, path, *_REASONS.get(error.errno or 0, usual)) from error
+    return folder
+
+
 _NAME_BYTES = 255  # of every file system in use; some count characters, of which there are never more
 _FULL = ("room for it", "a full disk", "free some, or name another place")
 _REASONS = {
@@ -194,6 +207,20 @@ def read_text(path: PathLike, role: str) -> str:
     if "\0" in text:
         raise FileError(role, path, "a text file in UTF-8", "zero bytes", "save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def prepared(path: PathLike) -> Path:
+    """Before long work: make the folder of its result, and try to write there; OutputError where it fails.
+
+    >>> import tempfile
+    >>> prepared(Path(tempfile.mkdtemp()) / "new" / "result.csv").parent.is_dir()
+    True
+    """
+    target = Path(path)
+    check_name(target)
+    writable_folder(target.parent)
+    check_target(target)
+    return target
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data.files import FileError, PathLike, atomic, check_name, new_folder
+from crfrnn.data.files import FileError, PathLike, check_name, new_folder, writable_folder
 from crfrnn.data.manifest import MANIFEST, Entry, Manifest, Run, identity, locked, stamp
 from crfrnn.data.temporary import sweep, temporary_name
 
@@ -110,7 +110,7 @@ def _claimed(
                 raise FileError(role, file, "the name of a file", "a folder", "name another")
     _check_apart(items, role, _exact)
     _check_inputs(items, inputs, role)
-    new_folder(place, role)
+    writable_folder(place, role)
     if _ignores_case(place):
         _check_apart(items, role, _folded)
     sweep(place)
@@ -342,10 +342,9 @@ def _broken(folder: Path) -> bool:
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case alone are one file there; FileError if it takes no files."""
+    """Whether names that differ in case alone are one file there."""
     name = folder / f"{temporary_name()}.a"
-    with atomic(name) as part:
-        part.touch()
+    name.touch()
     try:
         return name.with_suffix(".A").exists()
     finally:

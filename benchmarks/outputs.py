@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""Where a measurement writes to: tried before it begins, so that minutes of work are not lost at the end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from crfrnn.data.files import OutputError, prepared
+
+
+def ready(parser: argparse.ArgumentParser, *paths: Path | None) -> None:
+    """Make the folders of these files; a usage error if one of them cannot be written."""
+    for path in paths:
+        try:
+            if path is not None:
+                prepared(path)
+        except OutputError as error:
+            parser.error(str(error))
