@@ -15,7 +15,7 @@ from crfrnn.commands import common
 from crfrnn.data import write_label_png
 from crfrnn.training import load_parameters
 from test_cli_refine import names, run
-from toy import LABELS, make_pictures
+from toy import LABELS, SIZE, make_pictures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -170,6 +170,26 @@ def test_evaluating_folders_needs_no_unaries(root: Path, tmp_path: Path) -> None
     (tmp_path / "some").mkdir()
     code, _, errors = run(*words, "-m", tmp_path / "some")
     assert code == 2 and "p0.png" in errors and "nothing under that name" in errors
+
+
+def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -> None:
+    root, white = make_pictures(tmp_path / "own", pictures=2), tmp_path / "white"
+    white.mkdir()
+    held = np.zeros(SIZE, np.uint8)
+    held[:, 9:] = 255
+    for path in (root / "masks").iterdir():
+        write_label_png(white / path.name, held)
+    words = ["evaluate", root, "--labels", LABELS, "--samples", 5, "-o", tmp_path / "out", "-m"]
+    code, _, errors = run(*words, f"white={white}")
+    assert code == 2 and "prediction" in errors and "nothing but 0 and 255" in errors
+    for path in white.iterdir():
+        path.rename(root / "masks" / path.name)
+    truth = f"a={root / 'masks'}"
+    for command in ([*words, truth], ["fit", root, *source(root), "-o", tmp_path / "a.safetensors"]):
+        code, _, errors = run(*command)
+        assert code == 2 and "only 0 and 255 in all" in errors and "255: object" in errors
+    code, _, errors = run(*words, truth, "--void", 255)
+    assert "only 0 and 255" not in errors
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,19 @@ def test_scribbles_stay_as_they_were_drawn(root: Path) -> None:
     assert code == 0 and (found[drawn != 255] == drawn[drawn != 255]).all()
 
 
+def test_void_is_said_where_it_is_another_number(root: Path) -> None:
+    held = np.full(SIZE, 11, np.uint8)
+    held[:, :6], held[:, 16:] = 0, 1
+    write_label_png(root / "map.png", held)
+    words = ["refine", root / "images/p0.png", "-u", root / "map.png", "--kind", "labels", "--labels", 2]
+    code, _, errors = run(*words, "-o", root / "o.png")
+    assert code == 1 and "labels 0..1 or -1, got 11" in errors
+    code, _, errors = run(*words, "--void", 11, "--save-probabilities", "-T", 0, "-o", root / "o.png")
+    assert code == 0, errors
+    with np.load(root / "o_probabilities.npz") as saved:
+        assert np.allclose(saved["probabilities"][:, held == 11], 0.5)
+
+
 def test_one_logit_per_pixel_with_parameters_of_one_logit(root: Path) -> None:
     """A file without an axis of labels; the parameters that a sigmoid network was trained with."""
     image = read_image(root / "images/p0.png")

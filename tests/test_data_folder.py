@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import codecs
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import devkits
-from crfrnn.data import LabelList, folder_pictures, write_label_png
+from crfrnn.data import LabelList, folder_pictures, read_label_png, write_label_png
+from crfrnn.data import pictures as pictures_module
 
 
 def mask(path, *rows):
@@ -109,6 +111,51 @@ def test_black_and_white_masks_are_questioned(two):
     (two / "labels.txt").write_text("0: background\n255: object\n")
     assert folder_pictures(two).check() == []
     assert folder_pictures(two)[0].mask.tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_search_for_a_label_ends_with_the_first(two, monkeypatch):
+    plain = read_label_png
+    for name in "abc":
+        mask(two / f"masks/{name}.png", [0, 255], [255, 0])
+    with pytest.raises(ValueError, match="only 0 and 255 in all 3"):
+        folder_pictures(two, num_labels=2).ask_about_white()
+    (two / "masks/a.png").write_bytes(b"damaged")  # whoever reads it for good says so
+    mask(two / "masks/b.png", [0, 1])
+    read = []
+
+    def reading(path, *_, **__):
+        read.append(path.stem)
+        return plain(path)
+
+    monkeypatch.setattr(pictures_module, "read_label_png", reading)
+    folder_pictures(two, num_labels=2).ask_about_white()
+    assert read == ["a", "b"]
+
+
+def test_void_under_another_number(two):
+    """CamVid's 11: as a line of labels.txt, or said by the caller, with names and without."""
+    for name in "abc":
+        mask(two / f"masks/{name}.png", [0, 11, 1], [255, 1, 11])
+    want = [[0, 255, 1], [255, 1, 255]]
+    assert folder_pictures(two, num_labels=2, void=11)[0].mask.tolist() == want
+    assert folder_pictures(two, num_labels=2, void=11).class_names == ()
+    with pytest.raises(ValueError, match="void: expected the labels that are left, got 1"):
+        folder_pictures(two, num_labels=2, void=1)
+    (two / "labels.txt").write_text("0: sky\n1: road\n11: Void\n")
+    pictures = folder_pictures(two)
+    assert pictures.class_names == ("sky", "road") and pictures[0].mask.tolist() == want
+    assert LabelList.read(two / "labels.txt") == LabelList(("sky", "road"), (0, 1), (11,))
+    names = [f"label {k}" for k in range(11)]
+    (two / "labels.txt").write_text("\n".join([*names, "void"]))
+    with pytest.warns(UserWarning, match=r"'void' is a label like the others.*--void 11.*'11: void'"):
+        assert len(folder_pictures(two).class_names) == 12
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures = folder_pictures(two, void=11)  # the remedy
+        assert len(pictures.class_names) == 11 and pictures[0].mask.tolist() == want
+    (two / "labels.txt").write_text("0: sky\n1: road\n11: Unlabelled\n")
+    with pytest.warns(UserWarning, match="'Unlabelled'"):
+        folder_pictures(two)
 
 
 def test_every_problem_at_once(two):

@@ -31,6 +31,53 @@ def test_indexed_grey_and_arrays(tmp_path):
         assert read_label_map(tmp_path / name, 3).tolist() == FREE, name
 
 
+WHITE = np.array([[0, 255, 255], [0, 0, 255]], np.uint8)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "indexed.png", "alpha.png", "a.npy", "a.npz", "a.pt"])
+def test_black_and_white_is_questioned(tmp_path, name):
+    """255 means "not known", so all that is white would be lost; whoever means that says it."""
+    path = tmp_path / name
+    if name == "indexed.png":
+        write_label_png(path, WHITE)
+    elif name == "alpha.png":
+        Image.fromarray(np.stack([WHITE, np.full_like(WHITE, 255)], -1)).save(path)
+    elif name == "grey.png":
+        Image.fromarray(WHITE).save(path)
+    elif name == "a.pt":
+        torch.save(torch.from_numpy(WHITE), path)
+    else:
+        (np.save if name == "a.npy" else np.savez)(path, WHITE)
+    known = [[0, -1, -1], [0, 0, -1]]
+    for kind in ("labels", "scribbles") if name != "alpha.png" else ("scribbles",):
+        for labels in (2, 21):
+            with pytest.raises(ValueError, match=r"255.*not known.*nothing but 0 and 255.*--void 255"):
+                read_unary(path, kind=kind, num_labels=labels)
+        assert read_unary(path, kind=kind, num_labels=1).logits.shape == (1, 2, 3)
+        found = read_unary(path, kind="scribbles", num_labels=2, unknown=255).clamp
+        assert found is not None and found.tolist() == known
+    np.save(tmp_path / "mended.npy", (WHITE > 0).astype("uint8"))  # the remedy
+    assert read_label_map(tmp_path / "mended.npy", 2).tolist() == (WHITE > 0).astype(int).tolist()
+
+
+def test_unmarked_paper_is_no_mask_and_truth_values_are_labels(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.full((2, 3), 255, np.uint8))
+    assert (read_scribbles(path, 2) == -1).all()
+    with pytest.raises(ValueError, match="nothing but 255"):
+        read_label_map(path, 2)
+    np.save(path, WHITE > 0)
+    assert read_label_map(path, 2).tolist() == [[0, 1, 1], [0, 0, 1]]
+    np.save(path, (WHITE > 0).astype(np.float32))
+    with pytest.raises(ValueError, match=r"labels.astype\('uint8'\)"):
+        read_label_map(path, 2)
+    np.save(path, WHITE // 2)
+    with pytest.raises(ValueError, match=r"labels 0..1 or -1, got 127 at row 0, column 1"):
+        read_label_map(path, 2)
+    with pytest.raises(ValueError, match="if 11 is the void one, take fewer labels"):
+        read_label_map(path, 12, unknown=11)
+
+
 def test_colour_with_transparency(tmp_path):
     pixels = np.zeros((2, 3, 4), np.uint8)
     pixels[..., :3] = voc_palette()[LABELS]

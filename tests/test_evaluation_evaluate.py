@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -161,3 +162,15 @@ def test_methods_are_compared_over_the_labels_of_the_truth():
         sums = found.counts["wild"][kind].sum(0)
         assert found.score("wild", kind) == pytest.approx((sums[0, :2] / sums[1, :2]).mean())
     assert "means over the 2 of 3 labels that occur in the truth" in found.markdown(samples=10)
+
+
+def test_white_truths_are_questioned():
+    white = np.array([[0, 255], [0, 255]])
+    evaluator = Evaluator(2)
+    evaluator.update("a", white, {"plain": np.zeros((2, 2), int)})
+    with pytest.warns(UserWarning, match="truth: nothing but 0 and 255 in all 1 pictures.*save white as 1"):
+        evaluator.compute()
+    evaluator.update("b", np.array([[0, 1], [0, 255]]), {"plain": np.zeros((2, 2), int)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator.compute()

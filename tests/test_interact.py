@@ -177,3 +177,16 @@ def test_bad_input_is_named(call: Any, named: str) -> None:
 def test_examples_run(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"crfrnn.interact.{name}"))
     assert found.attempted > 0 and found.failed == 0
+
+
+def test_white_strokes_are_questioned_and_the_remedies_work() -> None:
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[:, 4:] = 200
+    scribbles = np.zeros((6, 8), np.uint8)
+    scribbles[2, 6] = 255
+    for segment in (segment_scribbles, lambda i, s: segment_box(i, (2, 1, 8, 5), scribbles=s)):
+        with pytest.raises(ValueError, match=r"nothing but 0 and 255.*np.where\(scribbles == 255, 1, -1\)"):
+            segment(image, scribbles)
+    mended = np.where(scribbles == 255, 1, -1)
+    mended[2, 1] = 0  # on the background too
+    assert segment_scribbles(image, mended).labels[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]

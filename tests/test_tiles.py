@@ -152,6 +152,31 @@ def test_scores_are_read_as_said() -> None:
         as_logits("labels", 3)(p)
 
 
+def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
+    """A tile of nothing but 0 and 255 is no reason to ask: the next one may show labels."""
+    image = np.zeros((3, 70, 300), np.uint8)
+    white = np.zeros((1, 70, 300), np.uint8)
+    white[:, :, 100:] = 255
+    crf, sheet = CRFRNN(2, theta_alpha=5.0).eval(), Sheet((2, 70, 300))
+    with pytest.raises(ValueError, match="nothing but 0 and 255"):
+        refine_tiles(
+            InMemory(image), InMemory(white), crf, sheet.write, logits=as_logits("labels", 2), tile=128
+        )
+    assert (sheet.labels == -1).all()
+    refine_tiles(
+        InMemory(image),
+        InMemory(white),
+        crf,
+        sheet.write,
+        logits=as_logits("labels", 2, unknown=255),
+        tile=128,
+    )
+    white[:, 60, 290] = 1
+    sheet = Sheet((2, 70, 300))
+    refine_tiles(InMemory(image), InMemory(white), crf, sheet.write, logits=as_logits("labels", 2), tile=128)
+    assert (sheet.labels >= 0).all()
+
+
 def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     p = np.array([[[0.2, np.nan], [0.9, 0.5]]], np.float32)
     with pytest.raises(ValueError, match=r"1 NaN.*row 0, column 1"):

@@ -66,6 +66,9 @@ Layout = Annotated[
     typer.Option("--layout", "--axes", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns)."),
 ]
 GtProb = Annotated[float, typer.Option("--gt-prob", help="How sure a given label is (labels, scribbles).")]
+Void = Annotated[
+    int | None, typer.Option("--void", help="Value of masks and label maps that is no label (255).")
+]
 Key = Annotated[str | None, typer.Option("--key", help="Entry of an .npz or .pt file.")]
 Root = Annotated[
     Path, typer.Argument(help="VOC development kit, or a folder with images/ and masks/.", show_default=False)
@@ -228,12 +231,14 @@ def check_iterations(iterations: int) -> int:
     return iterations
 
 
-def pictures(root: Path, split: str, num_labels: int | None) -> PictureSet:
+def pictures(root: Path, split: str, num_labels: int | None, void: int | None = None) -> PictureSet:
     """A VOC development kit if there is one under `root`, else a folder with images/ and masks/."""
-    from crfrnn.data import PictureSet
+    from crfrnn.data import VOID, PictureSet
 
     if (root / "images").is_dir():
-        return PictureSet.folder(root, num_labels=num_labels)
+        return PictureSet.folder(root, num_labels=num_labels, void=void)
+    if void not in (None, VOID):
+        raise ValueError(f"--void: expected {VOID} for a VOC development kit, got {void}; leave it out")
     return PictureSet.voc(root, split)
 
 
@@ -267,23 +272,27 @@ def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     return FolderUnaries(folder, {"axes": options.pop("layout", None), **options})
 
 
-def labelled(root: Path, split: str, limit: int | None, labels: int | None) -> tuple[PictureSet, int]:
+def labelled(
+    root: Path, split: str, limit: int | None, labels: int | None, void: int | None = None
+) -> tuple[PictureSet, int]:
     """Pictures with masks, and their number of labels, which is VOC's or must be said."""
-    found = every(pictures(root, split, labels), limit)
+    found = every(pictures(root, split, labels, void), limit)
     count = labels or len(found.class_names)
     if count < 1:
         raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")
+    if void is None and count > 1:
+        found.ask_about_white()
     return found, count
 
 
 def dataset(
-    root: Path, split: str, limit: int | None, spec: str, labels: int | None, **options: Any
+    root: Path, split: str, limit: int | None, spec: str, labels: int | None, void: int | None, **options: Any
 ) -> UnaryDataset:
     """Pictures with masks and unaries."""
     from crfrnn.training import UnaryDataset
 
-    found, count = labelled(root, split, limit, labels)
-    return UnaryDataset(found, unary_source(spec, num_labels=count, **options), count)
+    found, count = labelled(root, split, limit, labels, void)
+    return UnaryDataset(found, unary_source(spec, num_labels=count, unknown=void, **options), count)
 
 
 def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ def evaluate(
     layout: common.Layout = None,
     key: common.Key = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     limit: common.Limit = None,
     iterations: common.Iterations = None,
     baseline: Annotated[
@@ -72,17 +73,17 @@ def evaluate(
     base = baseline or next(iter(specs))
     if base not in specs:
         raise ValueError(f"--baseline: expected one of {', '.join(specs)}, got {base!r}")
-    found, count = common.labelled(root, split, limit, labels)
+    found, count = common.labelled(root, split, limit, labels, void)
     needs = [spec for spec in specs.values() if not Path(spec).is_dir()]
     if unaries is None and needs:
         raise ValueError(f"--unaries: expected a folder or deeplab:FILE.npz for {needs[0]!r}, got none")
     source = (
-        common.unary_source(unaries, kind=kind, layout=layout, key=key, num_labels=count)
+        common.unary_source(unaries, kind=kind, layout=layout, key=key, num_labels=count, unknown=void)
         if unaries
         else _none
     )
     data = UnaryDataset(found, source, count, cache_bytes=0)
-    runs = {name: _method(spec, count, iterations) for name, spec in specs.items()}
+    runs = {name: _method(spec, count, iterations, void) for name, spec in specs.items()}
     tables = {name: output / name for name in ("scores.md", "scores.csv", "trimap.csv", "differences.csv")}
     names = common.class_names(found, count)
     evaluator = Evaluator(count, class_names=names, trimap_width=trimap_width)
@@ -126,10 +127,10 @@ def _named(spec: str) -> tuple[str, str]:
     return (Path(rest).stem if Path(rest).exists() else rest), spec
 
 
-def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
+def _method(spec: str, num_labels: int, iterations: int | None, void: int | None) -> Method:
     import numpy as np
 
-    from crfrnn.data import read_label_png
+    from crfrnn.data.palette import ask_about_white, check_labels, read_label_png
     from crfrnn.refine import refine
 
     if spec == "plain":
@@ -137,9 +138,16 @@ def _method(spec: str, num_labels: int, iterations: int | None) -> Method:
     kind, _, rest = spec.partition(":")
     path = Path(rest if kind in ("params", "folder") and rest else spec)
     if path.is_dir() and kind != "params":
-        return lambda sample: read_label_png(path / f"{sample.id}.png", num_labels, role="prediction").astype(
-            np.int64
-        )
+
+        def read(sample: Sample) -> NDArray[np.int64]:
+            file = path / f"{sample.id}.png"
+            labels = read_label_png(file, role="prediction")
+            if void is None and num_labels > 1:
+                ask_about_white(labels, "prediction", file)
+            check_labels(labels, num_labels, file, "prediction")
+            return labels.astype(np.int64)
+
+        return read
     if kind == "preset" and rest:
         crf = common.build_crf(num_labels, None, rest, iterations).crf
     elif path.is_file() and kind != "folder":

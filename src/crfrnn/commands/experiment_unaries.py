@@ -52,6 +52,7 @@ def unary_experiment(
     layout: common.Layout = None,
     key: common.Key = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     limit: common.Limit = None,
     val_pictures: ValPictures = None,
     long_side: Annotated[
@@ -91,7 +92,7 @@ def unary_experiment(
     from crfrnn.training.train import some_of
 
     check_choice("--judge-on", judge_on, ("val", "held-out"))
-    options = {"kind": kind, "layout": layout, "key": key, "long_side": long_side}
+    options = {"void": void, "kind": kind, "layout": layout, "key": key, "long_side": long_side}
     data = _dataset(root, split, limit, unary_files, labels, **options)
     if judge_on == "held-out":
         train, judged = held_apart(data, hold_out, seed)
@@ -128,15 +129,15 @@ for _name in ("unaries", "unary-ablations"):
 
 
 def _dataset(
-    root: Path, split: str, limit: int | None, spec: str, labels: int | None, *, long_side: int | None,
-    **options: Any,
+    root: Path, split: str, limit: int | None, spec: str, labels: int | None, *, void: int | None,
+    long_side: int | None, **options: Any,
 ) -> UnaryDataset:  # fmt: skip
     """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
     from crfrnn.data import ReducedUnaries, reduced
     from crfrnn.training import UnaryDataset
 
     if long_side is None:
-        return common.dataset(root, split, limit, spec, labels, **options)
-    found, count = common.labelled(root, split, limit, labels)
-    source = common.unary_source(spec, num_labels=count, **options)
+        return common.dataset(root, split, limit, spec, labels, void, **options)
+    found, count = common.labelled(root, split, limit, labels, void)
+    source = common.unary_source(spec, num_labels=count, unknown=void, **options)
     return UnaryDataset(reduced(found, long_side), ReducedUnaries.of(source, found), count)

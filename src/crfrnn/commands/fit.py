@@ -26,6 +26,7 @@ def fit(
     layout: common.Layout = None,
     key: common.Key = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     limit: common.Limit = None,
     start: Annotated[
         Path | None, typer.Option("--start", help="Parameter file to start from, such as tune's.")
@@ -91,7 +92,7 @@ def fit(
         anchor=anchor, crop=crop, compatibility=compatibility,
     )  # fmt: skip
     check_output(output)
-    data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
+    data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     crf = _start(start, data.num_labels, preset, label_weights, iterations, quality, temperature)
     log = output.with_suffix(".csv")
     logs = [log.with_stem(f"{log.stem}-{number}") for number in range(folds)] if all_folds else [log]

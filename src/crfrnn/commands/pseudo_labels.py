@@ -35,6 +35,7 @@ def pseudo_labels(
     ] = "cams",
     layout: common.Layout = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     key: common.Key = None,
     level: Annotated[
         list[float] | None,
@@ -73,8 +74,8 @@ def pseudo_labels(
     with common.progress() as bar:
         task = bar.add_task("pseudo-labels", total=len(jobs))
         report = write_pseudo_labels(
-            jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, key=key, quality=quality,
-            processes=processes, batch=batch, device=device, overwrite=overwrite,
+            jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
+            quality=quality, processes=processes, batch=batch, device=device, overwrite=overwrite,
             progress=lambda done, _: bar.update(task, completed=done),
         )  # fmt: skip
     failures = Failures()

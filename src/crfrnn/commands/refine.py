@@ -30,6 +30,7 @@ def refine(
     kind: common.Kind,
     layout: common.Layout = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     gt_prob: common.GtProb = 0.7,
     key: common.Key = None,
     params: common.Params = None,
@@ -66,7 +67,7 @@ def refine(
         "theta_alpha": theta_alpha, "theta_beta": theta_beta, "theta_gamma": theta_gamma,
         "spatial_weight": spatial_weight, "bilateral_weight": bilateral_weight, "quality": quality,
     }  # fmt: skip
-    reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key}
+    reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key, "unknown": void}
     work = _Work(
         find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
         save_probabilities, panel, single=len(images) == 1 and Path(images[0]).is_file(),

@@ -22,6 +22,7 @@ def tiles(
         typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
     ] = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     gt_prob: common.GtProb = 0.7,
     params: common.Params = None,
     preset: common.Preset = None,
@@ -74,7 +75,7 @@ def tiles(
                 "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
                 misfit, "warp it onto the picture",
             )  # fmt: skip
-        convert = as_logits(kind, labels, gt_prob)
+        convert = as_logits(kind, labels, gt_prob, void)
         crf = common.build_crf(
             labels if kind == "labels" else max(len(scores.bands), 2), params, preset, iterations,
             theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,

@@ -21,6 +21,7 @@ def tune(
     layout: common.Layout = None,
     key: common.Key = None,
     labels: common.Labels = None,
+    void: common.Void = None,
     limit: common.Limit = None,
     trials: Annotated[int, typer.Option("--trials", help="Settings to try in all.")] = 60,
     study: Annotated[
@@ -57,7 +58,7 @@ def tune(
         settings["iterations"] = common.check_iterations(iterations)
     config = TuneConfig(trials, folds, seed, metric, prune, ranges, settings)
     check_output(output)
-    data = common.dataset(root, split, limit, unaries, labels, kind=kind, layout=layout, key=key)
+    data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     goes_on = "the same command goes on" if study else "with --study FILE the next one would go on from here"
     with (
         claim(

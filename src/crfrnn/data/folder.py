@@ -18,6 +18,7 @@ from crfrnn.lattice.validate import warn
 
 LABELS_FILE = "labels.txt"
 MASK_SUFFIX = "_mask"
+_NO_TRUTH = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
 _VALUED = re.compile(r"(\d{1,3})\s*:\s*(\S.*)")
 
 
@@ -28,10 +29,12 @@ class LabelList:
     Attributes:
         names: one per label; label k is the k-th.
         values: the value (0..255) that the masks hold for each label.
+        void: further values that mean "no truth", beside 255.
     """
 
     names: tuple[str, ...]
     values: tuple[int, ...]
+    void: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: PathLike) -> LabelList:
@@ -39,6 +42,9 @@ class LabelList:
 
         A line that starts with ``#`` is a comment and stands for no label. Without values the ``#`` must
         stand alone, ``# like this``: ``#like this`` may as well be the name of a label.
+
+        ``VALUE: void`` is no label: this value of the masks means "no truth". Any other line whose name says
+        so is a label like the others, and a warning asks about it.
 
         Raises:
             ValueError: no such file, no names, a name or value twice, both forms mixed, more than 255 labels.
@@ -55,35 +61,54 @@ class LabelList:
             )
         names = [m[2] for m in valued] or lines
         values = [int(m[1]) for m in valued] or list(range(len(lines)))
+        void = [value for name, value in zip(names, values, strict=True) if valued and name.lower() == "void"]
+        names = [name for name, value in zip(names, values, strict=True) if value not in void]
+        values = [value for value in values if value not in void]
         for what, entries in (("name", names), ("value", [str(v) for v in values])):
             twice = sorted({e for e in entries if entries.count(e) > 1})
             if twice:
                 got = f"{what} {', '.join(twice)} twice"
                 raise FileError("labels", path, f"each {what} once", got, "remove one line")
-        if not 1 <= len(names) <= VOID or max(values) > 255:
+        if not 1 <= len(names) <= VOID or max(values + void) > 255:
             raise FileError(
                 "labels", path, "1..255 names with values 0..255",
-                f"{len(names)} names, values up to {max(values, default=0)}", "write one label a line",
+                f"{len(names)} names, values up to {max(values + void, default=0)}", "write one label a line",
             )  # fmt: skip
-        return cls(tuple(names), tuple(values))
+        return cls(tuple(names), tuple(values), tuple(void))
 
     @property
     def plain(self) -> bool:
         """The masks hold the labels themselves."""
-        return self.values == tuple(range(len(self.values)))
+        return self.values == tuple(range(len(self.values))) and not self.void
+
+    def without(self, void: int) -> LabelList:
+        """The same with a value that means "no truth"; the label that it may have stood for is left out."""
+        pairs = [pair for pair in zip(self.names, self.values, strict=True) if pair[1] != void]
+        return LabelList(tuple(n for n, _ in pairs), tuple(v for _, v in pairs), (*self.void, void))
+
+    def warn_of_void(self, path: PathLike) -> None:
+        """A label whose name says that it is none would be trained and scored like the others."""
+        for name, value in zip(self.names, self.values, strict=True):
+            if name.lower() in _NO_TRUTH:
+                warn(
+                    f"labels {str(path)!r}: {name!r} is a label like the others, trained and scored; if "
+                    f"{value} means no truth, say --void {value}, or write all lines as VALUE: NAME and this "
+                    f"one as '{value}: void'"
+                )
 
     def mask(self, path: PathLike) -> NDArray[np.uint8]:
         """The mask of a file as labels; 255 stays void unless a label is written as 255."""
         held = read_label_png(path, role="mask")
         table = np.full(256, -1, np.int16)
-        table[VOID] = VOID
+        table[[VOID, *self.void]] = VOID
         table[list(self.values)] = range(len(self.values))
         mask = table[held]
         if (mask < 0).any():
             y, x = (int(i) for i in np.argwhere(mask < 0)[0])
             raise FileError(
                 "mask", path, f"the values of {LABELS_FILE} or {VOID}",
-                f"{int(held[y, x])} at row {y}, column {x}", f"add a line '{int(held[y, x])}: NAME'",
+                f"{held[y, x]} at row {y}, column {x}",
+                f"add a line '{held[y, x]}: NAME', or '{held[y, x]}: void' where it means no truth",
             )  # fmt: skip
         return mask.astype(np.uint8)
 
@@ -116,6 +141,7 @@ def folder_pictures(
     images: str = "images",
     masks: str | None = "masks",
     num_labels: int | None = None,
+    void: int | None = None,
 ) -> PictureSet:
     """Pictures with indexed or grey PNG masks: value = label, 255 = void.
 
@@ -130,13 +156,15 @@ def folder_pictures(
         images, masks: names of the two folders; masks=None for pictures without truths.
         num_labels: how many labels there are, where no labels.txt says it. Masks with other labels are
             refused when they are read.
+        void: a further value of the masks, beside 255, that means "no truth". A label that labels.txt names
+            for it is left out.
 
     Raises:
         ValueError: no such folder or split, no pictures, two of one stem, `num_labels` and labels.txt at
             odds, and all missing masks named at once.
     """
     top = Path(root)
-    labels = _labels(top, num_labels)
+    labels = _labels(top, num_labels, void)
     count = num_labels if labels is None else len(labels.names)
     place, wanted = _split(top, split)
     if (place / images).is_dir():
@@ -156,14 +184,27 @@ def folder_pictures(
         )
         for image, mask in pairs
     ]  # fmt: skip
-    return PictureSet.of(items, place, () if labels is None else labels.names)
+    named = labels is not None and (top / LABELS_FILE).is_file()
+    return PictureSet.of(items, place, labels.names if named and labels is not None else ())
 
 
-def _labels(top: Path, num_labels: int | None) -> LabelList | None:
+def _labels(top: Path, num_labels: int | None, void: int | None) -> LabelList | None:
     listing = top / LABELS_FILE
+    if void is not None and not 0 <= void <= VOID:
+        raise ValueError(f"void: expected a value of the masks, 0..{VOID}, got {void}")
     if not listing.is_file():
-        return None
+        if void in (None, VOID):
+            return None
+        if num_labels is None or void < num_labels:
+            raise ValueError(
+                f"void: expected the labels that are left, got {void} and num_labels={num_labels}; give a "
+                f"smaller num_labels, or write VALUE: NAME lines and '{void}: void' into {listing}"
+            )
+        return LabelList(tuple(map(str, range(num_labels))), tuple(range(num_labels)), (void,))
     labels = LabelList.read(listing)
+    if void not in (None, VOID, *labels.void):
+        labels = labels.without(void)
+    labels.warn_of_void(listing)
     if num_labels not in (None, len(labels.names)):
         raise ValueError(
             f"num_labels: expected {len(labels.names)} as {listing} names, got {num_labels}; leave one out"

@@ -121,6 +121,36 @@ def read_label_png(
     return values
 
 
+def only_white(held: NDArray[Any]) -> bool:
+    """True for the values of a black and white mask, 0 and 255 and no other (-1 is welcome)."""
+    return bool((held == VOID).any()) and bool(np.isin(held, (-1, 0, VOID)).all())
+
+
+def ask_about_white(
+    values: NDArray[Any], role: str, path: PathLike | None = None, *, paper: bool = False
+) -> None:
+    """Refuse labels of nothing but 0 and 255: black and white, or a background beside what is not known?
+
+    Read as labels, 255 means "not known", so that all of a black and white mask's foreground would vanish.
+
+    Args:
+        values: integers that the file holds, before 255 is taken for unknown.
+        role, path: what they are to the caller, and their file, for the message.
+        paper: 255 alone is welcome, as where nobody scribbled.
+    """
+    if not only_white(values) or (paper and not (values == 0).any()):
+        return
+    expected = f'labels, of which {VOID} is none but means "not known"'
+    got = f"nothing but {'0 and ' if (values == 0).any() else ''}{VOID}"
+    remedy = (
+        f"save white as 1, for example (mask > 0).astype('uint8'); if {VOID} does mean \"not known\", say "
+        f"so: --void {VOID} or unknown={VOID}"
+    )
+    if path is None:
+        raise ValueError(f"{role}: expected {expected}, got {got}; {remedy}")
+    raise FileError(role, path, expected, got, remedy)
+
+
 def check_labels(
     values: NDArray[Any], num_labels: int | None, path: PathLike, role: str, void: int = VOID
 ) -> None:

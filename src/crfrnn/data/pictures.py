@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from crfrnn.data.files import FileError, PathLike, read_text
 from crfrnn.data.images import read_image
-from crfrnn.data.palette import VOID, check_labels, read_label_png
+from crfrnn.data.palette import VOID, check_labels, only_white, read_label_png
 from crfrnn.data.problems import by_kind
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -140,11 +141,12 @@ class PictureSet:
         images: str = "images",
         masks: str | None = "masks",
         num_labels: int | None = None,
+        void: int | None = None,
     ) -> PictureSet:
         """See `crfrnn.data.folder_pictures`."""
         from crfrnn.data.folder import folder_pictures
 
-        return folder_pictures(root, images=images, masks=masks, num_labels=num_labels)
+        return folder_pictures(root, images=images, masks=masks, num_labels=num_labels, void=void)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -185,12 +187,30 @@ class PictureSet:
                 held |= values
                 if progress is not None:
                     progress(done, len(self))
-        if not found and held[VOID] and held[0] and not held[1:VOID].any():
-            found.append(
-                f"masks: expected labels, got only 0 and {VOID} in all {len(self)}; {VOID} means no truth: "
-                "save white as 1, or write '0: background' and '255: object' into labels.txt"
-            )
+        if not found and only_white(np.flatnonzero(held)):
+            found.append(self._white)
         return found
+
+    def ask_about_white(self) -> None:
+        """Raise ValueError where the masks hold nothing but 0 and 255; the first other one ends the search.
+
+        Masks that cannot be read are left to whoever reads them for good.
+        """
+        seen = np.zeros(0, np.int64)
+        for item in self.items:
+            with suppress(ValueError, OSError, ImportError):
+                seen = np.union1d(seen, item.mask)
+            if not np.isin(seen, (0, VOID)).all():
+                return
+        if only_white(seen):
+            raise ValueError(self._white)
+
+    @property
+    def _white(self) -> str:
+        return (
+            f"masks: expected labels, got only 0 and {VOID} in all {len(self)}; {VOID} means no truth: "
+            "save white as 1, or write '0: background' and '255: object' into labels.txt"
+        )
 
     def verify(self, progress: Progress | None = None) -> None:
         """Raise one ValueError with everything that `check` finds, in a line for each kind of problem."""

@@ -13,37 +13,43 @@ from PIL import Image
 from crfrnn.data.arrays import MAX_BYTES, read_array
 from crfrnn.data.files import FileError, PathLike
 from crfrnn.data.images import MAX_PIXELS, decode, stored_as, stored_numbers
-from crfrnn.data.palette import VOID, check_labels, read_label_png, voc_palette
+from crfrnn.data.palette import VOID, ask_about_white, check_labels, read_label_png, voc_palette
 
 FREE = -1  # a pixel whose label is not known, as the `clamp` argument of the CRF counts
 BLACK = (0, 0, 0)
 
 
 def read_label_map(
-    path: PathLike, num_labels: int, *, unknown: int = VOID, key: str | None = None, role: str = "unary"
+    path: PathLike,
+    num_labels: int,
+    *,
+    unknown: int | None = None,
+    key: str | None = None,
+    role: str = "unary",
+    paper: bool = False,
 ) -> NDArray[np.int64]:
     """Read labels per pixel, Int64[H, W] with -1 where they are unknown.
 
     Args:
-        path: an indexed or grey PNG, or an integer array [H, W] in .npy, .npz or .pt.
+        path: an indexed or grey PNG, or an array [H, W] of integers or bool in .npy, .npz or .pt.
         num_labels: L; labels are 0..L-1.
         unknown: the value of pixels without a label (-1 means that too); it must not be a label itself.
+            None: 255, but a map of nothing but 0 and 255 is refused, since it may be black and white.
         key: which entry of an .npz file or of a dict in a .pt file.
+        paper: a map of 255 alone is welcome then too, as where nobody scribbled.
 
     Raises:
         ValueError: an unusable file, labels out of range, `unknown` among the labels.
     """
-    if 0 <= unknown < num_labels:
-        raise ValueError(
-            f"unknown: expected a value outside the labels 0..{num_labels - 1}, got {unknown}; "
-            "use 255 or, with more than 255 labels, -1"
-        )
+    asked, unknown = unknown is None, _unknown(unknown, num_labels)
     if Path(path).suffix.lower() == ".png":
         values: NDArray[Any] = read_label_png(path, role=role)
     else:
         values = read_array(path, role, key=key, max_bytes=MAX_BYTES // 8, check=_expect_labels(path, role))
     labels = values.astype(np.int64)
     labels = labels[0] if labels.ndim == 3 else labels
+    if asked and num_labels > 1:
+        ask_about_white(labels, role, path, paper=paper)
     labels[labels == unknown] = FREE
     check_labels(labels, num_labels, path, role, void=FREE)
     return labels
@@ -53,7 +59,7 @@ def read_scribbles(
     path: PathLike,
     num_labels: int,
     *,
-    unknown: int = VOID,
+    unknown: int | None = None,
     unknown_colour: tuple[int, int, int] | None = BLACK,
     palette: NDArray[np.uint8] | None = None,
     key: str | None = None,
@@ -80,13 +86,15 @@ def read_scribbles(
         ValueError: an unusable file, labels out of range, colours outside the palette.
     """
     if Path(path).suffix.lower() != ".png":
-        return read_label_map(path, num_labels, unknown=unknown, key=key, role=role)
+        return read_label_map(path, num_labels, unknown=unknown, key=key, role=role, paper=True)
     picture = decode(path, role, formats=("PNG",), max_pixels=MAX_PIXELS)
     if picture.mode in ("P", "L", "LA", "1") or picture.mode.startswith("I"):
         if not picture.has_transparency_data:
-            return read_label_map(path, num_labels, unknown=unknown, role=role)
+            return read_label_map(path, num_labels, unknown=unknown, role=role, paper=True)
         labels, opaque = _seen_through(picture, path, role)
-        labels[(labels == unknown) | ~opaque] = FREE
+        if unknown is None and num_labels > 1:
+            ask_about_white(labels[opaque], role, path, paper=True)
+        labels[(labels == _unknown(unknown, num_labels)) | ~opaque] = FREE
         check_labels(labels, num_labels, path, role, void=FREE)
         return labels
     pixels = np.asarray(picture.convert("RGBA"))
@@ -100,6 +108,16 @@ def read_scribbles(
     return _look_up(
         codes, free, voc_palette() if palette is None else np.asarray(palette), num_labels, path, role
     )
+
+
+def _unknown(unknown: int | None, num_labels: int) -> int:
+    value = VOID if unknown is None else unknown
+    if 0 <= value < num_labels:
+        remedy = f"use 255 or, with more than 255 labels, -1; if {value} is the void one, take fewer labels"
+        raise ValueError(
+            f"unknown: expected a value outside the labels 0..{num_labels - 1}, got {value}; {remedy}"
+        )
+    return value
 
 
 def _seen_through(
@@ -152,13 +170,14 @@ def _look_up(
 
 def _expect_labels(path: PathLike, role: str):
     def check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if dtype.kind not in "iu":
+        if dtype.kind not in "iub":
             raise FileError(
                 role,
                 path,
                 "integer labels",
                 f"dtype {dtype}",
-                "for scores use kind='logits' or 'probabilities'",
+                "for a map of whole numbers save labels.astype('uint8'), for scores use kind='logits' or "
+                "'probabilities'",
             )
         if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)) or 0 in shape:
             raise FileError(

@@ -46,7 +46,7 @@ def read_unary(
     size: tuple[int, int] | None = None,
     num_labels: int | None = None,
     gt_prob: float = 0.7,
-    unknown: int = VOID,
+    unknown: int | None = None,
     unknown_colour: tuple[int, int, int] | None = BLACK,
     palette: NDArray[np.uint8] | None = None,
     key: str | None = None,

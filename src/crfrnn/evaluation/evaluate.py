@@ -14,6 +14,7 @@ from crfrnn.data.files import PathLike, write_text
 from crfrnn.evaluation import boundary, confusion, tables
 from crfrnn.evaluation.bootstrap import Interval, Metric, bootstrap, paired_bootstrap
 from crfrnn.evaluation.metrics import METRICS
+from crfrnn.lattice.validate import warn
 
 
 @dataclass
@@ -63,6 +64,7 @@ class Evaluator:
             raise ValueError(f"trimap_width: expected 1..max_width = {max_width}, got {trimap_width}")
         self.class_names = tuple(class_names) or tuple(map(str, range(num_labels)))
         self.trimap_width, self.max_width, self.void = trimap_width, max_width, void
+        self._has_void = False
         self._ids: dict[str, None] = {}
         self._tallies: dict[str, _Tally] = {}
 
@@ -86,6 +88,7 @@ class Evaluator:
             rows = {method: self._count(truth, guess, bins) for method, guess in predictions.items()}
         except (ValueError, TypeError) as error:
             raise type(error)(f"picture {name!r}: {error}") from error
+        self._has_void |= bool((np.asarray(truth) == self.void).any())
         self._ids[name] = None
         for method, (whole, curve, iou, f) in rows.items():
             tally = self._tallies.setdefault(method, _Tally())
@@ -108,6 +111,12 @@ class Evaluator:
         """The result so far; `ValueError` before the first picture."""
         if not self._ids:
             raise ValueError("pictures: expected at least one, got none; nothing to evaluate")
+        occurs = np.sum(next(iter(self._tallies.values())).confusion, (0, -1)) > 0
+        if self.num_labels > 1 and self._has_void and self.void == confusion.VOID and not occurs[1:].any():
+            warn(
+                f"truth: nothing but 0 and {self.void} in all {len(self._ids)} pictures, so only label 0 "
+                f"was scored; where {self.void} is white and no void, save white as 1"
+            )
         kinds = dict.fromkeys(kind for kind, *_ in METRICS.values())
         return Evaluation(
             ids=tuple(self._ids),

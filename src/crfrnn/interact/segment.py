@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
 from crfrnn.data.images import picture_and_map
+from crfrnn.data.palette import VOID, only_white
 from crfrnn.data.scribbles import FREE
 from crfrnn.interact.mixture import Mixture
 from crfrnn.refine import Refined, refine
@@ -82,6 +83,7 @@ def segment_scribbles(
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     image, held = picture_and_map(image, scribbles, "scribbles")
+    _ask_about_white(held)
     count = int(held.max()) + 1 if num_labels is None else num_labels
     _check_labels(held, count)
     return _segment(image, held, held, count, components, rounds, crf)
@@ -161,6 +163,7 @@ def segment_box(
     shape = np.asarray(image).shape[:2]
     free = np.full(shape, FREE) if scribbles is None else scribbles
     image, held = picture_and_map(image, free, "scribbles")
+    _ask_about_white(held)
     if held.max() > 1:
         raise ValueError(f"scribbles: expected 0, 1 or {FREE} with a box, got {int(held.max())}")
     left, top, right, bottom = (int(v) for v in box) if len(box) == 4 else (0, 0, 0, 0)
@@ -208,6 +211,15 @@ def _segment(
         shown = found.labels
     assert found is not None
     return found
+
+
+def _ask_about_white(held: NDArray[np.int64]) -> None:
+    if only_white(held):
+        raise ValueError(
+            f"scribbles: expected labels and {FREE} = free, got nothing but 0 and {VOID}; for white strokes "
+            f"on black take np.where(scribbles == {VOID}, 1, {FREE}) and scribble on the background too; "
+            f"where {VOID} means free, np.where(scribbles == {VOID}, {FREE}, scribbles)"
+        )
 
 
 def _check_labels(held: NDArray[np.int64], count: int) -> None:

@@ -53,13 +53,14 @@ class _Settings:
     kind: str
     axes: str | None
     num_labels: int | None
+    unknown: int | None
     key: str | None
     quality: str
     device: str
 
     def record(self) -> dict[str, Any]:
         """What the results depend on."""
-        names = ("kind", "axes", "num_labels", "key", "quality")
+        names = ("kind", "axes", "num_labels", "unknown", "key", "quality")
         return {"recipe": asdict(self.recipe), **{name: getattr(self, name) for name in names}}
 
     def target(self, job: Job) -> Path:
@@ -72,7 +73,7 @@ class _Settings:
             return image, read_cams(job.source, size=size, key=self.key)
         return image, read_unary(
             job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,  # pyright: ignore
-            gt_prob=self.recipe.gt_prob, key=self.key,
+            gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
         ).logits  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def write_pseudo_labels(
     kind: str = "cams",
     axes: str | None = None,
     num_labels: int | None = None,
+    unknown: int | None = None,
     key: str | None = None,
     quality: str = "default",
     processes: int | None = None,
@@ -105,7 +107,7 @@ def write_pseudo_labels(
         recipe: a name in `RECIPES`, or a `Recipe`.
         kind: what the sources are: "cams" (see `read_cams`), "logits" or "probabilities" of all labels, or
             "labels", a label map (see `crfrnn.data.read_unary`).
-        axes, num_labels, key: as `read_unary` takes them; for "cams" only `key`.
+        axes, num_labels, unknown, key: as `read_unary` takes them; for "cams" only `key`.
         quality: of the lattice.
         processes: how many, each with one thread; None takes one for each processor, but no more than
             pictures; 1 works in this process with all its threads. More than one needs a script that starts
@@ -124,7 +126,7 @@ def write_pseudo_labels(
     """
     listed = list(jobs)
     settings = _Settings(
-        Path(output), recipe_named(recipe), kind, axes, num_labels, key, quality, str(device)
+        Path(output), recipe_named(recipe), kind, axes, num_labels, unknown, key, quality, str(device)
     )
     _check(settings, listed, batch)
     processes = _processes(processes, settings.device, len(listed))

@@ -17,7 +17,7 @@ from crfrnn.crf.binary import for_two_labels
 from crfrnn.predict.windows import Window, windows
 from crfrnn.tiles.memory import guide_directions, smallest, tile_within, vertices_per_pixel
 from crfrnn.tiles.sources import Source, finite, valid_in_all
-from crfrnn.tiles.unaries import Convert, as_logits
+from crfrnn.tiles.unaries import AsLogits, Convert, as_logits
 
 # top, left, labels Int[h, w], probabilities Float32[L, h, w], Bool[h, w] where there is data (None: all)
 Write = Callable[[int, int, NDArray[Any], NDArray[np.float32], "NDArray[np.bool_] | None"], None]
@@ -89,6 +89,8 @@ def refine_tiles(
     rows, columns = windows(height, side, shared), windows(width, side, shared)
     total, changed, counted = len(rows) * len(columns), 0, 0
     convert = logits or as_logits()
+    if isinstance(convert, AsLogits):
+        convert.ask(unary)
     above: NDArray[np.float32] | None = None  # weighted marginals where the row before reaches into this one
     for i, row in enumerate(rows):
         high = _own(rows, i)
