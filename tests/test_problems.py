@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from crfrnn.commands.pictures import find_pictures
+from crfrnn.commands.progress import Bar, Lines
 from crfrnn.data import folder_pictures, read_label_png
 from crfrnn.data.problems import by_kind
 from test_cli_refine import names, run
@@ -102,3 +105,41 @@ def test_recursive_keeps_the_folders(tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 0, errors
     assert {"a", "b", "2.png"} <= set(names(again)) and (again / "a" / "1.png").is_file()
+
+
+def test_progress_lines_come_now_and_then() -> None:
+    now, said = [0.0], []
+    lines = Lines(said.append, clock=lambda: now[0])
+    task = lines.add("refine", 1000)
+    for done in range(1, 1001):
+        now[0] += 0.5
+        lines.update(task, None, done, None)
+    assert said[0] == "refine: 10 of 1000, 2 a second, 8 min 15 s left"
+    assert said[1] == "refine: 20 of 1000, 2 a second, 8 min 10 s left"
+    assert said[-1] == "refine: 1000 of 1000, 2 a second" and 40 < len(said) < 80
+    said.clear()
+    lines = Lines(said.append, clock=lambda: now[0])
+    task = lines.add("fit, epoch 1", 4)
+    for _ in range(2):
+        for done in range(1, 5):
+            now[0] += 30
+            lines.update(task, None, done, None)
+    assert said[0] == said[4] == "fit, epoch 1: 1 of 4, 30 s each, 1 min 30 s left"
+
+
+def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crfrnn.commands.progress.FIRST", 0.0)
+    monkeypatch.setattr("crfrnn.commands.progress.SHARE", 0.0)
+    stream = io.StringIO()
+    with Bar(Console(file=stream), tmp_path / "progress.log") as bar:
+        assert list(bar.track("abc", description="read [x]")) == ["a", "b", "c"]
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3 and lines[-1].startswith("read [x]: 3 of 3")
+    logged = (tmp_path / "progress.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2].split(",")[0] for line in logged] == [line.split(",")[0] for line in lines]
+    terminal = io.StringIO()
+    with Bar(Console(file=terminal, force_terminal=True)) as bar:
+        list(bar.track("abc", description="read"))
+    assert "a second" not in terminal.getvalue()

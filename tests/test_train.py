@@ -193,6 +193,33 @@ def test_mean_iu_rises_on_four_pictures(tmp_path: Path) -> None:
     assert len(log) == 26 and log[0].startswith("stage,epoch,loss,train_mean_iu,val_mean_iu")
 
 
+def test_the_best_epoch_is_kept_beside_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, told, kept = make(tmp_path, stages=one_stage(epochs=3)), [], []
+    finish = SegmentationModule.finish_epoch
+
+    def better_in_the_second(module: SegmentationModule) -> None:
+        finish(module)
+        line = {**module.place.history[-1], "val_mean_iu": {1: 0.2, 2: 0.6, 3: 0.6}[module.place.epoch]}
+        module.place.history = (*module.place.history[:-1], line)
+        kept.append({name: value.clone() for name, value in module.segmenter.state_dict().items()})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentationModule, "finish_epoch", better_in_the_second)
+        done = train(recipe, tmp_path / "out", trainer=CPU, say=told.append)
+    assert done.best == tmp_path / "out" / "best" and done.best_line is not None
+    assert done.best_line["epoch"] == 2
+    best = Segmenter.from_pretrained(done.best).state_dict()
+    assert all(torch.equal(best[name], kept[1][name]) for name in best)
+    assert same(done.segmenter, Segmenter.from_pretrained(tmp_path / "out")) and not same(
+        done.segmenter, Segmenter.from_pretrained(done.best)
+    )
+    assert [line.endswith("the best so far") for line in told if "epoch" in line][-3:] == [True, True, False]
+    again = train(recipe, tmp_path / "out", trainer=CPU)  # all is done
+    assert again.best_line == done.best_line
+    train(recipe, tmp_path / "less", trainer=CPU, keep_best=False)
+    assert not list((tmp_path / "less").rglob("best"))
+
+
 def test_different_iterations_in_training_and_in_test(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=one_stage(epochs=1), crf={"iterations": 1, "eval_iterations": 4})
     segmenter = run(recipe, tmp_path / "out")

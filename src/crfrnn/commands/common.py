@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from crfrnn import signals
+from crfrnn.commands.progress import Bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from crfrnn.crf import CRFRNN
     from crfrnn.data import DeepLabUnaries, PictureSet
+    from crfrnn.data.sources import Steps
     from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset
 
 state = SimpleNamespace(debug=False, options={})
@@ -169,20 +170,28 @@ def own_version() -> str:
         return "not installed"
 
 
-def progress() -> Progress:
-    """A bar on the error stream; it disappears, and where no terminal is, never appears."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
+def progress(log: Path | None = None) -> Bar:
+    """How far the work is, on the error stream, and as lines in `log`."""
+    return Bar(err, log)
 
 
-def epoch_report(bar: Progress) -> Callable[[str, int, int, int, float], None]:
+@contextmanager
+def task_bars(log: Path | None = None) -> Iterator[Steps]:
+    """A callback (what, done, in all): one bar, of what is being done."""
+    with progress(log) as bar:
+        tasks: dict[str, int] = {}
+
+        def steps(what: str, done: int, total: int) -> None:
+            for other in [task for task in tasks if task != what]:
+                bar.remove_task(tasks.pop(other))
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield steps
+
+
+def epoch_report(bar: Bar) -> Callable[[str, int, int, int, float], None]:
     """The `report` argument of fit and tune as one line of a bar."""
     task = bar.add_task("", total=None)
 

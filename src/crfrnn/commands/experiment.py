@@ -25,7 +25,6 @@ from crfrnn.commands.train import (
 
 if TYPE_CHECKING:
     from crfrnn.data import PictureSet
-    from crfrnn.data.sources import Steps
     from crfrnn.experiments import Plan
 
 experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")
@@ -103,7 +102,7 @@ def recipe_experiment(
         steps = counts(train_iterations, test_iterations)
         plans = {number: ablations(chosen.changed(seed=number), *steps) for number in numbers}
     homes = {number: output if seeds is None else output / f"seed{number}" for number in numbers}
-    with task_bars() as progress:
+    with common.task_bars(output / "progress.log") as progress:
         for number, plan in plans.items():
             work = Experiment(
                 chosen.changed(seed=number), homes[number], hold_out=hold_out, trials=trials,
@@ -129,22 +128,6 @@ for _name in ("table1", "ablations"):
 
 def say(line: str) -> None:
     common.out.print(line, markup=False)
-
-
-@contextmanager
-def task_bars() -> Iterator[Steps]:
-    """A progress callback (what, done, in all): one bar, of what is being done."""
-    with common.progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(what: str, done: int, total: int) -> None:
-            for other in [task for task in tasks if task != what]:
-                bar.remove_task(tasks.pop(other))
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        yield progress
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from crfrnn.commands.experiment import (
     kept_when_interrupted,
     report,
     say,
-    task_bars,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def unary_experiment(
         steps = iterations if iterations is not None else 5
         plan = unary_ablations(config, steps, *counts(train_iterations, test_iterations))
     plan = plan.only(rows) if rows else plan
-    with task_bars() as progress:
+    with common.task_bars(output / "progress.log") as progress:
         work = UnaryExperiment(
             train, judged, output, tuning=TuneConfig(trials=trials, seed=seed), tune_pictures=tune_pictures,
             crf=settings, say=say, progress=progress,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,8 @@ def train(
     """Train a network and a CRF together, stage by stage.
 
     Ctrl-C or SIGTERM stops behind the present step; the same command goes on from there, bit for bit. OUTPUT
-    gets the segmenter (model.safetensors, config.json), log.csv, recipe.yaml, and a folder per stage.
+    gets the segmenter (model.safetensors, config.json), that of the best epoch by validation (best/),
+    log.csv, recipe.yaml, and a folder per stage.
 
     Example: crfrnn train --recipe cpu-small -s data.root=data -o run
 
@@ -57,24 +59,25 @@ def train(
         return
     if output is None:
         raise ValueError("--output: expected the folder of the run, got none; -o FOLDER, or --show to look")
-    with common.progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def checked(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)
-
-        sets = read_sets(chosen, checked)
     options = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
     try:
-        done = run_recipe(chosen, output, sets=sets, say=_say, trainer=options)
+        with common.task_bars(output / "progress.log") as progress:
+            sets = read_sets(chosen, progress)
+            done = run_recipe(chosen, output, sets=sets, say=_say, progress=progress, trainer=options)
     except Interrupted as stopped:
         raise typer.Exit(interrupted(stopped)) from None
     except KeyboardInterrupt:
         raise common.stopped(f"the same command goes on with what is in {output}") from None
     common.out.print(f"Log: {done.folder / 'log.csv'}", markup=False)
+    if done.best_line is not None:
+        best, last = done.best_line, done.history[-1]
+        _say(f"Best epoch by validation: {_epoch(best)}: {done.best}")
+        _say(f"Last epoch: {_epoch(last)}")
     common.out.print(f"Segmenter: {done.folder}", markup=False)
+
+
+def _epoch(line: Mapping[str, Any]) -> str:
+    return f"{line['epoch']} of {line['stage']}, mean IU {100 * line['val_mean_iu']:.2f} (val)"
 
 
 def interrupted(stopped: Interrupted) -> int:

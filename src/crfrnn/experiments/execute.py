@@ -117,7 +117,10 @@ class Experiment:
             start = Segmenter(network, self.crf(plan, run), class_names=self.sets.class_names)
         self._files.tell(f"train {name}")
         begun = time.perf_counter()
-        done = train(run.recipe, home, sets=self.sets, start=start, say=self.say, trainer=self.trainer)
+        done = train(
+            run.recipe, home, sets=self.sets, start=start, say=self.say, progress=self.progress,
+            trainer=self.trainer, keep_best=False,
+        )  # fmt: skip
         # Of an interrupted run this is the last sitting alone; log.csv has the seconds of every epoch.
         about = {"seconds": sum(line["seconds"] for line in done.history), "sitting": since(begun)}
         about = {**about, **versions(), "seed": self.recipe.seed}

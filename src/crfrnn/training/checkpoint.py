@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from crfrnn.training.run_files import Interrupted, StopRequest, write_log
+from crfrnn.data.sources import Steps
+from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
 
 class StageFiles(Checkpoint):
@@ -21,9 +23,15 @@ class StageFiles(Checkpoint):
         folder: of the stage.
         minutes: between two checkpoints within an epoch.
         stop: asked behind each step and each picture of a validation.
+        say, progress: called with a line per epoch, and with (what, done, in all).
+        keep_best: also write the segmenter of the best epoch so far into ``best/``.
     """
 
-    def __init__(self, folder: Path, minutes: float, stop: StopRequest) -> None:
+    def __init__(
+        self, folder: Path, minutes: float, stop: StopRequest, *, say: Callable[[str], None] | None = None,
+        progress: Steps | None = None, keep_best: bool = True,
+    ) -> None:  # fmt: skip
+        self.say, self.progress, self.keep_best = say, progress, keep_best
         self.folder, self.seconds, self.stop = folder, 60 * minutes, stop
         self._saved = time.monotonic()
         self._in_step = False
@@ -36,7 +44,7 @@ class StageFiles(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.trained:  # interrupted while it was validated, which is done by now
             pl_module.finish_epoch()
-            self._log(trainer, pl_module)
+            self._keep(trainer, pl_module)
         # The checkpoint says how much of the stage is done; Lightning counts from here.
         trainer.fit_loop.max_epochs = max(0, pl_module.stage.epochs - pl_module.place.epoch)
 
@@ -56,6 +64,7 @@ class StageFiles(Checkpoint):
         place.batches += 1
         self._in_step = False
         self.stop.count()
+        self._tell(pl_module, "train", place.batches, pl_module.epoch_batches)
         if pl_module.trained:
             if pl_module.val is None:
                 return  # the end of the epoch comes at once
@@ -69,13 +78,15 @@ class StageFiles(Checkpoint):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
+        self._tell(pl_module, "validate", batch_idx + 1, -(-len(pl_module.val) // trainer.world_size))
         # Processes must ask each other equally often, and some of them have one picture more.
         if batch_idx < len(pl_module.val) // trainer.world_size:
             self._leave_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        # The checkpoint comes last: until it is there, a run that is killed validates again and gets here.
+        self._keep(trainer, pl_module)
         self._save(trainer)
-        self._log(trainer, pl_module)
         if pl_module.place.epoch < pl_module.stage.epochs:
             self._leave_if_asked(trainer)
 
@@ -86,9 +97,27 @@ class StageFiles(Checkpoint):
         if lost and whole and trainer.training and trainer.world_size == 1:
             self._save(trainer)
 
-    def _log(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            write_log(self.folder / "log.csv", pl_module.place.history)
+    def _keep(self, trainer: Trainer, pl_module: Any) -> None:
+        """What an epoch leaves beside its checkpoint."""
+        if not trainer.is_global_zero:
+            return
+        history = pl_module.place.history
+        best = best_epoch([line["val_mean_iu"] for line in history]) == len(history) - 1
+        if best and self.keep_best:
+            pl_module.segmenter.save_pretrained(self.folder / BEST)
+        write_log(self.folder / "log.csv", history)
+        if self.say:
+            line = history[-1]
+            val = "" if pl_module.val is None else f", {100 * line['val_mean_iu']:.2f} (val)"
+            self.say(
+                f"  epoch {line['epoch']} of {pl_module.stage.epochs}: loss {line['loss']:.4f}, "
+                f"mean IU {100 * line['train_mean_iu']:.2f} (train){val}{', the best so far' if best else ''}"
+            )
+
+    def _tell(self, pl_module: Any, what: str, done: int, total: int) -> None:
+        if self.progress:
+            stage, epoch = pl_module.stage, pl_module.place.epoch + 1
+            self.progress(f"{stage.name}: {what}, epoch {epoch} of {stage.epochs}", done, total)
 
     def _leave_if_asked(self, trainer: Trainer) -> None:
         if trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False):

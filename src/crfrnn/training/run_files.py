@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from crfrnn import signals
 from crfrnn.evaluation.tables import write_csv
+
+BEST = "best"  # the folder of the best epoch, beside the last one's
 
 
 class Interrupted(Exception):
@@ -66,3 +69,13 @@ def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     if history:
         rows = [[f"{v:.6g}" if isinstance(v, float) else v for v in line.values()] for line in history]
         write_csv(path, [list(history[0]), *rows])
+
+
+def best_epoch(figures: Sequence[float]) -> int | None:
+    """The first of the highest figures, counted from 0; None if none of them is a number.
+
+    >>> best_epoch([float("nan"), 0.5, 0.7, 0.7])
+    2
+    """
+    known = [figure for figure in figures if not math.isnan(figure)]
+    return figures.index(max(known)) if known else None

@@ -6,10 +6,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 
 from crfrnn.crf import CRFRNN
 from crfrnn.data import PictureSet, prepare, reduced
-from crfrnn.data.files import new_folder, write_text
+from crfrnn.data.files import atomic, new_folder, write_text
 from crfrnn.data.outputs import check_new
 from crfrnn.data.sources import Steps
 from crfrnn.extras import install_line
@@ -29,7 +30,7 @@ from crfrnn.training.loader import mixed
 from crfrnn.training.parameters import load_parameters
 from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
 from crfrnn.training.recipe_files import recipe_text, save_recipe
-from crfrnn.training.run_files import Interrupted, StopRequest, write_log
+from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
 Say = Callable[[str], None]
 
@@ -46,11 +47,18 @@ class TrainingSets:
 
 @dataclass(frozen=True)
 class Training:
-    """What a run gives: the segmenter in evaluation mode, its folder, and a line per epoch."""
+    """What a run gives: the segmenter in evaluation mode, its folder, and a line per epoch.
+
+    Attributes:
+        best: the folder of the last stage's best epoch by validation mean IU; None without a validation.
+        best_line: its line of the history.
+    """
 
     segmenter: Segmenter
     folder: Path
     history: tuple[dict[str, Any], ...]
+    best: Path | None = None
+    best_line: dict[str, Any] | None = None
 
 
 def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
@@ -146,19 +154,21 @@ def _is_segmenter(path: Path) -> bool:
 def train(
     recipe: Recipe, folder: str | Path, *, sets: TrainingSets | None = None, start: Segmenter | None = None,
     say: Say | None = None, progress: Steps | None = None, trainer: Mapping[str, Any] | None = None,
-    stop_after: int | None = None,
+    keep_best: bool = True, stop_after: int | None = None,
 ) -> Training:  # fmt: skip
     """Run all stages of a recipe; the same call again goes on where it was interrupted, bit for bit.
 
     Writes ``recipe.yaml``, ``log.csv``, per stage ``last.ckpt`` and the segmenter in ``segmenter/``, and in
-    the end the segmenter itself (``model.safetensors``, ``config.json``) into `folder`.
+    the end the segmenter itself (``model.safetensors``, ``config.json``) into `folder`. Beside the last
+    epoch's the best one's is kept, in ``best/`` of each stage and, of the last stage, of `folder`.
 
     Args:
         recipe: see `crfrnn.training.recipe.Recipe`.
         folder: made if it is not there; one of another recipe is refused.
         sets: the pictures; None reads those of the recipe.
         start: trained in place of the recipe's own network and CRF.
-        say, progress: called with lines, and while data are checked.
+        say, progress: called with lines, and with (what, done, in all).
+        keep_best: also keep the epoch with the highest validation mean IU.
         trainer: further arguments of `lightning.pytorch.Trainer`: ``accelerator``, ``devices``, ….
         stop_after: act as if Ctrl-C came after so many batches.
 
@@ -168,7 +178,7 @@ def train(
         ValueError: data, recipe or folder that cannot be. ImportError: no lightning.
     """
     place, first = Path(folder), int(os.environ.get("LOCAL_RANK", 0)) == 0
-    say = say if first else None
+    say, progress = (say, progress) if first else (None, None)
     _claim(place, recipe)
     sets = sets or read_sets(recipe, progress)
     segmenter = start or build_segmenter(recipe, sets.num_labels, sets.class_names)
@@ -187,29 +197,50 @@ def train(
         if say:
             say(f"stage {stage.name}: {stage.epochs} epochs")
         with stop:
-            lines = _run(segmenter, recipe, stage, number, sets, home, dict(trainer or {}), stop)
+            told = {"say": say, "progress": progress, "keep_best": keep_best}
+            lines = _run(segmenter, recipe, stage, number, sets, home, dict(trainer or {}), stop, told)
             segmenter.eval()
             if first:
                 segmenter.save_pretrained(home / "segmenter")
                 write_text(done, json.dumps(lines))
                 (home / "last.ckpt").unlink(missing_ok=True)
         history += lines
-        if say and lines:
-            last = lines[-1]
-            say(f"  mean IU {100 * last['train_mean_iu']:.2f} (train), {100 * last['val_mean_iu']:.2f} (val)")
         if stop.asked and number + 1 < len(recipe.stages):
             raise Interrupted(home / "segmenter")
     segmenter.eval().requires_grad_(True)
+    best = _best(place, history) if keep_best else None
     if first:
         segmenter.save_pretrained(place)
         write_log(place / "log.csv", history)
-    return Training(segmenter, place, tuple(history))
+        if best is not None:
+            _copy_files(place / best["stage"] / BEST, place / BEST)
+    return Training(segmenter, place, tuple(history), place / BEST if best else None, best)
+
+
+def _best(place: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The line of the last stage's best epoch, if that stage was validated."""
+    last = [line for line in history if line["stage"] == history[-1]["stage"]]
+    number = best_epoch([line["val_mean_iu"] for line in last])
+    if number is None or not (place / last[number]["stage"] / BEST).is_dir():
+        return None
+    return dict(last[number])
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """The files of a folder in another one, too, whole or not at all; links where the disk can do that."""
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        with atomic(target / file.name) as temporary:
+            try:
+                os.link(file, temporary)
+            except OSError:
+                shutil.copyfile(file, temporary)
 
 
 def _claim(place: Path, recipe: Recipe) -> None:
     new_folder(place, "folder")
     known = place / "recipe.yaml"
-    names = (WEIGHTS, CONFIG, "log.csv", *(stage.name for stage in recipe.stages))
+    names = (WEIGHTS, CONFIG, "log.csv", BEST, *(stage.name for stage in recipe.stages))
     check_new(place, names, "folder", known.name)
     if known.is_file() and known.read_text(encoding="utf-8") != recipe_text(recipe):
         raise ValueError(
@@ -233,7 +264,7 @@ def _next_network(segmenter: Segmenter, stage: Stage) -> Segmenter:
 
 def _run(
     segmenter: Segmenter, recipe: Recipe, stage: Stage, number: int, sets: TrainingSets, home: Path,
-    options: dict[str, Any], stop: StopRequest,
+    options: dict[str, Any], stop: StopRequest, told: dict[str, Any],
 ) -> list[dict[str, Any]]:  # fmt: skip
     if stage.epochs == 0:
         return []
@@ -247,14 +278,15 @@ def _run(
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of workers, logging intervals and the like: the recipe decides
-        files = StageFiles(home, recipe.checkpoint_minutes, stop)
+        files = StageFiles(home, recipe.checkpoint_minutes, stop, **told)
         run = lightning.Trainer(
             **{
                 "accelerator": "auto", "devices": 1, "logger": _logger(recipe, home), "callbacks": [files],
                 "max_epochs": stage.epochs, "precision": PRECISIONS[stage.precision],
                 "accumulate_grad_batches": stage.accumulate, "gradient_clip_val": stage.clip,
                 "num_sanity_val_steps": 0, "reload_dataloaders_every_n_epochs": 1,
-                "use_distributed_sampler": False, "enable_progress_bar": sys.stderr.isatty(),
+                "use_distributed_sampler": False,
+                "enable_progress_bar": told["progress"] is None and sys.stderr.isatty(),
                 "enable_model_summary": False, "enable_checkpointing": True, "log_every_n_steps": 1,
                 "default_root_dir": str(home), **options,
             }

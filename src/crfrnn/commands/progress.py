@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""How far a command is: a bar on a terminal, now and then a line elsewhere and in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+FIRST = 5.0  # seconds before the first line, and between lines at least
+SHARE = 0.05  # later lines wait for so much of the time that has passed: a day has some 150 lines
+Item = TypeVar("Item")
+Clock = Callable[[], float]
+
+
+@dataclass
+class _Task:
+    """What is being done, since when, how much of it, when that was said, and how much a line said last."""
+
+    description: str
+    total: int | None
+    began: float
+    changed: float
+    done: int = 0
+    said: int | None = None
+
+
+class Lines:
+    """Lines such as ``refine: 120 of 468, 3.1 a second, 1 min 52 s left``, not too often.
+
+    Args:
+        write: called with a line.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Clock = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._began = clock()
+        self._next = self._began + FIRST
+
+    def add(self, description: str, total: int | None) -> _Task:
+        now = self._clock()
+        return _Task(description, total, began=now, changed=now)
+
+    def update(self, task: _Task, description: str | None, done: int | None, total: int | None) -> None:
+        now = self._clock()
+        if done is not None and done < task.done:  # the next epoch, fold or trial
+            task.began, task.said = task.changed, None
+        task.description = task.description if description is None else description
+        task.total = task.total if total is None else total
+        if done is not None:
+            task.done, task.changed = done, now
+        ended = task.said not in (None, task.done) and task.done == task.total
+        if now < self._next and not ended:
+            return
+        self._next = now + max(FIRST, SHARE * (now - self._began))
+        task.said = task.done
+        self._write(_line(task, now))
+
+
+def _line(task: _Task, now: float) -> str:
+    of = "" if task.total is None else f" of {task.total}"
+    parts = [f"{task.description}: {task.done}{of}"]
+    took = now - task.began
+    if task.done > 0 and took > 0:
+        rate = task.done / took
+        parts.append(f"{rate:.2g} a second" if rate >= 1 else f"{1 / rate:.2g} s each")
+        if task.total is not None and task.done < task.total:
+            parts.append(f"{_span((task.total - task.done) / rate)} left")
+    return ", ".join(parts)
+
+
+def _span(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> _span(7.2), _span(100), _span(7300)
+    ('7 s', '1 min 40 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@dataclass
+class Bar:
+    """Shows tasks: a bar that disappears on a terminal, `Lines` elsewhere; in a log file always lines.
+
+    Attributes:
+        console: where it is shown.
+        log: file that gets the lines, with the time in front, or None.
+    """
+
+    console: Console
+    log: Path | None = None
+    _tasks: dict[int, tuple[Any, list[_Task]]] = field(default_factory=dict, repr=False)
+
+    def __enter__(self) -> Bar:
+        terminal = self.console.is_terminal
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=not terminal)
+        self._lines = [] if terminal else [Lines(self._show)]
+        if self.log is not None:
+            self._lines.append(Lines(self._append))
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def add_task(self, description: str, total: int | None = None) -> int:
+        number = self._bar.add_task(description, total=total)
+        self._tasks[number] = number, [lines.add(description, total) for lines in self._lines]
+        return number
+
+    def update(
+        self, task: int, *, description: str | None = None, completed: int | None = None,
+        total: int | None = None,
+    ) -> None:  # fmt: skip
+        number, shown = self._tasks[task]
+        known = {"description": description, "completed": completed, "total": total}
+        self._bar.update(number, **{k: v for k, v in known.items() if v is not None})
+        for lines, one in zip(self._lines, shown, strict=True):
+            lines.update(one, description, completed, total)
+
+    def remove_task(self, task: int) -> None:
+        self._bar.remove_task(self._tasks.pop(task)[0])
+
+    def track(self, items: Sequence[Item], description: str) -> Iterator[Item]:
+        task = self.add_task(description, total=len(items))
+        for done, item in enumerate(items, 1):
+            yield item
+            self.update(task, completed=done)
+
+    def _show(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def _append(self, line: str) -> None:
+        if self.log is not None and self.log.parent.is_dir():
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}\n")
