@@ -25,9 +25,34 @@ def test_difference_marks_exactly_the_changed_pixels() -> None:
 def test_opaque_overlay_is_the_palette_away_from_borders() -> None:
     out = overlay(IMAGE, np.full((6, 8), 15), opacity=1.0)
     assert (out == voc_palette()[15]).all()
-    mine = np.array([[1, 2, 3]], np.uint8)
-    assert (overlay(IMAGE, BEFORE, mine, opacity=1.0) == [1, 2, 3]).all()
-    assert (overlay(IMAGE, np.full((6, 8), 255)) == 128).all()  # void stays the (grey) photograph
+    mine = np.array([[9, 9, 9], [1, 2, 3]], np.uint8)
+    assert (overlay(IMAGE, BEFORE + 1, mine, opacity=1.0) == [1, 2, 3]).all()
+
+
+@pytest.mark.parametrize("label", [0, 255])
+def test_background_and_void_stay_the_photograph(label: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    assert (overlay(image, np.full((6, 8), label)) == image).all()
+    legend = np.asarray(painted(image, np.full((6, 8), label), names=["background"]))[6:]
+    assert not (legend == voc_palette()[label]).all(-1).any()  # black, in VOC's palette
+
+
+def test_the_photograph_shows_under_every_tint() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, 4:] = 255
+    for label in (1, 2, 15):
+        out = overlay(image, np.full((8, 8), label)).astype(int)
+        assert (out[0, 7] - out[0, 0] > 100).all()
+
+
+def test_labels_of_no_share_that_can_be_seen_are_not_in_the_legend() -> None:
+    image, labels = np.full((100, 400, 3), 90, np.uint8), np.full((100, 400), 15)
+    labels[0, :19] = 3  # 0.0475 %
+    without = np.asarray(painted(image, labels))[101:]
+    labels[0, :20] = 3
+    colour = voc_palette()[3]
+    assert not (without == colour).all(-1).any()
+    assert (np.asarray(painted(image, labels))[101:] == colour).all(-1).any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (10, 90), (90, 10), (1, 1)])

@@ -15,6 +15,8 @@ from crfrnn.data.images import picture_and_map
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
+UNTINTED = (0, VOID)  # labels that show the photograph
+LEAST = 0.0005  # share of the pixels of a label that legends name: less is 0.0 %
 _MOST_NAMES = 24
 _NARROWEST = 320  # a legend below this is a column of single words
 
@@ -23,13 +25,15 @@ def overlay(
     image: NDArray[np.uint8],
     labels: NDArray[Any],
     palette: NDArray[np.uint8] | None = None,
-    opacity: float = 0.55,
+    opacity: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """The photograph, dimmed, under the colours of its labels, with a light line between labels.
+    """The photograph under the colours of its labels, with a light line between labels.
+
+    Label 0, most often the background, and 255 leave the photograph as it is.
 
     Args:
         image: UInt8[H, W, 3].
-        labels: Int[H, W] in 0..255; 255 stays uncoloured.
+        labels: Int[H, W] in 0..255.
         palette: UInt8[K, 3]; VOC's by default. Labels beyond K take the VOC colours.
         opacity: of the colours, 0..1.
 
@@ -41,10 +45,10 @@ def overlay(
     if palette is not None:
         colours[: len(palette)] = palette
     grey = image @ np.array([0.299, 0.587, 0.114])
-    # Colour under colour reads badly: the photograph keeps a quarter of its own.
+    # Colour under colour reads badly: below a tint the photograph keeps a quarter of its own.
     base = 0.25 * image + 0.75 * grey[..., None]
-    alpha = np.where(labels == VOID, 0.0, opacity)[..., None]
-    out = base * (1 - alpha) + colours[labels] * alpha
+    tinted = ~np.isin(labels, UNTINTED)[..., None]
+    out = np.where(tinted, base * (1 - opacity) + colours[labels] * opacity, image)
     edge = _edges(labels)[..., None]
     return np.where(edge, 0.25 * out + 0.75 * 255, out).round().astype(np.uint8)
 
@@ -67,10 +71,11 @@ def painted(
     >>> painted(np.zeros((300, 400, 3), np.uint8), np.zeros((300, 400), int), long_side=200).width
     320
     """
+    seen = _seen(labels)
     image, labels = shrunk(image, labels, long_side=long_side)
     over = Image.fromarray(overlay(image, labels, palette))
     width, gap = max(over.width, _NARROWEST), 8
-    legend = _legend(np.unique(labels), names, palette, width - 2 * gap, changed=False)
+    legend = _legend(seen, names, palette, width - 2 * gap, changed=False)
     canvas = Image.new("RGB", (width, over.height + legend.height + 2 * gap), PAPER)
     canvas.paste(over, ((width - over.width) // 2, 0))
     canvas.paste(legend, (gap, over.height + gap))
@@ -146,7 +151,7 @@ def panel(
     tile_width = (width - gap * (across + 1)) // across
     tile_height = max(1, round(tile_width * height / columns))
     rows = 4 // across
-    legend = _legend(np.union1d(before, after), names, palette, width - 2 * gap)
+    legend = _legend(sorted({*_seen(before), *_seen(after)}), names, palette, width - 2 * gap)
     canvas = Image.new("RGB", (width, gap + rows * (tile_height + title + gap) + legend.height + gap), PAPER)
     draw = ImageDraw.Draw(canvas)
     enlarged = tile_width > columns
@@ -162,20 +167,30 @@ def panel(
     return canvas
 
 
+def _seen(labels: NDArray[Any]) -> list[int]:
+    """Those that can be seen: at least `LEAST` of the pixels."""
+    found, counts = np.unique(labels, return_counts=True)
+    return found[counts >= LEAST * labels.size].tolist()
+
+
 def _legend(
-    labels: NDArray[Any],
+    labels: Sequence[int],
     names: Sequence[str],
     palette: NDArray[np.uint8] | None,
     width: int,
     changed: bool = True,
 ) -> Image.Image:
-    """Swatches with names, wrapped to the width; `changed` explains the colour of `difference`."""
+    """Swatches with names, wrapped to the width; `changed` explains the colour of `difference`.
+
+    The swatch of a label that is not tinted is empty.
+    """
     colours = voc_palette()
     if palette is not None:
         colours[: len(palette)] = palette
-    shown = [int(label) for label in labels if label != VOID]
+    shown = [label for label in labels if label != VOID]
     entries = [
-        (tuple(colours[k].tolist()), names[k] if k < len(names) else str(k)) for k in shown[:_MOST_NAMES]
+        (PAPER if k in UNTINTED else tuple(colours[k].tolist()), names[k] if k < len(names) else str(k))
+        for k in shown[:_MOST_NAMES]
     ]
     if len(shown) > _MOST_NAMES:
         entries.append((PAPER, f"and {len(shown) - _MOST_NAMES} more"))

@@ -183,8 +183,10 @@ class _Work:
 
 
 def _areas(found: Prediction) -> str:
-    """The labels, the largest first."""
-    order = sorted(found.areas, key=lambda area: -area.pixels)
+    """The labels, the largest first, without those of 0.0 %."""
+    from crfrnn.plots import LEAST
+
+    order = sorted((area for area in found.areas if area.share >= LEAST), key=lambda area: -area.pixels)
     tiles = f" ({found.tiles} tiles)" if found.tiles > 1 else ""
     return ", ".join(f"{area.name} {_percent(area.share)}" for area in order) + tiles
 
