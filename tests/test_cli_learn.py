@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,8 +169,17 @@ def test_evaluating_folders_needs_no_unaries(root: Path, tmp_path: Path) -> None
     assert code == 0, errors
     assert "100.00" in said
     (tmp_path / "some").mkdir()
+    assert run(*words, "-m", f"other=folder:{root / 'masks'}", "--overwrite")[0] == 0
     code, _, errors = run(*words, "-m", tmp_path / "some")
     assert code == 2 and "p0.png" in errors and "nothing under that name" in errors
+    pictures = len(list((root / "masks").iterdir()))
+    assert f"({pictures} of this kind: p0, p1, p2, …)" in errors and len(errors.splitlines()) == 2
+    for name in ("p0", "p1"):
+        (tmp_path / "some" / f"{name}.png").write_bytes(b"no picture")
+    for mask in sorted((root / "masks").iterdir())[2:]:
+        shutil.copy(mask, tmp_path / "some")
+    code, _, errors = run(*words, "-m", tmp_path / "some", "--overwrite")
+    assert code == 2 and "(2 of this kind: p0, p1)" in errors and "nothing was written" in errors
 
 
 def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -> None:

@@ -301,7 +301,35 @@ def dataset(
     from crfrnn.training import UnaryDataset
 
     found, count = labelled(root, split, limit, labels, void)
-    return UnaryDataset(found, unary_source(spec, num_labels=count, unknown=void, **options), count)
+    source = unary_source(spec, num_labels=count, unknown=void, **options)
+    check_unaries(source, found)
+    return UnaryDataset(found, source, count)
+
+
+def check_unaries(source: Any, found: PictureSet) -> None:
+    """ValueError, before any work, that counts the pictures which have no unary in a folder of them."""
+    from crfrnn.training import FolderUnaries
+
+    if isinstance(source, FolderUnaries):
+        check_each("--unaries", found.ids, source.find)
+
+
+def check_each(option: str, ids: Sequence[str], find: Callable[[str], Any]) -> None:
+    """Call `find` for every id; one ValueError with a line for each kind of ValueError that it raises."""
+    from crfrnn.data.problems import by_kind
+
+    problems = {}
+    for name in ids:
+        try:
+            find(name)
+        except ValueError as error:
+            problems[name] = str(error)
+    if problems:
+        lines = "\n  ".join(by_kind(list(problems.values()), list(problems)))
+        raise ValueError(
+            f"{option}: expected a file for each of the {len(ids)} pictures, got {len(problems)} problems; "
+            f"mend these, or take fewer pictures:\n  {lines}"
+        )
 
 
 def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.table import Table
 
 from crfrnn.commands import common
+from crfrnn.commands.pictures import Failures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +76,8 @@ def evaluate(
     if base not in specs:
         raise ValueError(f"--baseline: expected one of {', '.join(specs)}, got {base!r}")
     found, count = common.labelled(root, split, limit, labels, void)
-    needs = [spec for spec in specs.values() if not Path(spec).is_dir()]
+    folders = {name: folder for name, spec in specs.items() if (folder := _folder(spec)) is not None}
+    needs = [spec for name, spec in specs.items() if name not in folders]
     if unaries is None and needs:
         raise ValueError(f"--unaries: expected a folder or deeplab:FILE.npz for {needs[0]!r}, got none")
     source = (
@@ -82,6 +85,9 @@ def evaluate(
         if unaries
         else _none
     )
+    common.check_unaries(source, found)
+    for folder in folders.values():
+        common.check_each("--method", found.ids, partial(_prediction, folder))
     data = UnaryDataset(found, source, count, cache_bytes=0)
     runs = {name: _method(spec, count, iterations, void) for name, spec in specs.items()}
     tables = {name: output / name for name in ("scores.md", "scores.csv", "trimap.csv", "differences.csv")}
@@ -92,10 +98,16 @@ def evaluate(
         claim(output, "evaluate", common.settings(), [item], whole=False, overwrite=overwrite),
         common.progress() as bar,
     ):
+        failures = Failures()
         for index in bar.track(range(len(data)), description="evaluate"):
-            sample = data[index] if unaries is not None else data.without_unary(index)
-            truth = sample.truth.numpy()
-            evaluator.update(sample.id, truth, {name: run(sample) for name, run in runs.items()})
+            with failures.caught(found.ids[index]):
+                sample = data[index] if unaries is not None else data.without_unary(index)
+                truth = sample.truth.numpy()
+                evaluator.update(sample.id, truth, {name: run(sample) for name, run in runs.items()})
+        if failures:  # figures of the others would be those of another data set
+            failures.show(len(data))
+            common.show_error("nothing was written")
+            raise typer.Exit(common.USAGE)
         result = evaluator.compute()
         options: dict[str, Any] = {"samples": samples, "seed": seed}
         result.write_markdown(tables["scores.md"], baseline=base if len(specs) > 1 else None, **options)
@@ -127,6 +139,18 @@ def _named(spec: str) -> tuple[str, str]:
     return (Path(rest).stem if Path(rest).exists() else rest), spec
 
 
+def _folder(spec: str) -> Path | None:
+    """The folder of label maps that a method is, or None."""
+    path = Path(spec.removeprefix("folder:"))
+    return path if path.is_dir() else None
+
+
+def _prediction(folder: Path, name: str) -> Path:
+    from crfrnn.data.files import existing
+
+    return existing(folder / f"{name}.png", "prediction")
+
+
 def _method(spec: str, num_labels: int, iterations: int | None, void: int | None) -> Method:
     import numpy as np
 
@@ -137,10 +161,11 @@ def _method(spec: str, num_labels: int, iterations: int | None, void: int | None
         return lambda sample: sample.unary.argmax(0).numpy()
     kind, _, rest = spec.partition(":")
     path = Path(rest if kind in ("params", "folder") and rest else spec)
-    if path.is_dir() and kind != "params":
+    folder = _folder(spec)
+    if folder is not None:
 
         def read(sample: Sample) -> NDArray[np.int64]:
-            file = path / f"{sample.id}.png"
+            file = _prediction(folder, sample.id)
             labels = read_label_png(file, role="prediction")
             if void is None and num_labels > 1:
                 ask_about_white(labels, "prediction", file)
