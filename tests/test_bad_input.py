@@ -78,7 +78,7 @@ FIELD = {
     "activation": (
         {"activation": "tanh"},
         ValueError,
-        "activation: expected one of 'softmax', 'relu', got 'tanh'",
+        "activation: expected one of 'softmax', 'relu', 'sigmoid', got 'tanh'",
     ),
     "gradient": ({"gradient": "none"}, ValueError, "gradient: expected one of"),
     "precision": ({"precision": "half"}, ValueError, "precision: expected one of"),

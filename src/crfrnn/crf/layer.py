@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import binary, validate
+from crfrnn.crf import binary, unit, validate
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
@@ -211,6 +211,9 @@ class CRFRNN(nn.Module):
             guide_components: k, or Float[C, k] directions that tiles of one picture share
                 (`crfrnn.crf.principal_directions`); None takes the layer's own.
 
+        Warns:
+            InputWarning: a guide that is not in the unit of θ_β, probabilities in place of logits.
+
         Returns:
             Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
         """
@@ -224,8 +227,10 @@ class CRFRNN(nn.Module):
                 f"{validate.describe(unary)}; {remedy}"
             )
         mask = validate.check_mask(mask, unary)
-        image = validate.check_image(image, unary, mask)
+        image = validate.check_image(image, unary)
         self._check_axes(image)
+        unit.check_guide(image, mask, self.log_theta_beta, whole=origin is None)
+        unit.check_logits(unary, mask, self.activation == "sigmoid")
         steps = iterations
         if steps is None:
             steps = self.iterations if self.training else self.eval_iterations

@@ -83,23 +83,6 @@ def warn_of_one_label(unary: Tensor) -> None:
         )
 
 
-def like_probabilities(scores: Tensor, axis: int = 0, overlap: bool = False) -> str:
-    """What makes scores look as if they were probabilities and no logits, in words; "" where nothing does.
-
-    Args: scores, of which the labels lie along `axis`; overlap, labels of which a pixel may have several.
-    """
-    if not scores.numel():
-        return ""
-    low, high = (float(v) for v in torch.aminmax(scores))
-    if not 0 <= low < high <= 1:
-        return ""
-    if overlap or scores.shape[axis] == 1:
-        return "all values lie in 0..1"
-    least, greatest = (float(v) for v in torch.aminmax(scores.sum(axis)))
-    alike = abs(least - 1) < 1e-3 and abs(greatest - 1) < 1e-3
-    return "all values lie in 0..1 and sum to 1" if alike else ""
-
-
 def check_unary_values(unary: Tensor, mask: Tensor | None) -> None:
     remedy = (
         "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "
@@ -299,8 +282,8 @@ def check_positive(name: str, value: Any, unit: str) -> Tensor:
     return tensor.detach().to(torch.float32)
 
 
-def check_image(image: Any, unary: Tensor, mask: Tensor | None) -> Tensor:
-    """Float or UInt8 [B, C, *spatial] over the same pixels as the unary."""
+def check_image(image: Any, unary: Tensor) -> Tensor:
+    """Float or UInt8 [B, C, *spatial] over the unary's pixels; `unit.check_guide` looks at its values."""
     image = check_tensor("image", image, "a float or uint8 tensor [B, C, *spatial] with values in 0..255")
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise TypeError(
@@ -320,7 +303,4 @@ def check_image(image: Any, unary: Tensor, mask: Tensor | None) -> Tensor:
     if image.shape[1] < 1:
         raise ValueError(f"image: expected at least one channel on axis 1, got {describe(image)}")
     check_device("image", image, unary)
-    if image.is_floating_point():
-        valid = None if mask is None else mask.unsqueeze(1)
-        check_finite("image", image, "replace such pixels, or leave them out with mask=", valid)
     return image

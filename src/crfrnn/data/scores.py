@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.binary import two_labels, two_probabilities
-from crfrnn.crf.validate import like_probabilities
+from crfrnn.crf.unit import warn_of_probabilities
 from crfrnn.data.files import FileError, PathLike
-from crfrnn.lattice.validate import warn
 
 ScoreKind = Literal["logits", "probabilities"]
 SCORE_KINDS: tuple[str, ...] = get_args(ScoreKind)
@@ -52,7 +51,7 @@ def scores_to_logits(
     _check_finite(scores, role, path)
     inside = scores if valid is None else scores[:, valid]
     if kind == "logits":
-        _point_out_probabilities(inside, role, path)
+        warn_of_probabilities(inside)
         return two_labels(scores)
     _check_range(inside, role, path)
     if len(scores) > 1:
@@ -99,18 +98,6 @@ def _check_sums(scores: Tensor, role: str, path: PathLike | None) -> None:
             "add the background as a label of its own, divide independent sigmoids by their sum, or correct "
             "the order of the axes",
         )  # fmt: skip
-
-
-def _point_out_probabilities(scores: Tensor, role: str, path: PathLike | None) -> None:
-    if not scores.numel():
-        return
-    found = like_probabilities(scores)
-    if found:
-        name = role if path is None else f"{role} {str(path)!r}"
-        warn(
-            f"{name}: read as logits as asked, but {found}; if they are probabilities, say "
-            "kind='probabilities'"
-        )
 
 
 def _refused(role: str, path: PathLike | None, expected: str, got: str, remedy: str) -> ValueError:

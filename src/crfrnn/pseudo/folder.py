@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from crfrnn.data import read_image, read_unary, write_label_png
 from crfrnn.data.files import PathLike
 from crfrnn.data.outputs import Item, claim
 from crfrnn.data.unary_files import LAYOUTS
+from crfrnn.lattice.validate import InputWarning, warn
 from crfrnn.pseudo.labels import refine_labels
 from crfrnn.pseudo.recipes import Recipe, recipe_named
 from crfrnn.pseudo.sources import Cams, read_cams
@@ -141,6 +143,9 @@ def write_pseudo_labels(
         work = functools.partial(_work, settings)
         done = len(listed) - len(todo)
         for job, error in _results(work, chunks, min(processes, max(len(chunks), 1))):
+            if isinstance(job, _Told):
+                warn(job.text)
+                continue
             done += 1
             if error is None:
                 written += 1
@@ -153,7 +158,7 @@ def write_pseudo_labels(
 
 def _results(
     work: Callable[[Chunk], Results], chunks: Sequence[Chunk], processes: int
-) -> Iterator[tuple[Job, str | None]]:
+) -> Iterator[tuple[Job | _Told, str | None]]:
     if processes > 1:
         yield from work_through(work, chunks, processes)
     else:
@@ -161,8 +166,23 @@ def _results(
             yield from work(chunk)
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A warning among the results: the process that works prints nothing, the one that asked does."""
+
+    text: str
+
+
 def _work(settings: _Settings, jobs: Chunk) -> Results:
-    """Read, refine and write some pictures; what fails is said and stops nothing."""
+    """Read, refine and write some pictures; what fails stops nothing, and warnings are handed back."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", InputWarning)
+        results = _done(settings, jobs)
+    told = dict.fromkeys(str(one.message) for one in seen)
+    return [*((_Told(text), None) for text in told), *results]
+
+
+def _done(settings: _Settings, jobs: Chunk) -> Results:
     results: Results = []
     read: list[tuple[Job, Any, Cams | Tensor]] = []
     for job in jobs:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf import mean_field
+from crfrnn.crf.binary import two_labels
+from crfrnn.crf.unit import warn_of_probabilities
 from crfrnn.data import VOID, unary_from_labels
 from crfrnn.data.scores import SMALLEST
 from crfrnn.pseudo.recipes import Recipe, recipe_named
@@ -100,7 +102,9 @@ def _checked(image: NDArray[np.uint8], source: Cams | Tensor, number: int) -> ND
 
 def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: Recipe) -> _Candidates:
     if not isinstance(source, Cams):
-        return _Candidates(source.float()[None], np.arange(len(source)))
+        warn_of_probabilities(source)
+        logits = two_labels(source.float())
+        return _Candidates(logits[None], np.arange(len(logits)))
     labels = np.concatenate([[0], source.labels])
     best = source.scores.amax(0) if len(source.scores) else torch.zeros(image.shape[:2])
     levels = []

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
+from crfrnn.crf.unit import warn_of_guide
+from crfrnn.predict.memory import pieces
 from crfrnn.predict.windows import Window, windows
 from crfrnn.tiles.memory import guide_directions, smallest, tile_within, vertices_per_pixel
 from crfrnn.tiles.sources import Source, finite, valid_in_all
@@ -85,6 +87,7 @@ def refine_tiles(
     height, width = _size(image, unary)
     crf = for_two_labels(crf)
     directions = guide_directions(crf, image, unary)
+    _check_unit(image, crf)
     shared, side = _plan(image, unary, crf, directions, memory, tile, overlap)
     rows, columns = windows(height, side, shared), windows(width, side, shared)
     total, changed, counted = len(rows) * len(columns), 0, 0
@@ -168,6 +171,18 @@ def _fade(window: Window) -> NDArray[np.float32]:
 def _own(found: list[Window], i: int) -> int:
     """How many pixels of a window no later one touches."""
     return (found[i + 1].start if i + 1 < len(found) else found[i].stop) - found[i].start
+
+
+def _check_unit(image: Source, crf: CRFRNN) -> None:
+    """Warn where nine pieces of a float guide are not in the unit of θ_β; a tile alone may just be dark."""
+    found = []
+    for rows, columns in pieces(*image.shape[1:]):
+        values, valid = image.read(rows, columns), image.valid(rows, columns)
+        if values.dtype.kind != "f":
+            return
+        good = np.isfinite(values).all(0) if valid is None else np.isfinite(values).all(0) & valid
+        found.append(torch.from_numpy(values[:, good]))
+    warn_of_guide(torch.cat(found, 1), crf.log_theta_beta)
 
 
 def _size(image: Source, unary: Source) -> tuple[int, int]:

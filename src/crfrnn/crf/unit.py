@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Whether guide and unary are in the units that the CRF counts in: steps of 0..255, and logits.
+
+A guide in 0..1 or with mean 0 and deviation 1 has hardly an edge beside a θ_β of some colour steps, and
+probabilities are weak logits. Both compute and give poor labels, so both get a warning. What cannot matter
+gets none: other units with bandwidths to match, flat and dark guides, a handful of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from crfrnn.crf import validate
+from crfrnn.lattice.validate import readable, warn
+
+SPOTS = 32  # pixels along an axis that are looked at first
+FEW = 16  # pixels that say nothing about a unit
+UNIT, NORMALISED = 2.0, 10.0  # the largest value of a guide in 0..1, and of one by mean and deviation
+
+
+def check_guide(image: Tensor, mask: Tensor | None, log_theta_beta: Tensor, whole: bool = True) -> None:
+    """Refuse NaN and infinity in a float guide, and warn where it is not in the unit of θ_β.
+
+    One pass and one wait for a GPU in the usual case; most guides show their unit in a few spots.
+
+    Args:
+        image, mask: as `CRFRNN.forward` takes them.
+        log_theta_beta: a number or one per channel.
+        whole: False for a tile, which may be dark where its picture is not; then only NaN is looked for.
+    """
+    if not image.is_floating_point() or not readable(image) or image.numel() == 0:
+        return
+    remedy = "replace such pixels, or leave them out with mask="
+    if not whole:
+        return validate.check_finite("image", image, remedy, None if mask is None else mask.unsqueeze(1))
+    values = image.detach()
+    steps = tuple(slice(None, None, max(1, n // SPOTS)) for n in image.shape[2:])
+    spots = values[(slice(None), slice(None), *steps)]
+    if mask is not None:  # padding may hold anything
+        spots = torch.where(mask[(slice(None), *steps)].unsqueeze(1), spots, 0)
+    # A finite sum has only finite terms.
+    total, low, high = torch.stack([values.sum(), *torch.aminmax(spots)]).tolist()
+    if not math.isfinite(total):
+        validate.check_finite("image", image, remedy, None if mask is None else mask.unsqueeze(1))
+    if -NORMALISED <= low <= high <= NORMALISED:
+        warn_of_guide(values.movedim(1, 0) if mask is None else values.movedim(1, 0)[:, mask], log_theta_beta)
+
+
+def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
+    """Warn where colours Float[C, ...] are in 0..1 or normalised and θ_β is in steps of 0..255."""
+    if values.numel() < FEW * values.shape[0]:
+        return
+    low, high = (float(v) for v in torch.aminmax(values))
+    size, theta = max(-low, high), float(log_theta_beta.detach().exp().min())
+    if low == high or size > NORMALISED:
+        return
+    if low >= -0.25 * high:  # resizing may overshoot a little
+        # A dark picture of 0..255 has whole numbers.
+        whole = size > 1 and bool((values == values.round()).all())
+        if size > UNIT or theta < 2 * size or whole:
+            return
+        form, remedy = "in 0..1", "give 255 * image"
+    else:
+        if theta < size / 2:
+            return
+        form, remedy = "normalised by mean and deviation", "give the picture as it was before, in 0..255"
+    # In whole numbers, so that batch after batch says the same, which Python shows once.
+    first, last, theta = math.floor(low), math.ceil(high), round(theta)
+    warn(
+        f"image: expected values in 0..255, the unit of theta_beta, got {first}..{last}, as of a picture "
+        f"{form}; beside theta_beta={theta} such a guide has hardly an edge: {remedy}, or take theta_beta in "
+        f"the guide's own unit, such as {theta * (last - first) / 255:.2g}"
+    )
+
+
+def check_logits(unary: Tensor, mask: Tensor | None, overlap: bool) -> None:
+    """Warn where a unary Float[B, L, *spatial] looks like probabilities.
+
+    One pixel tells most logits apart. On a GPU even that would be a wait, so there nothing is looked at.
+    """
+    if unary.is_cuda or not readable(unary) or unary.numel() < FEW * unary.shape[1]:
+        return
+    scores = unary.detach()
+    place = (0,) * (unary.ndim - 2)
+    if mask is not None:
+        first = int(mask[0].reshape(-1).to(torch.uint8).argmax())
+        place = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), mask.shape[1:]))
+    one = scores[(0, slice(None), *place)].tolist()
+    if all(0 <= p <= 1 for p in one) and (overlap or len(one) == 1 or abs(sum(one) - 1) < 1e-3):
+        scores = scores.movedim(1, 0)
+        warn_of_probabilities(scores if mask is None else scores[:, mask], overlap)
+
+
+def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
+    """Warn where scores Float[L, ...] lie in 0..1 and, unless labels overlap, sum to 1 over the labels."""
+    if scores.numel() < FEW * scores.shape[0]:
+        return
+    low, high = (float(v) for v in torch.aminmax(scores))
+    if not 0 <= low < high <= 1:
+        return
+    found, remedy = "all values lie in 0..1", "unary.clamp(1e-5, 1 - 1e-5).logit()"
+    if not overlap and len(scores) > 1:
+        least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
+        if abs(least - 1) > 1e-3 or abs(greatest - 1) > 1e-3:
+            return
+        found, remedy = "all values lie in 0..1 and sum to 1", "unary.clamp_min(1e-5).log()"
+    warn(
+        f"unary: read as logits, but {found}; if they are probabilities, say kind='probabilities' "
+        f"(--kind probabilities) of a file, or give their logits: {remedy}"
+    )
