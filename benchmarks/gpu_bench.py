@@ -20,14 +20,16 @@ Row = tuple[str, str, float, str, str]
 class Bench:
     """A device, sizes and a stopwatch."""
 
-    def __init__(self, device: str, size: int) -> None:
+    def __init__(self, device: str, size: int, quick: bool = False) -> None:
+        """quick: everything once, unmeasured."""
+        self.quick = quick
         self.device, self.size, self.gpu, self.bandwidth = torch.device(device), size, device != "cpu", 1.0
 
     def milliseconds(self, work: Callable[[], Any], warm: int = 3) -> float:
         """Median of 20, each waited for."""
-        for _ in range(warm if self.gpu else 0):
+        for _ in range(warm if self.gpu and not self.quick else 0):
             work()
-        if not self.gpu:
+        if not self.gpu or self.quick:
             start = time.perf_counter()
             work()
             return 1e3 * (time.perf_counter() - start)
@@ -45,7 +47,7 @@ class Bench:
     def queueing(self, work: Callable[[], Any]) -> float:
         """Median milliseconds until the CPU is free again, the GPU idle before."""
         times = []
-        for _ in range(20 if self.gpu else 1):
+        for _ in range(20 if self.gpu and not self.quick else 1):
             if self.gpu:
                 torch.cuda.synchronize()
             start = time.perf_counter()

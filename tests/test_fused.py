@@ -49,9 +49,10 @@ CASES |= {f"{row}, bandwidths held": {**options, "held": True} for row, options 
 def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool = False, mask: bool = False,
               clamp: bool = False, initial: bool = False, damping: float = 1.0, normalization: str = "after",
               kernels: str = "bs", grid: tuple[int, ...] = (7, 9), iterations: int = 3,
-              held: bool = False) -> list[Tensor]:  # fmt: skip
+              held: bool = False, device: str = "cpu") -> list[Tensor]:  # fmt: skip
     """Logits and the gradients of unary, initial, image, bandwidths, weights and compatibility.
 
+    device: where it is computed; what is drawn is the same on all.
     held: without those of image and bandwidths: the backward pass walks each lattice once an iteration.
     """
     random = torch.Generator().manual_seed(3)
@@ -66,10 +67,10 @@ def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool
     size = 0.02 if normalization == "none" else 1.0  # sums, not averages
     weights = [size * (draw(labels, labels) if matrix else draw(labels).abs() + 0.5) for _ in kernels]
     compatibility = draw(labels, labels) * 0.3 - torch.eye(labels)
-    valid = torch.rand(2, *grid, generator=random) > 0.25
-    known = torch.where(torch.rand(2, *grid, generator=random) > 0.8, 0, -1)
+    valid = (torch.rand(2, *grid, generator=random) > 0.25).to(device)
+    known = torch.where(torch.rand(2, *grid, generator=random) > 0.8, 0, -1).to(device)
     leaves = [
-        t.to(dtype).requires_grad_()
+        t.to(device, dtype).requires_grad_()
         for t in (unary, start, image, compatibility, *thetas, *colours, *weights)
     ]
     unary, start, image, compatibility = leaves[:4]
@@ -91,7 +92,7 @@ def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool
         unary, built, weights, compatibility, iterations, mask=valid if mask else None,
         clamp=known if clamp else None, damping=damping, initial=start if initial else None,
     )  # fmt: skip
-    weight = torch.randn(out.shape, generator=random, dtype=torch.float64).to(dtype)
+    weight = torch.randn(out.shape, generator=random, dtype=torch.float64).to(out)
     grads = torch.autograd.grad((out.softmax(1) * weight).sum(), leaves, allow_unused=True)
     return [
         out.detach(),
