@@ -38,11 +38,21 @@ def scores() -> np.ndarray:
 
 def tiles(root: Path, *more: Any, scene: str = "scene.tif", unary: str = "p.tif") -> tuple[np.ndarray, str]:
     """The label map, and what was said."""
-    words = ["-u", root / unary, "--kind", "probabilities", *NUMBERS, "-o", root / "o.tif", *more]
+    words = [
+        "-u",
+        root / unary,
+        "--kind",
+        "probabilities",
+        *NUMBERS,
+        "-o",
+        root / "o.tif",
+        "--overwrite",
+        *more,
+    ]
     code, said, error = run("tiles", root / scene, *words)
     assert code == 0, error
     with rasterio.open(root / "o.tif") as file:
-        return file.read(1), said
+        return file.read(1), said + error
 
 
 def refused(root: Path, *more: Any, scene: str = "scene.tif", unary: str = "p.tif") -> str:
@@ -126,6 +136,10 @@ def test_holes_of_a_label_map_are_holes_and_unknown_labels_are_filled(root: Path
     save(root / "map.tif", labels, tiled=False, nodata=200)
     found, _ = tiles(root, *SCALE, "--kind", "labels", "--labels", 2, unary="map.tif")
     assert np.array_equal(found == 255, HOLE)
+    labels = np.where(HOLE, 0, 1)[None].astype("u1")  # is the 0 a label or a hole?
+    save(root / "map.tif", labels, tiled=False, nodata=0)
+    found, said = tiles(root, *SCALE, "--kind", "labels", "--labels", 2, unary="map.tif")
+    assert np.array_equal(found == 255, HOLE) and "label 0 is also the file's nodata value" in said
 
 
 @pytest.mark.parametrize(

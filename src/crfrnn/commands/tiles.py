@@ -54,6 +54,7 @@ def tiles(
 
     from crfrnn.data import FileError
     from crfrnn.data.outputs import Item, claim
+    from crfrnn.lattice.validate import warn
     from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
 
     with (
@@ -75,6 +76,11 @@ def tiles(
                 "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
                 misfit, "warp it onto the picture",
             )  # fmt: skip
+        if kind == "labels" and scores.nodata in range(labels or 0):
+            warn(
+                f"--unary {str(unary)!r}: label {scores.nodata:g} is also the file's nodata value, so that "
+                "its pixels take no part; if it is a label, take that out (gdal_edit.py -unsetnodata)"
+            )
         convert = as_logits(kind, labels, gt_prob, void)
         crf = common.build_crf(
             labels if kind == "labels" else max(len(scores.bands), 2), params, preset, iterations,

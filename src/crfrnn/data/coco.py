@@ -143,7 +143,8 @@ def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories
     for number, category in zip(
         ids_of(categories, "id", "categories", listing, once=True), categories, strict=True
     ):
-        name = _RENAMED.get(str(category.get("name")), category.get("name"))
+        written = str(category.get("name")).strip().casefold()
+        name = _RENAMED.get(written, written)
         if name in VOC_CLASSES[1:]:
             found[number] = VOC_CLASSES.index(name)
     if not found:

@@ -134,12 +134,12 @@ class _Reader:
         size = 8 + struct.unpack_from(f"{self.order}I", tag, 4)[0]
         if size > MAX_BYTES:
             raise _Broken(f"more than {MAX_BYTES} bytes after inflating ({size})")
-        plain = tag + inflater.decompress(inflater.unconsumed_tail, size - 8)
-        # The last call also checks the checksum; padding is all that may follow.
-        plain += inflater.decompress(inflater.unconsumed_tail, 8)
+        body = inflater.decompress(inflater.unconsumed_tail, size - 8)
+        # This call also checks the checksum; padding is all that may follow.
+        padding = inflater.decompress(inflater.unconsumed_tail, 8)
         if not inflater.eof:
             raise _Broken(f"compressed data that do not end after {size} bytes")
-        return plain
+        return b"".join((tag, body, padding))
 
     def head(self, body: memoryview) -> tuple[int, tuple[int, ...], str, int]:
         """Class (with the complex flag), dimensions and name of a matrix, and where its content begins."""

@@ -83,6 +83,11 @@ class Raster:
         return np.dtype(self.file.dtypes[self.bands[0] - 1])
 
     @property
+    def nodata(self) -> float | None:
+        """The number that stands for no data, if the file names one."""
+        return self.file.nodata
+
+    @property
     def bits(self) -> int:
         """Of a number in the file, which may be fewer than those of `dtype`."""
         stored = self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
