@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +155,28 @@ def test_refusals_are_one_line_and_leave_nothing(
     code, _, error = run("tiles", "scene.tif", *arguments)
     assert code == 2 and said in error and len(error.strip().splitlines()) == 1, error
     assert names(root) == before
+
+
+def test_a_file_that_the_disk_cut_short_is_an_error_though_gdal_says_nothing(root: Path) -> None:
+    """The limit on a file's size stands for the end of the disk; GDAL meets it when it closes the file."""
+    if not hasattr(signal, "SIGXFSZ"):
+        pytest.skip("no such limit here")
+    words = ["tiles", "scene.tif", "-u", "scores.tif", "--kind", "logits", "-T", "1", "-o", "out.tif"]
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)); "
+        "from crfrnn.cli import main; main(sys.argv[1:])"
+    )
+    before = names(root)
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and "error: output 'out.tif': expected all of it" in done.stderr
+    assert names(root) == before
+
+
+def test_an_interrupted_file_is_not_there(root: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Raster(root / "scene.tif") as scene,
+        LabelRaster(root / "o.tif", scene, 3, root / "p.tif"),
+    ):
+        raise KeyboardInterrupt
+    assert not [name for name in names(root) if name not in ("scene.tif", "scores.tif", "map.tif")]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,10 @@ from crfrnn import signals
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` are those of the process by default."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that are no text, and a terminal may know few letters.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     with signals.answered(signals.leave):
         from crfrnn.commands.parser import run
 

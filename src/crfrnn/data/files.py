@@ -76,12 +76,12 @@ def atomic(path: PathLike) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except BaseException as error:
+        ours = isinstance(error, Exception) and not isinstance(error, FileError)
+        reason = _why_unwritable(error, temporary, target) if ours else None  # while the disk is still full
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, Exception) and not isinstance(error, FileError):
-            reason = _why_unwritable(error, temporary, target)
-            if reason:
-                raise _unwritable(target, *reason) from error
+        if reason:
+            raise _unwritable(target, *reason) from error
         raise
 
 
@@ -166,7 +166,7 @@ def _unwritable(path: PathLike, expected: str, got: str, remedy: str) -> OutputE
     return OutputError("output", path, expected, got, remedy)
 
 
-def _why_unwritable(error: Exception, temporary: Path, target: Path) -> tuple[str, str, str] | None:
+def _why_unwritable(error: BaseException, temporary: Path, target: Path) -> tuple[str, str, str] | None:
     """Expected, got, remedy, if the error is about writing this file; None if it is about something else."""
     names = (None, os.fspath(temporary), os.fspath(target))
     found: BaseException | None = error
@@ -174,6 +174,8 @@ def _why_unwritable(error: Exception, temporary: Path, target: Path) -> tuple[st
         if isinstance(found, OSError) and found.filename in names and found.errno in _REASONS:
             return _REASONS[found.errno]
         found = found.__context__
+    if isinstance(error, AttributeError | LookupError | NameError | TypeError):
+        return None
     with suppress(OSError, AttributeError):  # libraries with their own errors say it in many ways
         disk = os.statvfs(target.parent)
         if disk.f_bavail * disk.f_frsize < _FEW_BYTES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -238,7 +239,8 @@ class LabelRaster:
             "compress": "deflate", "BIGTIFF": "IF_SAFER", **_places(file), **options,
         }  # fmt: skip
         with _quiet(self._rasterio):
-            out = self._stack.enter_context(self._rasterio.open(temporary, "w", **profile))
+            out = self._rasterio.open(temporary, "w", **profile)
+            self._stack.enter_context(_closed(self._rasterio, out, path))
             if "AREA_OR_POINT" in file.tags():
                 out.update_tags(AREA_OR_POINT=file.tags()["AREA_OR_POINT"])
             return out
@@ -258,6 +260,38 @@ def _places(file: Any) -> dict[str, Any]:
     if file.rpcs is not None:
         found["rpcs"] = file.rpcs
     return found
+
+
+@contextmanager
+def _closed(rasterio: Any, file: Any, path: PathLike) -> Iterator[None]:
+    """Close it; OSError unless all blocks are in it: GDAL prints that a disk is full, and raises nothing."""
+    name = file.name
+    try:
+        yield
+    except BaseException:
+        with _quiet(rasterio):
+            file.close()
+        raise
+    with _quiet(rasterio):
+        file.close()
+        try:
+            with rasterio.open(name) as made:
+                ends = list(_block_ends(made))
+        except rasterio.errors.RasterioError:
+            ends = [0]
+    if not all(ends) or max(ends) > os.path.getsize(name):
+        raise OSError(f"output {os.fspath(path)!r}: expected all of it on the disk, got a part; is it full?")
+
+
+def _block_ends(file: Any) -> Iterator[int]:
+    """Where each block of a GeoTIFF ends, in bytes from the start; 0 for one that is not there."""
+    shared = file.interleaving is not None and file.interleaving.value == "PIXEL"
+    for band in (1,) if shared else file.indexes:
+        for (row, column), _ in file.block_windows(band):
+            parts = (
+                file.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", band) for what in ("OFFSET", "SIZE")
+            )
+            yield sum(int(part or 0) for part in parts)
 
 
 @contextmanager
