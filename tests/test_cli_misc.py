@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from crfrnn.cli import main
 from crfrnn.commands import common
+from crfrnn.commands.doctor import NEEDS
 from crfrnn.commands.parser import app
 from crfrnn.crf import InputWarning
 from crfrnn.data import read_label_png
@@ -34,8 +37,35 @@ def test_every_command_shows_an_example(command: str) -> None:
 def test_doctor_names_what_matters() -> None:
     code, said, _ = run("doctor")
     assert code == 0
-    for word in ("torch", "threads", "native module", "real data", "pydensecrf2"):
+    for word in ("torch", "threads", "native module", "real data", "OK: every command has what it needs."):
         assert word in said
+
+
+def test_doctor_says_what_a_command_lacks_and_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("optuna", "h5py", "rasterio"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, said, _ = run("doctor")
+    lines = dict(re.findall(r"^(crfrnn [a-z-]+): (.*)$", said, re.M))
+    assert code == 0 and set(lines) == {f"crfrnn {name}" for name in [*COMMANDS, "experiment"]}
+    assert lines["crfrnn tiles"].startswith("lacks rasterio: pip install '.[geo]'")
+    assert lines["crfrnn tune"].startswith("lacks optuna: pip install '.[train]'")
+    assert lines["crfrnn convert"].startswith("OK; for Keras files, lacks h5py: pip install '.[convert]'")
+    assert lines["crfrnn fit"] == lines["crfrnn refine"] == "OK" and "OK: every command" not in said
+
+
+def test_doctor_names_the_extras_of_the_package() -> None:
+    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text()
+    listed = text.split("[project.optional-dependencies]")[1].split("[project.scripts]")[0]
+    for need in (need for needs in NEEDS.values() for need in needs):
+        packages = re.search(rf"^{need.extra} = \[(.*?)\]$", listed, re.M | re.S)
+        assert packages and all(f'"{package}' in packages[1] for package in need.modules.values())
+
+
+@pytest.mark.parametrize("name", ["table1", "ablations", "unaries", "unary-ablations"])
+def test_every_experiment_has_its_own_sentence_and_example(name: str) -> None:
+    code, said, _ = run("experiment", name, "--help")
+    other = [word for word in re.findall(r"Example: crfrnn experiment (\S+)", said) if word != name]
+    assert code == 0 and f"Example: crfrnn experiment {name} " in said and not other
 
 
 def test_accuracy_reports_every_quality(tmp_path: Path) -> None:

@@ -78,17 +78,7 @@ def recipe_experiment(
     devices: Devices = 1,
     strategy: Strategy = "auto",
 ) -> None:
-    """Train, judge and compare: OUTPUT/table1.md or OUTPUT/ablations.md with CSV files and figures.
-
-    table1: the plain network, a cross-validated CRF behind it, end to end, and two controls. ablations: T in
-    training and in test, compatibility, weights, bandwidths, normalisation, loss. Both may share one OUTPUT.
-
-    Example: crfrnn experiment table1 --recipe cpu-small -s data.root=data -o table1
-
-    Example: crfrnn experiment table1 --seeds 0,1,2 -s data.root=data -o table1
-
-    Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
-    """  # fmt: skip
+    """Train, judge and compare, as `HELP` says of each; the name of the command chooses the plan."""
     from crfrnn.experiments import Experiment, ablations, table1, write_seeds
     from crfrnn.training.recipe_files import load_recipe
 
@@ -122,8 +112,34 @@ def recipe_experiment(
             file.unlink()
 
 
-for _name in ("table1", "ablations"):
-    experiments.command(_name)(common.reported(recipe_experiment))
+HELP = {
+    "table1": """Table 1 of the paper: the plain network, a CRF behind it, and both trained together.
+
+    The rows are the plain network, a cross-validated CRF behind it, end to end, and two controls. OUTPUT gets
+    table1.md with CSV files and figures; `crfrnn experiment ablations` may share it.
+
+    Example: crfrnn experiment table1 --recipe cpu-small -s data.root=data -o table1
+
+    Example: crfrnn experiment table1 --seeds 0,1,2 -s data.root=data -o table1
+    """,
+    "ablations": """What each part of the CRF brings when it is trained with the network.
+
+    T in training and in test, compatibility, weights, bandwidths, normalisation, loss. OUTPUT gets
+    ablations.md with CSV files and figures; it may be that of `crfrnn experiment table1`, whose networks it
+    then takes.
+
+    Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
+    """,
+}
+
+
+def help_text(text: str) -> str:
+    """Paragraphs without the line breaks of the source."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+for _name, _help in HELP.items():
+    experiments.command(_name, help=help_text(_help))(common.reported(recipe_experiment))
 
 
 def say(line: str) -> None:

@@ -19,6 +19,7 @@ from crfrnn.commands.experiment import (
     ValPictures,
     counts,
     experiments,
+    help_text,
     kept_when_interrupted,
     report,
     say,
@@ -74,16 +75,7 @@ def unary_experiment(
     test_iterations: TestIterations = COUNTS,
     report_only: ReportOnly = False,
 ) -> None:
-    """Learn nothing but the CRF, from the same start every time, and compare on pictures it did not see.
-
-    unaries: argmax of the unaries, default numbers, cross-validated numbers, learned, and a control.
-    unary-ablations: T in training and in test, compatibility, weights, bandwidths, normalisation, loss;
-    --judge-on held-out leaves val unseen. Both may share one OUTPUT.
-
-    Example: crfrnn experiment unaries VOCdevkit --unaries logits/ --layout lhw -o out
-
-    Example: crfrnn experiment unary-ablations VOCdevkit --unaries deeplab:u.npz --judge-on held-out -o out
-    """  # fmt: skip
+    """Learn nothing but the CRF, as `HELP` says of each; the name of the command chooses the plan."""
     from crfrnn.crf.validate import check_choice
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
     from crfrnn.training import FitConfig, TuneConfig
@@ -123,8 +115,25 @@ def unary_experiment(
         report(plan, output, judged.pictures, judged.num_labels)
 
 
-for _name in ("unaries", "unary-ablations"):
-    experiments.command(_name)(common.reported(unary_experiment))
+HELP = {
+    "unaries": """Table 1 on given unaries alone: their argmax, a CRF behind it, and a learned one.
+
+    The rows are the argmax of the unaries, default numbers, cross-validated numbers, learned, and a control,
+    compared on pictures that nothing was learned from.
+
+    Example: crfrnn experiment unaries VOCdevkit --unaries logits/ --layout lhw -o out
+    """,
+    "unary-ablations": """What each part of the CRF brings on the unaries that are given.
+
+    Learns nothing but the CRF, from the same start every time: T in training and in test, compatibility,
+    weights, bandwidths, normalisation, loss. --judge-on held-out leaves val unseen. OUTPUT may be that of
+    `crfrnn experiment unaries`.
+
+    Example: crfrnn experiment unary-ablations VOCdevkit --unaries deeplab:u.npz --judge-on held-out -o out
+    """,
+}
+for _name, _help in HELP.items():
+    experiments.command(_name, help=help_text(_help))(common.reported(unary_experiment))
 
 
 def _dataset(

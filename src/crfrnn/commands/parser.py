@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from crfrnn.commands import common
+from crfrnn.commands.accuracy import accuracy
 from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
+from crfrnn.commands.doctor import doctor
 from crfrnn.commands.evaluate import evaluate
 from crfrnn.commands.experiment_unaries import experiments
 from crfrnn.commands.fit import fit
-from crfrnn.commands.inspect import accuracy, doctor
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
 from crfrnn.commands.segment import segment

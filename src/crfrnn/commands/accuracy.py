@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn doctor`: what is installed and runs. `crfrnn accuracy`: how exact the filter is on a picture."""
+"""`crfrnn accuracy`: how exact the filter is on a picture."""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,48 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from crfrnn.crf import GaussianKernel
-
-PACKAGES = (
-    "numpy", "pillow", "safetensors", "typer", "rich", "scipy", "optuna", "torchmetrics", "matplotlib",
-    "pyyaml", "scikit-learn", "pydensecrf2",
-)  # fmt: skip
-
-
-def doctor() -> None:
-    """Versions, threads, native module and instruction set, where real data is looked for.
-
-    Example: crfrnn doctor
-    """
-    import torch
-
-    from crfrnn.data import shared_folder
-
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("crfrnn", common.own_version())
-    table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
-    table.add_row("torch", f"{torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}")
-    table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
-    table.add_row("native module", _native())
-    shared = shared_folder()
-    named = os.environ.get("CRFRNN_SHARED")
-    where = str(shared) if shared else "none (set $CRFRNN_SHARED, or put it beside the checkout)"
-    table.add_row("real data", f"{where}{' from $CRFRNN_SHARED' if named else ''}")
-    for name in PACKAGES:
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            found = "not installed"
-        table.add_row(name, found)
-    common.out.print(table)
-
-
-def _native() -> str:
-    try:
-        from crfrnn import _native
-    except ImportError as error:
-        return f"not usable ({error}); the slow reference lattice runs instead"
-    known = ", ".join(_native.instruction_sets())
-    return f"{Path(str(_native.__file__)).name}, {_native.instruction_set()} in use of {known}"
 
 
 def accuracy(

