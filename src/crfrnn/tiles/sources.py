@@ -69,7 +69,7 @@ def finite(image: Source, rows: slice, columns: slice, valid: NDArray[np.bool_] 
         y, x = (int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"image: expected finite numbers where there is data, got NaN or infinity in {int(bad.sum())} "
-            f"pixels of a tile, the first at row {rows.start + y}, column {columns.start + x}; say that they "
-            "are no data: as the file's nodata value, or in its mask"
+            f"pixels of a tile, the first at row {rows.start + y}, column {columns.start + x}; say in the "
+            "file that they are no data, by its nodata value in all bands or a mask, or write numbers there"
         )
     return values
