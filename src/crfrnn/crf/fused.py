@@ -60,7 +60,10 @@ def _supported(kernel: Any, unary: Tensor, batch: int, backend: str) -> bool:
             and operator.weights.dtype == torch.float32
             and operator.weights.device == unary.device
         )
-    if not isinstance(operator, Separable) or operator.grid != tuple(unary.shape[2:]):
+    if not isinstance(operator, Separable) or len(operator.grid) != unary.ndim - 2:
+        return False
+    # Not tuples at once: for torch.compile two tuples of free sizes are never equal.
+    if any(n != m for n, m in zip(operator.grid, unary.shape[2:], strict=True)):
         return False
     return len(operator.grid) <= 3 and operator.theta.device == unary.device
 

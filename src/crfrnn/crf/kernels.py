@@ -111,12 +111,13 @@ class GaussianKernel:
         torch.Size([2, 20, 7])
         """
         check_choice("method", method, ("separable", "lattice", "exact"))
-        shape = tuple(int(n) for n in shape)
+        # The free sizes of torch.export stay free: int() would fix them to those of the example.
+        shape = tuple(n if isinstance(n, int | torch.SymInt) else int(n) for n in shape)
         theta = bandwidths("theta", theta, len(shape), "pixels", dtype, device)
         mask = _flat_mask(mask, shape)
         features = grid_features(shape, theta, origin).unsqueeze(0)
         if mask is not None:
-            features = features.expand(len(mask), -1, -1)
+            features = features.expand(mask.shape[0], -1, -1)
         if method != "separable":
             return cls(
                 features,

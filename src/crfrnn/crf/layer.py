@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import binary, unit, validate
+from crfrnn.crf import binary, onnx_node, unit, validate
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
+from crfrnn.lattice.validate import exporting, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
 
@@ -217,6 +218,7 @@ class CRFRNN(nn.Module):
         Returns:
             Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
         """
+        refuse_torchscript("CRFRNN")
         unary = validate.check_unary(unary)
         if unary.shape[1] != self.num_labels:
             remedy = f"build CRFRNN({unary.shape[1]}, ...)"
@@ -236,6 +238,10 @@ class CRFRNN(nn.Module):
             steps = self.iterations if self.training else self.eval_iterations
         if steps is None:  # eval_iterations: the same as iterations
             steps = self.iterations
+        if exporting():
+            self._check_exportable()
+            if onnx_node.exporting_to_onnx():
+                return onnx_node.as_node(self, unary, image, mask, clamp, steps)
         with torch.autocast(unary.device.type, enabled=False):
             dtype = torch.float64 if unary.dtype == torch.float64 else torch.float32
             logits = unary
@@ -256,6 +262,29 @@ class CRFRNN(nn.Module):
                 precision=self.precision,
             )
             return binary.one_logit(refined, 1) if self._one_logit else refined
+
+    def __prepare_scriptable__(self) -> CRFRNN:
+        refuse_torchscript("CRFRNN", scripting=True)
+        return self
+
+    def _check_exportable(self) -> None:
+        """What reads values between iterations, or the lattice's own table, is no fixed program."""
+        lattice = "lattice" in (self.spatial_method, self.bilateral_method)
+        for name, value, wrong, remedy in (
+            ("tolerance", self.tolerance, self.tolerance is not None, "None: all iterations are done"),
+            (
+                "gradient",
+                self.gradient,
+                self.gradient != "unrolled",
+                "'unrolled', which gives the same logits",
+            ),
+            ("exclude_self", True, self.exclude_self and lattice, "False, or both methods 'exact'"),
+        ):
+            if wrong:
+                raise NotImplementedError(
+                    f"{name}: expected a layer whose steps do not depend on values for torch.export, got "
+                    f"{value!r}; set crf.{name} = {remedy}"
+                )
 
     def _check_axes(self, image: Tensor) -> None:
         for name, log, sizes, what in (

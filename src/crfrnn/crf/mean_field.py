@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crfrnn.crf import fused, validate
 from crfrnn.crf.implicit import fixed_point
+from crfrnn.lattice.validate import refuse_torchscript
 
 # The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
 CLAMPED_LOGIT = 100.0
@@ -141,6 +142,7 @@ def mean_field(
     >>> mean_field(unary, [kernel], [3.0], -torch.eye(2)).argmax(1).tolist()
     [[0, 0, 0, 0]]
     """
+    refuse_torchscript("mean_field")
     dtype = validate.check_unary(unary).dtype
     if activation != "sigmoid":
         validate.warn_of_one_label(unary)

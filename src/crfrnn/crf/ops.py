@@ -14,7 +14,7 @@ from crfrnn import _native
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 # One entry a kernel; an empty tensor is a part that the kernel does not have.
 _KERNELS = "Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts"
-_REST = "int[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
+_REST = "SymInt[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
 _library.define(
     f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool keep)"
     " -> (Tensor, Tensor)"

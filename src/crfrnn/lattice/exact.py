@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.lattice.lattice import BACKENDS
-from crfrnn.lattice.validate import check_features, check_values, compute_dtype
+from crfrnn.lattice.validate import check_features, check_values, compute_dtype, exporting
 
 BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
 MOST_TRITON_DIMENSIONS = 16
@@ -139,8 +139,12 @@ def _triton_backward(
 def _kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, if an empty one."""
     batch, points, dimension = features.shape
-    step = max(1, BLOCK // max(1, batch * points))
-    for start in range(0, max(1, queries.shape[1]), step):
+    if exporting():  # a program has one number of blocks, whatever the size of its inputs
+        starts, step = range(1), queries.shape[1]
+    else:
+        step = max(1, BLOCK // max(1, batch * points))
+        starts = range(0, max(1, queries.shape[1]), step)
+    for start in starts:
         rows = slice(start, start + step)
         # Differences, not |q|² + |f|² - 2qf: colours at 85 bandwidths would cost four digits of the exponent.
         distance = (queries[:, rows, 0, None] - features[:, None, :, 0]).square()

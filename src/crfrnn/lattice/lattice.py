@@ -12,7 +12,7 @@ from torch import Tensor
 
 from crfrnn.lattice import reference
 from crfrnn.lattice.quality import Quality, get_quality
-from crfrnn.lattice.validate import check_features, check_values, compute_dtype
+from crfrnn.lattice.validate import check_features, check_values, compute_dtype, refuse_torchscript
 
 # A backend is a module with build(features, quality, mask) -> (weights, structure),
 # filter(values, weights, structure, reverse), diagonal(weights, structure) and num_vertices(structure).
@@ -76,6 +76,7 @@ class Lattice:
         mask      Bool[B, N], True = valid: a masked point makes no vertex, sends nothing and receives 0
         backend   None chooses by the device; "reference" is plain torch and works on every device
         """
+        refuse_torchscript("Lattice.build")
         setting = get_quality(quality)
         features = check_features(features, mask)
         name = choose_backend(features.device) if backend is None else backend

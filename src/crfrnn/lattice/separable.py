@@ -129,6 +129,9 @@ def _filter_axis(values: Tensor, theta: Tensor) -> Tensor:
     values = values.to(theta.dtype)
     with torch.autocast(values.device.type, enabled=False):
         half = _axis_weights(length, theta)
+        if torch.compiler.is_compiling():  # unfold would fix a free length to that of the example
+            places = torch.arange(length, device=theta.device)
+            return values @ half[(places[:, None] - places).abs()]
         if length <= DENSE:
             row = torch.cat([half[1:].flip(0), half])  # the matrix has the same numbers along its diagonals
             return values @ row.unfold(0, length, 1)[:length].flip(0)

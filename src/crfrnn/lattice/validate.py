@@ -50,7 +50,28 @@ def in_functorch() -> bool:
     """True inside torch.func.vmap, grad, jvp and so on (torch has no public name for this question)."""
     functorch = getattr(torch._C, "_functorch", None)
     peek = getattr(functorch, "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
+    # By its type: to torch.compile what peek() gives `is not None` even where it is None.
+    return peek is not None and type(peek()) is not type(None)
+
+
+def exporting() -> bool:
+    """True inside torch.export and what builds on it; a torch before 2.7 cannot tell."""
+    ask = getattr(torch.compiler, "is_exporting", None)
+    return ask is not None and ask()
+
+
+def refuse_torchscript(name: str, scripting: bool = False) -> None:
+    """NotImplementedError for torch.jit.script, and while torch.jit.trace runs.
+
+    A trace would keep the lattice of the example's pixels and answer with it to every other picture.
+    """
+    if scripting or torch._C._get_tracing_state() is not None:
+        raise NotImplementedError(
+            f"{name}: expected torch.export or torch.compile, got TorchScript "
+            f"(torch.jit.{'script' if scripting else 'trace'}), which cannot hold a lattice that depends on "
+            "the picture; use torch.export.export(module, inputs), for ONNX "
+            "torch.onnx.export(module, inputs, dynamo=True)"
+        )
 
 
 def fit_for_a_bandwidth(numbers: Tensor) -> bool:
