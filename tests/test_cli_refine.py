@@ -145,6 +145,25 @@ def test_void_is_said_where_it_is_another_number(root: Path) -> None:
         assert np.allclose(saved["probabilities"][:, held == 11], 0.5)
 
 
+def test_twelve_bits_are_pointed_out_and_scaled(root: Path) -> None:
+    """The warning's own --scale gives the labels of the 8-bit picture."""
+    grey = np.asarray(Image.open(root / "images/p0.png").convert("L"))
+    Image.fromarray(grey).save(root / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 16).save(root / "deep.png")
+    words = ["-u", root / "unaries/p0.npy", "--kind", "logits", "--layout", "lhw", "--no-panel", "-o"]
+    code, _, errors = run("refine", root / "grey.png", *words, root / "a.png")
+    assert code == 0 and not errors
+    code, _, errors = run("refine", root / "deep.png", *words, root / "b.png")
+    assert code == 0 and errors.startswith("warning: image") and errors.count("\n") == 1
+    assert "--scale 0 4095" in errors
+    code, _, errors = run("refine", root / "deep.png", "--scale", 0, 4095, *words, root / "c.png")
+    assert code == 0 and not errors
+    found = [read_label_png(root / f"{name}.png") for name in "abc"]
+    assert (found[0] == found[2]).mean() > 0.99 > (found[0] == found[1]).mean()
+    code, _, errors = run("refine", root / "deep.png", "--scale", 9, 9, *words, root / "d.png")
+    assert code == 2 and "scale: expected two finite numbers" in errors
+
+
 def test_one_logit_per_pixel_with_parameters_of_one_logit(root: Path) -> None:
     """A file without an axis of labels; the parameters that a sigmoid network was trained with."""
     image = read_image(root / "images/p0.png")

@@ -35,6 +35,7 @@ def test_exif_orientation(tmp_path, orientation):
     assert read_image(tmp_path / "a.png").shape == ((5, 7, 3) if orientation < 5 else (7, 5, 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*depth allows:UserWarning")  # a dark picture
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_grey_tiffs_that_lie_on_their_side(tmp_path, orientation, dtype):
@@ -76,6 +77,66 @@ def test_sixteen_bits_are_scaled(tmp_path):
         assert read_image(tmp_path / name)[0, :, 1].tolist() == np.rint(values[0] / 257).astype(int).tolist()
     (tmp_path / "a.pgm").write_bytes(b"P5 6 1 65535\n" + values.astype(">u2").tobytes())
     assert read_image(tmp_path / "a.pgm")[0, -1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_fewer_bits_than_the_file_has_are_pointed_out(tmp_path, bits, ending):
+    """As cameras, microscopes and DICOM exports save them; the scale that is named makes them 8 bits."""
+    eight = np.arange(0, 250, 2, dtype=np.uint16).reshape(5, 25)
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(eight << (bits - 8)).save(path)
+    with pytest.warns(UserWarning, match=r"a\.\w+': numbers up to .* 65535.*--scale 0 (\d+)") as caught:
+        assert read_image(path).max() <= 64
+    top = int(str(caught[0].message).split("--scale 0 ")[1].split()[0])
+    assert top == 2**bits - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_image(path, scale=(0, top))
+    assert np.abs(found[..., 0].astype(int) - eight).max() <= 1
+
+
+def test_colour_of_sixteen_bits_keeps_its_upper_eight(tmp_path):
+    """Pillow drops the lower ones, so a scale comes too late, and 12 bits are said to be lost."""
+    rgb = np.arange(0, 4080, 68, dtype=">u2").reshape(4, 5, 3)
+    rows = b"".join(b"\0" + row.tobytes() for row in rgb)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.warns(UserWarning, match="where its depth allows 65535.*scale them to 0..255"):
+        assert read_image(tmp_path / "a.png").max() == 15
+    with pytest.raises(FileError, match="16 bits per channel"):
+        read_image(tmp_path / "a.png", scale=(0, 4095))
+
+
+def test_a_scale_says_the_range_of_any_numbers(tmp_path):
+    values = np.array([[-1.0, 0.0, 0.5], [1.0, 2.0, 0.25]], np.float32)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(FileError, match="say --scale LOW HIGH"):
+        read_image(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif", scale=(0, 1))[..., 1].tolist() == [[0, 0, 128], [255, 255, 64]]
+    Image.fromarray(RGB).save(tmp_path / "b.png")
+    assert (read_image(tmp_path / "b.png", scale=(0, 51)) == np.minimum(5 * RGB.astype(int), 255)).all()
+    for scale in ((1, 1), (2, 1), (0, np.inf)):
+        with pytest.raises(ValueError, match="scale: expected two finite numbers"):
+            read_image(tmp_path / "b.png", scale=scale)
+    Image.fromarray(np.array([[np.nan, 1]], np.float32)).save(tmp_path / "c.tif")
+    with pytest.raises(FileError, match="NaN"):
+        read_image(tmp_path / "c.tif", scale=(0, 1))
+    for dark in (np.zeros((3, 3), np.uint16), np.full((3, 3), 9, np.uint16)):  # nothing to see either way
+        Image.fromarray(dark).save(tmp_path / "d.png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_image(tmp_path / "d.png")
 
 
 def test_cmyk(tmp_path):

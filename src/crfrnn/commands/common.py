@@ -67,6 +67,10 @@ Layout = Annotated[
     typer.Option("--layout", "--axes", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns)."),
 ]
 GtProb = Annotated[float, typer.Option("--gt-prob", help="How sure a given label is (labels, scribbles).")]
+Scale = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
+]
 Void = Annotated[
     int | None, typer.Option("--void", help="Value of masks and label maps that is no label (255).")
 ]

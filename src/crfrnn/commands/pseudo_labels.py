@@ -37,6 +37,7 @@ def pseudo_labels(
     labels: common.Labels = None,
     void: common.Void = None,
     key: common.Key = None,
+    scale: common.Scale = None,
     level: Annotated[
         list[float] | None,
         typer.Option("--level", help="Instead of the recipe's thresholds or powers; once or twice."),
@@ -75,8 +76,8 @@ def pseudo_labels(
         task = bar.add_task("pseudo-labels", total=len(jobs))
         report = write_pseudo_labels(
             jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
-            quality=quality, processes=processes, batch=batch, device=device, overwrite=overwrite,
-            progress=lambda done, _: bar.update(task, completed=done),
+            scale=scale, quality=quality, processes=processes, batch=batch, device=device,
+            overwrite=overwrite, progress=lambda done, _: bar.update(task, completed=done),
         )  # fmt: skip
     failures = Failures()
     for name, reason in sorted(report.failed.items()):

@@ -33,6 +33,7 @@ def refine(
     void: common.Void = None,
     gt_prob: common.GtProb = 0.7,
     key: common.Key = None,
+    scale: common.Scale = None,
     params: common.Params = None,
     preset: common.Preset = None,
     theta_alpha: common.ThetaAlpha = None,
@@ -63,6 +64,8 @@ def refine(
 
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
+    from crfrnn.data.scale import check_scale
+
     numbers = {
         "theta_alpha": theta_alpha, "theta_beta": theta_beta, "theta_gamma": theta_gamma,
         "spatial_weight": spatial_weight, "bilateral_weight": bilateral_weight, "quality": quality,
@@ -70,7 +73,7 @@ def refine(
     reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key, "unknown": void}
     work = _Work(
         find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
-        save_probabilities, panel, single=len(images) == 1 and Path(images[0]).is_file(),
+        save_probabilities, panel, check_scale(scale), len(images) == 1 and Path(images[0]).is_file(),
     )  # fmt: skip
     failures, skipped = Failures(), 0
     with work.claim(skip_existing, overwrite) as outputs, common.progress() as bar:
@@ -107,6 +110,7 @@ class _Work:
     numbers: dict[str, Any]
     save_probabilities: bool
     panel: bool
+    scale: tuple[float, float] | None
     single: bool
 
     def __post_init__(self) -> None:
@@ -146,7 +150,7 @@ class _Work:
 
         settings = {
             **self.reading, **self.numbers, "labels": self.labels, "params": self.params,
-            "preset": self.preset, "iterations": self.iterations,
+            "preset": self.preset, "iterations": self.iterations, "scale": self.scale,
         }  # fmt: skip
         return claim(
             self.output.parent if self._named else self.output, "refine", settings, list(self.items),
@@ -175,7 +179,7 @@ class _Work:
         from crfrnn.plots import panel as paint_panel
         from crfrnn.refine import refine as refine_picture
 
-        image = read_image(path)
+        image = read_image(path, scale=self.scale)
         size = (image.shape[0], image.shape[1])
         file = self._unary_file(path, name)
         found = read_unary(file, size=size, num_labels=self.labels, **self.reading)

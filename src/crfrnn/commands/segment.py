@@ -57,6 +57,7 @@ def segment(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
+    scale: common.Scale = None,
     recursive: Recursive = False,
     limit: common.Limit = None,
     skip_existing: common.SkipExisting = False,
@@ -75,6 +76,7 @@ def segment(
     Example: crfrnn segment photos/ --recursive -o segmented/
     """
     from crfrnn.data.outputs import claim
+    from crfrnn.data.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
     from crfrnn.predict import Predictor, default_checkpoint
 
@@ -89,12 +91,12 @@ def segment(
         if given and not refines:
             why = "--no-crf" if not crf else f"{name!r}, which has none"
             raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
-    work = _Work(predictor, str(name), overlay, compare, save_probabilities)
+    work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
     pictures = common.spread(list(names), limit)
     items = [work.item(path, output / names[path]) for path in pictures]
     settings = {
         "checkpoint": find_checkpoint(name) or name, "crf": crf, "iterations": iterations,
-        "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap,
+        "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap, "scale": scale,
     }  # fmt: skip
     failures, done, skipped, stopped = Failures(), 0, 0, False
     with (
@@ -133,6 +135,7 @@ class _Work:
     overlay: bool
     compare: bool
     save_probabilities: bool
+    scale: tuple[float, float] | None
 
     def item(self, path: Path, target: Path) -> Item:
         """What is made of a picture."""
@@ -155,7 +158,7 @@ class _Work:
         from crfrnn.data.images import write_png
         from crfrnn.plots import painted, panel, shrunk
 
-        image = read_image(path)
+        image = read_image(path, scale=self.scale)
         found = self.predictor(image, probabilities=self.save_probabilities)
         if found.labels.dtype != np.uint8:
             raise ValueError("labels: expected at most 256 for a PNG, got more; use crfrnn.Predictor")

@@ -17,10 +17,7 @@ def tiles(
     output: Annotated[Path, typer.Option("--output", "-o", help="LABELS.tif")],
     kind: Annotated[str, typer.Option("--kind", help="logits, probabilities, labels.")],
     bands: Annotated[str, typer.Option("--bands", help="Bands of the guide, such as 3,2,1.")] = "1,2,3",
-    scale: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
-    ] = None,
+    scale: common.Scale = None,
     labels: common.Labels = None,
     void: common.Void = None,
     gt_prob: common.GtProb = 0.7,

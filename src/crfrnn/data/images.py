@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.data.scale import SHALLOW, Scale, by_depth, check_scale, scaled, warn_of_depth
 
 # 8192 × 8192. Pillow itself warns above 89 Mpx; a dense CRF of 21 labels needs some 2 GB per 10 Mpx anyway.
 MAX_PIXELS = 2**26
@@ -23,7 +24,9 @@ _STORED_AS = "crfrnn stored as"
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO = 258, 262, 339, 0  # tags of TIFF 6.0
 
 
-def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(
+    path: PathLike, *, max_pixels: int = MAX_PIXELS, scale: Scale | None = None
+) -> NDArray[np.uint8]:
     """Read a photograph as RGB, UInt8[H, W, 3], upright as its EXIF orientation says.
 
     Grey is repeated in the three channels, 12 and 16 bits of grey are scaled to 8 (v · 255 / 65535, rounded;
@@ -33,10 +36,13 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.ui
     Args:
         path: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP with one picture in it.
         max_pixels: larger pictures are refused before anything is decoded.
+        scale: (LOW, HIGH), the numbers that become 0 and 255 in place of the above; then 32-bit values are
+            welcome too. Numbers of 10 or 12 bits in a file of 16 want it, and get a warning without.
 
     Raises:
         ValueError: no such file, no such format, truncated or damaged, too large, several frames,
-            32-bit or signed values (their range is not said in the file), TIFFs of other depths.
+            32-bit values without a scale or signed ones (their range is not said in the file), TIFFs of other
+            depths, 16 bits per colour channel with a scale.
 
     >>> import os, tempfile
     >>> name = os.path.join(tempfile.mkdtemp(), "grey.png")
@@ -44,10 +50,13 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.ui
     >>> read_image(name).shape, read_image(name)[0, 0].tolist()
     ((3, 4, 3), [7, 7, 7])
     """
-    return as_rgb(decode(path, "image", formats=FORMATS, max_pixels=max_pixels), path)
+    check_scale(scale)
+    return as_rgb(decode(path, "image", formats=FORMATS, max_pixels=max_pixels), path, scale)
 
 
-def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.uint8]:
+def as_rgb(
+    picture: Image.Image, name: PathLike = "(in memory)", scale: Scale | None = None
+) -> NDArray[np.uint8]:
     """A Pillow picture as RGB, UInt8[H, W, 3], by the rules of `read_image`; `name` is for messages.
 
     >>> as_rgb(Image.new("LA", (2, 1), (9, 0))).tolist()
@@ -55,8 +64,11 @@ def as_rgb(picture: Image.Image, name: PathLike = "(in memory)") -> NDArray[np.u
     """
     try:
         _load(picture)
-        form = _form(picture, name)
-        return _rgb(ImageOps.exif_transpose(picture), form, name)
+        form, deep = _form(picture, name), _is_deep_colour(picture)
+        rgb = _rgb(ImageOps.exif_transpose(picture), form, name, scale)
+        if deep:
+            _check_deep_colour(rgb, name, scale)
+        return rgb if scale is None or form[0] or picture.mode in ("I", "F") else scaled(rgb, scale, name)
     except FileError:
         raise
     except Exception as error:
@@ -226,16 +238,39 @@ def _tiff_of_another_form(path: Path) -> str | None:
         return None
 
 
-def _rgb(picture: Image.Image, form: tuple[int, bool], path: PathLike) -> NDArray[np.uint8]:
+def _is_deep_colour(picture: Image.Image) -> bool:
+    """16 bits per colour channel, of which Pillow keeps the upper 8."""
+    bits = getattr(picture, "tag_v2", {}).get(_BITS, 0)
+    return picture.mode[:3] == "RGB" and (";16" in stored_as(picture) or max(np.atleast_1d(bits)) > 8)
+
+
+def _check_deep_colour(rgb: NDArray[np.uint8], path: PathLike, scale: Scale | None) -> None:
+    if scale is not None:
+        raise FileError(
+            "image", path, "grey, or 8 bits per channel, beside a scale", "colour of 16 bits per channel",
+            "scale it to 0..255 and save as 8 bits",
+        )  # fmt: skip
+    low, high = int(rgb.min()), int(rgb.max())
+    if low < high and SHALLOW * (high + 1) <= 256:
+        warn_of_depth(path, 65535, 256 * high + 255, "scale them to 0..255")
+
+
+def _rgb(
+    picture: Image.Image, form: tuple[int, bool], path: PathLike, scale: Scale | None
+) -> NDArray[np.uint8]:
     mode, (top, turned) = picture.mode, form
     if top:
         values = np.asarray(picture).astype(np.int64).clip(0, top)
-        grey = (((top - values if turned else values) * 255 + top // 2) // top).astype(np.uint8)
+        values = top - values if turned else values
+        grey = by_depth(values, top, path) if scale is None else scaled(values, scale, path)
         return np.repeat(grey[..., None], 3, axis=2)
     if mode in ("I", "F"):
+        if scale is not None:
+            return np.repeat(scaled(np.asarray(picture), scale, path)[..., None], 3, axis=2)
         raise FileError(
             "image", path, "8 or 16 bits per channel", f"32-bit values (mode {mode})",
-            "scale them to 0..255 and save as 8 bits, since the file does not say their range",
+            "the file does not say their range: say --scale LOW HIGH, the numbers that become 0 and 255 "
+            "(scale=), or save them as 8 bits",
         )  # fmt: skip
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")

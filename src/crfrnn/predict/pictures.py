@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from crfrnn.data.images import as_rgb, read_image
+from crfrnn.data.scale import by_depth
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
@@ -67,7 +68,7 @@ def _from_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        array = ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        array = by_depth(array, 65535, "(in memory)")
     if array.shape[2] == 1:
         array = array.repeat(3, 2)
     if array.shape[2] == 4:

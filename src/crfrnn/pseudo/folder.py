@@ -17,6 +17,7 @@ from torch import Tensor
 from crfrnn.data import read_image, read_unary, write_label_png
 from crfrnn.data.files import PathLike
 from crfrnn.data.outputs import Item, claim
+from crfrnn.data.scale import Scale, check_scale
 from crfrnn.data.unary_files import LAYOUTS
 from crfrnn.lattice.validate import InputWarning, warn
 from crfrnn.pseudo.labels import refine_labels
@@ -57,19 +58,20 @@ class _Settings:
     num_labels: int | None
     unknown: int | None
     key: str | None
+    scale: Scale | None
     quality: str
     device: str
 
     def record(self) -> dict[str, Any]:
         """What the results depend on."""
-        names = ("kind", "axes", "num_labels", "unknown", "key", "quality")
+        names = ("kind", "axes", "num_labels", "unknown", "key", "scale", "quality")
         return {"recipe": asdict(self.recipe), **{name: getattr(self, name) for name in names}}
 
     def target(self, job: Job) -> Path:
         return self.output / f"{job.name}.png"
 
     def read(self, job: Job) -> tuple[Any, Cams | Tensor]:
-        image = read_image(job.image)
+        image = read_image(job.image, scale=self.scale)
         size = (image.shape[0], image.shape[1])
         if self.kind == "cams":
             return image, read_cams(job.source, size=size, key=self.key)
@@ -89,6 +91,7 @@ def write_pseudo_labels(
     num_labels: int | None = None,
     unknown: int | None = None,
     key: str | None = None,
+    scale: Scale | None = None,
     quality: str = "default",
     processes: int | None = None,
     batch: int = 1,
@@ -110,6 +113,7 @@ def write_pseudo_labels(
         kind: what the sources are: "cams" (see `read_cams`), "logits" or "probabilities" of all labels, or
             "labels", a label map (see `crfrnn.data.read_unary`).
         axes, num_labels, unknown, key: as `read_unary` takes them; for "cams" only `key`.
+        scale: (LOW, HIGH), the pictures' numbers that become 0 and 255, as `read_image` takes it.
         quality: of the lattice.
         processes: how many, each with one thread; None takes one for each processor, but no more than
             pictures; 1 works in this process with all its threads. More than one needs a script that starts
@@ -128,8 +132,9 @@ def write_pseudo_labels(
     """
     listed = list(jobs)
     settings = _Settings(
-        Path(output), recipe_named(recipe), kind, axes, num_labels, unknown, key, quality, str(device)
-    )
+        Path(output), recipe_named(recipe), kind, axes, num_labels, unknown, key, check_scale(scale), quality,
+        str(device),
+    )  # fmt: skip
     _check(settings, listed, batch)
     processes = _processes(processes, settings.device, len(listed))
     items = {job: Item((job.image, job.source), (settings.target(job),)) for job in listed}

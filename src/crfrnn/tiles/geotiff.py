@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 from crfrnn.data.palette import VOID, voc_palette
+from crfrnn.data.scale import check_scale
 from crfrnn.extras import install_line
 from crfrnn.lattice.validate import warn
 
@@ -60,11 +61,7 @@ class Raster:
             raise FileError(
                 role, path, f"bands 1..{self.file.count}", f"{self.bands}", "name others with bands="
             )
-        if scale is not None and not (all(map(math.isfinite, scale)) and scale[0] < scale[1]):
-            raise ValueError(
-                f"scale: expected two finite numbers, LOW below HIGH, got {scale[0]:g} and {scale[1]:g}; "
-                "name those of the file that become 0 and 255"
-            )
+        check_scale(scale)
         if self.dtype.kind not in "uif":
             raise FileError(role, path, "real numbers", f"{self.dtype}", "write their magnitude")
         flags = [self.file.mask_flag_enums[b - 1] for b in self.bands]
