@@ -13,6 +13,7 @@ Numbers mean nothing here, shapes are small; the time does not follow them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -29,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from crfrnn.crf import triton_backward, triton_mean_field
 from crfrnn.crf.triton_backward import KernelGradient
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel
-from crfrnn.lattice import triton_filter, triton_launch
+from crfrnn.lattice import triton_build, triton_exact, triton_filter, triton_launch, triton_numbering
 from crfrnn.lattice.triton_filter import Structure
 from crfrnn.lattice.triton_launch import Launcher
 
@@ -146,6 +147,38 @@ def rarer() -> dict[str, Callable[[], Any]]:
     return calls
 
 
+def built() -> dict[str, Callable[[], Any]]:
+    """What builds a lattice, numbers its vertices and sums exactly: launches of one kernel each."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for kind in (torch.float32, torch.float64):
+        for dim in range(1, 9):
+            points, rank = torch.rand(40, dim, dtype=kind), torch.zeros(40, dim + 1, dtype=torch.int8)
+            gradient = torch.rand(40, dim + 1, dtype=kind)
+            quotient = torch.randint(2**12 if dim < 4 else 2**6, (40, dim + 1))
+            calls |= {
+                f"embed {kind} {dim}": partial(triton_build.embed, points, 0.9),
+                f"gradient of features {kind} {dim}": partial(
+                    triton_build.feature_gradient, gradient, rank, 0.9
+                ),
+            }
+            for hidden in (None, torch.arange(40) % 3 == 0):
+                masked = "" if hidden is None else ", masked"
+                calls[f"keys {dim}{masked}"] = partial(triton_build._packed, quotient, rank, hidden, 1, 40, 1)
+    for kind, vertex in itertools.product((torch.int32, torch.int64), repeat=2):
+        keys = torch.arange(50, dtype=kind)
+        calls[f"neighbours {kind} {vertex}"] = partial(triton_numbering.neighbours, keys, keys[:6], vertex)
+        calls[f"hash {kind}"] = partial(triton_numbering.claim, keys)
+    for dim, channels in itertools.product((1, 2, 3, 5, 8, 9, 16), (1, 21, 40)):
+        points, values = torch.rand(1, 40, dim), torch.rand(1, 40, channels)
+        calls |= {
+            f"exact sum {dim} {channels}": partial(triton_exact.gaussian_sum, points, values, points),
+            f"exact pull {dim} {channels}": partial(
+                triton_exact.gaussian_pull, points, points, values, values
+            ),
+        }
+    return calls
+
+
 def milliseconds(call: Callable[[], Any]) -> float:
     times = []
     for _ in range(100):
@@ -187,6 +220,8 @@ def check(calls: dict[str, Callable[[], Any]]) -> None:
 
     Launcher.__call__ = looked_up
     for call in calls.values():
+        call()
+    for call in built().values():  # never known beforehand: does each compile for what it is given?
         call()
     print(f"{launches} launches of {len(known)} known kernels are alike")
 

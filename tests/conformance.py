@@ -17,6 +17,7 @@ LATTICES = ["reference"]
 if importlib.util.find_spec("crfrnn.lattice.cpu") is not None:
     LATTICES.append("cpu")
 HAS_GPU = torch.cuda.is_available()
+TRITON_DEVICE = "cuda" if HAS_GPU else "cpu"  # where its kernels run: on a CPU in the interpreter
 if importlib.util.find_spec("triton") is not None and not HAS_GPU:
     LATTICES.append("triton")  # in the interpreter, see conftest.py
 METHODS = [*LATTICES, "exact", "separable"]

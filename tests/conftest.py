@@ -75,6 +75,15 @@ def _denormals() -> Iterator[None]:
 
 
 @pytest.fixture
+def on_chip() -> Iterator[None]:
+    """New tensors lie on the GPU where there is one: Triton's kernels run there, else in its interpreter."""
+    if torch.cuda.is_available():
+        torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """On pictures this small, threads that wait for each other take longer than the work."""
     before = torch.get_num_threads()

@@ -34,7 +34,7 @@ def test_long_segments_are_summed_in_pieces() -> None:
         torch.testing.assert_close(ours.filter(values, reverse), truth.filter(values, reverse))
 
 
-@interpreted
+@pytest.mark.usefixtures("on_chip")
 @pytest.mark.parametrize("quality", ["classic", "high"])
 def test_keys_wider_than_an_integer(quality: str) -> None:
     features = (1e4 * torch.randn(2, 20, 6, dtype=F64)).requires_grad_()
@@ -48,7 +48,7 @@ def test_keys_wider_than_an_integer(quality: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
-@interpreted
+@pytest.mark.usefixtures("on_chip")
 @pytest.mark.parametrize("dtype, dimension, far", [(torch.float32, 8, 1e5), (F64, 5, 1e9)])
 def test_keys_far_from_the_origin(dtype: torch.dtype, dimension: int, far: float) -> None:
     """One axis with a large offset: what is subtracted from all keys does not fit 64 bits, the keys do."""
@@ -60,7 +60,7 @@ def test_keys_far_from_the_origin(dtype: torch.dtype, dimension: int, far: float
     torch.testing.assert_close(ours.filter(values), truth.filter(values))
 
 
-@interpreted
+@pytest.mark.usefixtures("on_chip")
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 5, 37])
 def test_half_values_are_summed_in_float32(kind: torch.dtype, channels: int) -> None:
@@ -75,7 +75,7 @@ def test_half_values_are_summed_in_float32(kind: torch.dtype, channels: int) -> 
     torch.testing.assert_close(out.double(), truth.filter(values.double()[None])[0], rtol=1e-5, atol=1e-5)
 
 
-@interpreted
+@pytest.mark.usefixtures("on_chip")
 @pytest.mark.parametrize("grid", [(37,), (7, 9), (3, 4, 5)])
 def test_the_band_equals_the_separable_filter(grid: tuple[int, ...]) -> None:
     """Values and, axis by axis, the derivative by θ, against float64 and autograd."""

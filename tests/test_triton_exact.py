@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact filter's kernels for a GPU, in Triton's interpreter, against the torch version in float64."""
+"""The exact filter's kernels, on a GPU or in Triton's interpreter, against the torch version in float64."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance import LATTICES
+from conformance import TRITON_DEVICE
 from crfrnn import GaussianKernel
 from crfrnn.lattice import exact, exact_filter
 from crfrnn.lattice.lattice import load_backend
 
 pytest.importorskip("triton")
 F64 = torch.float64
-pytestmark = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
+pytestmark = pytest.mark.usefixtures("on_chip")
 
 
 @pytest.fixture(autouse=True)
 def _on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """What CUDA tensors in float32 get, for CPU tensors."""
-    load_backend("triton", torch.device("cpu"))
+    load_backend("triton", torch.device(TRITON_DEVICE))
     monkeypatch.setattr(exact, "_suits_triton", lambda features: features.dtype == torch.float32)
 
 

@@ -37,7 +37,8 @@ gpu_host.check({"a multiple of 16": lambda: twice(16)})
 
 def without_interpreter(cache: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": str(BENCHMARKS)}
+    path = os.pathsep.join([str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment |= {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": path}
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
 
 

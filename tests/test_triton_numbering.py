@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Two ways to number the vertices of a lattice on the GPU: the same tables, in Triton's interpreter."""
+"""Two ways to number the vertices of a lattice on the GPU, there or in the interpreter: the same tables."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from conformance import LATTICES
+from conformance import TRITON_DEVICE
 from crfrnn.lattice.quality import get_quality
 
 pytest.importorskip("triton")
 from crfrnn.lattice import triton_build, triton_numbering
 
-pytestmark = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
+pytestmark = pytest.mark.usefixtures("on_chip")
 
 
 def by_hand(keys: list[int]) -> tuple[list[int], list[int], list[int]]:
@@ -44,10 +44,10 @@ def test_wide_keys_and_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several programs, and keys that hash to one slot: they walk on, round the table's end as well."""
     monkeypatch.setattr(triton_numbering, "block", lambda fast, count: 32)
     random = torch.Generator().manual_seed(1)
-    pool = torch.randint(2**61, (60,), generator=random)
-    last = 2**61 - 1 - 2**40 * torch.arange(20)
-    keys = torch.cat([pool, last])[torch.randint(80, (700,), generator=random)]
-    out = triton_numbering.number(keys, "hash")
+    pool = torch.randint(2**61, (60,), generator=random, device="cpu")
+    last = 2**61 - 1 - 2**40 * torch.arange(20, device="cpu")
+    keys = torch.cat([pool, last])[torch.randint(80, (700,), generator=random, device="cpu")]
+    out = triton_numbering.number(keys.to(TRITON_DEVICE), "hash")
     assert [t.tolist() for t in out] == list(by_hand(keys.tolist()))
     product = (keys.unique() * 0x1E3779B97F4A7C15) >> (63 - 11) & 2047
     assert len(product.unique()) < len(product)  # the case does hold collisions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vmap over the GPU lattice, in Triton's interpreter: as the reference does it one sample after another."""
+"""vmap over the GPU lattice, there or in the interpreter: as the reference does it sample after sample."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from conformance import LATTICES
 from crfrnn import CRFRNN
 from crfrnn.lattice import Lattice, lattice
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
+pytestmark = pytest.mark.usefixtures("on_chip")
 close = torch.testing.assert_close
 
 
 @pytest.fixture
-def tensors() -> tuple[Tensor, Tensor]:
+def tensors(on_chip: None) -> tuple[Tensor, Tensor]:
     """Three samples of features [2, 11, 2] and values [2, 11, 3], off the lattice's ties."""
     return 1.3 * torch.randn(3, 2, 11, 2, dtype=torch.float64), torch.randn(3, 2, 11, 3, dtype=torch.float64)
 

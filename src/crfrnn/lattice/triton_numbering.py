@@ -94,7 +94,8 @@ def _by_sort(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return ordered[fresh], fresh.cumsum(0) - 1, order
 
 
-def _by_hash(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def claim(keys: Tensor) -> tuple[Tensor, int]:
+    """A table with a slot for every different key and, behind it, the slot of every key; how many slots."""
     count, bits = len(keys), max((2 * len(keys) - 1).bit_length(), 1)  # at most half full
     slots = 1 << bits
     # Slot numbers share the keys' type: where they do not fit (2^30 corners) keys are wide as well.
@@ -103,6 +104,11 @@ def _by_hash(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = block(128, count)
     with on_device(keys):
         _claim[(ceil_div(count, rows),)](keys, table, count, slots, 63 - bits, BLOCK=rows, **FUSED)
+    return table, slots
+
+
+def _by_hash(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    table, slots = claim(keys)
     taken = (table[:slots] != EMPTY.value).nonzero().squeeze(1)
     vertices, order = table[taken].sort()
     numbers = torch.empty(slots, dtype=_narrowest(len(vertices)), device=keys.device)
