@@ -178,6 +178,34 @@ def test_other_tiffs_are_refused_in_words(tmp_path, dtype, nbits, said):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+@pytest.mark.parametrize("compress", ["none", "deflate"])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_channels_apart_are_right_or_refused(tmp_path, interleave, compress, tiled):
+    read = 0
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16} if tiled else {}
+    for bands, kind in ((1, "MINISBLACK"), (1, "MINISWHITE"), (2, "MINISBLACK"), (3, "RGB"), (4, "RGB")):
+        for bits in (1, 4, 8, 16):
+            top = 2**bits - 1
+            values = np.random.default_rng(0).integers(0, top + 1, (bands, 35, 37))
+            values = values.astype("u2" if bits > 8 else "u1")
+            alpha = {"alpha": "YES"} if bands in (2, 4) else {}
+            if alpha:
+                values[-1] = top
+            more = {**tiles, **alpha, "interleave": interleave, "compress": compress, "nbits": bits}
+            save_tiff(tmp_path / "a.tif", values, photometric=kind, **more)
+            try:
+                found = read_image(tmp_path / "a.tif").transpose(2, 0, 1)
+            except FileError as error:
+                assert "interleaved" in str(error) or "a TIFF of 1, 2, 4, 8 or 16 bits" in str(error)
+                continue
+            light = top - values if kind == "MINISWHITE" else values
+            shown = light[: 3 if bands > 2 else 1] * 255.0 / top
+            assert np.abs(found - shown).max() <= 1, (kind, bits)  # Pillow keeps the upper byte of colour
+            read += 1
+    assert read >= (12 if interleave == "pixel" else 3)
+
+
 def save_tiff(path, values, **more):
     rasterio = pytest.importorskip("rasterio")
     if more.get("nbits") == 8 * values.dtype.itemsize:

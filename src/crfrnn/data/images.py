@@ -21,7 +21,9 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
 _STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}
 _STORED_AS = "crfrnn stored as"
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _WHITE_IS_ZERO = 258, 262, 339, 0  # tags of TIFF 6.0
+# Tags of TIFF 6.0.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
+_WHITE_IS_ZERO = 0
 
 
 def read_image(
@@ -63,7 +65,7 @@ def as_rgb(
     [[[255, 255, 255], [255, 255, 255]]]
     """
     try:
-        _load(picture)
+        _load(picture, "image", name)
         form, deep = _form(picture, name), _is_deep_colour(picture)
         rgb = _rgb(ImageOps.exif_transpose(picture), form, name, scale)
         if deep:
@@ -168,7 +170,9 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
             # A phone's MPO is a JPEG with a thumbnail or a depth map behind it.
             frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             if frames == 1:
-                _load(picture)
+                _load(picture, role, path)
+        except FileError:
+            raise
         except Exception as error:
             raise FileError(
                 role, path, "a whole picture", f"damaged data ({_reason(error)})", _AGAIN
@@ -183,17 +187,37 @@ _AGAIN = "copy, download or save it again"
 _ON_SIDE = (5, 6, 7, 8)
 
 
-def _load(picture: Image.Image) -> None:
+def _load(picture: Image.Image, role: str, path: PathLike) -> None:
     """Decode; a TIFF by reading it: Pillow 12 maps grey ones that lie on their side by the wrong width."""
-    name = getattr(picture, "filename", None)
-    if picture.format != "TIFF" or not name:
+    if picture.format != "TIFF":
         picture.load()
         return
-    picture.filename = ""  # type: ignore[attr-defined]
+    _check_planes(picture, role, path)
+    name, picture.filename = getattr(picture, "filename", ""), ""  # type: ignore[attr-defined]
     try:
         picture.load()
     finally:
         picture.filename = name  # type: ignore[attr-defined]
+
+
+def _check_planes(picture: Image.Image, role: str, path: PathLike) -> None:
+    """Refuse a TIFF whose channels lie in planes of their own in a form that Pillow 12 misreads.
+
+    It reads right 8 bits and, compressed, 16 bits, of three channels and more and of one whose 0 is black;
+    found by trying all forms.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(_PLANES) != 2:
+        return
+    bits, samples = int(np.max(tags.get(_BITS, 1))), tags.get(_SAMPLES, 1)
+    right = bits == 8 or (bits == 16 and tags.get(_COMPRESSION, 1) != 1)
+    right &= samples >= 3 or (samples == 1 and tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO)
+    if not right:
+        raise FileError(
+            role, path, "a TIFF with its channels side by side, pixel by pixel",
+            f"{samples} of {bits} bits in planes of their own (PlanarConfiguration 2), which Pillow misreads",
+            "save it interleaved by pixel",
+        )  # fmt: skip
 
 
 def _reason(error: Exception) -> str:
