@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,3 +194,44 @@ def test_both_forms_of_npz_are_read(tmp_path: Path) -> None:
         np.savez(tmp_path / "bad.npz", **entries)
         with pytest.raises(ValueError, match=named):
             read_cams(tmp_path / "bad.npz")
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from crfrnn.data import atomic
+from crfrnn.pseudo.workers import work_through
+
+def work(chunk):
+    with atomic(Path(chunk[0]) / "result") as part:
+        part.touch()
+        time.sleep(60)
+
+if __name__ == "__main__":
+    list(work_through(work, [[sys.argv[1]]], 1))
+"""
+
+
+@pytest.mark.parametrize(("number", "whole"), [(signal.SIGKILL, False), (signal.SIGTERM, True)])
+def test_processes_do_not_outlive_the_run_and_leave_no_half_file(
+    tmp_path: Path, number: signal.Signals, whole: bool
+) -> None:
+    (tmp_path / "script.py").write_text(WORKER)
+    out = tmp_path / "out"
+    out.mkdir()
+    words = [sys.executable, str(tmp_path / "script.py"), str(out)]
+    run = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 100
+    while not names(out) and time.monotonic() < until:
+        time.sleep(0.02)
+    (part,) = names(out)
+    worker = int(part.split("-")[2])
+    assert worker != run.pid
+    (os.killpg if whole else os.kill)(run.pid, number)  # the whole group, or the process that gives out work
+    run.wait()
+    while names(out) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert names(out) == []
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert time.monotonic() < until

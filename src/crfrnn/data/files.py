@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from crfrnn.data.temporary import sweep, temporary_name
+from crfrnn.data.temporary import in_work, sweep, temporary_name
 
 PathLike = str | os.PathLike[str]
 _MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
@@ -73,8 +73,9 @@ def atomic(path: PathLike) -> Iterator[Path]:
     sweep(target.parent)
     temporary = target.parent / temporary_name()
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with in_work(temporary):
+            yield temporary
+            os.replace(temporary, target)
     except BaseException as error:
         ours = isinstance(error, Exception) and not isinstance(error, FileError)
         reason = _why_unwritable(error, temporary, target) if ours else None  # while the disk is still full

@@ -10,10 +10,12 @@ import platform
 import re
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ELSEWHERE_SECONDS = 24 * 3600  # a file that a run on another machine has not touched for so long is left over
+_in_work: set[Path] = set()
 _NAME = re.compile(r"\.crfrnn-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{12}\.tmp(\..*)?")  # GDAL appends endings
 
 
@@ -21,6 +23,23 @@ def temporary_name() -> str:
     """A new name of 60 bytes or less; it says which process of which machine is at work."""
     pid = os.getpid()
     return f".crfrnn-{_place()}-{pid}-{_started(pid) or 0}-{secrets.token_hex(6)}.tmp"
+
+
+@contextmanager
+def in_work(path: Path) -> Iterator[None]:
+    """While it is entered, `remove_own` knows the file."""
+    _in_work.add(path)
+    try:
+        yield
+    finally:
+        _in_work.discard(path)
+
+
+def remove_own() -> None:
+    """Remove the files that this process is writing: for a process that ends without unwinding."""
+    for path in list(_in_work):
+        with suppress(OSError):
+            path.unlink()
 
 
 def sweep(folder: Path) -> None:

@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
 from typing import Any
 
 import torch
+
+from crfrnn.data.temporary import remove_own
 
 Chunk = Sequence[Any]
 Results = list[tuple[Any, str | None]]  # (job, what went wrong) of every job of a chunk
@@ -48,7 +54,7 @@ def _pool(
 ) -> Generator[tuple[Any, str | None], None, list[Chunk]]:
     """Work until nothing waits or a process dies; returns the chunks that were under way then."""
     running: dict[Future[Results], Chunk] = {}
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _one_thread)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
     try:
         _start(pool)
         while waiting or running:
@@ -80,3 +86,24 @@ def _start(pool: ProcessPoolExecutor) -> None:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def _begin() -> None:
+    """In a new process: one thread, no file left behind, and no life without the process that started it."""
+    _one_thread()
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # killed, it could tell nobody: its processes would wait for work for ever
+        remove_own()
+        os._exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    remove_own()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
