@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from crfrnn.data import PictureSet, coco_pictures, reduced, shared_folder
+from outputs import ready
 
 SIDE, QUALITY = 320, 80
 WEIGHTS = "vgg16_imagenet_features_fp16.safetensors"
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu-data"))
     parser.add_argument("--limit", type=int, help="only so many pictures of each part")
     options = parser.parse_args()
+    ready(parser, options.out / "pictures.zip")
     shared = shared_folder()
     if shared is None:
         parser.error("expected the real pictures in $CRFRNN_SHARED, by default ../shared; got none")
@@ -53,7 +55,6 @@ def main() -> int:
         "val": PictureSet.voc(voc, "val"),
         "coco": coco_pictures(shared / "data" / "coco-mini", "train2017"),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / "pictures.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for part, pictures in sets.items():
