@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps
 
+from crfrnn.data import tiff
 from crfrnn.data.files import FileError, PathLike, atomic, existing
 from crfrnn.data.scale import SHALLOW, Scale, by_depth, check_scale, scaled, warn_of_depth
 
@@ -21,9 +21,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
 _STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}
 _STORED_AS = "crfrnn stored as"
-# Tags of TIFF 6.0.
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
-_WHITE_IS_ZERO = 0
 
 
 def read_image(
@@ -149,10 +146,9 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
     except Image.DecompressionBombError as error:
         raise FileError(role, path, f"at most {max_pixels} pixels", str(error), _SMALLER) from error
     except Exception as error:
-        got, remedy = _tiff_of_another_form(found), "save it in one of these formats"
+        got, remedy = tiff.unknown_form(found), "save it in one of these formats"
         if got is not None:
-            wanted = "a TIFF of 1, 2, 4, 8 or 16 bits without sign (grey where 0 is black: also 12)"
-            remedy = "save it with 8 bits, 0 is black"
+            wanted, remedy = tiff.READ, "save it with 8 bits, 0 is black"
         raise FileError(role, path, wanted, got or _reason(error), remedy) from error
     with picture:
         if picture.format == "PNG" and picture.tile:
@@ -188,36 +184,10 @@ _ON_SIDE = (5, 6, 7, 8)
 
 
 def _load(picture: Image.Image, role: str, path: PathLike) -> None:
-    """Decode; a TIFF by reading it: Pillow 12 maps grey ones that lie on their side by the wrong width."""
-    if picture.format != "TIFF":
+    if picture.format == "TIFF":
+        tiff.load(picture, role, path)
+    else:
         picture.load()
-        return
-    _check_planes(picture, role, path)
-    name, picture.filename = getattr(picture, "filename", ""), ""  # type: ignore[attr-defined]
-    try:
-        picture.load()
-    finally:
-        picture.filename = name  # type: ignore[attr-defined]
-
-
-def _check_planes(picture: Image.Image, role: str, path: PathLike) -> None:
-    """Refuse a TIFF whose channels lie in planes of their own in a form that Pillow 12 misreads.
-
-    It reads right 8 bits and, compressed, 16 bits, of three channels and more and of one whose 0 is black;
-    found by trying all forms.
-    """
-    tags = getattr(picture, "tag_v2", {})
-    if tags.get(_PLANES) != 2:
-        return
-    bits, samples = int(np.max(tags.get(_BITS, 1))), tags.get(_SAMPLES, 1)
-    right = bits == 8 or (bits == 16 and tags.get(_COMPRESSION, 1) != 1)
-    right &= samples >= 3 or (samples == 1 and tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO)
-    if not right:
-        raise FileError(
-            role, path, "a TIFF with its channels side by side, pixel by pixel",
-            f"{samples} of {bits} bits in planes of their own (PlanarConfiguration 2), which Pillow misreads",
-            "save it interleaved by pixel",
-        )  # fmt: skip
 
 
 def _reason(error: Exception) -> str:
@@ -227,45 +197,16 @@ def _reason(error: Exception) -> str:
 
 def _form(picture: Image.Image, path: PathLike) -> tuple[int, bool]:
     """The largest number of deep grey (0 where the file does not say it), and whether it is black."""
-    tags = getattr(picture, "tag_v2", None)
-    if tags is None:
-        # Mode I is 32 bits wide, but what PNG and PGM readers put there is 16-bit data.
-        deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
-        return (65535 if deep else 0), False
-    bits, signs = (set(np.atleast_1d(tags.get(tag, 1)).tolist()) for tag in (_BITS, _SAMPLE_FORMAT))
-    if 2 in signs and max(bits) <= 16:
-        raise FileError(
-            "image", path, "numbers of 0 and more", "a TIFF of signed numbers",
-            "scale them to 0..255 and save as 8 bits, since the file does not say their range",
-        )  # fmt: skip
-    top = 2 ** max(bits) - 1 if picture.mode.startswith("I;16") else 0
-    # Pillow turns up to 8 bits itself.
-    return top, tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-
-
-def _tiff_of_another_form(path: Path) -> str | None:
-    """What a TIFF holds that Pillow does not open: its bits and its kind of colour; None for other files."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(8)
-            if head[:4] not in (b"II*\0", b"MM\0*"):
-                return None
-            tags = TiffImagePlugin.ImageFileDirectory_v2(head)
-            stream.seek(tags.next)
-            tags.load(stream)
-            bits = "/".join(str(b) for b in np.atleast_1d(tags.get(_BITS, 1)).tolist())
-            sign = {2: "signed", 3: "floating-point"}.get(np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1))[0], "")
-            return f"{bits} bits {sign} (photometric interpretation {tags.get(_PHOTOMETRIC)})".replace(
-                "  ", " "
-            )
-    except Exception:  # damaged beyond that: what Pillow said stands
-        return None
+    if picture.format == "TIFF":
+        return tiff.grey(picture, path)
+    # Mode I is 32 bits wide, but what PNG and PGM readers put there is 16-bit data.
+    deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    return (65535 if deep else 0), False
 
 
 def _is_deep_colour(picture: Image.Image) -> bool:
     """16 bits per colour channel, of which Pillow keeps the upper 8."""
-    bits = getattr(picture, "tag_v2", {}).get(_BITS, 0)
-    return picture.mode[:3] == "RGB" and (";16" in stored_as(picture) or max(np.atleast_1d(bits)) > 8)
+    return picture.mode[:3] == "RGB" and (";16" in stored_as(picture) or tiff.bits(picture) > 8)
 
 
 def _check_deep_colour(rgb: NDArray[np.uint8], path: PathLike, scale: Scale | None) -> None:
