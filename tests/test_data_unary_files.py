@@ -124,7 +124,7 @@ def test_labels_odd_but_valid():
         (LOGITS[:, :0], {"kind": "logits", "axes": "lhw"}, "none empty"),
         (LOGITS, {"kind": "logits", "axes": "lhw", "size": (5, 4)}, "5 rows × 4 columns.*'lwh'.*would fit"),
         (LOGITS, {"kind": "logits", "axes": "lhw", "size": (9, 9)}, "9 rows.*resize the unary"),
-        (LOGITS, {"kind": "logits", "axes": "hwl", "num_labels": 3}, "3 labels, got 5.*num_labels"),
+        (LOGITS, {"kind": "logits", "axes": "hwl", "num_labels": 3}, "3 labels, got 5.*axes='lhw'"),
         (LOGITS + np.nan, {"kind": "logits", "axes": "lhw"}, "60 NaN or infinite"),
         (np.float64(1e300) * LOGITS, {"kind": "logits", "axes": "lhw"}, "NaN or infinite in float32"),
         (LOGITS.astype(complex), {"kind": "logits", "axes": "lhw"}, "real numbers"),

@@ -182,7 +182,7 @@ class _Work:
         image = read_image(path, scale=self.scale)
         size = (image.shape[0], image.shape[1])
         file = self._unary_file(path, name)
-        found = read_unary(file, size=size, num_labels=self.labels, **self.reading)
+        found = read_unary(file, size=size, picture=path, num_labels=self.labels, **self.reading)
         crf = self._crf(found.logits.shape[0])
         result = refine_picture(image, found.logits, crf, clamp=found.clamp)
         if result.labels.max() > 255:

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import binary, onnx_node, unit, validate
+from crfrnn.crf import axes, binary, onnx_node, unit, validate
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
-from crfrnn.lattice.validate import exporting, refuse_torchscript
+from crfrnn.lattice.validate import RESOLUTION, exporting, readable, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
 
@@ -178,16 +179,29 @@ class CRFRNN(nn.Module):
             "exclude_self": self.exclude_self,
             "origin": origin,
         }
-        spatial = GaussianKernel.spatial(tuple(image.shape[2:]), gamma, method=self.spatial_method, **common)
-        bilateral = GaussianKernel.bilateral(
-            image,
-            alpha,
-            beta,
-            method=self.bilateral_method,
-            guide_components=self.guide_components if guide_components is None else guide_components,
-            **common,
-        )
-        return spatial, bilateral
+
+        def build() -> tuple[GaussianKernel, GaussianKernel]:
+            size = tuple(image.shape[2:])
+            spatial = GaussianKernel.spatial(size, gamma, method=self.spatial_method, **common)
+            bilateral = GaussianKernel.bilateral(
+                image,
+                alpha,
+                beta,
+                method=self.bilateral_method,
+                guide_components=self.guide_components if guide_components is None else guide_components,
+                **common,
+            )
+            return spatial, bilateral
+
+        if torch.compiler.is_compiling():
+            return build()
+        try:
+            return build()
+        except ValueError as error:
+            blamed = self._blame(image) if readable(image) and image.numel() else None
+            if blamed is None:
+                raise
+            raise ValueError(blamed) from error
 
     def forward(
         self,
@@ -221,15 +235,16 @@ class CRFRNN(nn.Module):
         refuse_torchscript("CRFRNN")
         unary = validate.check_unary(unary)
         if unary.shape[1] != self.num_labels:
-            remedy = f"build CRFRNN({unary.shape[1]}, ...)"
-            if unary.shape[1] == 1:
+            remedy = isinstance(image, Tensor) and axes.remedy(unary, image, self.num_labels)
+            remedy = remedy or f"build CRFRNN({unary.shape[1]}, ...)"
+            if "build" in remedy and unary.shape[1] == 1:
                 remedy += ", which takes one logit z per pixel for the labels [0, z] and gives one logit back"
             raise ValueError(
                 f"unary: expected {self.num_labels} labels on axis 1 as num_labels says, got "
                 f"{validate.describe(unary)}; {remedy}"
             )
         mask = validate.check_mask(mask, unary)
-        image = validate.check_image(image, unary)
+        image = validate.check_image(image, unary, self.num_labels)
         self._check_axes(image)
         unit.check_guide(image, mask, self.log_theta_beta, whole=origin is None)
         unit.check_logits(unary, mask, self.activation == "sigmoid")
@@ -262,6 +277,22 @@ class CRFRNN(nn.Module):
                 precision=self.precision,
             )
             return binary.one_logit(refined, 1) if self._one_logit else refined
+
+    def _blame(self, image: Tensor) -> str | None:
+        """The parameter that no kernel can be built with, and how to set it anew; None: another reason."""
+        limit = RESOLUTION / torch.finfo(image.dtype).eps
+        spans = (max(image.shape[2:]), float(image.detach().abs().max()), max(image.shape[2:]))
+        for name, usual, span in zip(Preset._fields[:3], preset_named(None)[:3], spans, strict=True):
+            log = getattr(self, f"log_{name}").detach()
+            least = span / limit
+            if bool(((log.exp() > least) & log.exp().isfinite()).all()):
+                continue
+            return (
+                f"log_{name}: expected the logarithm of a finite bandwidth above {least:.2g} (the picture "
+                f"spans {span:.4g}), got {log.tolist()}; load the parameters of an earlier epoch, or set it "
+                f"anew: crf.log_{name}.data.fill_({math.log(usual):.4g}), and train with a lower rate"
+            )
+        return None
 
     def __prepare_scriptable__(self) -> CRFRNN:
         refuse_torchscript("CRFRNN", scripting=True)

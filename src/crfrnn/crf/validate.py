@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crfrnn.crf import axes
 from crfrnn.lattice.validate import fit_for_a_bandwidth, readable, warn
 from crfrnn.lattice.validate import in_functorch as in_functorch
 
@@ -282,7 +283,7 @@ def check_positive(name: str, value: Any, unit: str) -> Tensor:
     return tensor.detach().to(torch.float32)
 
 
-def check_image(image: Any, unary: Tensor) -> Tensor:
+def check_image(image: Any, unary: Tensor, num_labels: int | None = None) -> Tensor:
     """Float or UInt8 [B, C, *spatial] over the unary's pixels; `unit.check_guide` looks at its values."""
     image = check_tensor("image", image, "a float or uint8 tensor [B, C, *spatial] with values in 0..255")
     if not image.is_floating_point() and image.dtype != torch.uint8:
@@ -290,17 +291,24 @@ def check_image(image: Any, unary: Tensor) -> Tensor:
             f"image: expected float or uint8 with values in 0..255, got {describe(image)}; "
             "convert with image.float()"
         )
-    if image.ndim != unary.ndim:
+    fits = image.ndim == unary.ndim and image.shape[0] == unary.shape[0]
+    if not fits or image.shape[2:] != unary.shape[2:]:
         raise ValueError(
-            f"image: expected [B, C, *spatial] with {unary.ndim} axes as unary {tuple(unary.shape)} has, "
-            f"got {describe(image)}; a grey picture needs a channel axis: image.unsqueeze(1)"
-        )
-    if image.shape[0] != unary.shape[0] or image.shape[2:] != unary.shape[2:]:
-        raise ValueError(
-            f"image: expected batch {unary.shape[0]} and size {tuple(unary.shape[2:])} as unary has, "
-            f"got {describe(image)}; resize the unary to the picture with torch.nn.functional.interpolate"
+            f"image: expected [B, C, *spatial] with batch {unary.shape[0]} and size {tuple(unary.shape[2:])} "
+            f"as unary has, got {describe(image)}; "
+            + (axes.remedy(unary, image, num_labels) or _resize(image))
         )
     if image.shape[1] < 1:
         raise ValueError(f"image: expected at least one channel on axis 1, got {describe(image)}")
     check_device("image", image, unary)
     return image
+
+
+def _resize(image: Tensor) -> str:
+    size = tuple(image.shape[2:])
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}.get(len(size), "nearest")
+    return (
+        "resize the unary to the picture: "
+        f"torch.nn.functional.interpolate(unary, size={size}, mode={mode!r}), "
+        "or give the picture that it was made from"
+    )

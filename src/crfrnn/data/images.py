@@ -17,6 +17,7 @@ from crfrnn.data.scale import SHALLOW, Scale, by_depth, check_scale, scaled, war
 # 8192 × 8192. Pillow itself warns above 89 Mpx; a dense CRF of 21 labels needs some 2 GB per 10 Mpx anyway.
 MAX_PIXELS = 2**26
 # Formats that decode inside the process: Pillow also knows EPS, which would start Ghostscript on the file.
+ORIENTATION = 0x0112  # EXIF's tag: how the stored pixels are turned for display
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
 _STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}
@@ -74,6 +75,32 @@ def as_rgb(
         raise FileError(
             "image", name, "a picture that converts to RGB", f"mode {picture.mode}: {error}", "save it as RGB"
         ) from error
+
+
+def stored_form(path: PathLike) -> tuple[tuple[int, int], int]:
+    """(height, width) of the stored pixels and the EXIF orientation, 1 where there is none; no decoding."""
+    with Image.open(existing(path, "image"), formats=FORMATS) as picture:
+        orientation = picture.getexif().get(ORIENTATION, 1)
+        return (picture.height, picture.width), orientation if orientation in range(1, 9) else 1
+
+
+def upright(orientation: int, name: str, rows: int, columns: int) -> str:
+    """The numpy expression that turns an array of the stored pixels as EXIF turns the picture.
+
+    >>> upright(6, "unary", 1, 2)
+    'numpy.rot90(unary, -1, axes=(1, 2))'
+    """
+    axes = f"axes=({rows}, {columns})"
+    half = f"numpy.rot90({name}, 2, {axes})"
+    return {
+        2: f"numpy.flip({name}, {columns})",
+        3: half,
+        4: f"numpy.flip({name}, {rows})",
+        5: f"numpy.swapaxes({name}, {rows}, {columns})",
+        6: f"numpy.rot90({name}, -1, {axes})",
+        7: f"numpy.swapaxes({half}, {rows}, {columns})",
+        8: f"numpy.rot90({name}, 1, {axes})",
+    }.get(orientation, name)
 
 
 def write_png(picture: Image.Image, path: PathLike) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crfrnn.data.arrays import MAX_BYTES, read_array
 from crfrnn.data.files import FileError, PathLike
+from crfrnn.data.images import stored_form, upright
 from crfrnn.data.palette import VOID
 from crfrnn.data.scores import scores_to_logits
 from crfrnn.data.scribbles import BLACK, FREE, read_label_map, read_scribbles
@@ -44,6 +45,7 @@ def read_unary(
     kind: Kind,
     axes: str | None = None,
     size: tuple[int, int] | None = None,
+    picture: PathLike | None = None,
     num_labels: int | None = None,
     gt_prob: float = 0.7,
     unknown: int | None = None,
@@ -62,7 +64,9 @@ def read_unary(
         axes: order of the axes of logits and probabilities, one of `LAYOUTS`, such as "lhw" (torch) or "hwl"
             (TensorFlow, images), or "hw" for one score per pixel; required there. A batch axis of 1 may
             stand in front.
-        size: (height, width) of the picture; the unary must have it.
+        size: (height, width) of the picture, upright; the unary must have it.
+        picture: its file, so that an error can say that the unary was made from pixels before EXIF turned
+            them.
         num_labels: L; required for labels and scribbles, checked for the others.
         gt_prob: probability of the given label, for labels and scribbles.
         unknown, unknown_colour, palette: which pixels have no label, see `read_scribbles`.
@@ -94,7 +98,8 @@ def read_unary(
             labels = read_scribbles(
                 path, num_labels, unknown=unknown, unknown_colour=unknown_colour, palette=palette, key=key
             )
-        _check_size(labels.shape, size, path, "save the labels at the picture's size")
+        remedy = _turned(labels.shape, picture, "labels", 0, 1) or "save the labels at the picture's size"
+        _check_size(labels.shape, size, path, remedy)
         known = torch.from_numpy(labels)
         logits = unary_from_labels(known, num_labels, gt_prob=gt_prob, unknown=FREE)
         return Unary(logits, known if kind == "scribbles" else None)
@@ -103,7 +108,7 @@ def read_unary(
             f"axes: expected the order of the file's axes, one of {', '.join(map(repr, LAYOUTS))} "
             f"(l = labels, h = rows, w = columns), got {axes!r}; a file does not say it"
         )
-    layout = _Layout(path, kind, axes, size, num_labels)
+    layout = _Layout(path, kind, axes, size, num_labels, picture)
     values = read_array(path, "unary", key=key, max_bytes=max_bytes, check=layout.check)
     return Unary(scores_to_logits(layout.arrange(values), kind, path=path))
 
@@ -155,6 +160,7 @@ class _Layout:
     axes: str
     size: tuple[int, int] | None
     num_labels: int | None
+    picture: PathLike | None
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if dtype.kind != "f":
@@ -175,20 +181,36 @@ class _Layout:
             and sizes["l"] != self.num_labels
             and (sizes["l"], self.num_labels) != BINARY
         ):
+            other = self._fitting(shape[-count:])
             raise FileError(
                 "unary", self.path, f"{self.num_labels} labels",
                 f"{sizes['l']} in shape {shape} read as [{named}]",
-                f"say another order with axes= ({', '.join(LAYOUTS)}), or correct num_labels",
+                other or "correct num_labels, or give the scores that belong to it",
             )  # fmt: skip
-        remedy = "resize the unary to the picture (bilinear, on logits), or give the picture it was made from"
-        if self.size is not None:
-            wanted, given = tuple(self.size), shape[-count:]
-            same = [a for a in LAYOUTS if len(a) == count]
-            fits = [a for a in same if (given[a.index("h")], given[a.index("w")]) == wanted]
-            if fits:
-                remedy = f"axes={' or '.join(map(repr, fits))} would fit"
-        how = f" (shape {shape} read as [{named}])"
-        _check_size((sizes["h"], sizes["w"]), self.size, self.path, remedy, how)
+        found = (sizes["h"], sizes["w"])
+        if self.size is None or found == tuple(self.size):
+            return
+        rows, columns = (self.axes.index(a) + len(shape) - count for a in "hw")
+        remedy = (
+            _turned(found, self.picture, "unary", rows, columns)
+            or self._fitting(shape[-count:])
+            or "resize the unary to the picture (bilinear, on logits), or give the picture it was made from"
+        )
+        _check_size(found, self.size, self.path, remedy, f" (shape {shape} read as [{named}])")
+
+    def _fitting(self, given: tuple[int, ...]) -> str:
+        """Which other order of the axes would fit, for a message; "" if none."""
+        wanted = {"h": self.size[0], "w": self.size[1]} if self.size is not None else {}
+        if self.num_labels is not None:
+            wanted["l"] = self.num_labels
+        fits = [
+            axes
+            for axes in LAYOUTS
+            if len(axes) == len(given)
+            and axes != self.axes
+            and all(wanted.get(a, n) == n for a, n in zip(axes, given, strict=True))
+        ]
+        return f"{' or '.join(f'axes={a!r}' for a in fits)} would fit" if fits else ""
 
     def arrange(self, values: NDArray[Any]) -> Tensor:
         """Float32[L, H, W], contiguous."""
@@ -197,6 +219,20 @@ class _Layout:
         scores = values.reshape(shape).transpose([axes.index(a) for a in "lhw"])
         scores = np.array(scores, np.float32, order="C")  # a copy: labels of a .pt may share memory
         return torch.from_numpy(scores)
+
+
+def _turned(found: tuple[int, ...], picture: PathLike | None, name: str, rows: int, columns: int) -> str:
+    """What to do with an array made from pixels that EXIF turns for display; "" if that is not so."""
+    if picture is None:
+        return ""
+    stored, orientation = stored_form(picture)
+    if orientation == 1 or tuple(found) != stored:
+        return ""
+    return (
+        f"the picture carries EXIF orientation {orientation}, and the unary has the size of the stored "
+        f"pixels: rotate it, {upright(orientation, name, rows, columns)}, or save the picture upright and "
+        "make the unary of that"
+    )
 
 
 def _check_size(

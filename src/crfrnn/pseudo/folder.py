@@ -77,7 +77,7 @@ class _Settings:
             return image, read_cams(job.source, size=size, key=self.key)
         return image, read_unary(
             job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,  # pyright: ignore
-            gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
+            picture=job.image, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
         ).logits  # fmt: skip
 
 
