@@ -101,8 +101,8 @@ void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction fun
 
 }  // namespace
 
-Asking::Asking(bool (*ask)()) { question = {ask, Clock::now() + shortest_pause}; }
-Asking::~Asking() { question.ask = nullptr; }
+Asking::Asking(bool (*ask)()) : outer_(question.ask) { question = {ask, Clock::now() + shortest_pause}; }
+Asking::~Asking() { question.ask = outer_; }
 
 void check_stop() {
   if (loop && loop->failed()) throw Stopped{};

@@ -15,6 +15,9 @@ class Asking {
   ~Asking();
   Asking(const Asking&) = delete;
   Asking& operator=(const Asking&) = delete;
+
+ private:
+  bool (*outer_)();  // that of a call which is waiting for this one: what `ask` runs may call the core again
 };
 
 // Between two pieces of work, in any thread: throws if the call is to end, because it was asked to or because another task of the

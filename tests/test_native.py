@@ -197,6 +197,30 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
+def test_a_handler_may_compute_and_let_the_call_go_on() -> None:
+    """What it raises at the second signal ends the call, although a call of its own came between."""
+    small = filter_and_gradients(np.float32, 3, 3, 1)
+    expected, seen = small(), []
+
+    def handler(*_: object) -> None:
+        seen.append(small())
+        if len(seen) == 2:
+            raise RuntimeError("enough")
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(RuntimeError, match="enough"):
+            endless_inference(1)()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    for result in seen:
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 def test_other_threads_are_not_interrupted() -> None:
     crf = CRFRNN(4, iterations=400)
     unary, image = torch.randn(1, 4, 60, 60), torch.rand(1, 3, 60, 60) * 255

@@ -10,9 +10,11 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
+#include "buffer.hpp"
 #include "dispatch.hpp"
 
 namespace crfrnn::fuzz {
@@ -71,6 +73,19 @@ inline void check(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "fuzz: %s\n  case: %s\n", what, current_case().c_str());
   std::exit(1);
+}
+
+// `work` with memory that comes to an end after some blocks: it throws bad_alloc or it is done, and gives everything back.
+template <class Work>
+void without_memory(Random& random, const Work& work) {
+  const int64_t before = memory_in_use();
+  refuse_memory(random.between(1, 60));
+  try {
+    work();
+  } catch (const std::bad_alloc&) {
+  }
+  refuse_memory(0);
+  check(memory_in_use() == before, "no memory is lost where some is refused");
 }
 
 enum class Cloud { smooth, grid, same, ties, tiny, wide, huge, bad, count };

@@ -121,6 +121,9 @@ void check_filter(Random& random, const Lattice& lattice, const Array<T>& weight
   const double euler = dot(gradient.get(), weights.data(), gradient.size, size_of);
   check(std::abs(euler - 2 * forward) <= 20 * epsilon * size_of, "weight gradient: Euler's identity");
 
+  without_memory(random, [&] { functions.filter(lattice, weights.data(), x.get(), channels, false, out[0].get(), threads); });
+  without_memory(random, [&] { functions.weight_gradient(lattice, weights.data(), x.get(), y.get(), channels, again.get(), threads); });
+
   Exact<T> slope(lattice.dim);
   for (int64_t s = 0; s < lattice.simplices; ++s)
     embed_functions<T>().feature_gradient(gradient.get() + lattice.simplex_start[s] * (lattice.dim + 1),
@@ -131,8 +134,10 @@ void check_filter(Random& random, const Lattice& lattice, const Array<T>& weight
 
 template <class T>
 void lattice_case(Random& random, bool large) {
-  const int dim = static_cast<int>(random.between(1, 8));
-  const int64_t batch = random.between(large ? 1 : 0, 3), points = large ? random.between(9000, 20000) : random.below(random.chance(4) ? 3 : 300);
+  const bool many = !large && random.chance(5);
+  const int dim = static_cast<int>(many ? random.between(9, max_dim) : random.between(1, 8));
+  const int64_t batch = random.between(large ? 1 : 0, 3);
+  const int64_t points = large ? random.between(9000, 20000) : random.below(random.chance(4) ? 3 : many ? 50 : 300);
   const auto cloud = static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::count)));
   Exact<T> features(batch * points * dim);
   fill_features(random, cloud, dim, features);
@@ -144,7 +149,7 @@ void lattice_case(Random& random, bool large) {
   BuildOptions options;
   const double scales[] = {1.0, 1.25, 0.5, 2.0};
   options.scale = scales[random.below(4)];
-  options.rings = large ? static_cast<int>(random.below(2)) : static_cast<int>(random.below(dim <= 4 ? 3 : 2));
+  options.rings = many ? 0 : large ? static_cast<int>(random.below(2)) : static_cast<int>(random.below(dim <= 4 ? 3 : 2));
   options.ring_support = static_cast<int>(random.between(1, 3));
   current_case() += " lattice d=" + std::to_string(dim) + " B=" + std::to_string(batch) + " N=" + std::to_string(points) +
                     " cloud=" + std::to_string(static_cast<int>(cloud)) + " mask=" + std::to_string(kind) +
@@ -167,28 +172,43 @@ void lattice_case(Random& random, bool large) {
         "build: any number of threads gives the same bits");
   const Lattice lattice = Lattice::decode(result.table.data(), static_cast<int64_t>(result.table.size()));
   check(lattice.total == batch * points && lattice.dim == dim, "build: the table says what it was built from");
+  lattice.verify(options.threads);
   check_structure(lattice, result, valid);
+  without_memory(random, [&] { build<T>(features.get(), valid, batch, points, dim, options); });
   if (!large || random.chance(2)) check_filter(random, lattice, result.weights);
 }
 template void lattice_case<float>(Random&, bool);
 template void lattice_case<double>(Random&, bool);
 
-// A table cut short or with a damaged header: decode throws or the header is plain; it never reads past the end.
+// A table cut short, with a damaged header, with damaged numbers: it is refused, or whoever walks it stays inside all arrays.
 void table_case(Random& random) {
   current_case() += " table";
-  const int dim = static_cast<int>(random.between(1, 5));
+  const int dim = static_cast<int>(random.between(1, random.chance(4) ? max_dim : 5));
   const auto features = normals<float>(random, 20 * dim);
   const auto result = build<float>(features.get(), nullptr, 1, 20, dim, {});
   const int64_t whole = static_cast<int64_t>(result.table.size());
   const int64_t size = random.chance(2) ? random.below(whole) : whole;
   Exact<int32_t> table(size);
   for (int64_t i = 0; i < size; ++i) table[i] = result.table[static_cast<size_t>(i)];
+  const int64_t reach = random.chance(2) ? 12 : size;  // the header alone, or all
   if (size == whole || random.chance(2))
     for (int64_t i = random.between(1, 2); i > 0 && size; --i)
-      table[random.below(size < 12 ? size : 12)] = random.chance(2) ? static_cast<int32_t>(random.bits()) : static_cast<int32_t>(random.between(-2, 9));
+      table[random.below(size < reach ? size : reach)] = random.chance(2) ? static_cast<int32_t>(random.bits()) : static_cast<int32_t>(random.between(-2, 9));
   try {
     const Lattice lattice = Lattice::decode(table.get(), size);
     check(lattice.dim >= 1 && lattice.dim <= max_dim && lattice.lead < lattice.dim, "decode: a sane header");
+    lattice.verify(static_cast<int>(random.between(1, 3)));
+    if (lattice.total > 100000) return;  // more points than the table was built from: nobody has values for them
+    const int64_t channels = random.between(1, 40), corners = lattice.points * (lattice.dim + 1);
+    const auto values = normals<float>(random, lattice.total * channels), weights = normals<float>(random, corners);
+    Exact<float> out(lattice.total * channels), gradient(corners), slope(lattice.dim);
+    for (const bool reverse : {false, true})
+      filter_functions<float>().filter(lattice, weights.get(), values.get(), channels, reverse, out.get(), 2);
+    filter_functions<float>().filter(lattice, weights.get(), values.get(), 1, false, out.get(), 2);
+    filter_functions<float>().weight_gradient(lattice, weights.get(), values.get(), values.get(), channels, gradient.get(), 2);
+    for (int64_t s = 0; s < lattice.simplices; ++s)
+      embed_functions<float>().feature_gradient(gradient.get() + lattice.simplex_start[s] * (lattice.dim + 1),
+                                                lattice.simplex_rank + s * (lattice.dim + 1), lattice.dim, lattice.scale, slope.get());
   } catch (const std::invalid_argument&) {
   }
 }

@@ -109,7 +109,7 @@ void mean_field_case(Random& random) {
     Kernel& kernel = kernels[static_cast<size_t>(m)];
     KernelData& own = data[static_cast<size_t>(m)];
     if (random.chance(2)) {
-      const int dim = static_cast<int>(random.between(1, 6));
+      const int dim = static_cast<int>(random.between(1, random.chance(8) && total < 200 ? 20 : 6));
       Exact<float> features(total * dim);
       fill_features(random, static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::tiny))), dim, features);
       own.lattice = build<float>(features.get(), p.mask, p.batch, p.pixels, dim, {});
@@ -155,6 +155,7 @@ void mean_field_case(Random& random) {
   const Outputs one = run(1);
   one.check_same(run(several));
   if (keep) one.check_finite();
+  without_memory(random, [&] { run(several); });
   const float* start = started ? initial.get() : unary.get();
   for (int64_t i = 0; i < size; ++i) {
     check(std::isfinite(one.logits[i]), "mean field: finite logits");
