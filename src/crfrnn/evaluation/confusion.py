@@ -117,8 +117,8 @@ def mean_iu(matrix: NDArray[Any]) -> Floats:
     Of one segmentation alone. Two methods that predict different labels are divided by different numbers of
     them; `mean_iu_of_truth` compares.
 
-    >>> mean_iu(np.array([[2, 1, 0], [0, 1, 0], [0, 0, 0]])) == (2 / 3 + 1 / 2) / 2
-    True
+    >>> float(mean_iu(np.array([[1, 0, 1], [0, 2, 0], [0, 0, 0]])))
+    0.5
     """
     return mean_present(iu(matrix))
 
