@@ -96,7 +96,7 @@ def _check_sums(scores: Tensor, role: str, path: PathLike | None) -> None:
         raise _refused(
             role, path, "sum 1 over the labels", f"sums {least:.4g}..{greatest:.4g}",
             "add the background as a label of its own, divide independent sigmoids by their sum, or correct "
-            "the order of the axes",
+            "the order of the axes (labels that overlap: CRFRNN(L, activation='sigmoid'))",
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.binary import for_two_labels
 from crfrnn.data import PictureSet, prepare, reduced
 from crfrnn.data.files import atomic, new_folder, write_text
 from crfrnn.data.outputs import check_new
@@ -111,7 +112,7 @@ def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...
     if saved is not None:
         if settings:
             raise ValueError("crf: expected parameters: FILE alone, or settings, got both")
-        crf = load_parameters(saved).crf
+        crf = for_two_labels(load_parameters(saved).crf)
         if crf.num_labels != num_labels:
             raise ValueError(f"crf: expected parameters for {num_labels} labels, got {crf.num_labels}")
     else:
