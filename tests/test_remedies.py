@@ -132,3 +132,47 @@ def test_another_order_of_axes_in_a_file(tmp_path: Path, wrong: str) -> None:
     found = re.findall(r"axes='(\w+)'", told)
     assert found == ["lhw"]
     assert (read_unary(tmp_path / "a.npy", axes=found[0], **options).logits.numpy() == values).all()
+
+
+PHOTO = np.random.default_rng(3).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+GREY_PHOTO = np.repeat(PHOTO[..., :1], 3, axis=2)
+PICTURES: dict[str, tuple[np.ndarray, np.ndarray]] = {
+    "0..1": (PHOTO / 255, PHOTO),
+    "0..1 in float32": ((PHOTO / 255).astype(np.float32), PHOTO),
+    "float64": (PHOTO.astype(float), PHOTO),
+    "int64": (PHOTO.astype(np.int64), PHOTO),
+    "16 bits": (PHOTO.astype(np.uint16) * 257, PHOTO),
+    "12 bits": (np.maximum(PHOTO.astype(np.uint16), 17) * 16, np.maximum(PHOTO, 17)),
+    "channels first": (np.ascontiguousarray(PHOTO.transpose(2, 0, 1)), PHOTO),
+    "channels first in 0..1": (PHOTO.transpose(2, 0, 1) / 255, PHOTO),
+    "a batch of one": (PHOTO[None], PHOTO),
+    "BGR turned round": (PHOTO[..., ::-1], PHOTO[..., ::-1]),
+    "grey": (PHOTO[..., 0].copy(), GREY_PHOTO),
+    "grey with an axis": (PHOTO[..., :1].copy(), GREY_PHOTO),
+    "with alpha": (np.concatenate([PHOTO, PHOTO[..., :1]], -1), PHOTO),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_pictures_given_to_the_pydensecrf_face(case: str) -> None:
+    """What the expression in the message makes of it is the photograph again."""
+    from crfrnn.compat.pydensecrf import densecrf
+
+    rgbim, expected = PICTURES[case]
+    crf = densecrf.DenseCRF2D(5, 6, 2)
+    told = message(lambda: crf.addPairwiseBilateral(3, 3, rgbim, 1))
+    expression = re.search(r"use (np\.ascontiguousarray\(.*\))(?=$|, or)", told)
+    assert expression
+    found = eval(expression[1], {"np": np, "rgbim": rgbim})
+    assert found.dtype == np.uint8 and (found == expected).all()
+    crf.addPairwiseBilateral(3, 3, found, 1)
+
+
+def test_height_before_width_in_the_pydensecrf_face() -> None:
+    from crfrnn.compat.pydensecrf import densecrf
+
+    told = message(lambda: densecrf.DenseCRF2D(6, 5, 2).addPairwiseBilateral(3, 3, PHOTO, 1))
+    expression = re.search(r"DenseCRF2D\(\d+, \d+, nlabels\)", told)
+    assert expression
+    crf = eval(expression[0], {"DenseCRF2D": densecrf.DenseCRF2D, "nlabels": 2})
+    crf.addPairwiseBilateral(3, 3, PHOTO, 1)

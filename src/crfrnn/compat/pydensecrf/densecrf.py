@@ -25,6 +25,7 @@ from crfrnn.compat.pydensecrf._parts import KernelType as KernelType
 from crfrnn.compat.pydensecrf._parts import LogisticUnary as LogisticUnary
 from crfrnn.compat.pydensecrf._parts import NormalizationType as NormalizationType
 from crfrnn.compat.pydensecrf._parts import Unary as Unary
+from crfrnn.compat.pydensecrf._picture import picture
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.crf import GaussianKernel, mean_field
 from crfrnn.crf.update import update
@@ -265,15 +266,10 @@ class DenseCRF2D(DenseCRF):
         """
         mode = self._mode(kernel, normalization)
         alpha, beta = _checks.widths("sxy", sxy, 2, "pixels"), _checks.widths("srgb", srgb, 3, "0..255")
-        picture = _checks.array("rgbim", rgbim, np.uint8, 3)
-        if picture.shape != (self._h, self._w, 3):
-            raise ValueError(
-                f"rgbim: expected shape {(self._h, self._w, 3)}, got {_checks.describe(picture)}; for a "
-                "picture with other channels use utils.create_pairwise_bilateral and addPairwiseEnergy"
-            )
+        given = picture(rgbim, self._h, self._w)
         cost = _checks.compatibility(compat, self._nlabels)
         with running():
-            image = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+            image = torch.from_numpy(given.transpose(2, 0, 1).copy())[None]
             self._add(GaussianKernel.bilateral(image, alpha, beta, "lattice", mode, QUALITY), cost)
 
 
