@@ -77,6 +77,20 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, single: bool) -> None:
         assert sorted(p.name for p in target.iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> None:
+    picture = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+    crfs = (CRFRNN(1), CRFRNN(1, activation="sigmoid"), CRFRNN(3, activation="sigmoid"))
+    for k, crf in enumerate(crfs):
+        names = ["road"] if crf.num_labels == 1 else ["a", "b", "c"]
+        segmenter = Segmenter(LiteFPN(crf.num_labels), crf, class_names=names).eval()
+        segmenter.save_pretrained(tmp_path / str(k))
+        found = Segmenter.from_pretrained(tmp_path / str(k))
+        assert found.crf is not None
+        assert (found.crf.num_labels, found.crf.activation) == (crf.num_labels, crf.activation)
+        assert found.class_names == tuple(names)
+        assert torch.equal(found(picture), segmenter(picture))
+
+
 def test_half_precision_halves_the_network_alone(tmp_path: Path) -> None:
     before = Segmenter(LiteFPN(21), CRFRNN(21)).eval()
     before.save_pretrained(tmp_path, dtype=torch.float16)

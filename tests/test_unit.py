@@ -157,3 +157,6 @@ def test_probabilities_in_place_of_logits_are_pointed_out():
         part = guide[..., : fine.shape[2], : fine.shape[3]]
         assert not said(lambda fine=fine, part=part: CRFRNN(2)(fine, part))
     assert not said(lambda: CRFRNN(2)(sigmoid, guide))
+    assert not said(
+        lambda: CRFRNN(1)(0.2 + 0.3 * sigmoid[:, :1], guide)
+    )  # as an untrained network may have it
