@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +145,38 @@ def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(
     with Bar(Console(file=terminal, force_terminal=True)) as bar:
         list(bar.track("abc", description="read"))
     assert "a second" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "more"),
+    [
+        (("refine", "--unary", "--no-panel"), "with --skip-existing goes on", ("--skip-existing",)),
+        (("pseudo-labels", "--maps", "--recipe", "clip-es", "-j", 1), "the same command goes on", ()),
+    ],
+    ids=["refine", "pseudo-labels"],
+)
+def test_a_stopped_command_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple, said: str, more: tuple
+) -> None:
+    photographs(tmp_path, "in/0.jpg", "in/1.jpg", "in/2.jpg")
+    (tmp_path / "u").mkdir()
+    for name in "012":
+        np.save(tmp_path / "u" / f"{name}.npy", np.zeros((7, 9), np.uint8))
+    command, option, *options = words
+    line = [command, tmp_path / "in", option, tmp_path / "u", *options, "--kind", "labels", "--labels", 3,
+            "-T", 1, "-o", tmp_path / "out"]  # fmt: skip
+    write, written = Image.Image.save, []
+
+    def signalled(self: Image.Image, fp: Path, **options: object) -> None:
+        write(self, fp, **options)  # pyright: ignore[reportArgumentType]
+        written.append(fp)
+        if len(written) == 2:  # the second label map is not yet in place
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", signalled)
+        code, _, errors = run(*line)
+    assert code == 143 and errors.splitlines()[-1].startswith("stopped by SIGTERM; ") and said in errors
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1 and not list((tmp_path / "out").glob("*.tmp"))
+    code, told, errors = run(*line, *more)
+    assert code == 0 and told.startswith("2 of 3") and "1 were there already" in told, errors

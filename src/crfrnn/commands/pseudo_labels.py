@@ -72,13 +72,16 @@ def pseudo_labels(
     if not maps.is_dir():
         raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
     jobs = _jobs(images, recursive, maps, kind, listing)
-    with common.progress() as bar:
-        task = bar.add_task("pseudo-labels", total=len(jobs))
-        report = write_pseudo_labels(
-            jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
-            scale=scale, quality=quality, processes=processes, batch=batch, device=device,
-            overwrite=overwrite, progress=lambda done, _: bar.update(task, completed=done),
-        )  # fmt: skip
+    try:
+        with common.progress() as bar:
+            task = bar.add_task("pseudo-labels", total=len(jobs))
+            report = write_pseudo_labels(
+                jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
+                scale=scale, quality=quality, processes=processes, batch=batch, device=device,
+                overwrite=overwrite, progress=lambda done, _: bar.update(task, completed=done),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise common.stopped("the same command goes on with the others") from None
     failures = Failures()
     for name, reason in sorted(report.failed.items()):
         failures.add(name, reason)

@@ -56,7 +56,8 @@ def refine(
     OUTPUT remembers what it was begun with: the same command writes its own files anew, or with
     --skip-existing goes on where it was stopped. Other files there are left alone.
 
-    Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage.
+    Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
+    stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
 
     Example: crfrnn refine photos/ --unary logits/ --kind logits --layout lhw -o refined/
 
@@ -75,22 +76,27 @@ def refine(
         find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
         save_probabilities, panel, check_scale(scale), len(images) == 1 and Path(images[0]).is_file(),
     )  # fmt: skip
-    failures, skipped = Failures(), 0
+    failures, done, skipped, stopped = Failures(), 0, 0, False
     with work.claim(skip_existing, overwrite) as outputs, common.progress() as bar:
-        for item, name in bar.track(list(work.items.items()), description="refine"):
-            path = item.sources[0]
-            if outputs.finished(item):
-                skipped += 1
-                continue
-            with failures.caught((name.parent / path.name).as_posix()):
-                work.one(path, name, item.files)
-    done = len(work.pictures) - len(failures) - skipped
+        try:
+            for item, name in bar.track(list(work.items.items()), description="refine"):
+                path = item.sources[0]
+                if outputs.finished(item):
+                    skipped += 1
+                    continue
+                with failures.caught((name.parent / path.name).as_posix()):
+                    work.one(path, name, item.files)
+                    done += 1
+        except KeyboardInterrupt:
+            stopped = True
     if done or skipped:
         changed = f", {100 * work.changed / done:.1f} % of the pixels changed" if done else ""
         there = f"; {skipped} were there already" if skipped else ""
         common.out.print(f"{done} of {len(work.pictures)} refined{changed}{there}.")
         common.out.print(f"Label maps: {work.output}", markup=False)
     failures.show(len(work.pictures))
+    if stopped:
+        raise common.stopped("the same command with --skip-existing goes on")
     if failures:
         raise typer.Exit(1)
 
