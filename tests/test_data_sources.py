@@ -72,6 +72,27 @@ def test_damaged_files_of_both_parts_at_once(root):
     assert both(root, decode=False, leaks="ignore").train.ids == ("v1", "v2", "s1", "w3")
 
 
+@pytest.mark.parametrize("decode", [True, False])
+def test_black_and_white_masks_are_questioned_and_void_has_any_number(tmp_path, decode):
+    for part in ("train", "val"):
+        for name in ("images", "masks"):
+            (tmp_path / part / name).mkdir(parents=True)
+        devkits.picture(tmp_path / part / "images" / f"{part}.jpg", 1 + len(part), SIZE)
+    held = np.zeros(SIZE, np.uint8)
+    held[:, 9:] = 255
+    sources = [[Source("folder", tmp_path / part, None, {"num_labels": 2})] for part in ("train", "val")]
+    for part in ("train", "val"):
+        write_label_png(tmp_path / part / "masks" / f"{part}.png", held)
+    with pytest.raises(ValueError, match="only 0 and 255 in all 1"):
+        prepare(*sources, decode=decode, leaks="ignore")
+    held[:3], held[held == 255] = 1, 11
+    for part in ("train", "val"):
+        write_label_png(tmp_path / part / "masks" / f"{part}.png", held)
+    void = [[Source("folder", s.root, None, {**s.options, "void": 11}) for s in part] for part in sources]
+    found = prepare(*void, decode=decode, leaks="ignore")
+    assert sorted(np.unique(found.train[0].mask).tolist()) == [0, 1, 255]
+
+
 def test_usage(root):
     with pytest.raises(
         ValueError, match="kind: expected one of voc, sbd, paper, coco, context, folder, got 'x'"

@@ -121,6 +121,9 @@ def prepare(
         for part, pictures in zip(Sets._fields, found, strict=True):
             step = _step(progress, f"check {part}")
             problems += [f"{part}: {problem}" for problem in pictures.check(step)]
+    else:
+        for pictures in found:
+            pictures.ask_about_white()
     if leaks != "ignore" and not problems:
         both = find_leaks(*found, pictures=decode, progress=_step(progress, "compare train and val"))
         if leaks == "refuse":
