@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import CRFRNN
+from crfrnn.commands import common
 from crfrnn.data import folder_pictures, read_label_png
 from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
 from crfrnn.training import (
@@ -89,6 +94,32 @@ def test_the_rows_score_as_evaluate_does_and_nothing_is_done_twice(root: Path, t
     assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
     code, _, error = run("experiment", "unaries", *words, "--epochs", 2)
     assert code == 2 and "same recipe and settings" in error
+
+
+def test_a_signal_in_a_fit_keeps_finished_rows(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    words = [root / "train", *source(root, "train"), "--judge-on", "held-out", "--epochs", 1, "--trials", 0,
+             "-T", 1, "--row", "plain", "--row", "crf-rnn", "-o", out]  # fmt: skip
+
+    @contextmanager
+    def signalling(log: Path | None = None) -> Iterator[Callable[..., None]]:
+        def steps(what: str, done: int, total: int) -> None:
+            if what.startswith("crf-rnn: fit") and done == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield steps
+
+    with monkeypatch.context() as patched:
+        patched.setattr(common, "task_bars", signalling)
+        code, said, _ = run("experiment", "unaries", *words)
+    assert code == 143 and f"Interrupted (SIGTERM); finished rows are in {out / 'rows'}" in said
+    assert (out / "rows" / "plain" / "row.json").is_file() and not (
+        out / "runs" / "crf-rnn" / "run.json"
+    ).exists()
+    code, said, error = run("experiment", "unaries", *words)
+    assert code == 0 and "judge plain" not in said and "fit crf-rnn" in said, error
 
 
 def test_a_fold_of_train_and_what_is_refused(root: Path, tmp_path: Path) -> None:
