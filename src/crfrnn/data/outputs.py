@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -108,18 +108,19 @@ def _claimed(
                 raise FileError(role, file, "another name", "that of the list of results", "name another")
             if file.is_dir():
                 raise FileError(role, file, "the name of a file", "a folder", "name another")
-    _check_apart(items, role, _exact)
-    _check_inputs(items, inputs, role)
+    folders = _Folders(place)
+    _check_apart(items, role, folders.place)
+    _check_inputs(items, inputs, role, folders)
     writable_folder(place, role)
     if _ignores_case(place):
-        _check_apart(items, role, _folded)
+        _check_apart(items, role, lambda file: _folded(folders.place(file)))
     sweep(place)
     run = Run(run.command, {name: _settled(value) for name, value in run.settings.items()}, run.whole)
     sources = {item: "-".join(identity(source)[:8] for source in item.sources) for item in items}
     with locked(place):
         manifest = Manifest(place) if overwrite and _broken(place) else Manifest.read(place)
-        done = _check_present(manifest, run, sources, resume, replace, overwrite, role)
-        mine = _enter(manifest, run, {item: sources[item] for item in items if item not in done})
+        done = _check_present(manifest, run, sources, folders, resume, replace, overwrite, role)
+        mine = _enter(manifest, run, {item: sources[item] for item in items if item not in done}, folders)
     for parent in {file.parent for item in items for file in item.files}:
         new_folder(parent, role)
     try:
@@ -165,15 +166,44 @@ def without_results(pictures: Iterable[Path]) -> list[Path]:
     return [path for path in pictures if not result(path)]
 
 
-def _exact(path: Path) -> str:
-    return os.path.abspath(path)
+class _Folders:
+    """Where files really are. There may be a million of them: every folder is looked up once.
+
+    Args: base: what `name` is relative to.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self._base = os.path.realpath(base)
+        self._known: dict[str, tuple[str, str]] = {}
+
+    def place(self, path: PathLike) -> str:
+        """The full name, with links among its folders resolved, but not the file itself."""
+        folder, file = os.path.split(path)
+        return os.path.join(self._folder(folder)[0], file)
+
+    def real(self, path: PathLike) -> str:
+        """The full name with all links resolved."""
+        found = self.place(path)
+        return os.path.realpath(found) if os.path.islink(found) else found
+
+    def name(self, path: PathLike) -> str:
+        """The name below the base, with ``/``."""
+        folder, file = os.path.split(path)
+        return self._folder(folder)[1] + file
+
+    def _folder(self, folder: str) -> tuple[str, str]:
+        if folder not in self._known:
+            real = os.path.realpath(folder)
+            below = os.path.relpath(real, self._base)
+            self._known[folder] = real, "" if below == "." else f"{Path(below).as_posix()}/"
+        return self._known[folder]
 
 
-def _folded(path: Path) -> str:
-    return unicodedata.normalize("NFC", os.path.abspath(path)).casefold()
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
-def _check_apart(items: Sequence[Item], role: str, key: Any) -> None:
+def _check_apart(items: Sequence[Item], role: str, key: Callable[[Path], str]) -> None:
     taken: dict[str, Item] = {}
     for item in items:
         for file in item.files:
@@ -187,13 +217,13 @@ def _check_apart(items: Sequence[Item], role: str, key: Any) -> None:
                 )  # fmt: skip
 
 
-def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str) -> None:
+def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str, folders: _Folders) -> None:
     read = [*(source for item in items for source in item.sources), *map(Path, inputs)]
-    names = {os.path.realpath(path): path for path in read}
-    folders = {place for place, path in names.items() if os.path.isdir(path)}
+    names = {folders.real(path): path for path in read}
+    whole = {place for place, path in names.items() if os.path.isdir(path)}
     numbers = {number: path for path in read if (number := _number(path))}
     for file in (file for item in items for file in item.files):
-        if os.path.realpath(file.parent) in folders:
+        if os.path.dirname(folders.place(file)) in whole:
             raise FileError(
                 role,
                 file,
@@ -201,7 +231,7 @@ def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str) 
                 "one in a folder that is itself an input",
                 "name another",
             )
-        source = names.get(os.path.realpath(file)) or numbers.get(_number(file) or (0, 0))
+        source = names.get(folders.real(file)) or numbers.get(_number(file) or (0, 0))
         if source is not None:
             raise FileError(
                 role, file, "the name of a new file",
@@ -219,15 +249,15 @@ def _number(path: PathLike) -> tuple[int, int] | None:
 
 
 def _check_present(
-    manifest: Manifest, run: Run, sources: Mapping[Item, str], resume: bool, replace: bool, overwrite: bool,
-    role: str,
+    manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: _Folders, resume: bool, replace: bool,
+    overwrite: bool, role: str,
 ) -> set[Item]:  # fmt: skip
     """What is finished; FileError for files that must not be written over, or would be mixed with others."""
     done: set[Item] = set()
     strange: list[str] = []
     planned: set[str] = set()
     for item, source in sources.items():
-        names = [_relative(file, manifest.folder) for file in item.files]
+        names = [folders.name(file) for file in item.files]
         planned.update(names)
         if resume and not overwrite and all(_made(manifest, name, run, source) for name in names):
             done.add(item)
@@ -288,11 +318,11 @@ def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run,
     return FileError(role, manifest.folder, expected, got, ANEW)
 
 
-def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str]) -> dict[str, Entry]:
+def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: _Folders) -> dict[str, Entry]:
     """Note the files of a run, before the first is written."""
     mine: dict[str, Entry] = {}
     for item, source in sources.items():
-        for name in (_relative(file, manifest.folder) for file in item.files):
+        for name in map(folders.name, item.files):
             now = stamp(manifest.folder / name)
             before = manifest.own(name) if now else None
             mine[name] = Entry(
@@ -321,10 +351,6 @@ def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
                 content = identity(folder / name)
                 manifest.files[name] = changed(entry, stamp=now, content=content, replaced=None, before=None)
         manifest.write()
-
-
-def _relative(file: Path, folder: Path) -> str:
-    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 def _settled(value: Any) -> Any:
