@@ -121,7 +121,7 @@ def test_results_of_two_pictures_never_share_a_name(
     assert not out.exists()
     items = [item(source, out), item(source.with_name("A.jpg"), out, "A.png")]
     make(out, *items)
-    monkeypatch.setattr(module, "_ignores_case", lambda folder: True)
+    monkeypatch.setattr(module, "ignores_case", lambda folder: True)
     refused(out, *items, says="twice")
     composed, decomposed = (item(Path(f"{n}.jpg"), out) for n in ("\u00e9", "e\u0301"))
     refused(out, composed, decomposed, says="twice")

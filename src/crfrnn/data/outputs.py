@@ -4,33 +4,20 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
+from crfrnn.data.collisions import Folders, check_apart, check_inputs, folded, ignores_case
+from crfrnn.data.collisions import Item as Item
 from crfrnn.data.files import FileError, PathLike, check_name, new_folder, writable_folder
 from crfrnn.data.manifest import MANIFEST, Entry, Manifest, Run, identity, locked, stamp
-from crfrnn.data.temporary import sweep, temporary_name
+from crfrnn.data.temporary import sweep
 
 ANEW = "name another, or say --overwrite"
-
-
-@dataclass(frozen=True)
-class Item:
-    """A piece of work.
-
-    Attributes:
-        sources: the files that it is made from, the one that names it first.
-        files: what is written, and last of all the file that says that it is done.
-    """
-
-    sources: tuple[Path, ...]
-    files: tuple[Path, ...]
 
 
 class Outputs:
@@ -108,12 +95,12 @@ def _claimed(
                 raise FileError(role, file, "another name", "that of the list of results", "name another")
             if file.is_dir():
                 raise FileError(role, file, "the name of a file", "a folder", "name another")
-    folders = _Folders(place)
-    _check_apart(items, role, folders.place)
-    _check_inputs(items, inputs, role, folders)
+    folders = Folders(place)
+    check_apart(items, role, folders.place)
+    check_inputs(items, inputs, role, folders)
     writable_folder(place, role)
-    if _ignores_case(place):
-        _check_apart(items, role, lambda file: _folded(folders.place(file)))
+    if ignores_case(place):
+        check_apart(items, role, lambda file: folded(folders.place(file)))
     sweep(place)
     run = Run(run.command, {name: _settled(value) for name, value in run.settings.items()}, run.whole)
     sources = {item: "-".join(identity(source)[:8] for source in item.sources) for item in items}
@@ -166,90 +153,8 @@ def without_results(pictures: Iterable[Path]) -> list[Path]:
     return [path for path in pictures if not result(path)]
 
 
-class _Folders:
-    """Where files really are. There may be a million of them: every folder is looked up once.
-
-    Args: base: what `name` is relative to.
-    """
-
-    def __init__(self, base: Path) -> None:
-        self._base = os.path.realpath(base)
-        self._known: dict[str, tuple[str, str]] = {}
-
-    def place(self, path: PathLike) -> str:
-        """The full name, with links among its folders resolved, but not the file itself."""
-        folder, file = os.path.split(path)
-        return os.path.join(self._folder(folder)[0], file)
-
-    def real(self, path: PathLike) -> str:
-        """The full name with all links resolved."""
-        found = self.place(path)
-        return os.path.realpath(found) if os.path.islink(found) else found
-
-    def name(self, path: PathLike) -> str:
-        """The name below the base, with ``/``."""
-        folder, file = os.path.split(path)
-        return self._folder(folder)[1] + file
-
-    def _folder(self, folder: str) -> tuple[str, str]:
-        if folder not in self._known:
-            real = os.path.realpath(folder)
-            below = os.path.relpath(real, self._base)
-            self._known[folder] = real, "" if below == "." else f"{Path(below).as_posix()}/"
-        return self._known[folder]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _check_apart(items: Sequence[Item], role: str, key: Callable[[Path], str]) -> None:
-    taken: dict[str, Item] = {}
-    for item in items:
-        for file in item.files:
-            other = taken.setdefault(key(file), item)
-            if other is not item:
-                first, second = (i.sources[0] for i in (other, item))
-                raise FileError(
-                    role, file, "a name for each result",
-                    f"it twice: the results of {str(first)!r} and {str(second)!r} would collide",
-                    "rename one of them, or give them output folders of their own",
-                )  # fmt: skip
-
-
-def _check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str, folders: _Folders) -> None:
-    read = [*(source for item in items for source in item.sources), *map(Path, inputs)]
-    names = {folders.real(path): path for path in read}
-    whole = {place for place, path in names.items() if os.path.isdir(path)}
-    numbers = {number: path for path in read if (number := _number(path))}
-    for file in (file for item in items for file in item.files):
-        if os.path.dirname(folders.place(file)) in whole:
-            raise FileError(
-                role,
-                file,
-                "a file beside the inputs",
-                "one in a folder that is itself an input",
-                "name another",
-            )
-        source = names.get(folders.real(file)) or numbers.get(_number(file) or (0, 0))
-        if source is not None:
-            raise FileError(
-                role, file, "the name of a new file",
-                f"one that would write over the input {str(source)!r}", "name another",
-            )  # fmt: skip
-
-
-def _number(path: PathLike) -> tuple[int, int] | None:
-    """Device and number of a file, the same for all its names; None for a folder and for nothing."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return None if os.path.isdir(path) or not found.st_ino else (found.st_dev, found.st_ino)
-
-
 def _check_present(
-    manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: _Folders, resume: bool, replace: bool,
+    manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders, resume: bool, replace: bool,
     overwrite: bool, role: str,
 ) -> set[Item]:  # fmt: skip
     """What is finished; FileError for files that must not be written over, or would be mixed with others."""
@@ -318,7 +223,7 @@ def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run,
     return FileError(role, manifest.folder, expected, got, ANEW)
 
 
-def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: _Folders) -> dict[str, Entry]:
+def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders) -> dict[str, Entry]:
     """Note the files of a run, before the first is written."""
     mine: dict[str, Entry] = {}
     for item, source in sources.items():
@@ -365,13 +270,3 @@ def _broken(folder: Path) -> bool:
     except FileError:
         return True
     return False
-
-
-def _ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case alone are one file there."""
-    name = folder / f"{temporary_name()}.a"
-    name.touch()
-    try:
-        return name.with_suffix(".A").exists()
-    finally:
-        name.unlink()
