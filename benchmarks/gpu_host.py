@@ -151,7 +151,7 @@ def built() -> dict[str, Callable[[], Any]]:
     """What builds a lattice, numbers its vertices and sums exactly: launches of one kernel each."""
     calls: dict[str, Callable[[], Any]] = {}
     for kind in (torch.float32, torch.float64):
-        for dim in range(1, 9):
+        for dim in (1, 5, 8):
             points, rank = torch.rand(40, dim, dtype=kind), torch.zeros(40, dim + 1, dtype=torch.int8)
             gradient = torch.rand(40, dim + 1, dtype=kind)
             quotient = torch.randint(2**12 if dim < 4 else 2**6, (40, dim + 1))
@@ -168,7 +168,7 @@ def built() -> dict[str, Callable[[], Any]]:
         keys = torch.arange(50, dtype=kind)
         calls[f"neighbours {kind} {vertex}"] = partial(triton_numbering.neighbours, keys, keys[:6], vertex)
         calls[f"hash {kind}"] = partial(triton_numbering.claim, keys)
-    for dim, channels in itertools.product((1, 2, 3, 5, 8, 9, 16), (1, 21, 40)):
+    for dim, channels in itertools.product((5,), (1, 21)):
         points, values = torch.rand(1, 40, dim), torch.rand(1, 40, channels)
         calls |= {
             f"exact sum {dim} {channels}": partial(triton_exact.gaussian_sum, points, values, points),
