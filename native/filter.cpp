@@ -9,6 +9,8 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
+constexpr int fixed_packs = 2;  // the number of packs is a constant up to here
+
 // Columns [column, column + count) of an array [total][channels] of points in their own order, in NB packs, or, NB = 0, in
 // as many as they take.
 template <class T, int NB>
@@ -42,7 +44,7 @@ struct Columns {
 template <class T, int NB>
 void filter_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source, bool reverse, T* out, int threads, T* between, T* rows) {
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source.count, threads));
-  const Sweep<T, NB> sweep(lattice, weights, source.count, reverse, threads, scratch.as<T>());
+  const Sweep<T, NB> sweep(lattice, weights, source.count, fixed_packs, reverse, threads, scratch.as<T>());
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
   with_corners<NB>(lattice.dim, [&]<int V>() {
     sweep.template spread<V>(source, between, rows);
@@ -60,8 +62,8 @@ void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T,
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source_x.count, threads));
-  const Sweep<T, NB> forward(lattice, weights, source_x.count, false, threads, scratch.as<T>()),
-      backward(lattice, weights, source_x.count, true, threads, scratch.as<T>());
+  const Sweep<T, NB> forward(lattice, weights, source_x.count, fixed_packs, false, threads, scratch.as<T>()),
+      backward(lattice, weights, source_x.count, fixed_packs, true, threads, scratch.as<T>());
   with_corners<NB>(lattice.dim, [&]<int V>() {
     forward.template spread<V>(source_x, between, rows_x);
     backward.template spread<V>(source_g, between, rows_g);
@@ -175,15 +177,21 @@ template <class T, class Body>
 void each_column_group(int64_t channels, const Body& body) {
   for (int64_t column = 0; column < channels; column += group_columns<T>) {
     const int64_t left = channels - column, count = left < group_columns<T> ? left : group_columns<T>;
+    if constexpr (!specialised) {
+      body.template operator()<0>(column, count);
+      continue;
+    }
     if constexpr (sizeof(T) == sizeof(float))
-      if (count > 2 * Pack<T>::lanes) {
+      if (count > fixed_packs * Pack<T>::lanes) {
         body.template operator()<0>(column, count);
         continue;
       }
+    if constexpr (specialised) {
     if (count > Pack<T>::lanes)
       body.template operator()<2>(column, count);
     else
       body.template operator()<1>(column, count);
+    }
   }
 }
 

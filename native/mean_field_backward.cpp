@@ -41,8 +41,9 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
     const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel, false);
     const RowShape<float, NP> like = sweep.shape;
-    messages.spread_rows<NP>(kernel, false, q, kernel.pre, forward_rows.as<float>());
-    if (!spread_ready) messages.spread_rows<NP>(kernel, true, g, kernel.post, backward_rows.as<float>());
+    messages.spread_rows(sweep, messages.template source_of<NP>(kernel, q, kernel.pre), forward_rows.as<float>());
+    if (!spread_ready)
+      messages.spread_rows(messages.template sweep_of<NP>(kernel, true), messages.template source_of<NP>(kernel, g, kernel.post), backward_rows.as<float>());
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
       for (int64_t s = begin; s < end; ++s) {
         const int32_t* vertex = lattice.simplex_vertex + s * corners;
@@ -182,7 +183,7 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
     if (leading.turning && Plain<NP>::fits(problem, leading, transforms)) {
       leading.turn(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
     } else {
-      leading.each_row(made, [=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {
+      const auto general = ([=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {
         const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
         inbox.ask(row);
         P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
@@ -212,6 +213,7 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
         packs.store(sum, du + at);
         packs.store(here, g + at);
       });
+      if (leading.turning) leading.turn(made, general); else leading.slice(general);
     }
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
   }

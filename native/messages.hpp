@@ -8,6 +8,25 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
+// The rows of the pixels in the order of a lattice's points, times a scale.
+template <int NB>
+struct PixelRows {
+  using P = Pack<float>;
+  Packs<NB> packs;
+  const float *rows, *scale;  // scale: null for 1
+  const int32_t *pixel_of, *place, *scaled;  // null: the rows are in the lattice's order, the pixels', the scale in that of the rows
+  int64_t points;
+
+  CRFRNN_INLINE void operator()(int64_t p, P* out) const {
+    const int64_t row = !pixel_of ? p : place ? place[pixel_of[p]] : pixel_of[p];
+    if (pixel_of && !place) ask_scattered<float>(pixel_of, points, p, rows, packs.labels, packs);
+    packs.load(rows + row * packs.labels, out);
+    if (!scale) return;
+    const P factor = P::set(scale[scaled ? scaled[p] : row]);
+    for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;
+  }
+};
+
 // What passes over all kernels need, allocated once for all iterations.
 struct Messages {
   using P = Pack<float>;
@@ -41,52 +60,27 @@ struct Messages {
 
   template <int NB>
   Sweep<float, NB> sweep_of(const Kernel& kernel, bool reverse) const {
-    return {kernel.lattice, kernel.weights, labels, reverse, problem.threads, scratch.as<float>()};
+    return {kernel.lattice, kernel.weights, labels, narrow_packs, reverse, problem.threads, scratch.as<float>()};
   }
 
   // The rows of the pixels in the order of a lattice's points, times a scale that is given in the order of the rows or of the pixels.
   template <int NB>
-  auto source_of(const Kernel& kernel, const float* rows, const float* scale, bool scale_by_row = false) const {
-    const int32_t* pixel_of = order.lattice == &kernel.lattice ? nullptr : kernel.lattice.order;  // null: its own order
-    const int32_t* place = order.lattice ? order.row : nullptr;                                  // null: the pixels' own order
-    const int32_t* scaled = scale && !scale_by_row ? kernel.lattice.order : nullptr;
-    return [=, points = kernel.lattice.points, labels = labels, packs = Packs<NB>(problem)](int64_t p, P* out) CRFRNN_INLINE_LAMBDA {
-      const int64_t row = !pixel_of ? p : place ? place[pixel_of[p]] : pixel_of[p];
-      if (pixel_of && !place) ask_scattered<float>(pixel_of, points, p, rows, labels, packs);
-      packs.load(rows + row * labels, out);
-      if (!scale) return;
-      const P factor = P::set(scale[scaled ? scaled[p] : row]);
-      for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;
-    };
+  PixelRows<NB> source_of(const Kernel& kernel, const float* rows, const float* scale, bool scale_by_row = false) const {
+    const int32_t* const order_of = kernel.lattice.order;
+    return {Packs<NB>(problem), rows, scale, order.lattice == &kernel.lattice ? nullptr : order_of, order.lattice ? order.row : nullptr,
+            scale_by_row ? nullptr : order_of, kernel.lattice.points};
   }
 
-  // splat and blur of the rows; the result lies in `to`.
+  // The walks over a lattice, compiled once (messages.cpp): Sweep::splat, splat_and_begin and spread for the lattice's dimension.
   template <int NB>
-  void spread_rows(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* to) const {
-    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
-    const auto source = source_of<NB>(kernel, rows, scale);
-    with_corners<NB>(kernel.lattice.dim, [&]<int V>() { sweep.template spread<V>(source, between.as<float>(), to); });
-  }
-
+  static void splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own, float* next);
+  template <int NB>
+  void begin(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* out) const;
+  template <int NB>
+  void spread_rows(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* to) const;
   // K of one kernel except its closing scale; `out` [total][labels] in the pixels' own order.
   template <int NB>
-  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
-    const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
-    const Packs<NB> packs(problem);
-    const int32_t* pixel_of = kernel.lattice.order;
-    if (kernel.lattice.points < problem.total()) each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
-    const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
-    spread_rows<NB>(kernel, reverse, rows, scale, spread.as<float>());
-    with_corners<NB>(kernel.lattice.dim, [&]<int V>() {
-      sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
-        sweep.template slice<V>(begin, end, spread.as<float>(), [&](int64_t p, P* sum) {
-          ask_scattered<float>(pixel_of, kernel.lattice.points, p, out, labels, packs);
-          for (int b = 0; b < packs; ++b) sum[b] = sum[b] * factor;
-          packs.store(sum, out + int64_t{pixel_of[p]} * labels);
-        });
-      });
-    });
-  }
+  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const;
 
   // Rows for the separable kernel, which walks the grid: they are scattered.
   struct GridRows {
@@ -103,9 +97,17 @@ struct Messages {
     }
   };
 
-  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
-    separable.apply(kernel.theta, derivative, GridRows{rows, scale, order.row, labels, problem.width()}, volume.as<float>(), out);
-  }
+  // K of one separable kernel except its closing scale, or the derivative of K in θ along an axis (-1: K itself).
+  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const;
 };
+
+#define CRFRNN_MESSAGES(keyword, NB)                                                                                            \
+  keyword template void Messages::splat(const Sweep<float, NB>&, const PixelRows<NB>&, int64_t, float*, float*);                  \
+  keyword template void Messages::begin(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const;                             \
+  keyword template void Messages::spread_rows(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const;                       \
+  keyword template void Messages::lattice_messages<NB>(const Kernel&, bool, const float*, const float*, float*) const;
+#define CRFRNN_EXTERN(NB) CRFRNN_MESSAGES(extern, NB)
+CRFRNN_EACH_PACKS(CRFRNN_EXTERN)
+#undef CRFRNN_EXTERN
 
 }  // namespace crfrnn::CRFRNN_ISA

@@ -11,9 +11,11 @@
 #if defined(_MSC_VER)
 #define CRFRNN_INLINE __forceinline
 #define CRFRNN_INLINE_LAMBDA
+#define CRFRNN_NOINLINE __declspec(noinline)
 #else
 #define CRFRNN_INLINE inline __attribute__((always_inline))
 #define CRFRNN_INLINE_LAMBDA __attribute__((always_inline))
+#define CRFRNN_NOINLINE __attribute__((noinline))
 #endif
 
 namespace crfrnn {

@@ -170,6 +170,25 @@ struct Packs {
   }
 };
 
+// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time) beyond.
+#if CRFRNN_SPECIALISED
+#define CRFRNN_EACH_PACKS(use) use(0) use(1) use(2) use(3) use(4)
+#else
+#define CRFRNN_EACH_PACKS(use) use(0)
+#endif
+
+template <class F>
+void with_packs(const Problem& problem, const F& f) {
+  const int64_t packs = problem.width() / Pack<float>::lanes;
+  if constexpr (specialised) {
+    if (packs == 1) return f.template operator()<1>();
+    if (packs == 2) return f.template operator()<2>();
+    if (packs == 3) return f.template operator()<3>();
+    if (packs == 4) return f.template operator()<4>();
+  }
+  f.template operator()<0>();
+}
+
 template <int NP>
 CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
   using P = Pack<float>;

@@ -57,44 +57,35 @@ struct Leading {
   }
   bool is(int m) const { return sliced && m == order.first; }
   const Kernel& kernel() const { return problem.kernels[order.first]; }
-  auto source(const float* rows) const { return messages.template source_of<NP>(kernel(), rows, opening.of[order.first], true); }
+  PixelRows<NP> source(const float* rows) const { return messages.template source_of<NP>(kernel(), rows, opening.of[order.first], true); }
+
+  struct Splat {
+    const Sweep<float, NP>& sweep;
+    PixelRows<NP> source;
+    void operator()(int64_t slab, float* own, float* next) const { Messages::splat(sweep, source, slab, own, next); }
+  };
 
   // Before the first iteration: the lattice rows of `rows` after the first sweep.
   void begin(const float* rows) const {
-    if (!turning) return;
-    const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
-    const auto from = source(rows);
-    with_corners<NP>(kernel().lattice.dim, [&]<int V>() { sweep.template splat_and_begin<V>(from, turning_rows); });
+    if (turning) messages.begin(messages.template sweep_of<NP>(kernel(), reverse), source(rows), turning_rows);
   }
 
   // Where it is not turning: the spread rows of this iteration.
   void spread(const float* rows) const {
     if (!sliced || turning) return;
-    const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
-    const auto from = source(rows);
-    with_corners<NP>(kernel().lattice.dim, [&]<int V>() {
-      sweep.template spread<V>(from, messages.between.template as<float>(), messages.spread.template as<float>());
-    });
+    messages.spread_rows(messages.template sweep_of<NP>(kernel(), reverse), source(rows), messages.spread.template as<float>());
   }
 
-  // Calls body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
+  // Both call body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
   // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration.
-  template <class Body>
-  void each_row(const float* made, const Body& body) const {
-    if (turning)
-      turn(made, body);
-    else
-      slice(body);
-  }
-
   template <class Body>
   void turn(const float* made, const Body& body) const {
     if (sliced) {
       const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
-      const Turn<float, NP> walk(sweep, turning_rows, made != nullptr);
+      const Splat splat{sweep, source(made)};
+      const Turn<float, NP, Splat> walk(sweep, splat, turning_rows, made != nullptr);
       const auto to = scaled(body);
-      const auto from = source(made);
-      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(to, from); });
+      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(to); });
     }
     rest(body);
   }
@@ -247,17 +238,6 @@ template <int NP>
 CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, float* out) {
   if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) return write_known(problem, pixel, packs, out);
   softmax(x, packs, out);
-}
-
-// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time) beyond.
-template <class F>
-void with_packs(const Problem& problem, const F& f) {
-  const int64_t packs = problem.width() / Pack<float>::lanes;
-  if (packs == 1) return f.template operator()<1>();
-  if (packs == 2) return f.template operator()<2>();
-  if (packs == 3) return f.template operator()<3>();
-  if (packs == 4) return f.template operator()<4>();
-  f.template operator()<0>();
 }
 
 }  // namespace crfrnn::CRFRNN_ISA

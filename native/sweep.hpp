@@ -3,7 +3,7 @@
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
 //   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
 // and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
-// threads nor the chunking can change a bit. Rows have NB packs; those of NB = 0 do not fit the registers (row_shape.hpp).
+// threads nor the chunking can change a bit. Rows have NB packs; for NB = 0 their number is known at run time (row_shape.hpp).
 #pragma once
 
 #include "buffer.hpp"
@@ -25,6 +25,7 @@ struct Sweep {
   Shape shape;
   Axes axes;
   int threads;
+  bool by_simplex;  // rows are sums of sums over simplices, else of points
   int64_t slab_rows;
   T* scratch;  // slab_buffers slabs and a row of zeros for each worker
 
@@ -36,10 +37,11 @@ struct Sweep {
     return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
   }
 
-  // columns: how many of a row are wanted; `memory`: scratch_bytes of it, for as long as this lives.
-  Sweep(const Lattice& l, const T* w, int64_t columns, bool reverse, int threads_, T* memory)
-      : lattice(l), weights(w), shape(columns), axes(l, reverse),
-        threads(threads_ < 1 ? 1 : threads_), slab_rows(largest_slab(l)), scratch(memory) {}
+  // columns: how many of a row are wanted; narrow: packs of the widest rows that are summed by simplex, which is quicker where
+  // they fit the registers; `memory`: scratch_bytes of it, for as long as this lives.
+  Sweep(const Lattice& l, const T* w, int64_t columns, int narrow, bool reverse, int threads_, T* memory)
+      : lattice(l), weights(w), shape(columns), axes(l, reverse), threads(threads_ < 1 ? 1 : threads_),
+        by_simplex(shape.packs() <= narrow), slab_rows(largest_slab(l)), scratch(memory) {}
 
   T* slab_buffer(int worker, int i) const {
     return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows, shape.width) + static_cast<size_t>(i * slab_rows * shape.width);
@@ -141,6 +143,8 @@ struct Sweep {
   CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0) {
     const int corners = V ? V : lattice.dim + 1;
     const Shape like = shape;
+    if constexpr (!specialised)
+      if (by_simplex) return splat_by_simplex(slab, source, row_of);
     for (int64_t s = lattice.slab_simplex[slab]; s < lattice.slab_simplex[slab + 1]; ++s)
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         P value[Shape::capacity];
@@ -152,6 +156,28 @@ struct Sweep {
           for (int b = 0; b < like.packs(); ++b) like.store(P::fma(wk, value[b], like.load(row, b)), row, b);
         }
       }
+  }
+
+  // The sums of splat_to for a constant number of packs, in the same order.
+  template <class Source, class RowOf>
+  void splat_by_simplex(int64_t slab, const Source& source, const RowOf& row_of) const {
+    const int corners = lattice.dim + 1;
+    const Shape like = shape;
+    for (int64_t s = lattice.slab_simplex[slab]; s < lattice.slab_simplex[slab + 1]; ++s) {
+      P sum[max_dim + 1][narrow_packs], value[Shape::capacity];
+      for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
+        source(p, value);
+        for (int k = 0; k < corners; ++k) {
+          const P wk = P::set(weights[p * corners + k]);
+          for (int b = 0; b < like.packs(); ++b) sum[k][b] = p == lattice.simplex_start[s] ? wk * value[b] : P::fma(wk, value[b], sum[k][b]);
+        }
+      }
+      for (int k = 0; k < corners; ++k) {
+        T* row = row_of(lattice.simplex_vertex[s * corners + k]);
+        if (!row) continue;
+        for (int b = 0; b < like.packs(); ++b) like.store(like.load(row, b) + sum[k][b], row, b);
+      }
+    }
   }
 
   template <int V, class Source>
@@ -244,6 +270,11 @@ struct Sweep {
   template <int V, class Source>
   void spread(const Source& source, T* between, T* out) const {
     splat_and_begin<V>(source, between);
+    finish_blur(between, out);
+  }
+
+  // What comes after splat_and_begin, from `between` to the finished rows.
+  void finish_blur(const T* between, T* out) const {
     const int64_t chunks = sweep_chunks(lattice, threads);
     parallel_for(chunks, threads, [&](int64_t c, int worker) {
       const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
@@ -329,11 +360,12 @@ struct Sweep {
 // whose work lies in their packs, only five dimensions have one of their own: each costs the compiler seconds.
 template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {
-  if constexpr (NB == 1 || NB == 2) {
+  if constexpr (specialised && (NB == 1 || NB == 2)) {
     if (dim == 2) return f.template operator()<3>();
     if (dim == 3) return f.template operator()<4>();
   }
-  if (dim == 5) return f.template operator()<6>();
+  if constexpr (specialised)
+    if (dim == 5) return f.template operator()<6>();
   f.template operator()<0>();
 }
 

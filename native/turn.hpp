@@ -8,18 +8,19 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-template <class T, int NB>
+template <class T, int NB, class Splat>
 struct Turn {
   using S = Sweep<T, NB>;
 
   const S& sweep;
+  const Splat& splat;  // splat(slab, own, next): the new rows of its points, see Sweep::splat
   T* rows;       // after the first sweep; those of the next iteration, if there is one, in the end
   bool goes_on;  // this is not the last iteration
   Buffer edges;  // a slab for each chunk: what its last simplices leave to the chunk after it
   Buffer spared, spared_rows;  // the old rows of slabs that a neighbouring chunk reads, where there are any: table and memory
 
-  Turn(const S& s, T* rows_, bool goes_on_)
-      : sweep(s), rows(rows_), goes_on(goes_on_), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)),
+  Turn(const S& s, const Splat& splat_, T* rows_, bool goes_on_)
+      : sweep(s), splat(splat_), rows(rows_), goes_on(goes_on_), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)),
         spared(static_cast<size_t>(s.lattice.slabs) * sizeof(T*)), spared_rows(spare()) {
     parallel_for(sweep.lattice.slabs, goes_on ? sweep.threads : 1, [&](int64_t slab, int) {
       T*& kept = spared.as<T*>()[slab];
@@ -57,35 +58,45 @@ struct Turn {
     return static_cast<size_t>(numbers) * sizeof(T);
   }
 
-  // body(p, packs, part) takes what was sliced for a point; source(p, packs) gives its new row.
-  template <int V, class Body, class Source>
-  void operator()(const Body& body, const Source& source) const {
-    const int64_t count = chunks(sweep);
-    parallel_for(count, sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, body, source); });
+  // body(p, packs, part) takes what was sliced for a point.
+  template <int V, class Body>
+  void operator()(const Body& body) const {
+    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, body); });
+    join();
+  }
+
+  // After all chunks: a slab takes the points of the slab below before its own, so the first one of a chunk has waited.
+  void join() const {
     if (!goes_on) return;
-    // A slab takes the points of the slab below before its own: so the first one of a chunk waits for the chunk before.
-    parallel_for(count, sweep.threads, [&](int64_t chunk, int) {
+    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int) {
       const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
       if (low == high || low == 0) return;
       int64_t before = chunk - 1;
       while (first_slab(before) == low) --before;
       T* own = sweep.rows_of(low, rows);
       sweep.copy(low, edge(before), own);
-      sweep.template splat<V>(low, source, own, nullptr);
+      splat(low, own, nullptr);
       sweep.blur_before(low, own);
     });
   }
 
-  template <int V, class Body, class Source>
-  void run(int64_t chunk, int worker, const Body& body, const Source& source) const {
+  // The rows of a slab before this turn, counted from vertex 0; chunk [low, high) overwrites its own only when it is done with them.
+  struct OldRows {
+    const Turn& turn;
+    int64_t low, high;
+    const T* operator()(int64_t slab) const {
+      const Lattice& lattice = turn.sweep.lattice;
+      if (!turn.goes_on || (slab >= low && slab < high) || slab < 0 || slab >= lattice.slabs) return turn.rows;
+      return turn.spared.template as<T*>()[slab] - lattice.slab_vertex[slab] * turn.sweep.shape.width;
+    }
+  };
+
+  template <int V, class Body>
+  void run(int64_t chunk, int worker, const Body& body) const {
     const Lattice& lattice = sweep.lattice;
     const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
     if (low == high) return;
-    const auto old_rows = [&](int64_t slab) -> const T* {
-      if (!goes_on || (slab >= low && slab < high) || slab < 0 || slab >= lattice.slabs) return rows;
-      return spared.as<T*>()[slab] - lattice.slab_vertex[slab] * sweep.shape.width;
-    };
-    typename S::template Crossing<decltype(old_rows)> crossing(sweep, old_rows, low, worker);
+    typename S::template Crossing<OldRows> crossing(sweep, OldRows{*this, low, high}, low, worker);
     T* finished[2] = {sweep.slab_buffer(worker, 3), sweep.slab_buffer(worker, 4)};
     crossing.finish(low, finished[low % 2]);
     if (low == 0 && goes_on) sweep.clear(0, rows);
@@ -105,7 +116,7 @@ struct Turn {
       T* own = waits ? nullptr : sweep.rows_of(slab, rows);
       T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : sweep.rows_of(slab + 1, rows));
       if (next) sweep.clear(slab + 1, next);
-      sweep.template splat<V>(slab, source, own, next);
+      splat(slab, own, next);
       if (!waits) sweep.blur_before(slab, own);
     }
   }
