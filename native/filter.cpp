@@ -177,21 +177,13 @@ template <class T, class Body>
 void each_column_group(int64_t channels, const Body& body) {
   for (int64_t column = 0; column < channels; column += group_columns<T>) {
     const int64_t left = channels - column, count = left < group_columns<T> ? left : group_columns<T>;
-    if constexpr (!specialised) {
-      body.template operator()<0>(column, count);
-      continue;
-    }
-    if constexpr (sizeof(T) == sizeof(float))
-      if (count > fixed_packs * Pack<T>::lanes) {
-        body.template operator()<0>(column, count);
-        continue;
-      }
+    const int packs = specialised ? RowShape<T, 0>::packs_of(count) : 0;
     if constexpr (specialised) {
-    if (count > Pack<T>::lanes)
-      body.template operator()<2>(column, count);
-    else
-      body.template operator()<1>(column, count);
+      if (packs == 1) body.template operator()<1>(column, count);
+      if (packs == 2) body.template operator()<2>(column, count);
     }
+    if constexpr (!specialised || group_columns<T> > fixed_packs * Pack<T>::lanes)
+      if (packs == 0 || packs > fixed_packs) body.template operator()<0>(column, count);
   }
 }
 

@@ -69,7 +69,7 @@ struct Grams {
   CRFRNN_INLINE void next(int64_t part) const {
     if (++count(part) == batch) flush(part);
   }
-  void flush(int64_t part) const {
+  CRFRNN_NOINLINE void flush(int64_t part) const {
     for (int64_t m = 0; m < kernels; ++m)
       products.add(messages.as<float>() + (part * kernels + m) * batch * width, marginals.as<float>() + part * batch * width, count(part),
                    sums.as<float>() + (part * kernels + m) * matrix);

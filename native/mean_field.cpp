@@ -32,6 +32,33 @@ struct PlainForward : Plain<NP> {
   }
 };
 
+// The same in any problem: any kernels and transforms, damping, masked and known pixels.
+template <int NP>
+struct AnyForward {
+  const Problem& problem;
+  const Transforms& transforms;
+  Inbox<NP> inbox;
+  const float* u;
+  float *state, *next;
+
+  CRFRNN_NOINLINE void operator()(int64_t row, const P* sliced, int) const {
+    const Packs<NP> packs = inbox.packs;
+    const float damping = problem.damping;
+    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+    inbox.ask(row);
+    P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
+    packs.load_logits(u + at, x);
+    for (int64_t m = 0; m < inbox.kernels; ++m) transforms[m].template add<NP>(inbox.message(m, row, pixel, sliced, other), packs, x);
+    if (damping != 1.f) {
+      const P step = P::set(damping), stay = P::set(1.f - damping);
+      packs.load(state + at, other);
+      for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, other[b], step * x[b]);
+    }
+    if ((!next || damping != 1.f) && (!problem.mask || problem.mask[pixel])) packs.store(x, state + at);
+    if (next) write_marginals(problem, pixel, x, packs, next + at);
+  }
+};
+
 // All iterations; the finished x is left in `state`. What they need in between is given back before the planes are written.
 template <int NP>
 void iterate(const Problem& problem, const Order& order, const float* u, float* state, float* kept) {
@@ -42,7 +69,7 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   const Others others(problem, problem.kernel_count - leading.sliced);
   const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, false);
-  const float damping = problem.damping;
+  const bool plain = Plain<NP>::fits(problem, leading, transforms);
   const int64_t planes = kept ? problem.iterations : 1;
   const Buffer marginal_rows(kept ? 0 : static_cast<size_t>(problem.plane()) * sizeof(float));
   float* q = kept ? kept : marginal_rows.as<float>();
@@ -59,25 +86,8 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   for (int t = 0; t < problem.iterations; ++t) {
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
-    if (Plain<NP>::fits(problem, leading, transforms)) {
-      leading.turn(next, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first), u, state, next));
-    } else {
-      leading.turn(next, [=, &problem, &transforms](int64_t row, const P* sliced, int) {
-        const int64_t pixel = inbox.pixel_of[row];
-        inbox.ask(row);
-        P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
-        packs.load_logits(u + row * packs.labels, x);
-        for (int64_t m = 0; m < inbox.kernels; ++m)
-          transforms[m].template add<NP>(inbox.message(m, row, pixel, sliced, other), packs, x);
-        if (damping != 1.f) {
-          const P step = P::set(damping), stay = P::set(1.f - damping);
-          packs.load(state + row * packs.labels, other);
-          for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, other[b], step * x[b]);
-        }
-        if ((!next || damping != 1.f) && (!problem.mask || problem.mask[pixel])) packs.store(x, state + row * packs.labels);
-        if (next) write_marginals(problem, pixel, x, packs, next + row * packs.labels);
-      });
-    }
+    const AnyForward<NP> any{problem, transforms, inbox, u, state, next};
+    leading.turn(next, plain, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first, plain), u, state, next), any);
     q = next;
   }
 }

@@ -151,6 +151,50 @@ struct PlainBackward : Plain<NP> {
   }
 };
 
+// The same in any problem, see AnyForward. back: what of g stays with the iteration before.
+template <int NP>
+struct AnyBackward {
+  const Problem& problem;
+  const Transforms& transforms;
+  const Grams<NP>& grams;
+  Inbox<NP> inbox;
+  const float* q;
+  float *g, *du;
+  float back;
+
+  CRFRNN_NOINLINE void operator()(int64_t row, const P* sliced, int part) const {
+    const Packs<NP> packs = inbox.packs;
+    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+    inbox.ask(row);
+    P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
+    for (int b = 0; b < packs; ++b) dq[b] = P::zero();
+    for (int64_t m = 0; m < inbox.kernels; ++m) {
+      const P* h = inbox.message(m, row, pixel, sliced, other);
+      transforms[m].template add<NP>(h, packs, dq);
+      float* keep = grams.message(part, m);
+      for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
+    }
+    packs.load(q + at, qs);
+    float* keep = grams.marginal(part);
+    for (int b = 0; b < packs; ++b) {
+      qs[b].store(keep + b * P::lanes);
+      dot = P::fma(qs[b], dq[b], dot);
+    }
+    grams.next(part);
+    const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
+    const P mean = P::set(dot.sum());
+    P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
+    packs.load(g + at, here);
+    packs.load(du + at, sum);
+    for (int b = 0; b < packs; ++b) {
+      sum[b] = sum[b] + here[b];
+      here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
+    }
+    packs.store(sum, du + at);
+    packs.store(here, g + at);
+  }
+};
+
 // Back through all iterations: g is dL/dx_t, du gathers what reaches the unary on the way.
 template <int NP>
 void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du, float* grad_transform,
@@ -169,6 +213,7 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
   const Grams<NP> grams(problem, packs);
   const float step = problem.damping, back = step == 1.f ? 0.f : (1.f - step) / step;
 
+  const bool common = Plain<NP>::fits(problem, leading, transforms);
   leading.begin(g);
   for (int t = problem.iterations - 1; t >= 0; --t) {
     const float* q = kept + t * problem.plane();
@@ -180,41 +225,11 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
       for (int m = 0; m < kernels; ++m)
         kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
     float* made = t > 0 ? g : nullptr;
-    if (leading.turning && Plain<NP>::fits(problem, leading, transforms)) {
-      leading.turn(made, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first), q, g, du, grams));
-    } else {
-      const auto general = ([=, &problem, &transforms, &grams](int64_t row, const P* sliced, int part) {
-        const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
-        inbox.ask(row);
-        P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) dq[b] = P::zero();
-        for (int64_t m = 0; m < inbox.kernels; ++m) {
-          const P* h = inbox.message(m, row, pixel, sliced, other);
-          transforms[m].template add<NP>(h, packs, dq);
-          float* keep = grams.message(part, m);
-          for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
-        }
-        packs.load(q + at, qs);
-        float* keep = grams.marginal(part);
-        for (int b = 0; b < packs; ++b) {
-          qs[b].store(keep + b * P::lanes);
-          dot = P::fma(qs[b], dq[b], dot);
-        }
-        grams.next(part);
-        const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
-        const P mean = P::set(dot.sum());
-        P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
-        packs.load(g + at, here);
-        packs.load(du + at, sum);
-        for (int b = 0; b < packs; ++b) {
-          sum[b] = sum[b] + here[b];
-          here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
-        }
-        packs.store(sum, du + at);
-        packs.store(here, g + at);
-      });
-      if (leading.turning) leading.turn(made, general); else leading.slice(general);
-    }
+    const AnyBackward<NP> any{problem, transforms, grams, inbox, q, g, du, back};
+    if (leading.turning)
+      leading.turn(made, common, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first, common), q, g, du, grams), any);
+    else
+      leading.slice(any);
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
   }
   for (int m = 0; m < kernels; ++m)

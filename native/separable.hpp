@@ -107,6 +107,7 @@ struct Separable {
 
   // G pixels of a line fill whole packs better than one: 3 × 21 labels are four packs, less one number.
   int group(const Taps& taps) const {
+    if (!specialised) return 1;
     int best = 1;
     double least = 1e9;
     for (const int g : {1, 2, 3, 4}) {
@@ -135,12 +136,12 @@ struct Separable {
 
   template <class Ask>
   void line_along_x(int grouped, const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
-    switch (grouped) {
-      case 2: return along_x<2>(taps, line, n, out, ask);
-      case 3: return along_x<3>(taps, line, n, out, ask);
-      case 4: return along_x<4>(taps, line, n, out, ask);
-      default: return along_x<1>(taps, line, n, out, ask);
+    if constexpr (specialised) {
+      if (grouped == 2) return along_x<2>(taps, line, n, out, ask);
+      if (grouped == 3) return along_x<3>(taps, line, n, out, ask);
+      if (grouped == 4) return along_x<4>(taps, line, n, out, ask);
     }
+    along_x<1>(taps, line, n, out, ask);
   }
 
   // Along x and then y, one tile of columns after another; `source(pixel, numbers)` gives the rows and may write a pack beyond

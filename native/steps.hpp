@@ -77,15 +77,17 @@ struct Leading {
   }
 
   // Both call body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
-  // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration.
-  template <class Body>
-  void turn(const float* made, const Body& body) const {
+  // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration; common: a
+  // quicker body for the rows of the lattice, where it `fits`.
+  template <class Common, class Body>
+  void turn(const float* made, bool fits, const Common& common, const Body& body) const {
     if (sliced) {
       const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
       const Splat splat{sweep, source(made)};
       const Turn<float, NP, Splat> walk(sweep, splat, turning_rows, made != nullptr);
+      const auto to_common = scaled(common);
       const auto to = scaled(body);
-      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(to); });
+      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(fits, to_common, to); });
     }
     rest(body);
   }
@@ -203,10 +205,11 @@ struct Plain {
            !problem.clamp && problem.damping == 1.f;
   }
 
-  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int first)
-      : packs(inbox.packs), pixel_of(inbox.pixel_of), other(inbox.rows[1 - first]), other_scale(inbox.scales[1 - first]),
-        leading(first), last(inbox.total - 1 - ahead) {
-    for (int b = 0; b < packs; ++b) {
+  // Where it does not fit it is left empty.
+  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int first, bool fits)
+      : packs(inbox.packs), pixel_of(inbox.pixel_of), other(fits ? inbox.rows[1 - first] : nullptr),
+        other_scale(fits ? inbox.scales[1 - first] : nullptr), leading(first), last(inbox.total - 1 - ahead) {
+    for (int b = 0; fits && b < packs; ++b) {
       weight[b] = P::load(transforms[first].columns.template as<float>() + b * P::lanes);
       other_weight[b] = P::load(transforms[1 - first].columns.template as<float>() + b * P::lanes);
     }

@@ -58,10 +58,10 @@ struct Turn {
     return static_cast<size_t>(numbers) * sizeof(T);
   }
 
-  // body(p, packs, part) takes what was sliced for a point.
-  template <int V, class Body>
-  void operator()(const Body& body) const {
-    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, body); });
+  // body(p, packs, part) takes what was sliced for a point, or `common`, if it fits: one walk for two bodies.
+  template <int V, class Common, class Body>
+  void operator()(bool fits, const Common& common, const Body& body) const {
+    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, fits, common, body); });
     join();
   }
 
@@ -91,8 +91,8 @@ struct Turn {
     }
   };
 
-  template <int V, class Body>
-  void run(int64_t chunk, int worker, const Body& body) const {
+  template <int V, class Common, class Body>
+  void run(int64_t chunk, int worker, bool fits, const Common& common, const Body& body) const {
     const Lattice& lattice = sweep.lattice;
     const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
     if (low == high) return;
@@ -109,8 +109,14 @@ struct Turn {
       const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
       const T* own_rows = finished[slab % 2] - base * sweep.shape.width;
       const T* next_rows = finished[(slab + 1) % 2] - border * sweep.shape.width;
-      sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
-                              [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { body(p, sum, static_cast<int>(part)); });
+      const auto take = [&](const auto& to) CRFRNN_INLINE_LAMBDA {
+        sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
+                                [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
+      };
+      if (fits)
+        take(common);
+      else
+        take(body);
       if (!goes_on) continue;
       const bool waits = slab == low && low > 0;
       T* own = waits ? nullptr : sweep.rows_of(slab, rows);
