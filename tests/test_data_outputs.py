@@ -13,7 +13,7 @@ import pytest
 from crfrnn.data import outputs as module
 from crfrnn.data.files import FileError
 from crfrnn.data.manifest import MANIFEST, Manifest, identity
-from crfrnn.data.outputs import Item, claim, result_names, without_results
+from crfrnn.data.outputs import Item, check_new, claim, result_names, without_results
 
 
 @pytest.fixture
@@ -251,3 +251,13 @@ def test_names_of_bytes_and_names_too_long(tmp_path: Path, source: Path) -> None
     make(out, item(source, out, "x" * 251 + ".png"))
     refused(out, item(source, out, "x" * 252 + ".png"), says="at most 255 bytes, got 256")
     refused(out, item(source, out, "\u00e9" * 126 + ".png"), says="at most 255 bytes, got 256")
+
+
+def test_a_run_does_not_begin_among_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"of another network")
+    names = ["log.csv", "model.safetensors"]
+    with pytest.raises(FileError, match=r"one with 'model.safetensors' of others; name another"):
+        check_new(tmp_path, names, "folder", "recipe.yaml")
+    check_new(tmp_path / "new", names, "folder", "recipe.yaml")
+    (tmp_path / "recipe.yaml").touch()
+    check_new(tmp_path, names, "folder", "recipe.yaml")

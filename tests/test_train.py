@@ -115,6 +115,11 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     run(recipe, tmp_path / "out")
     with pytest.raises(ValueError, match=r"recipe\.yaml differs"):
         run(replace(recipe, seed=5), tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"converted weights")
+    with pytest.raises(ValueError, match=r"'model\.safetensors' of others; name another"):
+        run(recipe, tmp_path / "other")
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() == b"converted weights"
 
 
 def test_the_size_of_its_pictures_goes_with_the_segmenter(tmp_path: Path) -> None:
