@@ -200,3 +200,8 @@ def test_a_cuda_tensor_goes_to_triton_without_a_word() -> None:
     torch.testing.assert_close(
         built.filter(values).double(), truth.filter(values.double()), rtol=1e-4, atol=1e-4
     )
+
+
+def test_more_dimensions_than_a_program_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^features: expected 1 to 8 .*guide_components=3.*CPU"):
+        Lattice.build(torch.rand(1, 5, 9, device="cuda" if HAS_GPU else "cpu"), backend="triton")
