@@ -212,7 +212,7 @@ def test_parameter_file(root: Path) -> None:
         (["--layout", "lhw", "--kind", "magic"], "--kind"),
         (["--kind", "labels"], "--labels"),
         (["--kind", "logits", "--layout", "lhw", "--preset", "best"], "preset"),
-        (["--kind", "logits", "--layout", "lhw", "--theta-alpha", "-3"], "theta_alpha"),
+        (["--kind", "logits", "--layout", "lhw", "--theta-alpha", "-3"], "--theta-alpha: expected"),
         (["--kind", "logits", "--layout", "lhw", "-T", "-1"], "--iterations"),
         (["--kind", "logits", "--layout", "lhw", "--params", "no.safetensors"], "params"),
         (["--kind", "logits", "--layout", "lhw", "--quality", "x"], "quality"),

@@ -82,7 +82,7 @@ def test_channels_and_mask(root: Path) -> None:
         (["--kind", "odds"], "kind: expected one of"),
         (["-o", "out.png"], "-o: expected a name in .nii.gz"),
         (["-T", "-1"], "--iterations: expected at least 0"),
-        (["--theta-alpha", "0"], "theta_alpha: expected a positive"),
+        (["--theta-alpha", "0"], "--theta-alpha: expected a positive"),
         (["--mask", "p.nii.gz"], "--mask 'p.nii.gz': expected three axes"),
     ],
 )

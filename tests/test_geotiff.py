@@ -136,7 +136,7 @@ def test_pixels_without_data_stay_without(root: Path) -> None:
         (["--bands", "1,2,7"], "expected bands 1..3"),
         (["--bands", "red"], "--bands: expected numbers"),
         (["--memory", "50"], "memory: expected at least"),
-        (["--kind", "labels", "--unary", "map.tif"], "num_labels: expected a number"),
+        (["--kind", "labels", "--unary", "map.tif"], "--labels: expected a number"),
         (["-o", "out.png"], "output: expected a name in .tif"),
     ],
 )

@@ -150,8 +150,8 @@ def test_command_refines_scores_of_all_labels_and_label_maps(root: Path) -> None
     [
         (("--recipe", "crf"), "recipe: expected one of"),
         (("--kind", "scribbles"), "--kind: expected one of"),
-        (("--kind", "logits"), "axes: expected one of"),
-        (("--kind", "labels"), "num_labels: expected"),
+        (("--kind", "logits"), "--layout: expected one of"),
+        (("--kind", "labels"), "--labels: expected"),
         (("-j", "0"), "processes: expected at least 1"),
         (("--batch", "0"), "batch: expected at least 1"),
         (("--device", "cuda", "-j", "2"), "processes: expected 1 on cuda"),

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from crfrnn import signals
 from crfrnn.commands.progress import Bar
+from crfrnn.commands.wording import in_options, options_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:
-        state.options = options
+        state.options, state.command = options, command
         try:
             with signals.answered(signals.unwind), warnings_as_lines():
                 return command(*arguments, **options)
@@ -118,12 +119,17 @@ def stopped(kept: str = "every file that is there is whole") -> typer.Exit:
     return typer.Exit(signals.status())
 
 
+def _worded(message: str) -> str:
+    command = getattr(state, "command", None)
+    return message if command is None else in_options(message, options_of(command))
+
+
 def show_error(message: str) -> None:
-    err.print(f"error: {message}", style="red", markup=False)
+    err.print(f"error: {_worded(message)}", style="red", markup=False)
 
 
 def show_warning(message: str) -> None:
-    err.print(f"warning: {message}", style="yellow", markup=False)
+    err.print(f"warning: {_worded(message)}", style="yellow", markup=False)
 
 
 @contextmanager
