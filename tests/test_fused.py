@@ -171,9 +171,9 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     unary, transform = torch.randn(1, 4, 30, requires_grad=True), torch.randn(2, 4, 4, requires_grad=True)
     return {
         "lattice_build": (features, None, 1.0, 0, 1, True),
-        "lattice_filter": (values, weights, table, False),
+        "lattice_filter": (values, weights, False, table),
         "lattice_weight_gradient": (values.detach(), values.detach(), weights.detach(), table),
-        "lattice_feature_gradient": (weights.detach(), table, features.detach()),
+        "lattice_feature_gradient": (weights.detach(), features.detach(), 1.0, table),
         "mean_field": (unary, None, transform, *kernels, [1, 5, 6], None, None, 2, 1.0, True),
     }
 

@@ -69,8 +69,7 @@ def test_half_values_are_summed_in_float32(kind: torch.dtype, channels: int) -> 
         Lattice.build(features, backend="triton"),
         Lattice.build(features.double(), backend="reference"),
     )
-    args = (built.weights, *built.structure[:4], list(built.structure[4:]), False)
-    out = torch.ops.crfrnn.triton_lattice_filter(values, *args)
+    out = torch.ops.crfrnn.triton_lattice_filter(values, built.weights, False, *built.structure)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), truth.filter(values.double()[None])[0], rtol=1e-5, atol=1e-5)
 
@@ -109,16 +108,16 @@ def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> No
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 12, 2, requires_grad=True)
     built = torch.ops.crfrnn.triton_lattice_build(features, None, 1.0, 0, 1)
-    weights, structure, bounds = built[0].detach().requires_grad_(), built[1:5], list(built[5:])
+    weights, structure = built[0].detach().requires_grad_(), built[1:]
     values, none = torch.randn(12, 3, requires_grad=True), torch.empty(0)
     theta, scale = torch.tensor([1.0, 1.3], requires_grad=True), torch.rand(12).requires_grad_()
-    tables = [*structure, *bounds, *[none] * 7]
+    tables = [*structure, *[none] * 7]
     kernels = ([weights, none], tables, [none, theta], [none, none], [scale, scale])
     unary, transform = torch.randn(1, 3, 12, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
     return {
         "lattice_build": (features, None, 1.0, 0, 1),
-        "lattice_filter": (values, weights, *structure, bounds, False),
-        "lattice_feature_gradient": (weights.detach(), structure[1], features.detach(), 1.0),
+        "lattice_filter": (values, weights, False, *structure),
+        "lattice_feature_gradient": (weights.detach(), features.detach(), 1.0, *structure),
         "mean_field": (unary, None, transform, *kernels, [3, 4], None, None, 1.0, 2, True),
     }
 

@@ -8,12 +8,13 @@ that the shapes alone give.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from crfrnn import _native
+from crfrnn.lattice.derivatives import Operators, Structure
 
 _library = torch.library.Library("crfrnn", "DEF")
 
@@ -21,9 +22,42 @@ _library.define(
     "lattice_build(Tensor features, Tensor? mask, float scale, int rings, int ring_support, bool padded)"
     " -> (Tensor, Tensor)"
 )
-_library.define("lattice_filter(Tensor values, Tensor weights, Tensor table, bool reverse) -> Tensor")
+_library.define("lattice_filter(Tensor values, Tensor weights, bool reverse, Tensor table) -> Tensor")
 _library.define("lattice_weight_gradient(Tensor x, Tensor g, Tensor weights, Tensor table) -> Tensor")
-_library.define("lattice_feature_gradient(Tensor grad_weights, Tensor table, Tensor features) -> Tensor")
+_library.define(
+    "lattice_feature_gradient(Tensor grad_weights, Tensor features, float scale, Tensor table) -> Tensor"
+)
+
+TOTAL = 8  # word of the table that holds the number of points, masked ones included
+VERTICES = 6
+
+
+class Table(NamedTuple):
+    """The parts of a table that Python reads, see native/lattice.hpp."""
+
+    total: int
+    vertices: int
+    order: Tensor  # [P] sorted position -> point
+    run: Tensor  # [S] points of each simplex
+    corner: Tensor  # [S, d+1]
+    rank: Tensor  # [S, d+1]
+    neighbour: Tensor  # [d+1, 2, M]
+
+
+def read_table(table: Tensor) -> Table:
+    head = table[:16].tolist()
+    size, points, simplices, vertices = head[1] + 1, head[4], head[5], head[VERTICES]
+    words = (points, simplices + 1, simplices * size, (simplices * size + 3) // 4, 2 * size * vertices)
+    order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
+    return Table(
+        head[TOTAL],
+        vertices,
+        order.long(),
+        start.diff().long(),
+        corner.long().view(simplices, size),
+        rank.contiguous().view(torch.uint8)[: simplices * size].long().view(simplices, size),
+        neighbour.long().view(size, 2, vertices),
+    )
 
 
 # Implementations
@@ -46,7 +80,7 @@ def _build(
     return weights, table
 
 
-def _filter(values: Tensor, weights: Tensor, table: Tensor, reverse: bool) -> Tensor:
+def _filter(values: Tensor, weights: Tensor, reverse: bool, table: Tensor) -> Tensor:
     values = values.contiguous()
     out = torch.empty_like(values)
     _native.filter(values, weights.contiguous(), table, reverse, torch.get_num_threads(), out)
@@ -61,7 +95,7 @@ def _weight_gradient(x: Tensor, g: Tensor, weights: Tensor, table: Tensor) -> Te
     return out
 
 
-def _feature_gradient(grad_weights: Tensor, table: Tensor, features: Tensor) -> Tensor:
+def _feature_gradient(grad_weights: Tensor, features: Tensor, scale: float, table: Tensor) -> Tensor:
     out = features.new_empty(features.shape)
     flat = out.view(-1, features.shape[-1])
     _native.feature_gradient(grad_weights.contiguous(), table, torch.get_num_threads(), flat)
@@ -103,7 +137,7 @@ def _(features, mask, scale, rings, ring_support, padded):
 
 
 @torch.library.register_fake("crfrnn::lattice_filter")
-def _(values, weights, table, reverse):
+def _(values, weights, reverse, table):
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
@@ -113,105 +147,17 @@ def _(x, g, weights, table):
 
 
 @torch.library.register_fake("crfrnn::lattice_feature_gradient")
-def _(grad_weights, table, features):
+def _(grad_weights, features, scale, table):
     return features.new_empty(features.shape)
 
 
-# Gradients: the filter is linear in its values, its adjoint is itself with the axes reversed.
+# Derivatives and batching rules
 
 
-def _keep_build(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(output[1], inputs[0])
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)  # or zeros as large as the table would come back with it
+def _ranks(structure: Structure) -> tuple[Tensor, Tensor]:
+    table = read_table(structure[0])
+    return table.rank.repeat_interleave(table.run, 0), table.order
 
 
-def _build_backward(ctx: Any, grad_weights: Tensor | None, _: Any) -> tuple[Any, ...]:
-    if grad_weights is None:
-        return (None,) * 6
-    table, features = ctx.saved_tensors
-    return torch.ops.crfrnn.lattice_feature_gradient(grad_weights, table, features), *([None] * 5)
-
-
-def _keep_filter(ctx: Any, inputs: Any, output: Any) -> None:
-    values, weights, table, ctx.reverse = inputs
-    ctx.save_for_backward(values if ctx.needs_input_grad[1] else None, weights, table)
-
-
-def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    values, weights, table = ctx.saved_tensors
-    ops = torch.ops.crfrnn
-    grad_values = grad_weights = None
-    if ctx.needs_input_grad[0]:
-        grad_values = ops.lattice_filter(grad, weights, table, not ctx.reverse)
-    if ctx.needs_input_grad[1]:
-        x, g = (grad, values) if ctx.reverse else (values, grad)
-        grad_weights = ops.lattice_weight_gradient(x, g, weights, table)
-    return grad_values, grad_weights, None, None
-
-
-torch.library.register_autograd(
-    "crfrnn::lattice_build", _build_backward, setup_context=_keep_build, lib=_library
-)
-torch.library.register_autograd(
-    "crfrnn::lattice_filter", _filter_backward, setup_context=_keep_filter, lib=_library
-)
-
-
-# Batching: under vmap all samples share one lattice, in which they are pictures of one batch.
-
-
-def _front(tensor: Tensor, dimension: int | None, size: int) -> Tensor:
-    return tensor.expand(size, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
-
-
-def _lattice_build_batched(info, in_dims, features, mask, scale, rings, ring_support, padded):
-    features = _front(features, in_dims[0], info.batch_size).flatten(0, 1)
-    if mask is not None:
-        mask = _front(mask, in_dims[1], info.batch_size).flatten(0, 1)
-    out = torch.ops.crfrnn.lattice_build(features, mask, scale, rings, ring_support, padded)
-    return out, (None, None)
-
-
-def _lattice_filter_batched(info, in_dims, values, weights, table, reverse):
-    if in_dims[1] is not None or in_dims[2] is not None:
-        raise ValueError("lattice: vmap over lattices needs them built inside the mapped function")
-    values = _front(values, in_dims[0], info.batch_size)
-    if int(table[8]) == values.shape[0] * values.shape[1]:  # built inside: the samples are its pictures
-        out = torch.ops.crfrnn.lattice_filter(values.flatten(0, 1), weights, table, reverse)
-        return out.view(values.shape), 0
-    size, points, channels = values.shape  # built outside: the samples are more channels
-    out = torch.ops.crfrnn.lattice_filter(values.transpose(0, 1).flatten(1), weights, table, reverse)
-    return out.view(points, size, channels), 1
-
-
-def _lattice_weight_gradient_batched(info, in_dims, x, g, weights, table):
-    x, g = (_front(t, d, info.batch_size) for t, d in ((x, in_dims[0]), (g, in_dims[1])))
-    if int(table[8]) == x.shape[0] * x.shape[1]:
-        return torch.ops.crfrnn.lattice_weight_gradient(
-            x.flatten(0, 1), g.flatten(0, 1), weights, table
-        ), None
-    each = [torch.ops.crfrnn.lattice_weight_gradient(a, b, weights, table) for a, b in zip(x, g, strict=True)]
-    return torch.stack(each), 0
-
-
-def _lattice_feature_gradient_batched(info, in_dims, grad_weights, table, features):
-    if in_dims[0] is None and in_dims[2] is not None:
-        features = _front(features, in_dims[2], info.batch_size)
-        flat = torch.ops.crfrnn.lattice_feature_gradient(grad_weights, table, features.flatten(0, 1))
-        return flat.view(features.shape), 0
-    grads = _front(grad_weights, in_dims[0], info.batch_size)
-    features = _front(features, in_dims[2], info.batch_size)
-    each = [
-        torch.ops.crfrnn.lattice_feature_gradient(g, table, f) for g, f in zip(grads, features, strict=True)
-    ]
-    return torch.stack(each), 0
-
-
-for _name, _rule in (
-    ("lattice_build", _lattice_build_batched),
-    ("lattice_filter", _lattice_filter_batched),
-    ("lattice_weight_gradient", _lattice_weight_gradient_batched),
-    ("lattice_feature_gradient", _lattice_feature_gradient_batched),
-):
-    torch.library.register_vmap(f"crfrnn::{_name}", _rule, lib=_library)
+operators = Operators("", _ranks, lambda structure: int(structure[0][TOTAL]))
+operators.register(_library)

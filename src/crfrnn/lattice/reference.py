@@ -164,10 +164,19 @@ def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
 def barycentric(elevated: Tensor, base: Tensor, rank: Tensor) -> Tensor:
     """Weights of the d+1 corners, Float[..., d+1], summing to one; differentiable in `elevated`."""
     size = elevated.shape[-1]
-    offset = (elevated - base.to(elevated.dtype)) / size
-    falling = torch.zeros_like(offset).scatter(-1, size - 1 - rank, offset)
-    steps = falling - falling.roll(1, -1)
-    return torch.cat([steps[..., :1] + 1, steps[..., 1:]], -1)
+    shares = _shares((elevated - base.to(elevated.dtype)) / size, rank)
+    return torch.cat([shares[..., :1] + 1, shares[..., 1:]], -1)
+
+
+def barycentric_tangent(step: Tensor, rank: Tensor) -> Tensor:
+    """What a step of the scaled features, Float[..., d], adds to the weights of its simplex' corners."""
+    return _shares(elevate(step) / rank.shape[-1], rank)
+
+
+def _shares(offset: Tensor, rank: Tensor) -> Tensor:
+    """Differences of the offsets in falling order, those of one corner and the next."""
+    falling = torch.zeros_like(offset).scatter(-1, offset.shape[-1] - 1 - rank, offset)
+    return falling - falling.roll(1, -1)
 
 
 def _corner_rows(base: Tensor, rank: Tensor) -> Tensor:

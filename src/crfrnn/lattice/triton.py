@@ -12,15 +12,14 @@ from torch import Tensor
 from crfrnn.lattice import (
     reference,
     triton_exact,  # noqa: F401  registers torch.ops.crfrnn.triton_gaussian_*
-    triton_ops,  # noqa: F401  registers torch.ops.crfrnn.triton_*
+    triton_ops,
 )
+from crfrnn.lattice.derivatives import Structure
 from crfrnn.lattice.quality import Quality
 from crfrnn.lattice.triton_launch import INTERPRETED as INTERPRETED
 from crfrnn.lattice.validate import describe
 
 MAX_DIMENSION = 8  # the registers of a program hold no more
-
-Structure = tuple[Tensor, ...]  # corner, rank, neighbour, order and the three bounds of triton_build.build
 
 
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
@@ -31,9 +30,8 @@ def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tens
             "project the guide to 3 to 5 principal components (guide_components=3), or compute on the CPU, "
             "which takes 32"
         )
-    weights, *structure = torch.ops.crfrnn.triton_lattice_build(
-        features.contiguous(), mask, quality.scale, quality.rings, quality.ring_support
-    )
+    options = (quality.scale, quality.rings, quality.ring_support)
+    weights, *structure = triton_ops.operators.build(features.contiguous(), mask, *options)
     if quality.unit_diagonal:
         weights = reference.unit_diagonal(weights)
         if mask is not None:  # itself of one sample under vmap, where the structure is of all
@@ -44,9 +42,7 @@ def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tens
 def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
     """Splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
     batch, points, channels = values.shape
-    out = torch.ops.crfrnn.triton_lattice_filter(
-        values.reshape(batch * points, channels), weights, *structure[:4], list(structure[4:]), reverse
-    )
+    out = triton_ops.operators.filter(values.reshape(batch * points, channels), weights, reverse, structure)
     return out.view(batch, points, channels)
 
 

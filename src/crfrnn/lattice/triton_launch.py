@@ -73,8 +73,3 @@ def ceil_div(count: int, each: int) -> int:
 def power_of_2(count: int) -> int:
     """The least power of two that is no less than `count`: what a tile's side has to be."""
     return 1 << max(count - 1, 0).bit_length()
-
-
-def front(tensor: Tensor, dimension: int | None, samples: int) -> Tensor:
-    """A batching rule's argument with the samples of vmap first, repeated where all share it."""
-    return tensor.expand(samples, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
