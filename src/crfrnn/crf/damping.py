@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
+from crfrnn.crf.iteration import Kernel
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.crf.mean_field import Kernel
 from crfrnn.crf.symmetry import check_symmetric_kernel, label_form
 from crfrnn.lattice import Exact, Separable
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
-from crfrnn.crf.mean_field import Iteration, Kernel, mean_field, prepare
+from crfrnn.crf.iteration import Iteration, Kernel
+from crfrnn.crf.mean_field import mean_field, prepare
 from crfrnn.crf.symmetry import check_symmetric_kernel, label_form
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
-
-if TYPE_CHECKING:
-    from crfrnn.crf.mean_field import Iteration
+from crfrnn.crf.iteration import Iteration
 
 ADJOINT_STEPS = 500
 FORWARD_LIMIT = 1e-3  # a larger last max|ΔQ| is not called a fixed point
@@ -37,10 +35,10 @@ def fixed_point(update: Iteration, logits: Tensor, iterations: int, tolerance: f
 
     Source: Bai, Kolter & Koltun, Deep Equilibrium Models, NeurIPS 2019, theorem 1.
     """
-    if validate.in_functorch():
+    if validate.transformed():
         raise ValueError(
-            "gradient: 'implicit' solves an equation in backward, which torch.func cannot trace; "
-            "use gradient='unrolled' there"
+            "gradient: 'implicit' solves an equation in backward, which neither torch.func nor forward mode "
+            "can trace; use gradient='unrolled' there"
         )
     if iterations == 0:
         return logits
@@ -61,29 +59,64 @@ def fixed_point(update: Iteration, logits: Tensor, iterations: int, tolerance: f
             RuntimeWarning,
             stacklevel=3,
         )
+    return _attached(update, logits, after)
+
+
+def _attached(update: Iteration, logits: Tensor, after: Tensor) -> Tensor:
+    """`after` = f(logits) of a fixed point: what flows back through the recorded iteration is v, not g."""
     if after.requires_grad:
-        # What flows back from here on through the recorded iteration is v in place of g.
         after.register_hook(lambda gradient: solve_adjoint(update, logits, gradient))
     return after
 
 
 def solve_adjoint(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor:
-    """v = g + Jᵀ v with J = ∂f/∂x at `logits`, by v ← v + s·(g + Jᵀ v - v).
+    """v = g + Jᵀ v with J = ∂f/∂x at the fixed point `logits`.
 
-    s starts at 1 and halves whenever the residual grows. Converged means max|residual| ≤ eps^¾ · max|v|
-    (6e-6 in float32, 2e-12 in float64). After 500 steps without that a `RuntimeWarning` names the
-    residual reached; a residual that is not finite is a `RuntimeError`.
+    Where the gradient is to be differentiated again, v is a function of g and, through J and x*, of θ. Then
+    (I - Jᵀ) dv = dg + d(Jᵀ) v, so what flows back into v, u, becomes w = u + J w.
+
+    Raises:
+        RuntimeError: the solution is not finite, or a third derivative is asked for.
     """
-    limit = torch.finfo(gradient.dtype).eps ** 0.75
-    v, step, last, size = gradient, 1.0, math.inf, 0.0
     if gradient.numel() == 0:
         return gradient
     with torch.enable_grad():
         point = logits.detach().requires_grad_()
         after = update(point)
+    v = _solve(lambda v: torch.autograd.grad(after, point, v, retain_graph=True)[0], gradient.detach())
+    if not torch.is_grad_enabled():
+        return v
+    fixed = _attached(update, logits, update(logits))
+    fixed = fixed.view_as(fixed)  # the hook is for what flows back to θ, not for the product with J
+    v = gradient + torch.autograd.grad(update(fixed), fixed, v, create_graph=True)[0]
+    v.register_hook(lambda gradient: _solve_forward(update, logits, gradient))
+    return v
+
+
+def _solve_forward(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor:
+    """w = u + J w."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "gradient: 'implicit' can be differentiated twice, got a second derivative with "
+            "create_graph=True; use gradient='unrolled' for the third"
+        )
+    with torch.enable_grad():  # J w = ∂<Jᵀ z, w>/∂z
+        point, z = logits.detach().requires_grad_(), torch.zeros_like(logits).requires_grad_()
+        (adjoint,) = torch.autograd.grad(update(point), point, z, create_graph=True)
+    return _solve(lambda w: torch.autograd.grad(adjoint, z, w, retain_graph=True)[0], gradient)
+
+
+def _solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """v = right + product(v), by v ← v + s·(right + product(v) - v).
+
+    s starts at 1 and halves whenever the residual grows. Converged means max|residual| ≤ eps^¾ · max|v|
+    (6e-6 in float32, 2e-12 in float64). After 500 steps without that a `RuntimeWarning` names the
+    residual reached; a residual that is not finite is a `RuntimeError`.
+    """
+    limit = torch.finfo(right.dtype).eps ** 0.75
+    v, step, last, size = right, 1.0, math.inf, 0.0
     for _ in range(ADJOINT_STEPS):
-        (product,) = torch.autograd.grad(after, point, v, retain_graph=True)
-        residual = gradient + product - v
+        residual = right + product(v) - v
         size = float(residual.abs().amax())
         if not math.isfinite(size):
             raise RuntimeError(
@@ -100,6 +133,6 @@ def solve_adjoint(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor
         f"mean field: the implicit gradient has residual {size:.2g} after {ADJOINT_STEPS} steps; use a "
         "smaller damping, weaker kernel weights, or gradient='unrolled'",
         RuntimeWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
     return v

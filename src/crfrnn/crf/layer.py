@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crfrnn.crf import axes, binary, onnx_node, unit, validate
+from crfrnn.crf.iteration import ACTIVATIONS
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.crf.mean_field import ACTIVATIONS, GRADIENTS, PRECISIONS, mean_field
+from crfrnn.crf.mean_field import GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
 from crfrnn.lattice.validate import RESOLUTION, exporting, readable, refuse_torchscript
 
@@ -316,6 +318,22 @@ class CRFRNN(nn.Module):
                     f"{name}: expected a layer whose steps do not depend on values for torch.export, got "
                     f"{value!r}; set crf.{name} = {remedy}"
                 )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CRFRNN:
+        """Moved to float64, bandwidths stay the numbers they were.
+
+        The exponential of a logarithm that was rounded to float32 is another number in float64, and at round
+        bandwidths many pixels lie on boundaries of the lattice, where the last digit decides.
+        """
+        logs = {name: log for name, log in self.named_parameters(recurse=False) if name.startswith("log_")}
+        before = {name: log.detach() for name, log in logs.items()}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            log = getattr(self, name)
+            if old.dtype == torch.float32 and log.dtype == torch.float64:
+                with torch.no_grad():
+                    log.copy_(old.exp().double().log())
+        return self
 
     def _check_axes(self, image: Tensor) -> None:
         for name, log, sizes, what in (

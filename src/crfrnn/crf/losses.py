@@ -12,7 +12,8 @@ from torch import Tensor
 
 from crfrnn.crf import validate
 from crfrnn.crf.binary import two_labels
-from crfrnn.crf.mean_field import Kernel, prepare
+from crfrnn.crf.iteration import Kernel
+from crfrnn.crf.mean_field import prepare
 
 REDUCTIONS = ("mean", "sum", "none")
 

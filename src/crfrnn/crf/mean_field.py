@@ -5,74 +5,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from crfrnn.crf import fused, validate
 from crfrnn.crf.implicit import fixed_point
+from crfrnn.crf.iteration import ACTIVATIONS, Iteration, Kernel
+from crfrnn.crf.recompute import recomputed
 from crfrnn.lattice.validate import refuse_torchscript
 
 # The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
 CLAMPED_LOGIT = 100.0
-ACTIVATIONS = ("softmax", "relu", "sigmoid")
 GRADIENTS = ("unrolled", "implicit")
 PRECISIONS = ("auto", "float32")
-
-
-class Kernel(Protocol):
-    """Any linear operator over pixels: Float[B, N, C] -> Float[B, N, C]."""
-
-    def __matmul__(self, values: Tensor, /) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """One iteration x ↦ f(x) with everything but x held; pixels in rows, labels in columns."""
-
-    unary: Tensor  # [B, N, L], 0 at masked pixels
-    kernels: tuple[Kernel, ...]
-    weights: tuple[Tensor, ...]  # each [], [L] or [L, L]
-    compatibility: Tensor  # [L, L]
-    activation: str
-    damping: float
-    valid: Tensor | None  # Bool[B, N, 1]
-    known: Tensor | None  # Bool[B, N, 1], the clamped pixels
-    evidence: Tensor | None  # [B, N, L], their labels one-hot
-
-    def marginals(self, logits: Tensor) -> Tensor:
-        """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
-        q = _NORMALISING[self.activation](logits)
-        if self.known is not None and self.evidence is not None:
-            q = torch.where(self.known, self.evidence, q)
-        return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
-
-    def pairwise(self, q: Tensor) -> Tensor:
-        """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
-        if self.activation == "sigmoid":
-            q = 2 * q - 1  # what foreground sends less what background sends, label by label
-            q = q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
-        message = torch.zeros_like(q)
-        for kernel, weight in zip(self.kernels, self.weights, strict=True):
-            filtered = kernel.__matmul__(
-                q
-            )  # kernel @ q; torch.compile cannot trace the sign for a plain object
-            message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
-        return message @ self.compatibility.mT
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Adding the unary; the damped step is the proximal one on natural parameters."""
-        target = self.unary - self.pairwise(self.marginals(logits))
-        return target if self.damping == 1.0 else torch.lerp(logits, target, self.damping)
-
-    def change(self, before: Tensor, after: Tensor) -> float:
-        """max|ΔQ| between two iterates; 0 for an empty batch."""
-        with torch.no_grad():
-            difference = self.marginals(after) - self.marginals(before)
-            return float(difference.abs().amax()) if difference.numel() else 0.0
 
 
 def mean_field(
@@ -123,7 +69,7 @@ def mean_field(
         initial: logits to start from instead of the unary, Float[B, L, \\*spatial].
         gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
             the rest; "implicit" differentiates the converged fixed point in memory that does not depend
-            on T.
+            on T, at most twice.
         precision: "auto" or "float32": the same today, rows are stored in float32 either way.
 
     Returns:
@@ -152,7 +98,7 @@ def mean_field(
     validate.check_choice("precision", precision, PRECISIONS)
     # Autocast would round the messages to half precision and with them the differences that decide a label.
     with torch.autocast(unary.device.type, enabled=False):
-        if gradient == "unrolled" and tolerance is None and not validate.in_functorch():
+        if gradient == "unrolled" and tolerance is None and not validate.transformed():
             logits = _fused(
                 unary, kernels, weights, compatibility, iterations, mask, clamp, activation, damping, initial
             )
@@ -245,13 +191,10 @@ def _fused(
 def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
     """Apply the update T times, keeping only x of each iteration for the backward pass."""
     # The compiler chooses itself what to recompute, and torch.func knows no hooks on saved tensors.
-    lean = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not validate.in_functorch()
+    lean = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not validate.transformed()
     for _ in range(iterations):
         before = logits
-        if lean:
-            logits = checkpoint(update, logits, use_reentrant=False, preserve_rng_state=False)
-        else:
-            logits = update(logits)
+        logits = recomputed(update, logits) if lean else update(logits)
         if tolerance is not None and update.change(before, logits) < tolerance:
             break
     return logits
@@ -282,19 +225,3 @@ def _start(initial: Tensor, unary: Tensor, update: Iteration) -> Tensor:
         logits = torch.where(update.valid, logits, torch.zeros_like(logits))
     validate.check_finite("initial", logits, "start from the unary instead: initial=None")
     return logits
-
-
-def _relu_normalised(logits: Tensor) -> Tensor:
-    positive = torch.relu(logits)
-    total = positive.sum(-1, keepdim=True)
-    alive = total > 0
-    # The inner where keeps 0/0 out of the backward pass as well.
-    share = positive / torch.where(alive, total, torch.ones_like(total))
-    return torch.where(alive, share, torch.full_like(share, 1 / logits.shape[-1]))
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return torch.softmax(logits, -1)
-
-
-_NORMALISING = {"softmax": _softmax, "relu": _relu_normalised, "sigmoid": torch.sigmoid}

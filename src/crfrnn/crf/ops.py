@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from crfrnn import _native
+from crfrnn.crf import second_order
+from crfrnn.lattice import Lattice, Separable
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 # One entry a kernel; an empty tensor is a part that the kernel does not have.
@@ -130,9 +133,10 @@ def _(grad, marginals, transform, *rest):
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    (_, initial, transform, *kernels, grid, mask, clamp, ctx.iterations, ctx.damping, _) = inputs
-    ctx.started, ctx.grid, ctx.count = initial is not None, grid, len(kernels[0])
-    ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
+    (unary, initial, transform, *kernels, ctx.grid, mask, clamp, ctx.iterations, ctx.damping, _) = inputs
+    ctx.started, ctx.count = initial is not None, len(kernels[0])
+    flat = [t for group in kernels for t in group]
+    ctx.save_for_backward(output[1], unary, initial, transform, mask, clamp, *flat)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
 
@@ -140,9 +144,16 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     if grad is None:
         return None, None, None, *([[None] * ctx.count] * 5), *([None] * 6)
-    marginals, transform, mask, clamp, *flat = ctx.saved_tensors
+    marginals, unary, initial, transform, mask, clamp, *flat = ctx.saved_tensors
     n = ctx.count
-    weights, tables, thetas, pres, posts = (flat[i * n : (i + 1) * n] for i in range(5))
+    parts = weights, tables, thetas, pres, posts = [flat[i * n : (i + 1) * n] for i in range(5)]
+    if second_order.needed(grad):
+        *own, groups = second_order.differentiate(
+            grad, unary, initial, transform, parts,
+            functools.partial(_operator, ctx.grid, (len(unary), unary.shape[2])),
+            mask, clamp, ctx.iterations, ctx.damping,
+        )  # fmt: skip
+        return *own, *groups, *([None] * 6)
     wanted = [t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
     out = torch.ops.crfrnn.mean_field_backward(
         grad, marginals, transform, weights, tables, thetas, pres, posts, ctx.grid, mask, clamp,
@@ -160,6 +171,15 @@ def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
         out[0], out[1] if ctx.started else None, out[2], groups[0], none, groups[1], groups[2], groups[3],
         *([None] * 6),
     )  # fmt: skip
+
+
+def _operator(
+    grid: Sequence[int], shape: tuple[int, int], weights: Tensor, table: Sequence[Tensor], theta: Tensor
+) -> Lattice | Separable:
+    """A kernel's operator from its parts; θ of the grid's axes, outermost first."""
+    if weights.numel():
+        return Lattice(weights, tuple(table), "cpu", shape)
+    return Separable(tuple(grid), theta.flip(0).float())
 
 
 torch.library.register_autograd("crfrnn::mean_field", _differentiate, setup_context=_keep, lib=_library)

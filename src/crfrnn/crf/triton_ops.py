@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import validate
+from crfrnn.crf import second_order, validate
 from crfrnn.crf.triton_backward import KernelGradient, backward
 from crfrnn.crf.triton_mean_field import forward
 from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel
-from crfrnn.lattice import Lattice
+from crfrnn.lattice import Lattice, Separable
 from crfrnn.lattice.triton_filter import Structure
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
@@ -154,15 +155,16 @@ def _(grad, marginals, transform, weights, tables, thetas, pres, posts, grid, ma
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    (_, initial, transform, *kernels, ctx.grid, mask, clamp, ctx.damping, _, _) = inputs
+    (unary, initial, transform, *kernels, ctx.grid, mask, clamp, ctx.damping, ctx.iterations, _) = inputs
     ctx.started, ctx.counts = initial is not None, [len(group) for group in kernels]
-    ctx.save_for_backward(output[1], transform, mask, clamp, *(t for group in kernels for t in group))
+    flat = [t for group in kernels for t in group]
+    ctx.save_for_backward(output[1], unary, initial, transform, mask, clamp, *flat)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    marginals, transform, mask, clamp, *flat = ctx.saved_tensors
+    marginals, unary, initial, transform, mask, clamp, *flat = ctx.saved_tensors
     if grad is None:
         return None, None, None, [None] * ctx.counts[0], *([None] * n for n in ctx.counts[1:]), *([None] * 6)
     groups: list[list[Tensor]] = []
@@ -170,8 +172,15 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         groups.append(flat[:count])
         flat = flat[count:]
     weights, tables, thetas, pres, posts = groups
+    if second_order.needed(grad):
+        *own, parts = second_order.differentiate(
+            grad, unary, initial, transform, groups,
+            functools.partial(_operator, ctx.grid, (len(unary), unary.shape[2])),
+            mask, clamp, ctx.iterations, ctx.damping,
+        )  # fmt: skip
+        return *own, *parts, *([None] * 6)
     wanted = [t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
-    unary, start, matrices, *own = torch.ops.crfrnn.triton_mean_field_backward(
+    to_unary, start, matrices, *own = torch.ops.crfrnn.triton_mean_field_backward(
         grad, marginals, transform, *groups, ctx.grid, mask, clamp, ctx.damping, wanted
     )
     n = len(weights)
@@ -183,11 +192,20 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
         for i in range(4)
     ]
     if not ctx.started:  # the start is the unary: what reached it came from there
-        unary = unary + start
+        to_unary = to_unary + start
     return (
-        unary, start if ctx.started else None, matrices, parts[0], [None] * len(tables), *parts[1:],
+        to_unary, start if ctx.started else None, matrices, parts[0], [None] * len(tables), *parts[1:],
         *([None] * 6),
     )  # fmt: skip
+
+
+def _operator(
+    grid: Sequence[int], shape: tuple[int, int], weights: Tensor, tables: Sequence[Tensor], theta: Tensor
+) -> Lattice | Separable:
+    """A kernel's operator from its parts."""
+    return (
+        Lattice(weights, tuple(tables), "triton", shape) if weights.numel() else Separable(tuple(grid), theta)
+    )
 
 
 torch.library.register_autograd(

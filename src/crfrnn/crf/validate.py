@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crfrnn.crf import axes
 from crfrnn.lattice.validate import fit_for_a_bandwidth, readable, warn
-from crfrnn.lattice.validate import in_functorch as in_functorch
+from crfrnn.lattice.validate import transformed as transformed
 
 FREE = -1  # a pixel of `clamp` whose label is not known
 

@@ -41,15 +41,16 @@ def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None
             f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
             f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
         )
+    gaussian_sum = (_GaussianSum if torch.compiler.is_compiling() else _SumInBothModes).apply
     dtype = compute_dtype(features, values, queries)
     features, values, queries = features.to(dtype), values.to(dtype), queries.to(dtype)
     if values.shape[0] == features.shape[0]:
-        return _GaussianSum.apply(features, values, queries)
+        return gaussian_sum(features, values, queries)
     pictures, points, channels = (
         values.shape
     )  # one set of points for the whole batch: pictures become channels
     joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
-    out = _GaussianSum.apply(features, joined, queries)
+    out = gaussian_sum(features, joined, queries)
     return out.view(-1, pictures, channels).transpose(0, 1)
 
 
@@ -95,6 +96,7 @@ class _GaussianSum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -117,6 +119,29 @@ class _GaussianSum(torch.autograd.Function):
         if not moves:
             return None, to_values, None
         return to_features, to_values, torch.cat(to_queries, 1)
+
+
+class _SumInBothModes(_GaussianSum):
+    """Apart, because torch.compile refuses functions with a forward mode."""
+
+    @staticmethod
+    def jvp(
+        ctx: Any, features_step: Tensor | None, values_step: Tensor | None, queries_step: Tensor | None
+    ) -> Tensor:
+        features, values, queries = ctx.saved_tensors
+        moved = [torch.zeros_like(values[:, :0])]
+        with torch.autocast(values.device.type, enabled=False):
+            for rows, kernel in _kernel_blocks(features, queries):
+                step = torch.zeros_like(kernel)  # of log k_ij
+                if features_step is not None:
+                    along = features_step.transpose(1, 2)
+                    step = step + queries[:, rows] @ along - (features * features_step).sum(-1).unsqueeze(1)
+                if queries_step is not None:
+                    q = queries_step[:, rows]
+                    step = step + q @ features.transpose(1, 2) - (queries[:, rows] * q).sum(-1, keepdim=True)
+                part = (kernel * step) @ values
+                moved.append(part if values_step is None else part + kernel @ values_step)
+        return torch.cat(moved, 1)
 
 
 def _suits_triton(features: Tensor) -> bool:

@@ -74,6 +74,16 @@ def refuse_torchscript(name: str, scripting: bool = False) -> None:
         )
 
 
+def in_forward_mode() -> bool:
+    """True inside torch.autograd.forward_ad.dual_level (torch has no public name for this question)."""
+    return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
+
+
+def transformed() -> bool:
+    """True where a derivative of the code that runs may be asked for, other than by `backward`."""
+    return in_functorch() or in_forward_mode()
+
+
 def fit_for_a_bandwidth(numbers: Tensor) -> bool:
     """True where all are positive and finite, or cannot be read.
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""One mean-field iteration, as Algorithm 1 of Zheng et al., ICCV 2015, writes it: the readable reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = ("softmax", "relu", "sigmoid")
+
+
+class Kernel(Protocol):
+    """Any linear operator over pixels: Float[B, N, C] -> Float[B, N, C]."""
+
+    def __matmul__(self, values: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One iteration x ↦ f(x) with everything but x held; pixels in rows, labels in columns."""
+
+    unary: Tensor  # [B, N, L], 0 at masked pixels
+    kernels: tuple[Kernel, ...]
+    weights: tuple[Tensor, ...]  # each [], [L] or [L, L]
+    compatibility: Tensor  # [L, L]
+    activation: str
+    damping: float
+    valid: Tensor | None  # Bool[B, N, 1]
+    known: Tensor | None  # Bool[B, N, 1], the clamped pixels
+    evidence: Tensor | None  # [B, N, L], their labels one-hot
+
+    def marginals(self, logits: Tensor) -> Tensor:
+        """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
+        q = _NORMALISING[self.activation](logits)
+        if self.known is not None and self.evidence is not None:
+            q = torch.where(self.known, self.evidence, q)
+        return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
+
+    def pairwise(self, q: Tensor) -> Tensor:
+        """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
+        if self.activation == "sigmoid":
+            q = 2 * q - 1  # what foreground sends less what background sends, label by label
+            q = q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
+        message = torch.zeros_like(q)
+        for kernel, weight in zip(self.kernels, self.weights, strict=True):
+            # kernel @ q; torch.compile cannot trace the sign for a plain object.
+            filtered = kernel.__matmul__(q)
+            message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
+        return message @ self.compatibility.mT
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Adding the unary; the damped step is the proximal one on natural parameters."""
+        target = self.unary - self.pairwise(self.marginals(logits))
+        return target if self.damping == 1.0 else torch.lerp(logits, target, self.damping)
+
+    def change(self, before: Tensor, after: Tensor) -> float:
+        """max|ΔQ| between two iterates; 0 for an empty batch."""
+        with torch.no_grad():
+            difference = self.marginals(after) - self.marginals(before)
+            return float(difference.abs().amax()) if difference.numel() else 0.0
+
+
+def _relu_normalised(logits: Tensor) -> Tensor:
+    positive = torch.relu(logits)
+    total = positive.sum(-1, keepdim=True)
+    alive = total > 0
+    # The inner where keeps 0/0 out of the backward pass as well.
+    share = positive / torch.where(alive, total, torch.ones_like(total))
+    return torch.where(alive, share, torch.full_like(share, 1 / logits.shape[-1]))
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, -1)
+
+
+_NORMALISING = {"softmax": _softmax, "relu": _relu_normalised, "sigmoid": torch.sigmoid}
