@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from crfrnn import CRFRNN, mean_field
+from crfrnn import CRFRNN, GaussianKernel, Lattice, mean_field
 from dense_crf import DenseKernel
 
 B, L, H, W = 2, 3, 4, 5
@@ -194,3 +195,74 @@ def test_large_but_finite_unaries_are_welcome():
     """Their sum overflows float32; they are finite all the same."""
     huge = torch.full((B, L, H, W), 3e38)
     assert torch.isfinite(field(huge)).all()
+
+
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"spatial_method": "lattice"},
+    {"spatial_method": "exact", "bilateral_method": "exact"},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("normalization", ["none", "before", "after", "symmetric"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_masks_without_a_valid_pixel_and_empty_batches(
+    way: dict[str, Any], normalization: str, dtype: torch.dtype
+) -> None:
+    """The output under a mask is the unary, and its gradient 1; nothing reaches guide or parameters."""
+    crf = CRFRNN(3, normalization=normalization, **way)
+    for batch in (0, 2):
+        unary = torch.randn(batch, 3, 5, 6, dtype=dtype, requires_grad=True)
+        image = (255 * torch.rand(batch, 3, 5, 6)).requires_grad_()
+        logits = crf(unary, image, mask=torch.zeros(batch, 5, 6, dtype=torch.bool))
+        assert torch.equal(logits, unary)
+        gradients = torch.autograd.grad(logits.sum(), [unary, image, *crf.parameters()], allow_unused=True)
+        assert torch.equal(gradients[0], torch.ones_like(unary))
+        assert all(g is None or not g.any() for g in gradients[1:])
+
+
+def test_kernels_in_float64_beside_a_unary_in_float32() -> None:
+    unary, image = torch.randn(1, 3, 5, 6), 255 * torch.rand(1, 3, 5, 6)
+    double = [
+        GaussianKernel.spatial((5, 6), 2.3, dtype=torch.float64),
+        GaussianKernel.bilateral(image.double(), 31.7, 13.1),
+    ]
+    truth = mean_field(unary.double(), double, [1.0, 2.0], -torch.eye(3, dtype=torch.float64))
+    single = GaussianKernel.bilateral(image, 31.7, 13.1)
+    for kernels in (double, [double[0], single]):
+        logits = mean_field(unary, kernels, [1.0, 2.0], -torch.eye(3))
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits.double(), truth, rtol=1e-4, atol=1e-4)
+
+
+def test_sparse_and_nested_tensors_are_refused_by_name() -> None:
+    unary, image, crf = torch.randn(1, 3, 5, 6), 255 * torch.rand(1, 3, 5, 6), CRFRNN(3)
+    kernel = GaussianKernel.spatial((5, 6), 2.3)
+    mask = torch.ones(1, 5, 6, dtype=torch.bool)
+    for name, call in {
+        "unary": lambda: crf(unary.to_sparse(), image),
+        "image": lambda: crf(unary, image.to_sparse()),
+        "mask": lambda: crf(unary, image, mask=mask.to_sparse()),
+        "compatibility": lambda: mean_field(unary, [kernel], [1.0], -torch.eye(3).to_sparse()),
+        r"weights\[0\]": lambda: mean_field(unary, [kernel], [torch.eye(3).to_sparse()], -torch.eye(3)),
+        "features": lambda: Lattice.build(torch.rand(1, 4, 2).to_sparse()),
+        "values": lambda: kernel @ torch.rand(1, 30, 2).to_sparse(),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name}: expected a dense tensor.*\.to_dense\(\)"):
+            call()
+    with pytest.raises(TypeError, match=r"unary: expected a dense.*nested one.*to_padded_tensor"):
+        crf(torch.nested.nested_tensor([unary[0], unary[0]]), image)
+
+
+def test_shapes_alone() -> None:
+    """Tensors on meta have no values: the layer gives the output's shape, a lattice says what it lacks."""
+    unary, image = torch.empty(1, 3, 5, 6, device="meta"), torch.empty(1, 3, 5, 6, device="meta")
+    out = CRFRNN(3).to("meta")(unary, image)
+    assert out.is_meta and out.shape == unary.shape
+    with pytest.raises(ValueError, match=r"spatial_weights: .* on meta; .*to_empty\(device='cpu'\)"):
+        CRFRNN(3).to("meta")(torch.randn(1, 3, 5, 6), torch.rand(1, 3, 5, 6))
+    with pytest.raises(ValueError, match=r"spatial_weights: .*on cpu; move the layer with \.to\('meta'\)"):
+        CRFRNN(3)(unary, image)
+    with pytest.raises(ValueError, match="features: expected a tensor with values"):
+        Lattice.build(torch.empty(1, 4, 2, device="meta"))

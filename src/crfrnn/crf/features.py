@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.validate import describe
-from crfrnn.lattice.validate import fit_for_a_bandwidth
+from crfrnn.lattice.validate import check_dense, fit_for_a_bandwidth
 
 _PART = 2**16  # pixels that a covariance takes at a time, in float64
 
@@ -97,6 +97,7 @@ def image_features(
             f"image: expected a float or uint8 tensor [B, C, *spatial], got {describe(image)}; "
             "convert with image.float()"
         )
+    check_dense("image", image)
     if image.ndim < 3 or image.shape[1] < 1:
         raise ValueError(
             f"image: expected [B, C, *spatial] with at least one channel and axis, got {describe(image)}; "

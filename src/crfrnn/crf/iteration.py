@@ -47,7 +47,7 @@ class Iteration:
         message = torch.zeros_like(q)
         for kernel, weight in zip(self.kernels, self.weights, strict=True):
             # kernel @ q; torch.compile cannot trace the sign for a plain object.
-            filtered = kernel.__matmul__(q)
+            filtered = kernel.__matmul__(q).to(q.dtype)  # one in float64 may stand beside others
             message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
         return message @ self.compatibility.mT
 

@@ -366,7 +366,7 @@ def _flat_mask(mask: Any, shape: tuple[int, ...]) -> Any:
             f"mask: expected a bool tensor [{expected}], True = valid, got {describe(mask)}; "
             "one entry per pixel and picture, without a channel axis"
         )
-    return mask.reshape(mask.shape[0], -1)
+    return mask.flatten(1)
 
 
 def _soft_regions(features: Tensor, random: torch.Generator, regions: int = 21) -> Tensor:

@@ -248,6 +248,9 @@ class CRFRNN(nn.Module):
         mask = validate.check_mask(mask, unary)
         image = validate.check_image(image, unary, self.num_labels)
         self._check_axes(image)
+        self._check_device(unary)
+        if unary.is_meta:  # shapes alone, as for counting operations
+            return torch.empty_like(unary)
         unit.check_guide(image, mask, self.log_theta_beta, whole=origin is None)
         unit.check_logits(unary, mask, self.activation == "sigmoid")
         steps = iterations
@@ -334,6 +337,18 @@ class CRFRNN(nn.Module):
                 with torch.no_grad():
                     log.copy_(old.exp().double().log())
         return self
+
+    def _check_device(self, unary: Tensor) -> None:
+        for name, parameter in self.named_parameters(recurse=False):
+            if parameter.device == unary.device:
+                continue
+            remedy = f"move the layer with .to({str(unary.device)!r})"
+            if parameter.is_meta:
+                remedy = f"give it values: .to_empty(device={str(unary.device)!r}), then load_state_dict(...)"
+            raise ValueError(
+                f"{name}: expected a parameter on {unary.device} as unary is, got one on {parameter.device}; "
+                f"{remedy}"
+            )
 
     def _check_axes(self, image: Tensor) -> None:
         for name, log, sizes, what in (

@@ -96,6 +96,8 @@ def mean_field(
     tolerance = validate.check_tolerance(tolerance)
     validate.check_choice("gradient", gradient, GRADIENTS)
     validate.check_choice("precision", precision, PRECISIONS)
+    if unary.is_meta:  # shapes alone
+        return torch.empty_like(unary)
     # Autocast would round the messages to half precision and with them the differences that decide a label.
     with torch.autocast(unary.device.type, enabled=False):
         if gradient == "unrolled" and tolerance is None and not validate.transformed():

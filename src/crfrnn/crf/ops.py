@@ -31,10 +31,13 @@ _library.define(
 
 def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
     """(weights, table, θ, pre, post) of each kernel for the native core: None for what it does not have."""
-    kernels = [[t.contiguous() if t.numel() else None for t in kernel] for kernel in zip(*parts, strict=True)]
-    return [
-        (w, table, None if theta is None else theta.tolist(), *scales) for w, table, theta, *scales in kernels
-    ]
+    kernels = []
+    for weights, table, theta, *scales in zip(*parts, strict=True):
+        # A lattice may have no point, where a mask leaves none: then its weights are empty, its table is not.
+        own = (weights.contiguous(), table) if table.numel() else (None, None)
+        scales = (s.contiguous() if s.numel() else None for s in scales)
+        kernels.append((*own, theta.tolist() if theta.numel() else None, *scales))
+    return kernels
 
 
 def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
@@ -177,7 +180,7 @@ def _operator(
     grid: Sequence[int], shape: tuple[int, int], weights: Tensor, table: Sequence[Tensor], theta: Tensor
 ) -> Lattice | Separable:
     """A kernel's operator from its parts; θ of the grid's axes, outermost first."""
-    if weights.numel():
+    if table[0].numel():
         return Lattice(weights, tuple(table), "cpu", shape)
     return Separable(tuple(grid), theta.flip(0).float())
 

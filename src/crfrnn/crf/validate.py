@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import axes
-from crfrnn.lattice.validate import fit_for_a_bandwidth, readable, warn
+from crfrnn.lattice.validate import check_dense, fit_for_a_bandwidth, readable, warn
 from crfrnn.lattice.validate import transformed as transformed
 
 FREE = -1  # a pixel of `clamp` whose label is not known
@@ -34,6 +34,7 @@ def check_tensor(name: str, value: Any, expected: str) -> Tensor:
         raise TypeError(
             f"{name}: expected {expected}, got {type(value).__name__}; convert it with torch.as_tensor(...)"
         )
+    check_dense(name, value)
     return value
 
 
@@ -165,6 +166,7 @@ def check_weight(
                 "convert it with torch.as_tensor(...)"
             )
         weight = unary.new_full((), float(weight))  # no copy to a device, which would wait for it
+    check_dense(name, weight)
     # Number by number, not tuple by tuple: torch.compile compares symbols only so.
     if weight.ndim not in [len(shape) for shape in shapes] or any(n != labels for n in weight.shape):
         raise ValueError(

@@ -51,7 +51,7 @@ def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None
     )  # one set of points for the whole batch: pictures become channels
     joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
     out = gaussian_sum(features, joined, queries)
-    return out.view(-1, pictures, channels).transpose(0, 1)
+    return out.view(out.shape[1], pictures, channels).transpose(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

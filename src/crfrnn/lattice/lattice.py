@@ -131,6 +131,11 @@ def choose_backend(device: torch.device) -> str:
     """
     if device.type in ("cpu", "cuda"):
         return "cpu" if device.type == "cpu" else "triton"
+    if device.type == "meta":
+        raise ValueError(
+            "features: expected a tensor with values, which a lattice depends on, got one on meta; "
+            "give shapes alone to CRFRNN or mean_field, or use method='exact'"
+        )
     raise ValueError(
         f'backend: no compiled lattice for {device.type} tensors; pass backend="reference" or use .cpu()'
     )

@@ -101,6 +101,20 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Refuse tensors without an entry in memory for each element."""
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got a nested one; pad it with "
+            f"torch.nested.to_padded_tensor({name}, 0.0) and leave the padding out with mask="
+        )
+    if tensor.layout != torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+        raise TypeError(
+            f"{name}: expected a dense tensor, got one of layout {kind}; convert it with {name}.to_dense()"
+        )
+
+
 def check_features(features: Any, mask: Any = None, max_dimension: int | None = MAX_DIMENSION) -> Tensor:
     """Float[B, N, d] in float32 or float64, finite, masked points set to zero; `mask` as in `check_mask`."""
     if not isinstance(features, Tensor):
@@ -108,6 +122,7 @@ def check_features(features: Any, mask: Any = None, max_dimension: int | None = 
             f"features: expected a floating-point tensor [B, N, d], got {type(features).__name__}; "
             "convert it with torch.as_tensor(...)"
         )
+    check_dense("features", features)
     if not features.is_floating_point():
         raise TypeError(
             f"features: expected floating-point values in units of the bandwidths, got {describe(features)}; "
@@ -142,6 +157,7 @@ def check_mask(mask: Any, features: Tensor) -> Tensor | None:
             f"mask: expected a bool tensor [B, N], True = valid, got {describe(mask)}; "
             "compare first, for example mask > 0"
         )
+    check_dense("mask", mask)
     if mask.shape != features.shape[:2]:
         raise ValueError(
             f"mask: expected {tuple(features.shape[:2])} as features {tuple(features.shape)} has it, "
@@ -158,6 +174,7 @@ def check_values(values: Any, batch: int, points: int, device: torch.device) -> 
             f"values: expected a floating-point tensor [B, N, C], got {type(values).__name__}; "
             "convert it with torch.as_tensor(...)"
         )
+    check_dense("values", values)
     if not values.is_floating_point():
         raise TypeError(
             f"values: expected floating-point numbers, got {describe(values)}; convert with values.float()"
