@@ -92,7 +92,8 @@ smoke() {
 }
 
 run_tests() {
-  local which=triton side_by_side=()
+  # Two compile everything for an H100, one launch after another: they need no GPU, and have run without one.
+  local which='triton and not every_known_launch and not compiles_for_a_gpu' side_by_side=()
   [ -z "$dry" ] || which='triton and constants_survive'
   # One worker for each core but two: each has the GPU's driver and a compiler of its own.
   "$python" -c 'import xdist' 2>/dev/null && side_by_side=(-n "$((cores > 2 ? cores - 2 : 1))")

@@ -86,8 +86,8 @@ def run(
     )  # fmt: skip
     # The one place that waits for the device: after all has been queued. 0 · x is 0 of finite numbers only.
     if (
-        _checking.get()
-        and validate.readable(finite)
+        validate.readable(finite)  # first: torch 2.11 cannot trace a context variable
+        and _checking.get()
         and not bool(finite & ((0 * transform.detach()).sum() == 0))
     ):
         validate.check_unary_values(unary, mask)
