@@ -27,8 +27,18 @@ with contextlib.suppress(ImportError):  # without the compiled module the GPU's 
 MOST_LABELS = {"cpu": 1024, "triton": 256}  # what fits the native core's stack, a GPU program's registers
 
 _triton_ops: ModuleType | None = None
+
+
+def _load_triton_ops() -> ModuleType:
+    """The GPU's operators, imported once."""
+    global _triton_ops
+    if _triton_ops is None:
+        _triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
+    return _triton_ops
+
+
 if "triton" in BACKENDS and not isinstance(BACKENDS["triton"], str):  # torch.compile cannot trace an import
-    _triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
+    _load_triton_ops()
 
 
 def supports(unary: Tensor, kernels: Sequence[Any], activation: str, batch: int) -> bool:
@@ -87,7 +97,7 @@ def run(
     pixels = math.prod(grid)
     transform = transforms(weights, compatibility)
     if looks_later(unary, kernels):
-        triton_ops = _triton_ops or importlib.import_module("crfrnn.crf.triton_ops")
+        triton_ops = _load_triton_ops()
         looked_at = {f"weights[{m}]": weight for m, weight in enumerate(weights)}
         looked_at["compatibility"] = compatibility
         return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial, looked_at)
