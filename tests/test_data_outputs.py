@@ -145,6 +145,20 @@ def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path,
     assert make(out, item(source, out), item(other, out), item(third, out), resume=True) == 2
 
 
+def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, source: Path) -> None:
+    other = source.with_name("b.jpg")
+    other.write_bytes(b"photograph b")
+    make(tmp_path, item(source, tmp_path, "x.png"), whole=False)
+    make(tmp_path, item(other, tmp_path, "x.png"), whole=False)
+    refused(tmp_path, item(source, tmp_path, "x.png"), says="of refine", command="segment", whole=False)
+    refused(tmp_path, item(source, tmp_path, "x.png"), says="made from others", whole=False, resume=True)
+    (tmp_path / "x.png").write_bytes(b"corrected by hand")
+    refused(tmp_path, item(source, tmp_path, "x.png"), says="did not write", whole=False)
+    out = tmp_path / "out"
+    make(out, item(source, out, "x.png"))  # a folder of results is no file by name
+    refused(out, item(other, out, "x.png"), says="made from others", whole=False)
+
+
 def test_files_by_name_do_not_bind_their_folder(tmp_path: Path, source: Path) -> None:
     make(tmp_path, item(source, tmp_path, "x.png"), whole=False)
     make(tmp_path, item(source, tmp_path, "y.png"), theta=4, whole=False)

@@ -48,8 +48,8 @@ def claim(
     """Refuse what would lose a file; else make `folder` and note in its ``.crfrnn.json`` what it is for.
 
     Before anything is written: every output has a name of its own that a file can have, none is an input
-    (by another name or link either), and none is there already unless the program itself wrote it, from the
-    same sources, and nobody changed it since. `overwrite` permits the last.
+    (by another name or link either), and none is there already unless the program itself wrote it and nobody
+    changed it since; in a folder of results also from the same sources. `overwrite` permits the last two.
 
     Args:
         folder: all outputs are in it or below.
@@ -175,7 +175,12 @@ def _check_present(
                 strange.append(name)
             elif entry.sources != source or entry.run != run.name:
                 other = manifest.runs.get(entry.run)
-                alike = other is not None and other.command == run.command and entry.sources == source
+                # A single file that the command named before may be named again, for another picture too.
+                alike = (
+                    other is not None
+                    and other.command == run.command
+                    and (entry.sources == source or not (run.whole or other.whole))
+                )
                 if resume or not replace or not alike:
                     raise _of_another_run(manifest, name, other, run, role)
     if strange:
