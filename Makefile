@@ -70,12 +70,22 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-tools
 	$(PY) -W ignore -c 'import torch; print("torch", torch.__version__); assert torch.version.cuda is None, "a CUDA build of torch"'
 	@touch $@
 
+# What takes longest is the compiler: it works while pip fetches torch. It writes into the folder in build/ in which the editable
+# installation below looks for objects, and that one then compiles nothing.
+$(VENV)/.stamp-native: $(VENV)/.stamp-tools $(SOURCES)
+	@mkdir -p build/native
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MAKEFLAGS= $(PY) -c 'import scikit_build_core.build as b; b.build_editable("build/native")' \
+	  >build/native/log 2>&1 || { cat build/native/log; exit 1; }
+	@touch $@
+
 # Editable: a change in src/ is seen at once, a change in native/ rebuilds what it touches (in build/, file by file).
 # Nothing is built in isolation, so the constraints hold for the build as well.
-$(VENV)/.stamp-core: $(VENV)/.stamp-torch $(SOURCES)
+$(VENV)/.stamp-core: $(VENV)/.stamp-tools $(SOURCES)
+	@$(MAKE) -j2 $(VENV)/.stamp-torch $(VENV)/.stamp-native
 	$(INSTALL) --no-build-isolation --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-torch $(SOURCES)
+$(VENV)/.stamp-dev: $(VENV)/.stamp-tools $(SOURCES)
+	@$(MAKE) -j2 $(VENV)/.stamp-torch $(VENV)/.stamp-native
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $(VENV)/.stamp-core $@

@@ -43,7 +43,8 @@ def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None
         )
     gaussian_sum = (_GaussianSum if torch.compiler.is_compiling() else _SumInBothModes).apply
     dtype = compute_dtype(features, values, queries)
-    features, values, queries = features.to(dtype), values.to(dtype), queries.to(dtype)
+    # Contiguous, because the bits of torch's products depend on the layout.
+    features, values, queries = (t.to(dtype).contiguous() for t in (features, values, queries))
     if values.shape[0] == features.shape[0]:
         return gaussian_sum(features, values, queries)
     pictures, points, channels = (
