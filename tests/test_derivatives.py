@@ -193,6 +193,71 @@ def test_gradients_of_each_sample(dtype: torch.dtype) -> None:
             close(together[name][sample], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"exclude_self": True}], ids=["plain", "without self"])
+@pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
+def test_samples_that_share_a_unary_or_a_picture(options: dict[str, Any], axes: tuple[Any, Any]) -> None:
+    crf = CRFRNN(2, **GENERIC, iterations=2, **options).double()
+    unary, image = picture(batch=3)
+    inputs = [t[:, None] if axis == 0 else t[:1] for t, axis in zip((unary, image), axes, strict=True)]
+    samples = list(
+        zip(*(x if axis == 0 else [x] * 3 for x, axis in zip(inputs, axes, strict=True)), strict=True)
+    )
+    close(torch.vmap(crf, axes)(*inputs), torch.stack([crf(u, i) for u, i in samples]))
+
+    def value(u: Tensor, i: Tensor) -> Tensor:
+        return crf(u, i).softmax(1)[:, 0].square().sum()
+
+    for each in (
+        torch.func.grad(value, (0, 1)),
+        torch.func.grad(lambda u, i: torch.func.grad(value)(u, i).sum()),
+    ):
+        together, alone = torch.vmap(each, axes)(*inputs), [each(u, i) for u, i in samples]
+        if isinstance(together, Tensor):
+            close(together, torch.stack(alone))
+        else:
+            for argument in (0, 1):
+                close(together[argument], torch.stack([gradients[argument] for gradients in alone]))
+
+
+def test_several_models_of_one_picture() -> None:
+    crf = CRFRNN(2, **GENERIC, iterations=2).double()
+    unary, image = picture()
+    models = [{name: k * p.detach() for name, p in crf.named_parameters()} for k in (1.0, 0.93)]
+    stacked = {name: torch.stack([model[name] for model in models]) for name in models[0]}
+    run = lambda model: torch.func.functional_call(crf, model, (unary, image))  # noqa: E731
+    close(torch.vmap(run)(stacked), torch.stack([run(model) for model in models]))
+
+
+@pytest.mark.parametrize("options", [{}, {"exclude_self": True}], ids=["plain", "without self"])
+def test_nested_levels_of_one_size(options: dict[str, Any]) -> None:
+    """As many samples inside as outside: the level at which a lattice was built is not a matter of counts."""
+    crf = CRFRNN(2, **GENERIC, iterations=2, **options).double()
+    unary, image = (t[:, None, ..., :1, :3] for t in picture(batch=6))
+    every = torch.vmap(lambda i: torch.vmap(lambda u: crf(u, i))(unary))(image)
+    close(every, torch.stack([torch.stack([crf(u, i) for u in unary]) for i in image]))
+    for transform in (torch.func.jacrev, torch.func.jacfwd):  # 6 outputs, 6 samples
+        for argument in (0, 1):
+            rows = transform(crf, argument)
+            alone = torch.stack([rows(u, i) for u, i in zip(unary, image, strict=True)])
+            close(torch.vmap(rows)(unary, image), alone)
+
+
+@pytest.mark.parametrize("backend", [name for name in LATTICES if name != "reference"])
+def test_the_diagonal_of_lattices_built_inside(backend: str) -> None:
+    features, mask = 1.3 * torch.randn(3, 1, 11, 2, dtype=F64), torch.rand(3, 1, 11) > 0.3
+    run = lambda f, m: Lattice.build(f, "default", m, backend).diagonal()  # noqa: E731
+    close(
+        torch.vmap(run)(features, mask), torch.stack([run(f, m) for f, m in zip(features, mask, strict=True)])
+    )
+
+
+def test_a_tolerance_is_refused_under_vmap() -> None:
+    unary, image = picture()
+    crf = CRFRNN(2, **GENERIC, tolerance=1e-3).double()
+    with pytest.raises(ValueError, match=r"tolerance: .*vmap.*iterations="):
+        torch.vmap(crf, (0, None))(unary[None], image)
+
+
 def test_the_implicit_gradient_twice_and_no_more() -> None:
     options = {"iterations": 200, "bilateral_method": "exact", "spatial_weight": 0.3, "bilateral_weight": 0.5}
     crf = CRFRNN(2, **GENERIC, **options, gradient="implicit", tolerance=1e-13).double()

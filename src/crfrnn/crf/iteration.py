@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from crfrnn.lattice.validate import in_functorch
+
 ACTIVATIONS = ("softmax", "relu", "sigmoid")
 
 
@@ -60,7 +62,16 @@ class Iteration:
         """max|ΔQ| between two iterates; 0 for an empty batch."""
         with torch.no_grad():
             difference = self.marginals(after) - self.marginals(before)
-            return float(difference.abs().amax()) if difference.numel() else 0.0
+            most = difference.abs().amax() if difference.numel() else 0.0
+        try:
+            return float(most)
+        except RuntimeError as error:
+            if not in_functorch():
+                raise
+            raise ValueError(
+                "tolerance: expected None under torch.vmap, whose samples cannot stop one by one; say how "
+                "far to go with iterations= alone"
+            ) from error
 
 
 def _relu_normalised(logits: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from crfrnn import _native
 from crfrnn.lattice import ops, reference
-from crfrnn.lattice.derivatives import Structure
 from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.samples import Structure, joined, split
 from crfrnn.lattice.validate import readable
 
 
@@ -39,10 +39,10 @@ def diagonal(weights: Tensor, structure: Structure) -> Tensor:
     """The operator's own diagonal, Float[B·N] in the caller's order, 0 at masked points."""
     if readable(structure[0]):
         _native.verify(structure[0], len(weights), weights.shape[1])
-    table = ops.read_table(structure[0])
+    table = ops.read_table(*joined(structure))
     corner, rank = (t.repeat_interleave(table.run, 0) for t in (table.corner, table.rank))
     absent = table.neighbour.new_full((len(table.neighbour), 2, 1), table.vertices)
     # The reference counts a step down first, the table a step along n_j.
     neighbour = torch.cat([table.neighbour.flip(1), absent], -1)
     own = reference.diagonal(weights[: len(corner)], (corner, neighbour, rank))
-    return weights.new_zeros(table.total).index_copy(0, table.order, own)
+    return split(weights.new_zeros(table.total).index_copy(0, table.order, own), structure)

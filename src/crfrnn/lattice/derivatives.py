@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from crfrnn.lattice import reference
-
-Structure = tuple[Tensor, ...]
+from crfrnn.lattice.samples import Structure, common, front, of_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +44,6 @@ class Operators:
     prefix: str
     ranks: Callable[[Structure], tuple[Tensor, Tensor | None]]
     """Rank of each coordinate's remainder, Int[P, d+1], and the point of each row (None: its own number)."""
-    total: Callable[[Structure], int]
-    """The number of points of all pictures, masked ones included."""
 
     def operator(self, name: str) -> Any:
         return getattr(torch.ops.crfrnn, f"{self.prefix}lattice_{name}")
@@ -162,12 +159,18 @@ class Build(Function):
     def vmap(
         info: Any, in_dims: Any, ops: Operators, features: Tensor, mask: Tensor | None, *options: Any
     ) -> Any:
-        """All samples share one lattice, in which they are pictures of one batch."""
-        features = front(features, in_dims[1], info.batch_size).flatten(0, 1)
+        """All samples share one lattice, in which they are pictures of one batch.
+
+        The structure repeats for each sample, without a copy. By this a filter knows on which of nested
+        levels its lattice was built, and that values which all samples share have to meet each picture.
+        """
+        size = info.batch_size
+        features = front(features, in_dims[1], size).flatten(0, 1)
         if mask is not None:
-            mask = front(mask, in_dims[2], info.batch_size).flatten(0, 1)
-        out = ops.build(features, mask, *options)
-        return tuple(out), (None,) * len(out)
+            mask = front(mask, in_dims[2], size).flatten(0, 1)
+        weights, *structure = ops.build(features, mask, *options)
+        structure = [t.expand(size, *t.shape) for t in structure]
+        return (weights, *structure), (None, *[0] * len(structure))
 
 
 class Filter(Function):
@@ -211,14 +214,14 @@ class Filter(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, ops: Operators, values: Tensor, weights: Tensor, reverse: bool,
              *structure: Tensor) -> tuple[Tensor, int]:  # fmt: skip
-        _check_shared(in_dims[4:])
-        size = info.batch_size
+        size, joint = info.batch_size, of_all(in_dims[4:], structure)
         values = front(values, in_dims[1], size)
+        if joint is not None:  # built inside: the samples are its pictures
+            weights = common(weights, in_dims[2])
+            return ops.filter(values.flatten(0, 1), weights, reverse, joint).view(values.shape), 0
         if in_dims[2] is not None:  # one lattice, but weights that each sample moves by itself
             each = zip(values, front(weights, in_dims[2], size), strict=True)
             return torch.stack([ops.filter(v, w, reverse, structure) for v, w in each]), 0
-        if ops.total(structure) == size * values.shape[1]:  # built inside: the samples are its pictures
-            return ops.filter(values.flatten(0, 1), weights, reverse, structure).view(values.shape), 0
         size, points, channels = values.shape  # built outside: the samples are more channels
         joined = values.transpose(0, 1).flatten(1)
         return ops.filter(joined, weights, reverse, structure).view(points, size, channels), 1
@@ -262,11 +265,11 @@ class WeightGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, ops: Operators, x: Tensor, g: Tensor, weights: Tensor,
              *structure: Tensor) -> tuple[Tensor, int | None]:  # fmt: skip
-        _check_shared(in_dims[4:])
-        size = info.batch_size
+        size, joint = info.batch_size, of_all(in_dims[4:], structure)
         x, g = front(x, in_dims[1], size), front(g, in_dims[2], size)
-        if in_dims[3] is None and ops.total(structure) == size * x.shape[1]:
-            return ops.weight_gradient(x.flatten(0, 1), g.flatten(0, 1), weights, structure), None
+        if joint is not None:
+            weights = common(weights, in_dims[3])
+            return ops.weight_gradient(x.flatten(0, 1), g.flatten(0, 1), weights, joint), None
         each = zip(x, g, front(weights, in_dims[3], size), strict=True)
         return torch.stack([ops.weight_gradient(a, b, w, structure) for a, b, w in each]), 0
 
@@ -300,11 +303,11 @@ class FeatureGradient(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, ops: Operators, grad_weights: Tensor, features: Tensor, scale: float,
              *structure: Tensor) -> tuple[Tensor, int]:  # fmt: skip
-        _check_shared(in_dims[4:])
-        size = info.batch_size
+        size, joint = info.batch_size, of_all(in_dims[4:], structure)
         features = front(features, in_dims[2], size)
-        if in_dims[1] is None and ops.total(structure) == features.shape[:-1].numel():
-            flat = ops.feature_gradient(grad_weights, features.flatten(0, 1), scale, structure)
+        if joint is not None:
+            grad_weights = common(grad_weights, in_dims[1])
+            flat = ops.feature_gradient(grad_weights, features.flatten(0, 1), scale, joint)
             return flat.view(features.shape), 0
         each = zip(front(grad_weights, in_dims[1], size), features, strict=True)
         return torch.stack([ops.feature_gradient(g, f, scale, structure) for g, f in each]), 0
@@ -338,18 +341,7 @@ class WeightTangent(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, ops: Operators, step: Tensor, scale: float,
              *structure: Tensor) -> tuple[Tensor, int | None]:  # fmt: skip
-        _check_shared(in_dims[3:])
-        step = front(step, in_dims[1], info.batch_size)
-        if ops.total(structure) == step.shape[:-1].numel():
-            return ops.weight_tangent(step.flatten(0, 1), scale, structure), None
+        step, joint = front(step, in_dims[1], info.batch_size), of_all(in_dims[3:], structure)
+        if joint is not None:
+            return ops.weight_tangent(step.flatten(0, 1), scale, joint), None
         return torch.stack([ops.weight_tangent(s, scale, structure) for s in step]), 0
-
-
-def front(tensor: Tensor, dimension: int | None, samples: int) -> Tensor:
-    """A batching rule's argument with the samples of vmap first, repeated where all share it."""
-    return tensor.expand(samples, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
-
-
-def _check_shared(in_dims: Sequence[int | None]) -> None:
-    if any(dimension is not None for dimension in in_dims):
-        raise ValueError("lattice: vmap over lattices needs them built inside the mapped function")

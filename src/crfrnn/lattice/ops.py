@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from crfrnn import _native
-from crfrnn.lattice.derivatives import Operators, Structure
+from crfrnn.lattice.derivatives import Operators
+from crfrnn.lattice.samples import Structure
 
 _library = torch.library.Library("crfrnn", "DEF")
 
@@ -28,14 +29,13 @@ _library.define(
     "lattice_feature_gradient(Tensor grad_weights, Tensor features, float scale, Tensor table) -> Tensor"
 )
 
-TOTAL = 8  # word of the table that holds the number of points, masked ones included
-VERTICES = 6
+VERTICES = 6  # word of the table that holds the number of vertices
 
 
 class Table(NamedTuple):
     """The parts of a table that Python reads, see native/lattice.hpp."""
 
-    total: int
+    total: int  # points, masked ones included
     vertices: int
     order: Tensor  # [P] sorted position -> point
     run: Tensor  # [S] points of each simplex
@@ -50,7 +50,7 @@ def read_table(table: Tensor) -> Table:
     words = (points, simplices + 1, simplices * size, (simplices * size + 3) // 4, 2 * size * vertices)
     order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
     return Table(
-        head[TOTAL],
+        head[8],
         vertices,
         order.long(),
         start.diff().long(),
@@ -159,5 +159,5 @@ def _ranks(structure: Structure) -> tuple[Tensor, Tensor]:
     return table.rank.repeat_interleave(table.run, 0), table.order
 
 
-operators = Operators("", _ranks, lambda structure: int(structure[0][TOTAL]))
+operators = Operators("", _ranks)
 operators.register(_library)

@@ -14,8 +14,8 @@ from crfrnn.lattice import (
     triton_exact,  # noqa: F401  registers torch.ops.crfrnn.triton_gaussian_*
     triton_ops,
 )
-from crfrnn.lattice.derivatives import Structure
 from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.samples import Structure, joined, split
 from crfrnn.lattice.triton_launch import INTERPRETED as INTERPRETED
 from crfrnn.lattice.validate import describe
 
@@ -52,5 +52,5 @@ def num_vertices(structure: Structure) -> int:
 
 def diagonal(weights: Tensor, structure: Structure) -> Tensor:
     """The operator's own diagonal, Float[B·N], 0 at masked points."""
-    corner, rank, neighbour = (t.long() for t in structure[:3])
-    return reference.diagonal(weights, (corner, neighbour, rank))
+    corner, rank, neighbour = (t.long() for t in joined(structure)[:3])
+    return split(reference.diagonal(weights, (corner, neighbour, rank)), structure)

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.derivatives import front
+from crfrnn.lattice.samples import front
 from crfrnn.lattice.triton_launch import FUSED, ceil_div, on_device, power_of_2
 
 TILE = 64  # rows and columns of a tile; half the columns where there are two products: no spills
