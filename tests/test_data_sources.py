@@ -3,11 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -108,27 +103,6 @@ def test_usage(root):
         devkits.picture(root / f"images/{name}_mask.png", k)
     with pytest.raises(ValueError, match="expected the same labels, got 21 and 0 names"):
         prepare([Source("voc", root, "train")], [Source("folder", root / "images", options={"masks": None})])
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_code_in_the_docs_runs(tmp_path, monkeypatch):
-    devkits.voc(tmp_path, {"train": list("abcde"), "val": list("xyz")}, size=SIZE)
-    devkits.picture(tmp_path / "coco/train2014/m.jpg", 5, SIZE)
-    (tmp_path / "coco/annotations").mkdir()
-    square = [[0, 0, 20, 0, 20, 20, 0, 20]]
-    content = {
-        "categories": [{"id": 18, "name": "dog"}],
-        "images": [{"id": 1, "file_name": "m.jpg", "height": SIZE[0], "width": SIZE[1]}],
-        "annotations": [{"image_id": 1, "category_id": 18, "segmentation": square, "iscrowd": 0}],
-    }
-    (tmp_path / "coco/annotations/instances_train2014.json").write_text(json.dumps(content))
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).resolve().parents[1] / "docs/data.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(block, names)
-    assert names["train"].ids == ("a", "b", "c", "d", "e", "m")
-    assert names["image"].shape == (2, 3, 321, 321)
 
 
 @pytest.mark.real

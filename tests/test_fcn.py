@@ -191,9 +191,10 @@ def test_vgg_with_its_classifier() -> None:
     assert len(filled) == 15 and network.preprocessing == IMAGENET
     assert torch.equal(network.conv5_3.weight, state["features.28.weight"])
     # On one 7×7 map the classifier's matrices and the kernels are the same function.
-    maps = torch.randn(1, 6, 7, 7)
-    flat = F.linear(maps.flatten(1), state["classifier.0.weight"], state["classifier.0.bias"]).relu()
-    flat = F.linear(flat, state["classifier.3.weight"], state["classifier.3.bias"])
+    network, maps = network.double(), torch.randn(1, 6, 7, 7, dtype=torch.float64)
+    double = {name: tensor.double() for name, tensor in state.items()}
+    flat = F.linear(maps.flatten(1), double["classifier.0.weight"], double["classifier.0.bias"]).relu()
+    flat = F.linear(flat, double["classifier.3.weight"], double["classifier.3.bias"])
     torch.testing.assert_close(network.fc7(network.fc6(maps).relu()).flatten(), flat.flatten())
     del state["features.10.bias"]
     with pytest.raises(ValueError, match=r"features\.10\.bias"):

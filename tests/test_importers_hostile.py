@@ -223,5 +223,5 @@ def test_bad_h5_files(tmp_path: Path) -> None:
 def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     (tmp_path / "w.h5").write_bytes(b"x")
-    with pytest.raises(ImportError, match=r"crfrnn\[convert\]"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[convert\]'"):
         convert(tmp_path / "w.h5", "keras")

@@ -94,6 +94,18 @@ def test_every_signal_unwinds_as_ctrl_c_does_and_has_its_status(number: int) -> 
     assert signal.getsignal(number) == before
 
 
+def test_a_program_that_ends_takes_a_second_signal_for_the_first() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with signals.answered(lambda number: None, ending=True):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # while modules are taken down: nothing happens
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        for number in signals.NUMBERS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else before)
+
+
 def test_a_signal_that_comes_again_at_once_is_the_same_request() -> None:
     seen: list[int] = []
     with signals.answered(seen.append):

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Names of files may hold bytes that are no text, and a terminal may know few letters.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    with signals.answered(signals.leave):
+    with signals.answered(signals.leave, ending=True):
         from crfrnn.commands.parser import run
 
         run(sys.argv[1:] if arguments is None else arguments)

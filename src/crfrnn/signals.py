@@ -49,11 +49,13 @@ def _number() -> int:
 
 
 @contextmanager
-def answered(answer: Callable[[int], None]) -> Iterator[None]:
+def answered(answer: Callable[[int], None], ending: bool = False) -> Iterator[None]:
     """While it is entered, `answer` gets the number of every signal that asks the program to end.
 
     The same signal within a second is the same request. What the surroundings ignore (nohup) stays ignored;
     outside the main thread nothing changes, as only there handlers can be set.
+
+    ending: the program ends behind it. Signals that come again while it does are the same request, too.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -78,7 +80,7 @@ def answered(answer: Callable[[int], None]) -> Iterator[None]:
     finally:
         _depth[0] -= 1
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending and _last else handler)
 
 
 def unwind(number: int) -> None:
