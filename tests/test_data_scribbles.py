@@ -56,6 +56,10 @@ def test_black_and_white_is_questioned(tmp_path, name):
         assert read_unary(path, kind=kind, num_labels=1).logits.shape == (1, 2, 3)
         found = read_unary(path, kind="scribbles", num_labels=2, unknown=255).clamp
         assert found is not None and found.tolist() == known
+    if name == "alpha.png":  # white strokes and nothing else; fully opaque, the same would be paper
+        Image.fromarray(np.stack([np.full_like(WHITE, 255), WHITE], -1)).save(path)
+        with pytest.raises(ValueError, match="nothing but 255"):
+            read_unary(path, kind="scribbles", num_labels=2)
     np.save(tmp_path / "mended.npy", (WHITE > 0).astype("uint8"))  # the remedy
     assert read_label_map(tmp_path / "mended.npy", 2).tolist() == (WHITE > 0).astype(int).tolist()
 

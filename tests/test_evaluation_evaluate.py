@@ -141,7 +141,10 @@ def test_what_does_not_fit_is_named(result):
 def test_without_void_the_trimap_is_empty():
     result = evaluate([("a", np.array([[0, 1]]), {"plain": np.array([[0, 1]])})], 2)
     assert np.isnan(result.score("plain", "trimap_iu"))
-    assert "| plain | 100.00 " in result.markdown(samples=10)
+    text = result.markdown(samples=10)
+    assert "| plain | 100.00 " in text
+    assert "nan" not in text
+    assert "void pixels, of which the truth has none" in text
 
 
 def test_methods_are_compared_over_the_labels_of_the_truth():

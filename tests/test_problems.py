@@ -127,6 +127,15 @@ def test_progress_lines_come_now_and_then() -> None:
             now[0] += 30
             lines.update(task, None, done, None)
     assert said[0] == said[4] == "fit, epoch 1: 1 of 4, 30 s each, 1 min 30 s left"
+    said.clear()
+    lines = Lines(said.append, clock=lambda: now[0])
+    now[0] += 10
+    task = lines.add("train", 300)
+    now[0] += 1e-5
+    lines.update(task, None, 1, None)
+    now[0] += 1.6
+    lines.update(task, None, 300, None)
+    assert said == ["train: 1 of 300", "train: 300 of 300, 187 a second"]
 
 
 def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(

@@ -218,7 +218,11 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path: Path, monkeypatch: pyt
     assert same(done.segmenter, Segmenter.from_pretrained(tmp_path / "out")) and not same(
         done.segmenter, Segmenter.from_pretrained(done.best)
     )
-    assert [line.endswith("the best so far") for line in told if "epoch" in line][-3:] == [True, True, False]
+    assert [line.endswith("the best of this stage so far") for line in told if "epoch" in line][-3:] == [
+        True,
+        True,
+        False,
+    ]
     again = train(recipe, tmp_path / "out", trainer=CPU)  # all is done
     assert again.best_line == done.best_line
     train(recipe, tmp_path / "less", trainer=CPU, keep_best=False)

@@ -8,6 +8,7 @@ work: help and usage errors come without torch.
 from __future__ import annotations
 
 import functools
+import math
 import traceback
 import warnings
 from collections import Counter
@@ -366,9 +367,10 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
 
 
 def figures_line(figures: dict[str, float]) -> str:
-    """Mean IU 68.53, trimap 54.92, …, in percent."""
+    """Mean IU 68.53, trimap 54.92, …, in percent; those alone that could be measured."""
     titles = {"mean_iu": "mean IU", "trimap_iu": "trimap IU", "pixel_accuracy": "pixel accuracy"}
-    parts = [f"{title} {100 * figures[name]:.2f}" for name, title in titles.items() if name in figures]
+    known = {name: figures[name] for name in titles if not math.isnan(figures.get(name, math.nan))}
+    parts = [f"{titles[name]} {100 * value:.2f}" for name, value in known.items()]
     return ", ".join([*parts, f"loss {figures['loss']:.4f}"] if "loss" in figures else parts)
 
 

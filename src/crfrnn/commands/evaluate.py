@@ -198,6 +198,7 @@ def _differences(result: Evaluation, base: str, samples: int, seed: int) -> list
 
 def _show(result: Evaluation) -> None:
     from crfrnn.evaluation import METRICS
+    from crfrnn.evaluation.tables import percent
 
     table = Table()
     table.add_column("percent")
@@ -205,6 +206,6 @@ def _show(result: Evaluation) -> None:
         table.add_column(method, justify="right", overflow="fold")
     for metric, figure in METRICS.items():
         table.add_row(
-            figure.title, *(f"{100 * result.score(method, metric):.2f}" for method in result.methods)
+            figure.title, *(percent(result.score(method, metric), missing="–") for method in result.methods)
         )
     common.out.print(table)

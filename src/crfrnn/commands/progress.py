@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FIRST = 5.0  # seconds before the first line, and between lines at least
+SOON = 0.1  # so little time says nothing of a rate
 SHARE = 0.05  # later lines wait for so much of the time that has passed: a day has some 150 lines
 Item = TypeVar("Item")
 Clock = Callable[[], float]
@@ -68,9 +69,11 @@ def _line(task: _Task, now: float) -> str:
     of = "" if task.total is None else f" of {task.total}"
     parts = [f"{task.description}: {task.done}{of}"]
     took = now - task.began
-    if task.done > 0 and took > 0:
+    if task.done > 0 and took >= SOON:
         rate = task.done / took
-        parts.append(f"{rate:.2g} a second" if rate >= 1 else f"{1 / rate:.2g} s each")
+        parts.append(
+            f"{rate:.{'0f' if rate >= 10 else '2g'}} a second" if rate >= 1 else f"{1 / rate:.2g} s each"
+        )
         if task.total is not None and task.done < task.total:
             parts.append(f"{_span((task.total - task.done) / rate)} left")
     return ", ".join(parts)

@@ -99,7 +99,8 @@ def tiles(
                 progress=lambda n, total: bar.update(task, completed=n, total=total),
             )  # fmt: skip
     common.out.print(
-        f"{done.tiles} tiles of at most {done.side} pixels, overlap {done.overlap}; "
+        f"{done.tiles} {'tile' if done.tiles == 1 else 'tiles'} of at most {done.side} pixels, "
+        f"overlap {done.overlap}; "
         f"{100 * done.changed:.1f} % of the pixels changed."
     )
     common.out.print(f"Label map: {output}", markup=False)

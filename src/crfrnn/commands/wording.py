@@ -16,6 +16,10 @@ _VALUE = r"'[^']*'|\"[^\"]*\"|-?\d[\d.e+-]*\b"
 _KEYWORD = re.compile(rf"(?<![(,\w.'\x22])(?<!, )\b([a-z]\w*)=({_VALUE})?(?![\w(\[])")  # \x22: "
 _LEADING = re.compile(r"(^|: )([a-z]\w*)(?=: expected)")
 _FOR_PYTHON = re.compile(r" \(or[^()]*raise max_\w+\)")  # a limit that no option changes
+_BESIDE = re.compile(
+    r"(?<=[\w)]) \(([a-z]\w*)=(?:\([^()]*\))?\)"
+)  # the argument, in brackets behind the option
+_TWICE = re.compile(r"(?<!\S)(--[a-z][a-z-]*(?: [\w.,+-]+)??)(?: or \1| \(\1\))(?!\w)")
 _AMBIGUOUS = {"labels"}  # as the first word: the labels of a map, not their number
 
 
@@ -44,6 +48,8 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
 
     >>> in_options("kind: expected one of …; say axes='lwh'", {"axes": "--layout", "kind": "--kind"})
     '--kind: expected one of …; say --layout lwh'
+    >>> in_options("say so: --void 255 or unknown=255", {"unknown": "--void"})
+    'say so: --void 255'
     """
 
     def option(found: re.Match[str]) -> str:
@@ -56,4 +62,8 @@ def in_options(message: str, options: Mapping[str, str]) -> str:
         before, name = found.groups()
         return found[0] if name in _AMBIGUOUS else before + options.get(name, name)
 
-    return _KEYWORD.sub(option, _LEADING.sub(first, _FOR_PYTHON.sub("", message)))
+    def beside(found: re.Match[str]) -> str:
+        return "" if found[1] in options else found[0]
+
+    message = _BESIDE.sub(beside, _FOR_PYTHON.sub("", message))
+    return _TWICE.sub(r"\1", _KEYWORD.sub(option, _LEADING.sub(first, message)))

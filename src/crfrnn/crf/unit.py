@@ -114,5 +114,5 @@ def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
         found, remedy = "all values lie in 0..1 and sum to 1", "unary.clamp_min(1e-5).log()"
     warn(
         f"unary: read as logits, but {found}; if they are probabilities, say kind='probabilities' "
-        f"(--kind probabilities) of a file, or give their logits: {remedy}"
+        f"(--kind probabilities) where a file is read, or give their logits: {remedy}"
     )

@@ -223,9 +223,17 @@ def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run,
     else:
         keys = sorted({*before.settings, *run.settings})
         differ = [key for key in keys if before.settings.get(key) != run.settings.get(key)]
-        said = ", ".join(f"{key} {before.settings.get(key)} (now {run.settings.get(key)})" for key in differ)
+        said = ", ".join(
+            f"{key} {_said(before.settings.get(key))} (now {_said(run.settings.get(key))})" for key in differ
+        )
         expected, got = "a folder begun with the same settings", f"one with {name!r} of {said}"
     return FileError(role, manifest.folder, expected, got, ANEW)
+
+
+def _said(setting: object) -> str:
+    if setting is None:
+        return "not given"
+    return str(setting) if not isinstance(setting, bool) else "on" if setting else "off"
 
 
 def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders) -> dict[str, Entry]:

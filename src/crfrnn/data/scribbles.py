@@ -93,7 +93,7 @@ def read_scribbles(
             return read_label_map(path, num_labels, unknown=unknown, role=role, paper=True)
         labels, opaque = _seen_through(picture, path, role)
         if unknown is None and num_labels > 1:
-            ask_about_white(labels[opaque], role, path, paper=True)
+            ask_about_white(labels[opaque], role, path, paper=bool(opaque.all()))  # strokes are no paper
         labels[(labels == _unknown(unknown, num_labels)) | ~opaque] = FREE
         check_labels(labels, num_labels, path, role, void=FREE)
         return labels

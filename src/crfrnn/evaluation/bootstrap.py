@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,9 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def percent(self, digits: int = 2) -> str:
-        """``68.53 [67.01, 69.95]``."""
+        """``68.53 [67.01, 69.95]``, or ``–`` where there was nothing to measure."""
+        if math.isnan(self.value):
+            return "–"
         value, low, high = (f"{100 * x:.{digits}f}" for x in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 

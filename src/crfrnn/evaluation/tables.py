@@ -26,10 +26,10 @@ def score_lines(result: Evaluation, intervals: bool, options: dict[str, Any]) ->
     for row in result.rows():
         line: dict[str, str] = {}
         for name, value in row.items():
-            line[name] = value if name == "method" else _percent(value, 4)
+            line[name] = value if name == "method" else percent(value, 4)
             if intervals and name in METRICS:
                 found = result.interval(row["method"], name, **options)
-                line[f"{name}_low"], line[f"{name}_high"] = _percent(found.low, 4), _percent(found.high, 4)
+                line[f"{name}_low"], line[f"{name}_high"] = percent(found.low, 4), percent(found.high, 4)
         if not header:
             header = ["pictures", "trimap_width", *line]
             yield header
@@ -40,7 +40,7 @@ def curve_lines(result: Evaluation) -> Iterable[list[str]]:
     curves = [result.trimap_curve(method) for method in result.methods]
     yield ["width", *result.methods]
     for width, values in enumerate(zip(*curves, strict=True), start=1):
-        yield [str(width), *(_percent(value, 4) for value in values)]
+        yield [str(width), *(percent(value, 4) for value in values)]
 
 
 def markdown(result: Evaluation, intervals: bool, baseline: str | None, options: dict[str, Any]) -> str:
@@ -54,11 +54,13 @@ def markdown(result: Evaluation, intervals: bool, baseline: str | None, options:
             [m, *(result.difference(m, baseline, x, **options).percent() for x in METRICS)] for m in others
         )
         parts.append(f"Difference to {_cell(baseline)}:\n\n" + table(["method", *titles], rows))
-    labels = ([m, *(_percent(v, 1) for v in result.per_label_iu(m))] for m in result.methods)
+    labels = ([m, *(percent(v, 1) for v in result.per_label_iu(m))] for m in result.methods)
     parts.append("IU per label:\n\n" + table(["method", *result.class_names], labels))
     note = f"{len(result.ids)} pictures; percent; trimap of {result.trimap_width} pixels"
     among, of = len(result.true_labels), len(result.class_names)
     note += f"; means over the {among} of {of} labels that occur in the truth, the same for every method"
+    if any(math.isnan(result.score(method, "trimap_iu")) for method in result.methods):
+        note += "; no trimap figures: a trimap lies around void pixels, of which the truth has none"
     if intervals or baseline is not None:
         level = options.get("level", 0.95)
         note += f"; [{100 * level:g} % bootstrap interval over pictures]"
@@ -71,7 +73,7 @@ def _score_cells(result: Evaluation, method: str, intervals: bool, options: dict
             method,
             *(result.interval(method, metric, **options).percent() for metric in METRICS),
         ]
-    return [method, *(_percent(result.score(method, metric), 2) for metric in METRICS)]
+    return [method, *(percent(result.score(method, metric), missing="–") for metric in METRICS)]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -84,5 +86,6 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _percent(value: float, digits: int) -> str:
-    return "" if math.isnan(value) else f"{100 * value:.{digits}f}"
+def percent(value: float, digits: int = 2, missing: str = "") -> str:
+    """In percent, or `missing` where there was nothing to measure."""
+    return missing if math.isnan(value) else f"{100 * value:.{digits}f}"

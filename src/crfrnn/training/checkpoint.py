@@ -111,7 +111,8 @@ class StageFiles(Checkpoint):
             val = "" if pl_module.val is None else f", {100 * line['val_mean_iu']:.2f} (val)"
             self.say(
                 f"  epoch {line['epoch']} of {pl_module.stage.epochs}: loss {line['loss']:.4f}, "
-                f"mean IU {100 * line['train_mean_iu']:.2f} (train){val}{', the best so far' if best else ''}"
+                f"mean IU {100 * line['train_mean_iu']:.2f} (train){val}"
+                f"{', the best of this stage so far' if best else ''}"
             )
 
     def _tell(self, pl_module: Any, what: str, done: int, total: int) -> None:

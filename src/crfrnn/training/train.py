@@ -83,7 +83,11 @@ def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
     known = [*found.values(), val]
     num_labels = max(max(len(s.class_names), *(item.num_labels or 0 for item in s)) for s in known)
     if num_labels < 1:
-        raise ValueError("data: expected labels.txt or the option num_labels of a folder, got neither")
+        raise ValueError(
+            "data: expected labels.txt or the option num_labels of a folder, got neither; write the labels' "
+            "names to labels.txt in the folder, one a line, or say in the recipe: "
+            "{kind: folder, root: FOLDER, options: {num_labels: 2}}"
+        )
     if data.long_side is not None:
         found = {name: reduced(part, data.long_side) for name, part in found.items()}
         val = reduced(val, data.long_side)
@@ -196,7 +200,7 @@ def train(
             history += json.loads(done.read_text(encoding="utf-8"))
             continue
         if say:
-            say(f"stage {stage.name}: {stage.epochs} epochs")
+            say(f"stage {stage.name}: {stage.epochs} epoch{'' if stage.epochs == 1 else 's'}")
         with stop:
             told = {"say": say, "progress": progress, "keep_best": keep_best}
             lines = _run(segmenter, recipe, stage, number, sets, home, dict(trainer or {}), stop, told)

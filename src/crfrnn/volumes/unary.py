@@ -82,7 +82,7 @@ def label_unary(
     if num_labels is not None:
         numbers = np.arange(num_labels)
         remedy = (
-            "leave num_labels out to take the numbers that occur, or say which one means unknown: unknown="
+            "leave out num_labels= to take the numbers that occur, or say which one means unknown: unknown="
         )
     else:
         numbers = np.union1d(found, [0, 1] if len(found) < 2 else [])  # a label alone has no rival

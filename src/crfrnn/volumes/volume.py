@@ -166,7 +166,7 @@ def _fill_outside(channels: NDArray[np.float64], mask: NDArray[np.bool_] | None)
         bad = int((~np.isfinite(channels)).sum())
         raise ValueError(
             f"guide: expected finite values, got {bad} NaN or infinite; leave such voxels out with "
-            "mask=np.isfinite(guide), or fill them with a value of the background"
+            "mask=, such as np.isfinite(guide), or fill them with a value of the background"
         )
 
 
