@@ -50,6 +50,11 @@ AXES: dict[str, tuple[Tensor, Tensor, Tensor]] = {
     "width before height": (UNARY.transpose(-2, -1), IMAGE, refine(UNARY, IMAGE)),
     "grey without channels": (UNARY, GREY, refine(UNARY, GREY[:, None])),
     "one grey picture": (UNARY[:1], GREY[0], refine(UNARY[:1], GREY[:1, None])),
+    "one picture without an axis for the batch": (
+        UNARY,
+        IMAGE[0],
+        refine(UNARY, IMAGE[:1].expand(2, -1, -1, -1)),
+    ),
     "one picture for the batch": (UNARY, IMAGE[:1], refine(UNARY, IMAGE[:1].expand(2, -1, -1, -1))),
 }
 
@@ -74,6 +79,14 @@ def test_another_size_is_resized() -> None:
     assert refine(grown, IMAGE).shape == UNARY.shape
 
 
+def test_another_number_of_pictures() -> None:
+    assert message(lambda: refine(UNARY[:1], IMAGE)) == "give one picture"
+    assert (
+        message(lambda: refine(UNARY, IMAGE.repeat(2, 1, 1, 1)))
+        == "give one picture for each of the 2 unaries"
+    )
+
+
 def test_another_number_of_labels() -> None:
     wrong = torch.zeros(2, 5, *SIZE)
     expression = re.search(r"CRFRNN\(5", message(lambda: refine(wrong, IMAGE)))
@@ -95,6 +108,15 @@ def test_parameters_that_training_drove_to_nonsense(name: str, value: float) -> 
     exec(line[0], {"crf": crf})
     usual = CRFRNN(LABELS, spatial_method="lattice").eval()
     assert torch.allclose(crf(UNARY, IMAGE), usual(UNARY, IMAGE), atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["spatial_weights", "bilateral_weights", "compatibility", "log_temperature"])
+def test_numbers_that_training_drove_to_nonsense(name: str) -> None:
+    crf = CRFRNN(LABELS, temperature=1.0).eval()
+    with torch.no_grad():
+        getattr(crf, name).fill_(math.nan)
+    with pytest.raises(ValueError, match=f"^{name}: expected .* got .*nan.* earlier epoch"):
+        crf(UNARY, IMAGE)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])

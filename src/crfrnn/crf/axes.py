@@ -51,9 +51,10 @@ def remedy(unary: Tensor, image: Tensor, num_labels: int | None = None) -> str |
 
 def _repeated(unary: Tensor, image: Tensor) -> list[Move]:
     """One picture for a whole batch."""
-    if image.ndim < 3 or image.shape[0] != 1:
+    alone = image.ndim == unary.ndim - 1
+    if not alone and (image.ndim < 3 or image.shape[0] != 1):
         return []
-    shape = (unary.shape[0], *[-1] * (image.ndim - 1))
+    shape = (unary.shape[0], *[-1] * (unary.ndim - 1 if alone else image.ndim - 1))
     return [("{}.expand(" + ", ".join(map(str, shape)) + ")", lambda x: x.expand(*shape))]
 
 

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import axes, binary, onnx_node, unit, validate
+from crfrnn.crf import axes, binary, onnx_node, unit, unusable, validate
 from crfrnn.crf.iteration import ACTIVATIONS
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import GRADIENTS, PRECISIONS, mean_field
 from crfrnn.crf.presets import Preset, preset_named
-from crfrnn.lattice.validate import RESOLUTION, exporting, readable, refuse_torchscript
+from crfrnn.lattice.validate import exporting, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
 
@@ -195,15 +194,7 @@ class CRFRNN(nn.Module):
             )
             return spatial, bilateral
 
-        if torch.compiler.is_compiling():
-            return build()
-        try:
-            return build()
-        except ValueError as error:
-            blamed = self._blame(image) if readable(image) and image.numel() else None
-            if blamed is None:
-                raise
-            raise ValueError(blamed) from error
+        return unusable.named(build, lambda: unusable.bandwidth(self, image), image)
 
     def forward(
         self,
@@ -267,37 +258,26 @@ class CRFRNN(nn.Module):
             logits = unary
             if self.log_temperature is not None:
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
-            refined = mean_field(
-                binary.two_labels(logits, 1) if self._one_logit else logits,
-                self.kernels(image, mask, dtype, origin, guide_components) if steps else (),
-                (self.spatial_weights, self.bilateral_weights) if steps else (),
-                self.compatibility,
-                steps,
-                mask=mask,
-                clamp=clamp,
-                activation=self.activation,
-                damping=self.damping,
-                tolerance=self.tolerance,
-                gradient=self.gradient,
-                precision=self.precision,
-            )
-            return binary.one_logit(refined, 1) if self._one_logit else refined
+            kernels = self.kernels(image, mask, dtype, origin, guide_components) if steps else ()
 
-    def _blame(self, image: Tensor) -> str | None:
-        """The parameter that no kernel can be built with, and how to set it anew; None: another reason."""
-        limit = RESOLUTION / torch.finfo(image.dtype).eps
-        spans = (max(image.shape[2:]), float(image.detach().abs().max()), max(image.shape[2:]))
-        for name, usual, span in zip(Preset._fields[:3], preset_named(None)[:3], spans, strict=True):
-            log = getattr(self, f"log_{name}").detach()
-            least = span / limit
-            if bool(((log.exp() > least) & log.exp().isfinite()).all()):
-                continue
-            return (
-                f"log_{name}: expected the logarithm of a finite bandwidth above {least:.2g} (the picture "
-                f"spans {span:.4g}), got {log.tolist()}; load the parameters of an earlier epoch, or set it "
-                f"anew: crf.log_{name}.data.fill_({math.log(usual):.4g}), and train with a lower rate"
-            )
-        return None
+            def infer() -> Tensor:
+                return mean_field(
+                    binary.two_labels(logits, 1) if self._one_logit else logits,
+                    kernels,
+                    (self.spatial_weights, self.bilateral_weights) if steps else (),
+                    self.compatibility,
+                    steps,
+                    mask=mask,
+                    clamp=clamp,
+                    activation=self.activation,
+                    damping=self.damping,
+                    tolerance=self.tolerance,
+                    gradient=self.gradient,
+                    precision=self.precision,
+                )
+
+            refined = unusable.named(infer, lambda: unusable.number(self), unary)
+            return binary.one_logit(refined, 1) if self._one_logit else refined
 
     def __prepare_scriptable__(self) -> CRFRNN:
         refuse_torchscript("CRFRNN", scripting=True)

@@ -298,12 +298,17 @@ def check_image(image: Any, unary: Tensor, num_labels: int | None = None) -> Ten
         raise ValueError(
             f"image: expected [B, C, *spatial] with batch {unary.shape[0]} and size {tuple(unary.shape[2:])} "
             f"as unary has, got {describe(image)}; "
-            + (axes.remedy(unary, image, num_labels) or _resize(image))
+            + (axes.remedy(unary, image, num_labels) or (_resize(image) if fits else _one_for_each(unary)))
         )
     if image.shape[1] < 1:
         raise ValueError(f"image: expected at least one channel on axis 1, got {describe(image)}")
     check_device("image", image, unary)
     return image
+
+
+def _one_for_each(unary: Tensor) -> str:
+    batch = unary.shape[0]
+    return f"give one picture for each of the {batch} unaries" if batch > 1 else "give one picture"
 
 
 def _resize(image: Tensor) -> str:
