@@ -235,3 +235,31 @@ def test_processes_do_not_outlive_the_run_and_leave_no_half_file(
     while Path(f"/proc/{worker}").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert time.monotonic() < until
+
+
+IMPORTS = """
+import sys, time
+from pathlib import Path
+from crfrnn.pseudo.workers import work_through
+
+if __name__ == "__main__":
+    try:
+        list(work_through(print, [[0]], 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
+else:
+    Path(sys.argv[1]).touch()
+    time.sleep(1)
+"""
+
+
+def test_ctrl_c_while_a_process_imports_shows_no_traceback_of_it(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(IMPORTS)
+    words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "imports")]
+    run = subprocess.Popen(words, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not (tmp_path / "imports").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=100)
+    assert (run.returncode, said) == (130, "")

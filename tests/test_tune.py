@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -56,13 +57,20 @@ def test_a_study_is_resumed(data: UnaryDataset, tmp_path: Path, name: str) -> No
         tune(data, replace(CONFIG, metric="loss"), study=path)
 
 
-def test_an_interrupted_search_keeps_what_it_has(data: UnaryDataset) -> None:
+def test_an_interrupted_search_keeps_what_it_has(data: UnaryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", logged.append)
+    logging.getLogger("optuna").addHandler(handler)
+
     def report(what: str, trial: int, *_: object) -> None:
         if trial == 2:
             raise KeyboardInterrupt
 
     result = tune(data, CONFIG, report=report)
+    logging.getLogger("optuna").removeHandler(handler)
     assert result.interrupted and len(result.trials) == 2
+    assert not logged  # optuna would show the traceback
 
 
 @pytest.mark.parametrize(

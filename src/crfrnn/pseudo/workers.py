@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -60,7 +61,8 @@ def _pool(
         while waiting or running:
             try:
                 while waiting and len(running) < ahead * processes:
-                    running[pool.submit(work, waiting[0])] = waiting[0]
+                    with _ctrl_c_later():
+                        running[pool.submit(work, waiting[0])] = waiting[0]
                     waiting.popleft()
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -76,12 +78,30 @@ def _pool(
 
 def _start(pool: ProcessPoolExecutor) -> None:
     try:
-        pool.submit(_one_thread).result()
+        with _ctrl_c_later():
+            first = pool.submit(_one_thread)
+        first.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "processes: expected processes that start, got none that does; in a script, call this under "
             "`if __name__ == '__main__':` (a spawned process imports the script), or say processes=1"
         ) from error
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and in a process that is started meanwhile until `_begin`.
+
+    A terminal sends it to every process, and one that imports would show a traceback from the middle of that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _one_thread() -> None:
@@ -92,6 +112,10 @@ def _begin() -> None:
     """In a new process: one thread, no file left behind, and no life without the process that started it."""
     _one_thread()
     signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_follow, daemon=True).start()
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +190,10 @@ def _layer(num_labels: int, numbers: dict[str, float], config: TuneConfig) -> CR
 
 def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDataset) -> Any:
     """The study, new or resumed; the presets are its first trials."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says when it waits for a lock
+    logging.getLogger("optuna.study").setLevel(
+        logging.ERROR
+    )  # else the traceback of the trial that is stopped
     storage = None if study is None else open_storage(optuna, study)
     found = optuna.create_study(
         study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True,
