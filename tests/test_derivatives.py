@@ -175,6 +175,13 @@ def test_torch_func_on_the_default_layer() -> None:
     close(torch.func.hessian(value)(unary), functional.hessian(value, unary), rtol=1e-3, atol=1e-4)
 
 
+def test_many_rows_at_once_of_the_exact_method() -> None:
+    crf = CRFRNN(2, **GENERIC, spatial_method="exact", bilateral_method="exact", iterations=2).double()
+    unary, image = picture()
+    for run, at in ((lambda u: crf(u, image), unary), (lambda i: crf(unary, i), image)):
+        close(functional.jacobian(run, at, vectorize=True), functional.jacobian(run, at))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_gradients_of_each_sample(dtype: torch.dtype) -> None:
     crf = CRFRNN(2, **GENERIC, iterations=2).to(dtype)
