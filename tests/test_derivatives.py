@@ -175,6 +175,18 @@ def test_torch_func_on_the_default_layer() -> None:
     close(torch.func.hessian(value)(unary), functional.hessian(value, unary), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lattice", "exact"])
+def test_forward_mode_inside_forward_mode_is_refused(method: str) -> None:
+    crf = CRFRNN(2, **GENERIC, bilateral_method=method).double()
+    unary, image = picture()
+
+    def slope(u: Tensor) -> Tensor:
+        return torch.func.jvp(lambda v: crf(v, image), (u,), (unary,))[1]
+
+    with pytest.raises(NotImplementedError, match=r"forward mode at most once.*jacfwd\(jacrev"):
+        torch.func.jvp(slope, (unary,), (unary,))
+
+
 def test_many_rows_at_once_of_the_exact_method() -> None:
     crf = CRFRNN(2, **GENERIC, spatial_method="exact", bilateral_method="exact", iterations=2).double()
     unary, image = picture()

@@ -27,6 +27,7 @@ from torch.autograd import Function
 
 from crfrnn.lattice import reference
 from crfrnn.lattice.samples import Structure, common, front, of_all
+from crfrnn.lattice.validate import refuse_forward_over_forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +52,13 @@ class Operators:
     def build(self, features: Tensor, mask: Tensor | None, scale: float, *options: Any) -> Structure:
         if torch.compiler.is_compiling():
             return self.operator("build")(features, mask, scale, *options)
+        refuse_forward_over_forward()
         return Build.apply(self, features, mask, scale, *options)  # pyright: ignore[reportReturnType]
 
     def filter(self, values: Tensor, weights: Tensor, reverse: bool, structure: Sequence[Tensor]) -> Tensor:
         if torch.compiler.is_compiling():
             return self.operator("filter")(values, weights, reverse, *structure)
+        refuse_forward_over_forward()
         return Filter.apply(self, values, weights, reverse, *structure)  # pyright: ignore[reportReturnType]
 
     def filter_tangent(

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from crfrnn.lattice.lattice import BACKENDS
-from crfrnn.lattice.validate import check_features, check_values, compute_dtype, exporting
+from crfrnn.lattice.validate import (
+    check_features,
+    check_values,
+    compute_dtype,
+    exporting,
+    refuse_forward_over_forward,
+)
 
 BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
 MOST_TRITON_DIMENSIONS = 16
@@ -41,6 +47,8 @@ def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None
             f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
             f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
         )
+    if not torch.compiler.is_compiling():
+        refuse_forward_over_forward()
     gaussian_sum = (_GaussianSum if torch.compiler.is_compiling() else _SumInBothModes).apply
     dtype = compute_dtype(features, values, queries)
     # Contiguous, because the bits of torch's products depend on the layout.

@@ -79,6 +79,21 @@ def in_forward_mode() -> bool:
     return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
 
 
+def refuse_forward_over_forward() -> None:
+    """NotImplementedError inside torch.func.jvp of torch.func.jvp (or jacfwd).
+
+    There torch drops what the outer one changes in the rule of an autograd function: wrong numbers.
+    """
+    functorch = getattr(torch._C, "_functorch", None)
+    levels = getattr(functorch, "get_interpreter_stack", lambda: None)() if in_functorch() else None
+    if sum(level.key() == functorch.TransformType.Jvp for level in levels or ()) > 1:  # pyright: ignore[reportOptionalMemberAccess]
+        raise NotImplementedError(
+            "filter: expected forward mode at most once, got jvp or jacfwd inside another, which torch "
+            "cannot do for functions with rules of their own; take reverse mode inside, such as "
+            "jacfwd(jacrev(f)), hessian(f), or jvp of grad(f)"
+        )
+
+
 def transformed() -> bool:
     """True where a derivative of the code that runs may be asked for, other than by `backward`."""
     return in_functorch() or in_forward_mode()
