@@ -145,6 +145,13 @@ def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path,
     assert make(out, item(source, out), item(other, out), item(third, out), resume=True) == 2
 
 
+def test_settings_that_differ_are_named_one_by_one(tmp_path: Path, source: Path) -> None:
+    out, recipe = tmp_path / "out", {"levels": (0.3, 0.05), "theta": 3}
+    make(out, item(source, out), theta=recipe)
+    said = r"of theta.theta 3 \(now 4\), theta.weight not given \(now on\);"
+    refused(out, item(source, out), says=said, theta={**recipe, "theta": 4, "weight": True}, resume=True)
+
+
 def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, source: Path) -> None:
     other = source.with_name("b.jpg")
     other.write_bytes(b"photograph b")

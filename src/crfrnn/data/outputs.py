@@ -221,13 +221,22 @@ def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run,
     elif before.command != run.command:
         expected, got = f"no results of another command than {run.command}", f"{name!r} of {before.command}"
     else:
-        keys = sorted({*before.settings, *run.settings})
-        differ = [key for key in keys if before.settings.get(key) != run.settings.get(key)]
-        said = ", ".join(
-            f"{key} {_said(before.settings.get(key))} (now {_said(run.settings.get(key))})" for key in differ
-        )
+        was, now = _flat(before.settings), _flat(run.settings)
+        differ = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
+        said = ", ".join(f"{key} {_said(was.get(key))} (now {_said(now.get(key))})" for key in differ)
         expected, got = "a folder begun with the same settings", f"one with {name!r} of {said}"
     return FileError(role, manifest.folder, expected, got, ANEW)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the entries of a setting that has entries in its place: ``recipe.iterations``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": inner for name, inner in _flat(value).items()})
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+    return flat
 
 
 def _said(setting: object) -> str:
