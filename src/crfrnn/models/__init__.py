@@ -2,6 +2,8 @@
 """Networks that give logits, and the segmenter that puts a CRF behind them."""
 
 from crfrnn.models import toolkits as toolkits
+from crfrnn.models.deeplab import DeepLab as DeepLab
+from crfrnn.models.deeplab import load_deeplab as load_deeplab
 from crfrnn.models.fcn import FCN as FCN
 from crfrnn.models.fcn import FCN8s as FCN8s
 from crfrnn.models.fcn import FCN16s as FCN16s
@@ -14,6 +16,7 @@ from crfrnn.models.logits import logits_of as logits_of
 from crfrnn.models.logits import resize_logits as resize_logits
 from crfrnn.models.preprocessing import CAFFE as CAFFE
 from crfrnn.models.preprocessing import CAFFE_GUIDE as CAFFE_GUIDE
+from crfrnn.models.preprocessing import DEEPLAB as DEEPLAB
 from crfrnn.models.preprocessing import IMAGENET as IMAGENET
 from crfrnn.models.preprocessing import LITE as LITE
 from crfrnn.models.preprocessing import Preprocessing as Preprocessing

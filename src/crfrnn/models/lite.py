@@ -9,52 +9,19 @@ from torch.nn import functional as F
 
 from crfrnn.data.files import PathLike
 from crfrnn.extras import install_line
+from crfrnn.models.bottleneck import Row, norm, stacked
+from crfrnn.models.logits import enlarge
 from crfrnn.models.preprocessing import LITE
 from crfrnn.models.registry import Recipe, register_network
 from crfrnn.models.weights import read_tensors
 
 STEM = 32
-# repeats, kernel, stride, expansion, channels
 STAGES = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
+    Row(1, 3, 1, 1, 16), Row(2, 3, 2, 6, 24), Row(2, 5, 2, 6, 40), Row(3, 3, 2, 6, 80), Row(3, 5, 1, 6, 112),
+    Row(4, 5, 2, 6, 192), Row(1, 3, 1, 6, 320),
 )  # fmt: skip
 SKIPS = {4: 24, 8: 40}  # channels of the last map at strides 4 and 8
 LAST_STRIDE = 16  # the stage that would go to 32 is dilated instead
-EPSILON, MOMENTUM = 1e-3, 0.01
-
-
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=EPSILON, momentum=MOMENTUM)
-
-
-class InvertedBottleneck(nn.Module):
-    """Widen (1×1), filter per channel, narrow (1×1), and add the input where shapes allow."""
-
-    def __init__(
-        self, before: int, after: int, kernel: int, stride: int, expansion: int, dilation: int
-    ) -> None:
-        super().__init__()
-        wide = before * expansion
-        self.expand = nn.Conv2d(before, wide, 1, bias=False) if expansion > 1 else None
-        self.expand_norm = _norm(wide) if expansion > 1 else None
-        # Padding by half the kernel keeps cell i of every map at picture coordinate stride·i, for any size.
-        padding = dilation * (kernel // 2)
-        self.depthwise = nn.Conv2d(
-            wide, wide, kernel, stride, padding, dilation=dilation, groups=wide, bias=False
-        )
-        self.depthwise_norm = _norm(wide)
-        self.project = nn.Conv2d(wide, after, 1, bias=False)
-        self.project_norm = _norm(after)
-        self.residual = stride == 1 and before == after
-
-    def forward(self, values: Tensor) -> Tensor:
-        wide = values
-        if self.expand is not None and self.expand_norm is not None:
-            wide = F.relu6(self.expand_norm(self.expand(wide)))
-        wide = F.relu6(self.depthwise_norm(self.depthwise(wide)))
-        narrow = self.project_norm(self.project(wide))
-        return values + narrow if self.residual else narrow
 
 
 class EfficientNetLite0(nn.Module):
@@ -72,21 +39,9 @@ class EfficientNetLite0(nn.Module):
         if last_stride not in (16, 32):
             raise ValueError(f"last_stride: expected 16 or 32, got {last_stride!r}")
         self.stem = nn.Conv2d(3, STEM, 3, 2, 1, bias=False)
-        self.stem_norm = _norm(STEM)
-        blocks: list[nn.Module] = []
-        self.strides: list[int] = []  # of each block's output
-        before, now, dilation = STEM, 2, 1
-        for repeats, kernel, stride, expansion, channels in STAGES:
-            for repeat in range(repeats):
-                step, spread = (stride, dilation) if repeat == 0 else (1, dilation)
-                if step > 1 and now * step > last_stride:
-                    # The first filter still sees its old neighbours, those behind it twice as far ones.
-                    dilation, step = dilation * step, 1
-                blocks.append(InvertedBottleneck(before, channels, kernel, step, expansion, spread))
-                before, now = channels, now * step
-                self.strides.append(now)
-        self.blocks = nn.ModuleList(blocks)
-        self.channels = before
+        self.stem_norm = norm(STEM)
+        self.blocks, self.strides = stacked(STAGES, STEM, last_stride)
+        self.channels = STAGES[-1].channels
 
     def forward(self, picture: Tensor) -> dict[int, Tensor]:
         """Preprocessed Float[B, 3, H, W] → the last map of each stride: 2, 4, 8, 16 (and 32)."""
@@ -132,14 +87,14 @@ class LiteFPN(nn.Module):
         self.preprocessing = LITE
         self.encoder = EfficientNetLite0(last_stride)
         deep = self.encoder.channels
-        self.reduce = nn.Sequential(nn.Conv2d(deep, channels, 1, bias=False), _norm(channels), nn.ReLU())
+        self.reduce = nn.Sequential(nn.Conv2d(deep, channels, 1, bias=False), norm(channels), nn.ReLU())
         self.context = nn.Conv2d(
             deep, channels, 1
         )  # of the picture's mean, which has no batch to normalise over
         laterals = {16: 112, **SKIPS} if last_stride == 32 else SKIPS
         self.laterals = nn.ModuleDict(
             {
-                str(s): nn.Sequential(nn.Conv2d(laterals[s], channels, 1, bias=False), _norm(channels))
+                str(s): nn.Sequential(nn.Conv2d(laterals[s], channels, 1, bias=False), norm(channels))
                 for s in laterals
             }
         )
@@ -170,23 +125,9 @@ class LiteFPN(nn.Module):
 
 def _separable(channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False), _norm(channels),
-        nn.Conv2d(channels, channels, 1, bias=False), _norm(channels), nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False), norm(channels),
+        nn.Conv2d(channels, channels, 1, bias=False), norm(channels), nn.ReLU(),
     )  # fmt: skip
-
-
-def enlarge(values: Tensor, factor: int, size: torch.Size) -> Tensor:
-    """Bilinear ×factor of a map whose cell i lies at factor·i, cut to `size`; the last cell is repeated.
-
-    >>> enlarge(torch.tensor([[[[0.0, 4.0]]]]), 4, torch.Size((1, 7))).flatten()
-    tensor([0., 1., 2., 3., 4., 4., 4.])
-    """
-    height, width = values.shape[2:]
-    padded = F.pad(values, (0, 1, 0, 1), mode="replicate")
-    big = F.interpolate(
-        padded, size=(height * factor + 1, width * factor + 1), mode="bilinear", align_corners=True
-    )
-    return big[:, :, : size[0], : size[1]]
 
 
 register_network("lite", LiteFPN)

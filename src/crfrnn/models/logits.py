@@ -44,3 +44,18 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(logits.shape[2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def enlarge(values: Tensor, factor: int, size: Sequence[int]) -> Tensor:
+    """Bilinear ×factor of a map whose cell i lies at factor·i, cut to `size`; the last cell is repeated.
+
+    >>> import torch
+    >>> enlarge(torch.tensor([[[[0.0, 4.0]]]]), 4, (1, 7)).flatten()
+    tensor([0., 1., 2., 3., 4., 4., 4.])
+    """
+    height, width = values.shape[2:]
+    padded = F.pad(values, (0, 1, 0, 1), mode="replicate")
+    big = F.interpolate(
+        padded, size=(height * factor + 1, width * factor + 1), mode="bilinear", align_corners=True
+    )
+    return big[:, :, : size[0], : size[1]]

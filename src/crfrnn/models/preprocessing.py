@@ -79,3 +79,5 @@ CAFFE = Preprocessing((123.68, 116.779, 103.939))
 CAFFE_GUIDE = Preprocessing(CAFFE.mean, order="bgr")
 # TensorFlow's EfficientNet-Lite: (I - 127) / 128.
 LITE = Preprocessing((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+# TensorFlow's DeepLab on MobileNetV2: (I - 128) / 128.
+DEEPLAB = Preprocessing((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
