@@ -166,8 +166,7 @@ def test_weights_of_another_number_of_labels_leave_the_classifier_fresh() -> Non
     assert torch.equal(after["backbone.stem.weight"], state["backbone.stem.weight"].float())
     assert torch.equal(after["head.classifier.weight"], before["head.classifier.weight"])
     again = DeepLab(21, width=0.5)
-    assert len(load_deeplab(again, state, fresh=("head.", "backbone.blocks.16."))) == 110 - 8 - 6
-    assert not torch.equal(again.head.aspp0.weight, state["head.aspp0.weight"].float())
+    assert len(load_deeplab(again, state)) == 110
     with pytest.raises(ValueError, match=r"backbone\.\S+: .* width of the file"):
         load_deeplab(DeepLab(21), state)
     with pytest.raises(ValueError, match=r"got another named head\.more"):

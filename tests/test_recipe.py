@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from crfrnn import CRFRNN, FCN8s, Segmenter
-from crfrnn.models import LiteFPN
+from crfrnn.models import DeepLab, LiteFPN
 from crfrnn.training.loader import EpochBatches
 from crfrnn.training.rates import build_optimiser, kinds, parameter_groups, rate_factor
 from crfrnn.training.recipe import Recipe, Stage
 from crfrnn.training.recipe_files import load_recipe, recipe_from, recipe_names, recipe_text, save_recipe
+from crfrnn.training.train import build_segmenter
 
 
 def test_names() -> None:
@@ -128,6 +130,46 @@ def test_backbones() -> None:
     }  # fmt: skip
     assert {k for _, _, k in kinds(Segmenter(nn.Conv2d(3, 2, 1)))} == {"network"}
     assert {k for _, _, k in kinds(Segmenter(nn.Conv2d(3, 2, 1)), ("weight",))} == {"network", "head"}
+
+
+def test_layers_learn_at_rates_of_their_own() -> None:
+    segmenter = Segmenter(DeepLab(3, width=0.5), CRFRNN(3))
+    factors = {"*.expand.*": 0.1, "backbone.blocks.1[456].*": 4.0, "backbone.stem.*": 0.0}
+    groups = parameter_groups(segmenter, Stage("all", layers=factors, bias_rate=2.0))
+    found = {id(p): g["lr"] for g in groups for p in g["params"]}
+    network = dict(segmenter.network.named_parameters())
+    for name, rate in {
+        "backbone.blocks.3.expand.weight": 1e-5, "backbone.blocks.3.expand.bias": 2e-5,
+        "backbone.blocks.15.expand.weight": 4e-5, "backbone.blocks.16.project.weight": 4e-4,
+        "backbone.blocks.1.project.weight": 1e-4, "head.classifier.weight": 1e-3,
+    }.items():  # fmt: skip
+        assert found[id(network[name])] == pytest.approx(rate), name
+    frozen = {name for name, value in network.items() if id(value) not in found}
+    assert frozen == {"backbone.stem.weight", "backbone.stem.bias"}
+    assert not any(network[name].requires_grad for name in frozen)
+    with pytest.raises(ValueError, match=r"layers: .* got \*\.widen\.\* in stage 'all'"):
+        parameter_groups(segmenter, Stage("all", layers={"*.widen.*": 2.0}))
+    with pytest.raises(ValueError, match="layers: expected factors of at least 0, got -1"):
+        Stage("all", layers={"*": -1.0})
+
+
+def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path) -> None:
+    given = DeepLab(21, width=0.5)
+    save_file({name: value.half() for name, value in given.state_dict().items()}, tmp_path / "w.safetensors")
+    network = {"name": "deeplab", "arguments": {"width": 0.5}, "start": str(tmp_path / "w.safetensors")}
+    stages = [{"name": "all"}]
+
+    def built(**more: object) -> dict[str, torch.Tensor]:
+        recipe = recipe_from({"name": "r", "network": {**network, **more}, "stages": stages})
+        return build_segmenter(recipe, 21).network.state_dict()
+
+    whole, fresh, seed = built(), built(fresh=["head."]), built(start="none")
+    for name, value in given.state_dict().items():
+        assert torch.equal(whole[name], value.half().float())
+        assert torch.equal(fresh[name], seed[name] if name.startswith("head.") else whole[name]), name
+    assert not torch.equal(fresh["head.aspp0.weight"], whole["head.aspp0.weight"])
+    with pytest.raises(ValueError, match=r"network\.fresh: .* got tail\."):
+        built(fresh=["tail."])
 
 
 def test_schedules_reach_what_they_promise() -> None:

@@ -125,15 +125,12 @@ class DeepLab(nn.Module):
 register_network("deeplab", DeepLab)
 
 
-def load_deeplab(
-    network: DeepLab, source: PathLike | Mapping[str, Tensor], fresh: tuple[str, ...] = ()
-) -> tuple[str, ...]:
+def load_deeplab(network: DeepLab, source: PathLike | Mapping[str, Tensor]) -> tuple[str, ...]:
     """Start a network from weights that bear its names; returns the names of the tensors that were filled.
 
     Args:
         network: a classifier for another number of labels than the source's stays as it is.
         source: a state dict, or its .safetensors or .pth file, in any precision.
-        fresh: beginnings of the names of tensors that stay as they are, such as ``head.``.
 
     Raises: ValueError for tensors missing, of no such name, or of shapes that do not fit the width.
     """
@@ -147,8 +144,6 @@ def load_deeplab(
         )
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name.startswith(fresh):
-            continue
         if own[name].shape != value.shape:
             if name.startswith(CLASSIFIER) and own[name].shape[1:] == value.shape[1:]:
                 continue

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from crfrnn.models import FCN, LiteFPN, Segmenter
+from crfrnn.models import FCN, DeepLab, LiteFPN, Segmenter
 from crfrnn.training.recipe import Stage
 
 _VGG = ("conv", "fc6", "fc7")
@@ -22,9 +23,11 @@ _CRF = {
 
 
 def backbone_of(network: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of the pretrained part; ("",), all of it, for networks we do not know."""
+    """Beginnings of the names of the pretrained part; ("",), all of it, for unknown networks."""
     if isinstance(network, LiteFPN):
         return ("encoder.",)
+    if isinstance(network, DeepLab):
+        return ("backbone.",)
     return _VGG if isinstance(network, FCN) else ("",)
 
 
@@ -47,17 +50,25 @@ def parameter_groups(
     Decay is for matrices and kernels of the network alone: not for biases and norms, and never for the CRF,
     which decay shrinks to nothing.
 
-    Raises: ValueError if nothing would learn.
+    Raises: ValueError if nothing would learn, or a pattern of `Stage.layers` fits no name.
     """
-    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
+    names = [name for name, _ in segmenter.network.named_parameters()]
+    strange = [pattern for pattern in stage.layers if not any(fnmatchcase(n, pattern) for n in names)]
+    if strange:
+        raise ValueError(
+            f"layers: expected patterns that fit names as {names[0]}, got {', '.join(strange)} "
+            f"in stage {stage.name!r}"
+        )
+    groups: dict[tuple[str, bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter, kind in kinds(segmenter, backbone):
         crf = kind.startswith("crf_")
-        learns = ("crf" if crf else kind) in stage.learn and getattr(stage.rates, kind) > 0
+        factor = 1.0 if crf else layer_factor(name.removeprefix("network."), stage)
+        learns = ("crf" if crf else kind) in stage.learn and getattr(stage.rates, kind) * factor > 0
         if crf and (not stage.crf or (kind == "crf_compatibility" and stage.compatibility == "fixed")):
             learns = False
         parameter.requires_grad_(learns)
         if learns:
-            key = (kind, not crf and parameter.ndim > 1, not crf and name.endswith(".bias"))
+            key = (kind, not crf and parameter.ndim > 1, not crf and name.endswith(".bias"), factor)
             groups.setdefault(key, []).append(parameter)
     if not groups:
         raise ValueError(
@@ -67,11 +78,20 @@ def parameter_groups(
         {
             "name": kind + (".bias" if bias else ".decayed" if decayed else ""),
             "params": parameters,
-            "lr": getattr(stage.rates, kind) * (stage.bias_rate if bias else 1),
+            "lr": getattr(stage.rates, kind) * (stage.bias_rate if bias else 1) * factor,
             "weight_decay": stage.weight_decay if decayed else 0.0,
         }
-        for (kind, decayed, bias), parameters in groups.items()
+        for (kind, decayed, bias, factor), parameters in groups.items()
     ]
+
+
+def layer_factor(name: str, stage: Stage) -> float:
+    """The product of the factors of all patterns that fit the name of a network's parameter.
+
+    >>> layer_factor("blocks.3.expand.weight", Stage("s", layers={"*.expand.*": 0.1, "blocks.[0-3].*": 0.5}))
+    0.05
+    """
+    return math.prod(value for pattern, value in stage.layers.items() if fnmatchcase(name, pattern))
 
 
 def build_optimiser(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:

@@ -23,8 +23,9 @@ class NetworkChoice:
 
     Attributes:
         name, arguments: as for `crfrnn.models.build_network`; the number of labels comes from the data.
-        start: "imagenet" (lite, from the package of the extra ``train``), "none", a file of VGG-16's weights,
-            or a segmenter that was saved, whose network is taken.
+        start: "imagenet" (lite, from the package of the extra ``train``), "none", a file of weights (VGG-16's
+            for an FCN, its own for deeplab), or a segmenter that was saved, whose network is taken.
+        fresh: beginnings of the names of parameters that are initialised afresh in spite of `start`.
         backbone: beginnings of the names of the parameters that count as "network" in a stage; the others are
             its "head". None: the encoder of lite, the VGG-16 of an FCN, and all of any other network.
     """
@@ -32,6 +33,7 @@ class NetworkChoice:
     name: str = "lite"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     start: str = "none"
+    fresh: tuple[str, ...] = ()
     backbone: tuple[str, ...] | None = None
 
 
@@ -100,6 +102,8 @@ class Stage:
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
         bias_rate: factor of the rates of biases.
+        layers: factors of the rates of some of the network's parameters, by pattern of the name, as
+            ``"*.expand.*": 0.1``; those of all patterns that fit are multiplied. 0 freezes.
         schedule, power, warm_up: the rates fall as named, after `warm_up` steps in which they rise.
         clip: largest norm of the gradient, None: none.
         precision: of the network, "32", "bf16" or "16"; the CRF keeps float32.
@@ -123,6 +127,7 @@ class Stage:
     momentum: float = 0.9
     weight_decay: float = 0.0
     bias_rate: float = 1.0
+    layers: Mapping[str, float] = field(default_factory=dict)
     rates: Rates = Rates()
     schedule: str = "constant"
     power: float = 0.9
@@ -145,6 +150,9 @@ class Stage:
             check_least(self, name, 0)
         for rate in fields(self.rates):
             check_least(self.rates, rate.name, 0)
+        for pattern, factor in self.layers.items():
+            if not 0 <= factor < float("inf"):
+                raise ValueError(f"layers: expected factors of at least 0, got {factor} for {pattern!r}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip: expected null or a number above 0, got {self.clip}")
         strange = [part for part in self.learn if part not in PARTS]

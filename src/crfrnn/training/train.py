@@ -24,13 +24,22 @@ from crfrnn.data.files import atomic, new_folder, write_text
 from crfrnn.data.outputs import check_new
 from crfrnn.data.sources import Steps
 from crfrnn.extras import install_line
-from crfrnn.models import FCN, LiteFPN, Segmenter, build_network, load_lite0, load_vgg16
+from crfrnn.models import (
+    FCN,
+    DeepLab,
+    LiteFPN,
+    Segmenter,
+    build_network,
+    load_deeplab,
+    load_lite0,
+    load_vgg16,
+)
 from crfrnn.models.fcn import STAGES
 from crfrnn.models.pretrained import CONFIG, WEIGHTS
 from crfrnn.training.loader import mixed
 from crfrnn.training.parameters import load_parameters
 from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
-from crfrnn.training.recipe_files import recipe_text, save_recipe
+from crfrnn.training.recipe_files import load_recipe, save_recipe
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
 Say = Callable[[str], None]
@@ -128,6 +137,19 @@ def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...
 
 
 def _fill(network: torch.nn.Module, choice: NetworkChoice) -> None:
+    own = {name: value.clone() for name, value in network.state_dict().items()}
+    unknown = [start for start in choice.fresh if not any(name.startswith(start) for name in own)]
+    if unknown:
+        raise ValueError(
+            f"network.fresh: expected beginnings of names as {next(iter(own))}, got {', '.join(unknown)}"
+        )
+    _start(network, choice)
+    if choice.fresh:
+        fresh = {name: value for name, value in own.items() if name.startswith(choice.fresh)}
+        network.load_state_dict({**network.state_dict(), **fresh})
+
+
+def _start(network: torch.nn.Module, choice: NetworkChoice) -> None:
     if choice.start == "none":
         return
     if choice.start == "imagenet":
@@ -136,8 +158,11 @@ def _fill(network: torch.nn.Module, choice: NetworkChoice) -> None:
         load_lite0(network)
         return
     path = Path(choice.start)
-    if isinstance(network, FCN) and path.is_file() and not _is_segmenter(path):
-        load_vgg16(network, path)
+    if isinstance(network, FCN | DeepLab) and path.is_file() and not _is_segmenter(path):
+        if isinstance(network, FCN):
+            load_vgg16(network, path)
+        else:
+            load_deeplab(network, path)
         return
     source = Segmenter.from_pretrained(path).network
     try:
@@ -247,7 +272,7 @@ def _claim(place: Path, recipe: Recipe) -> None:
     known = place / "recipe.yaml"
     names = (WEIGHTS, CONFIG, "log.csv", BEST, *(stage.name for stage in recipe.stages))
     check_new(place, names, "folder", known.name)
-    if known.is_file() and known.read_text(encoding="utf-8") != recipe_text(recipe):
+    if known.is_file() and load_recipe(known) != recipe:  # keys that are newer than the file do no harm
         raise ValueError(
             f"folder: expected a new one, or one of the same recipe, got {str(place)!r}, whose recipe.yaml "
             "differs; name another folder, or go on with --recipe FOLDER/recipe.yaml"
