@@ -32,7 +32,7 @@ test: lint types
 
 # torchvision breaks Lightning and transformers beside a CPU build of torch: it stays out of the environment.
 test-toolkits: build/toolkits/.stamp
-	PYTHONPATH=build/toolkits $(PY) -m pytest -q tests/test_toolkits_torchvision.py
+	PYTHONPATH=build/toolkits $(PY) -m pytest -q tests/toolkits/test_toolkits_torchvision.py
 
 build/toolkits/.stamp: $(VENV)/.stamp-dev constraints.txt
 	$(INSTALL) --no-deps --upgrade --target build/toolkits torchvision timm segmentation-models-pytorch

@@ -21,7 +21,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from crfrnn.data.outputs import Item, claim
+from crfrnn.io.outputs import Item, claim
 
 LABELS, CELL, ROWS = 5, 97, 512
 

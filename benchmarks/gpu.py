@@ -29,7 +29,7 @@ import triton
 from torch import Tensor
 
 import crfrnn
-from crfrnn.crf.triton_ops import unchecked
+from crfrnn.crf.triton.ops import unchecked
 from crfrnn.lattice import lattice
 from gpu_bench import PARAMETERS, Bench, Row
 from gpu_parts import builds, copy, exact_sum, memory, parts

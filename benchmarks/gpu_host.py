@@ -27,12 +27,17 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 
-from crfrnn.crf import triton_backward, triton_mean_field
-from crfrnn.crf.triton_backward import KernelGradient
-from crfrnn.crf.triton_problem import LatticeKernel, Problem, SeparableKernel
-from crfrnn.lattice import triton_build, triton_exact, triton_filter, triton_launch, triton_numbering
-from crfrnn.lattice.triton_filter import Structure
-from crfrnn.lattice.triton_launch import Launcher
+from crfrnn.crf.triton import backward as triton_backward
+from crfrnn.crf.triton import forward as triton_mean_field
+from crfrnn.crf.triton.backward import KernelGradient
+from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
+from crfrnn.lattice.triton import build as triton_build
+from crfrnn.lattice.triton import exact as triton_exact
+from crfrnn.lattice.triton import filter as triton_filter
+from crfrnn.lattice.triton import launch as triton_launch
+from crfrnn.lattice.triton import numbering as triton_numbering
+from crfrnn.lattice.triton.filter import Structure
+from crfrnn.lattice.triton.launch import Launcher
 
 LABELS, SIDE, PIECES = 21, 20, (350, 320, 300)
 

@@ -19,8 +19,9 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crfrnn.crf import triton_backward, triton_mean_field
-from crfrnn.crf.triton_problem import LatticeKernel
+from crfrnn.crf.triton import backward as triton_backward
+from crfrnn.crf.triton import forward as triton_mean_field
+from crfrnn.crf.triton.problem import LatticeKernel
 from gpu_host import LABELS, Counting, gradients, problem
 
 SIDE, ITERATIONS = 500, 5

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crfrnn.data import PictureSet, coco_pictures, reduced, shared_folder
+from crfrnn.datasets import PictureSet, coco_pictures, reduced, shared_folder
 from outputs import ready
 
 SIDE, QUALITY = 320, 80

@@ -13,18 +13,15 @@ import triton.language as tl
 from torch import Tensor
 
 import crfrnn
-from crfrnn.crf.triton_band import Band
-from crfrnn.lattice import (
-    Lattice,
-    exact_filter,
-    triton_build,
-    triton_exact,
-    triton_filter,
-    triton_numbering,
-)
+from crfrnn.crf.triton.band import Band
+from crfrnn.lattice import Lattice, exact_filter
 from crfrnn.lattice.quality import get_quality
-from crfrnn.lattice.triton_filter import Passes, Structure
-from crfrnn.lattice.triton_launch import block, ceil_div
+from crfrnn.lattice.triton import build as triton_build
+from crfrnn.lattice.triton import exact as triton_exact
+from crfrnn.lattice.triton import filter as triton_filter
+from crfrnn.lattice.triton import numbering as triton_numbering
+from crfrnn.lattice.triton.filter import Passes, Structure
+from crfrnn.lattice.triton.launch import block, ceil_div
 from gpu_bench import PARAMETERS, Bench, Row
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from crfrnn.lattice.triton_filter import Structure
+from crfrnn.lattice.triton.filter import Structure
 from gpu_bench import Bench, Row
 
 LABELS, ITERATIONS = 21, 5

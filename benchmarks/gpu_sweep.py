@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 import crfrnn
-from crfrnn.crf import triton_band, triton_problem
-from crfrnn.crf.triton_ops import unchecked
-from crfrnn.crf.triton_problem import Problem
-from crfrnn.lattice import Lattice, triton_build, triton_filter
-from crfrnn.lattice.triton_filter import Passes, Structure
-from crfrnn.lattice.triton_launch import Launcher, ceil_div
+from crfrnn.crf.triton import band as triton_band
+from crfrnn.crf.triton import problem as triton_problem
+from crfrnn.crf.triton.ops import unchecked
+from crfrnn.crf.triton.problem import Problem
+from crfrnn.lattice import Lattice
+from crfrnn.lattice.triton import build as triton_build
+from crfrnn.lattice.triton import filter as triton_filter
+from crfrnn.lattice.triton.filter import Passes, Structure
+from crfrnn.lattice.triton.launch import Launcher, ceil_div
 from gpu_bench import PARAMETERS, Bench, Row
 
 LABELS = 21

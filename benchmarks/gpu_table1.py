@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import crfrnn
-from crfrnn.data import VOID
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, pixel_accuracy, trimap_confusion
+from crfrnn.io import VOID
 from crfrnn.models import load_vgg16
 from outputs import ready
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from crfrnn.volumes import refine_volume, to_display_range
+from crfrnn.inference import refine_volume, to_display_range
 from outputs import ready
 
 NAMES = ("neither", "grey matter", "white matter")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from crfrnn.data.files import OutputError, prepared
+from crfrnn.io.files import OutputError, prepared
 
 
 def ready(parser: argparse.ArgumentParser, *paths: Path | None) -> None:

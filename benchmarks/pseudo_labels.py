@@ -29,8 +29,9 @@ from rich.table import Table
 from torch.nn.functional import interpolate
 
 from crfrnn import _native
-from crfrnn.data import atomic, read_image, shared_folder
-from crfrnn.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
+from crfrnn.datasets import shared_folder
+from crfrnn.inference.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
+from crfrnn.io import atomic, read_image
 from engine import in_turn
 from outputs import ready
 

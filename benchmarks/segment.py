@@ -29,10 +29,10 @@ from rich.table import Table
 from skimage import data
 
 from crfrnn import CRFRNN, Predictor, Segmenter, _native
-from crfrnn.data import read_image
 from crfrnn.evaluation.tables import write_csv
+from crfrnn.inference import packaged_checkpoints
+from crfrnn.io import read_image
 from crfrnn.models import build_network, network_names
-from crfrnn.predict import packaged_checkpoints
 from engine import in_turn
 from outputs import ready
 

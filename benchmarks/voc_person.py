@@ -26,17 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn import CRFRNN
-from crfrnn.data import (
-    VOC_CLASSES,
-    DeepLabUnaries,
-    PictureSet,
-    read_label_png,
-    voc_person_folder,
-    write_label_png,
-)
-from crfrnn.data.files import write_text
+from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator
 from crfrnn.evaluation.tables import write_csv
+from crfrnn.io import VOC_CLASSES, read_label_png, write_label_png
+from crfrnn.io.files import write_text
 from crfrnn.training import load_parameters
 from outputs import ready
 

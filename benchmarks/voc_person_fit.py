@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn import CRFRNN, GaussianKernel, mean_field
-from crfrnn.data import VOC_CLASSES, VOID
+from crfrnn.io import VOC_CLASSES, VOID
 from crfrnn.training import SetIoU, load_parameters, save_parameters
 from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train, scores

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS, Preset
-from crfrnn.data import VOC_CLASSES
+from crfrnn.io import VOC_CLASSES
 from crfrnn.training import save_parameters
 from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, Picture, compare, pictures_of_train, scores

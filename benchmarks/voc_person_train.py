@@ -18,8 +18,9 @@ from torch import Tensor
 
 from crfrnn import GaussianKernel
 from crfrnn.crf.presets import Preset
-from crfrnn.data import VOC_CLASSES, VOID, DeepLabUnaries, PictureSet, voc_person_folder
+from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, paired_bootstrap, trimap_bins
+from crfrnn.io import VOC_CLASSES, VOID
 
 LABELS, STRIDE, WIDTH, STEPS_OF_TEST = len(VOC_CLASSES), 2, 5, 5
 

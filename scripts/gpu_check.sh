@@ -88,7 +88,7 @@ install_package() {
 smoke() {
   local few=(--limit 60)
   [ -z "$dry" ] || few=(--quick --together 2 --limit 300)
-  "$python" tests/gpu_smoke.py --device "$device" --out "$out/smoke.log" "${few[@]}"
+  "$python" tests/gpu/gpu_smoke.py --device "$device" --out "$out/smoke.log" "${few[@]}"
 }
 
 run_tests() {
@@ -98,7 +98,7 @@ run_tests() {
   # One worker for each core but two: each has the GPU's driver and a compiler of its own.
   "$python" -c 'import xdist' 2>/dev/null && side_by_side=(-n "$((cores > 2 ? cores - 2 : 1))")
   "$python" -m pytest -q "${side_by_side[@]}" -p no:cacheprovider --timeout 60 -k "$which" \
-    tests/test_conformance.py tests/test_triton*.py
+    tests/lattice/test_conformance.py tests/lattice/test_triton*.py tests/crf/test_triton*.py
 }
 
 bench() {

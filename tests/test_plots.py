@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crfrnn.data import voc_palette
+from crfrnn.io import voc_palette
 from crfrnn.plots import CHANGED, difference, overlay, painted, panel, shrunk
 
 IMAGE = np.full((6, 8, 3), 128, np.uint8)

@@ -20,8 +20,8 @@ if TYPE_CHECKING or not for_command_line():
     )
     from crfrnn.lattice import Lattice, release_memory
 if TYPE_CHECKING:
+    from crfrnn.inference import Predictor
     from crfrnn.models import FCN8s, Segmenter
-    from crfrnn.predict import Predictor
 
 __all__ = [
     "CRFRNN",
@@ -39,4 +39,4 @@ __all__ = [
     "release_memory",
     "robust_log_likelihood",
 ]
-__getattr__, __dir__ = late(__name__, __all__, ("lattice", "crf", "data", "models", "predict"))
+__getattr__, __dir__ = late(__name__, __all__, ("lattice", "crf", "io", "models", "inference"))

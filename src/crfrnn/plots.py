@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from crfrnn.data import VOID, voc_palette
-from crfrnn.data.images import picture_and_map
+from crfrnn.io import VOID, voc_palette
+from crfrnn.io.images import picture_and_map
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of

@@ -38,7 +38,7 @@ def accuracy(
     import torch
 
     from crfrnn.crf import GaussianKernel
-    from crfrnn.data import read_image
+    from crfrnn.io import read_image
 
     saved = common.build_crf(
         None if params else 2, params, preset, None,

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crfrnn.crf import CRFRNN
-    from crfrnn.data import DeepLabUnaries, PictureSet
-    from crfrnn.data.sources import Steps
+    from crfrnn.datasets import DeepLabUnaries, PictureSet
+    from crfrnn.datasets.sources import Steps
     from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset
 
 state = SimpleNamespace(debug=False, options={})
@@ -146,7 +146,7 @@ def warnings_as_lines() -> Iterator[None]:
     first: dict[str, str] = {}
 
     def show(message: Warning | str, *_: object) -> None:
-        from crfrnn.data.problems import kind_of
+        from crfrnn.io.problems import kind_of
 
         text = " ".join(str(message).split())
         if text in seen:
@@ -253,7 +253,8 @@ def check_iterations(iterations: int) -> int:
 
 def pictures(root: Path, split: str, num_labels: int | None, void: int | None = None) -> PictureSet:
     """A VOC development kit if there is one under `root`, else a folder with images/ and masks/."""
-    from crfrnn.data import VOID, PictureSet
+    from crfrnn.datasets import PictureSet
+    from crfrnn.io import VOID
 
     if (root / "images").is_dir():
         return PictureSet.folder(root, num_labels=num_labels, void=void)
@@ -278,7 +279,7 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     """`deeplab:FILE.npz`, or a folder with a file per picture."""
-    from crfrnn.data import DeepLabUnaries
+    from crfrnn.datasets import DeepLabUnaries
     from crfrnn.training import FolderUnaries
 
     kind, _, rest = spec.partition(":")
@@ -327,7 +328,7 @@ def check_unaries(source: Any, found: PictureSet) -> None:
 
 def check_each(option: str, ids: Sequence[str], find: Callable[[str], Any]) -> None:
     """Call `find` for every id; one ValueError with a line for each kind of ValueError that it raises."""
-    from crfrnn.data.problems import by_kind
+    from crfrnn.io.problems import by_kind
 
     problems = {}
     for name in ids:
@@ -348,7 +349,7 @@ def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
 
 
 def settings(*without: str) -> dict[str, Any]:
-    """The options of the command that runs, as `crfrnn.data.outputs.claim` takes them.
+    """The options of the command that runs, as `crfrnn.io.outputs.claim` takes them.
 
     Args: without: names of those that no result depends on, beside the output and what may be done to it.
     """
@@ -360,7 +361,7 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
     """An .npz with the one entry `probabilities`, whole or not at all."""
     import numpy as np
 
-    from crfrnn.data import atomic
+    from crfrnn.io import atomic
 
     with atomic(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, probabilities=probabilities)

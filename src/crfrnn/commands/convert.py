@@ -30,7 +30,7 @@ def convert(
     """
     import torch
 
-    from crfrnn.data.outputs import Item, claim
+    from crfrnn.io.outputs import Item, claim
     from crfrnn.models.importers import convert as convert_file
     from crfrnn.models.pretrained import CONFIG, WEIGHTS
 

@@ -23,10 +23,10 @@ def demo(
     """
     import numpy as np
 
-    from crfrnn.data import write_label_png
-    from crfrnn.data.images import write_png
-    from crfrnn.data.outputs import Item, claim
     from crfrnn.demo import run, segment_photograph
+    from crfrnn.io import write_label_png
+    from crfrnn.io.images import write_png
+    from crfrnn.io.outputs import Item, claim
 
     files = tuple(output / name for name in ("segmented.png", "labels.png", "panel.png"))
     with claim(output, "demo", {}, [Item((), files)], overwrite=overwrite):

@@ -64,7 +64,7 @@ def doctor() -> None:
     """
     import torch
 
-    from crfrnn.data import shared_folder
+    from crfrnn.datasets import shared_folder
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("crfrnn", common.own_version())

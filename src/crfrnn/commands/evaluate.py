@@ -64,9 +64,9 @@ def evaluate(
 
     Example: crfrnn evaluate VOCdevkit --unaries logits/ --layout lhw -m plain -m fit.safetensors -o out
     """  # fmt: skip
-    from crfrnn.data.outputs import Item, claim
     from crfrnn.evaluation import Evaluator
     from crfrnn.evaluation.tables import write_csv
+    from crfrnn.io.outputs import Item, claim
     from crfrnn.training import UnaryDataset
 
     specs = dict(_named(spec) for spec in methods)
@@ -146,7 +146,7 @@ def _folder(spec: str) -> Path | None:
 
 
 def _prediction(folder: Path, name: str) -> Path:
-    from crfrnn.data.files import existing
+    from crfrnn.io.files import existing
 
     return existing(folder / f"{name}.png", "prediction")
 
@@ -154,8 +154,8 @@ def _prediction(folder: Path, name: str) -> Path:
 def _method(spec: str, num_labels: int, iterations: int | None, void: int | None) -> Method:
     import numpy as np
 
-    from crfrnn.data.palette import ask_about_white, check_labels, read_label_png
-    from crfrnn.refine import refine
+    from crfrnn.inference.refine import refine
+    from crfrnn.io.palette import ask_about_white, check_labels, read_label_png
 
     if spec == "plain":
         return lambda sample: sample.unary.argmax(0).numpy()

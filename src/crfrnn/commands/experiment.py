@@ -24,7 +24,7 @@ from crfrnn.commands.train import (
 )
 
 if TYPE_CHECKING:
-    from crfrnn.data import PictureSet
+    from crfrnn.datasets import PictureSet
     from crfrnn.experiments import Plan
 
 experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")

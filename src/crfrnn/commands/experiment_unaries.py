@@ -141,7 +141,7 @@ def _dataset(
     long_side: int | None, **options: Any,
 ) -> UnaryDataset:  # fmt: skip
     """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
-    from crfrnn.data import ReducedUnaries, reduced
+    from crfrnn.datasets import ReducedUnaries, reduced
     from crfrnn.training import UnaryDataset
 
     if long_side is None:

@@ -80,7 +80,7 @@ def fit(
 
     Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw --all-folds -o learned.safetensors
     """
-    from crfrnn.data.outputs import Item, claim
+    from crfrnn.io.outputs import Item, claim
     from crfrnn.training import FitConfig, cross_fit
     from crfrnn.training import fit as fit_crf
 

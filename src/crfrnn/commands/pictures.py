@@ -34,9 +34,9 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
     """
     from PIL import Image
 
-    from crfrnn.data import FileError
-    from crfrnn.data.images import FORMATS
-    from crfrnn.data.outputs import result_names, without_results
+    from crfrnn.io import FileError
+    from crfrnn.io.images import FORMATS
+    from crfrnn.io.outputs import result_names, without_results
 
     endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
     found: dict[str, Path] = {}
@@ -110,7 +110,7 @@ class Failures:
 
     def show(self, total: int) -> None:
         """One line per kind of problem, and how many of `total` pictures failed."""
-        from crfrnn.data.problems import by_kind
+        from crfrnn.io.problems import by_kind
 
         if not self._reasons:
             return

@@ -15,7 +15,7 @@ from crfrnn.commands import common
 from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
 
 if TYPE_CHECKING:
-    from crfrnn.pseudo import Job, Recipe
+    from crfrnn.inference.pseudo import Job, Recipe
 
 _ENDINGS = {
     "cams": (".npz", ".npy"),  # .npy only to be refused with an explanation
@@ -64,7 +64,7 @@ def pseudo_labels(
 
     Example: crfrnn pseudo-labels val2014/ -m logits/ --kind logits --layout lhw --recipe clip-es -j 8 -o out/
     """
-    from crfrnn.pseudo import write_pseudo_labels
+    from crfrnn.inference.pseudo import write_pseudo_labels
 
     if kind not in _ENDINGS:
         raise ValueError(f"--kind: expected one of {', '.join(_ENDINGS)}, got {kind!r}")
@@ -93,7 +93,7 @@ def pseudo_labels(
 
 
 def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Recipe:
-    from crfrnn.pseudo import recipe_named
+    from crfrnn.inference.pseudo import recipe_named
 
     chosen = recipe_named(name)
     if levels:
@@ -105,8 +105,8 @@ def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Re
 
 def _jobs(images: Sequence[str], recursive: bool, maps: Path, kind: str, listing: Path | None) -> list[Job]:
     """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
-    from crfrnn.data.pictures import read_ids
-    from crfrnn.pseudo import Job
+    from crfrnn.datasets.pictures import read_ids
+    from crfrnn.inference.pseudo import Job
 
     named = [(name.as_posix(), path) for path, name in find_pictures(images, recursive).items()]
     if listing is not None:

@@ -17,7 +17,7 @@ from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_picture
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
-    from crfrnn.data.outputs import Item, Outputs
+    from crfrnn.io.outputs import Item, Outputs
     from crfrnn.training import SavedParameters
 
 PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
@@ -65,7 +65,7 @@ def refine(
 
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
-    from crfrnn.data.scale import check_scale
+    from crfrnn.io.scale import check_scale
 
     numbers = {
         "theta_alpha": theta_alpha, "theta_beta": theta_beta, "theta_gamma": theta_gamma,
@@ -120,7 +120,7 @@ class _Work:
     single: bool
 
     def __post_init__(self) -> None:
-        from crfrnn.data.unary_files import KINDS, LAYOUTS
+        from crfrnn.io.unaries import KINDS, LAYOUTS
 
         self.changed = 0.0
         self._saved: SavedParameters | None = None
@@ -151,8 +151,8 @@ class _Work:
         self.items = {self._item(path, name): name for path, name in self.pictures.items()}
 
     def claim(self, skip_existing: bool, overwrite: bool) -> AbstractContextManager[Outputs]:
-        """See `crfrnn.data.outputs.claim`."""
-        from crfrnn.data.outputs import claim
+        """See `crfrnn.io.outputs.claim`."""
+        from crfrnn.io.outputs import claim
 
         settings = {
             **self.reading, **self.numbers, "labels": self.labels, "params": self.params,
@@ -165,8 +165,8 @@ class _Work:
         )  # fmt: skip
 
     def _item(self, path: Path, name: Path) -> Item:
-        from crfrnn.data import FileError
-        from crfrnn.data.outputs import Item
+        from crfrnn.io import FileError
+        from crfrnn.io.outputs import Item
 
         target = self.output if self._named else (self.output / name).with_name(f"{name.name}.png")
         beside = [PROBABILITIES] * self.save_probabilities + [PANEL] * self.panel
@@ -180,10 +180,10 @@ class _Work:
 
     def one(self, path: Path, name: Path, files: tuple[Path, ...]) -> None:
         """Read, refine and write one picture."""
-        from crfrnn.data import read_image, read_unary, write_label_png
-        from crfrnn.data.images import write_png
+        from crfrnn.inference.refine import refine as refine_picture
+        from crfrnn.io import read_image, read_unary, write_label_png
+        from crfrnn.io.images import write_png
         from crfrnn.plots import panel as paint_panel
-        from crfrnn.refine import refine as refine_picture
 
         image = read_image(path, scale=self.scale)
         size = (image.shape[0], image.shape[1])
@@ -203,7 +203,7 @@ class _Work:
 
     def _unary_file(self, path: Path, name: Path) -> Path:
         """That of the picture's name; where names have folders, it may lie without them if that is clear."""
-        from crfrnn.data import FileError
+        from crfrnn.io import FileError
         from crfrnn.training import FolderUnaries
 
         if not self.unary.is_dir():

@@ -16,8 +16,8 @@ from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_picture
 if TYPE_CHECKING:
     import torch
 
-    from crfrnn.data.outputs import Item
-    from crfrnn.predict import Prediction, Predictor
+    from crfrnn.inference import Prediction, Predictor
+    from crfrnn.io.outputs import Item
 
 PANEL_SIDE = 1400
 OVERLAY, PANEL, PROBABILITIES = "_overlay.png", "_panel.png", "_probabilities.npz"
@@ -75,10 +75,10 @@ def segment(
 
     Example: crfrnn segment photos/ --recursive -o segmented/
     """
-    from crfrnn.data.outputs import claim
-    from crfrnn.data.scale import check_scale
+    from crfrnn.inference import Predictor, default_checkpoint
+    from crfrnn.io.outputs import claim
+    from crfrnn.io.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
-    from crfrnn.predict import Predictor, default_checkpoint
 
     names = find_pictures(images, recursive)
     name = default_checkpoint() if checkpoint is None else checkpoint
@@ -139,7 +139,7 @@ class _Work:
 
     def item(self, path: Path, target: Path) -> Item:
         """What is made of a picture."""
-        from crfrnn.data.outputs import Item
+        from crfrnn.io.outputs import Item
 
         return Item((path,), tuple(target.with_name(f"{target.name}{end}") for end in self.endings()))
 
@@ -153,9 +153,9 @@ class _Work:
         paths = dict(zip(self.endings(), files, strict=True))
         import numpy as np
 
-        from crfrnn.data import read_image, write_label_png
-        from crfrnn.data.files import write_text
-        from crfrnn.data.images import write_png
+        from crfrnn.io import read_image, write_label_png
+        from crfrnn.io.files import write_text
+        from crfrnn.io.images import write_png
         from crfrnn.plots import painted, panel, shrunk
 
         image = read_image(path, scale=self.scale)

@@ -11,7 +11,7 @@ import typer
 from crfrnn.commands import common
 
 if TYPE_CHECKING:
-    from crfrnn.data import PictureSet
+    from crfrnn.datasets import PictureSet
 
 
 def submit(
@@ -36,10 +36,10 @@ def submit(
 
     Example: crfrnn submit labels/ VOCdevkit/ --target voc2010 --competition comp5 -o results.tar.gz
     """
-    from crfrnn.data.files import check_target
-    from crfrnn.data.outputs import Item, claim
-    from crfrnn.data.pictures import some
+    from crfrnn.datasets.pictures import some
     from crfrnn.evaluation.submission import TARGETS, pack_submission
+    from crfrnn.io.files import check_target
+    from crfrnn.io.outputs import Item, claim
 
     if target not in TARGETS:
         raise ValueError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
@@ -65,9 +65,9 @@ def submit(
 
 def _listed(root: Path, target: str, split: str | None) -> tuple[PictureSet, str]:
     """The pictures of the list, and its name."""
-    from crfrnn.data import LabelledPicture, PictureSet, voc_pictures
-    from crfrnn.data.pictures import read_ids
-    from crfrnn.data.voc import devkit
+    from crfrnn.datasets import LabelledPicture, PictureSet, voc_pictures
+    from crfrnn.datasets.pictures import read_ids
+    from crfrnn.datasets.voc import devkit
     from crfrnn.evaluation.submission import TARGETS
 
     year = TARGETS[target].year

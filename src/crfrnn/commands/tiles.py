@@ -49,10 +49,10 @@ def tiles(
     """
     import numpy as np
 
-    from crfrnn.data import FileError
-    from crfrnn.data.outputs import Item, claim
+    from crfrnn.inference import refine_tiles
+    from crfrnn.io import FileError, LabelRaster, Raster, as_logits
+    from crfrnn.io.outputs import Item, claim
     from crfrnn.lattice.validate import warn
-    from crfrnn.tiles import LabelRaster, Raster, as_logits, refine_tiles
 
     with (
         Raster(image, "IMAGE", bands=_bands(bands), scale=scale) as guide,

@@ -47,7 +47,7 @@ def tune(
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
-    from crfrnn.data.outputs import Item, claim
+    from crfrnn.io.outputs import Item, claim
     from crfrnn.training import TuneConfig
     from crfrnn.training import tune as tune_crf
     from crfrnn.training.tune import RANGES

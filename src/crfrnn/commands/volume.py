@@ -13,7 +13,7 @@ from crfrnn.commands import common
 if TYPE_CHECKING:
     import numpy as np
 
-    from crfrnn.volumes.nifti import Volume
+    from crfrnn.io.nifti import Volume
 
 
 def volume(
@@ -64,8 +64,9 @@ def volume(
     """
     import numpy as np
 
-    from crfrnn.data.outputs import Item, claim
-    from crfrnn.volumes import read_nifti, read_scores, refine_volume, write_nifti
+    from crfrnn.inference import refine_volume
+    from crfrnn.io import read_nifti, read_scores, write_nifti
+    from crfrnn.io.outputs import Item, claim
 
     common.check_iterations(iterations)
     stem = _stem(output)
@@ -115,8 +116,8 @@ def volume(
 
 
 def _on_grid(path: Path, option: str, first: Volume) -> Volume:
-    from crfrnn.volumes import read_nifti
-    from crfrnn.volumes.scores import check_grid
+    from crfrnn.io import read_nifti
+    from crfrnn.io.volume_scores import check_grid
 
     found = read_nifti(path, option)
     check_grid(path, option, found.values.shape[-3:], found.affine, first)
@@ -139,7 +140,7 @@ def _single(found: Volume, path: Path) -> np.ndarray:
 
 
 def _stem(output: Path) -> str:
-    from crfrnn.volumes.nifti import ENDINGS
+    from crfrnn.io.nifti import ENDINGS
 
     for ending in ENDINGS:
         if output.name.lower().endswith(ending) and len(output.name) > len(ending):

@@ -33,7 +33,7 @@ def _load_triton_ops() -> ModuleType:
     """The GPU's operators, imported once."""
     global _triton_ops
     if _triton_ops is None:
-        _triton_ops = importlib.import_module("crfrnn.crf.triton_ops")
+        _triton_ops = importlib.import_module("crfrnn.crf.triton.ops")
     return _triton_ops
 
 

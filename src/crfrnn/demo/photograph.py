@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from crfrnn.extras import install_line
+from crfrnn.inference import Prediction, Predictor
 from crfrnn.plots import panel
-from crfrnn.predict import Prediction, Predictor
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.extras import install_line
+from crfrnn.inference.refine import Refined, refine
 from crfrnn.plots import panel
-from crfrnn.refine import Refined, refine
 
 FREE = -1
 # How alike two pixels must be for a scribble to speak for the other: in place (pixels) and colour (0..255).

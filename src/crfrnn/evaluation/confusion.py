@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from crfrnn.data import VOID
+from crfrnn.io import VOID
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data.files import PathLike, write_text
 from crfrnn.evaluation import boundary, confusion, tables
 from crfrnn.evaluation.bootstrap import Interval, Metric, bootstrap, paired_bootstrap
 from crfrnn.evaluation.metrics import METRICS
+from crfrnn.io.files import PathLike, write_text
 from crfrnn.lattice.validate import warn
 
 

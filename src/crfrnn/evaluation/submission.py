@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from crfrnn.data.context import CONTEXT_CLASSES
-from crfrnn.data.files import FileError, PathLike, atomic
-from crfrnn.data.images import upright_size
-from crfrnn.data.palette import label_picture, read_label_png
-from crfrnn.data.pictures import PictureSet, some
-from crfrnn.data.problems import by_kind
-from crfrnn.data.voc import VOC_CLASSES
+from crfrnn.datasets.context import CONTEXT_CLASSES
+from crfrnn.datasets.pictures import PictureSet, some
+from crfrnn.io.files import FileError, PathLike, atomic
+from crfrnn.io.images import upright_size
+from crfrnn.io.palette import VOC_CLASSES, label_picture, read_label_png
+from crfrnn.io.problems import by_kind
 
 COMPETITIONS = ("comp5", "comp6")
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from crfrnn.data.files import PathLike, atomic
 from crfrnn.evaluation.metrics import METRICS
+from crfrnn.io.files import PathLike, atomic
 
 if TYPE_CHECKING:
     from crfrnn.evaluation.evaluate import Evaluation

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.validate import check_choice
-from crfrnn.data import LabelledPicture, PictureSet
-from crfrnn.data.files import write_text
-from crfrnn.data.sources import Steps
+from crfrnn.datasets import LabelledPicture, PictureSet
+from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import Plan, Row, Run
+from crfrnn.io.files import write_text
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig, UnaryDataset
 from crfrnn.training.dataset import check_share, held_fold

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data import LabelledPicture, PictureSet, write_label_png
-from crfrnn.data.files import new_folder, write_text
-from crfrnn.data.outputs import check_new
-from crfrnn.data.sources import Steps
+from crfrnn.datasets import LabelledPicture, PictureSet
+from crfrnn.datasets.sources import Steps
 from crfrnn.evaluation import Evaluator
 from crfrnn.experiments.plans import Row
+from crfrnn.io import write_label_png
+from crfrnn.io.files import new_folder, write_text
+from crfrnn.io.outputs import check_new
 from crfrnn.training import TuneConfig, UnaryDataset, save_parameters, tune
 from crfrnn.training.tune import RANGES
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from crfrnn.data import PictureSet, read_label_png
-from crfrnn.data.files import write_text
-from crfrnn.data.images import write_png
+from crfrnn.datasets import PictureSet
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
 from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
 from crfrnn.experiments.plans import Plan, Row
+from crfrnn.io import read_label_png
+from crfrnn.io.files import write_text
+from crfrnn.io.images import write_png
 from crfrnn.training import load_parameters
 
 Pair = tuple[str, str]

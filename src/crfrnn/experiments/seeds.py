@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.data import PictureSet
-from crfrnn.data.files import write_text
+from crfrnn.datasets import PictureSet
 from crfrnn.evaluation import METRICS, Evaluation, Interval
 from crfrnn.evaluation.bootstrap import bootstrap, paired_bootstrap
 from crfrnn.evaluation.tables import table, write_csv
 from crfrnn.experiments.plans import Plan
 from crfrnn.experiments.report import evaluate_rows
+from crfrnn.io.files import write_text
 
 
 def write_seeds(

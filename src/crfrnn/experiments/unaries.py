@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data import LabelledPicture
-from crfrnn.data.files import write_text
-from crfrnn.data.sources import Steps
+from crfrnn.datasets import LabelledPicture
+from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import PLAIN, POST, Plan, Row, check_iterations
+from crfrnn.io.files import write_text
 from crfrnn.training import FitConfig, TuneConfig, UnaryDataset, fit, load_parameters, save_parameters
 from crfrnn.training.train import some_of
 

@@ -30,7 +30,7 @@ except (
 
 def _load_triton() -> ModuleType | str:
     try:
-        return importlib.import_module("crfrnn.lattice.triton")
+        return importlib.import_module("crfrnn.lattice.triton.backend")
     except ImportError as error:
         return str(error)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Networks that give logits, and the segmenter that puts a CRF behind them."""
 
-from crfrnn.models import toolkits as toolkits
 from crfrnn.models.deeplab import DeepLab as DeepLab
 from crfrnn.models.deeplab import load_deeplab as load_deeplab
 from crfrnn.models.fcn import FCN as FCN

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crfrnn.data.files import PathLike
+from crfrnn.io.files import PathLike
 from crfrnn.models.bottleneck import Row, stacked
 from crfrnn.models.logits import enlarge
 from crfrnn.models.preprocessing import DEEPLAB

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crfrnn.data.files import PathLike
 from crfrnn.extras import install_line
+from crfrnn.io.files import PathLike
 from crfrnn.models.bottleneck import Row, norm, stacked
 from crfrnn.models.logits import enlarge
 from crfrnn.models.preprocessing import LITE

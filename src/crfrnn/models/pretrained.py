@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import parameter_labels
-from crfrnn.data.files import FileError, PathLike, atomic, existing, write_text
+from crfrnn.io.files import FileError, PathLike, atomic, existing, write_text
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.registry import build_network, recipe_of
 from crfrnn.models.segmenter import Segmenter

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import check_class_names
-from crfrnn.data.files import PathLike
+from crfrnn.io.files import PathLike
 from crfrnn.models.logits import logits_of, resize_logits
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from crfrnn.data.files import PathLike
+from crfrnn.io.files import PathLike
 from crfrnn.models.fcn import FCN, VGG_DEPTHS
 from crfrnn.models.preprocessing import IMAGENET
 from crfrnn.models.weights import read_tensors

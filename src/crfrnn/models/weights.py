@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from crfrnn.data.files import FileError, PathLike, existing
+from crfrnn.io.files import FileError, PathLike, existing
 
 MAX_NUMBERS = 2**29  # four times FCN-8s
 _AGAIN = "download it again, or name the right file"

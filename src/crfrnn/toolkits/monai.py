@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crfrnn.volumes import refine_volume
+from crfrnn.inference import refine_volume
 
 try:
     from monai.config.type_definitions import KeysCollection
@@ -19,14 +19,14 @@ try:
 except ImportError as error:
     raise ImportError(
         f"monai: expected the package monai for CRFd, got {error}; pip install monai, or use "
-        "crfrnn.volumes.refine_volume on arrays"
+        "crfrnn.inference.refine_volume on arrays"
     ) from error
 
 _FLAT, _VOLUME = 3, 4  # axes of [L, H, W] and [L, X, Y, Z]
 
 
 class CRFd(MapTransform):
-    """Refine predictions along the edges of an image: `crfrnn.volumes.refine_volume` in a chain of MONAI.
+    """Refine predictions along the edges of an image: `crfrnn.inference.refine_volume` in a chain of MONAI.
 
     Comes after the network and before ``AsDiscreted(argmax=True)``. The result is probabilities Float32 of
     the same shape, on the prediction's device and with its meta data. A prediction of one channel, as for a

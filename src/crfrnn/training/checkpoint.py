@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from crfrnn.data.sources import Steps
+from crfrnn.datasets.sources import Steps
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
 

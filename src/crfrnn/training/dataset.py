@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.data import DeepLabUnaries, FileError, PictureSet, read_unary
+from crfrnn.datasets import DeepLabUnaries, PictureSet
 from crfrnn.evaluation import trimap_bins
+from crfrnn.io import FileError, read_unary
 
 CACHE_BYTES = 2**31
 _ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
@@ -35,7 +36,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class FolderUnaries:
-    """The unaries of a folder, ``<folder>/<id>.npy`` and the like, read as `crfrnn.data.read_unary` does.
+    """The unaries of a folder, ``<folder>/<id>.npy`` and the like, read as `crfrnn.io.read_unary` does.
 
     Args:
         folder: where they are.

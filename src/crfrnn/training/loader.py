@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from crfrnn.data import SegmentationDataset, collate
+from crfrnn.datasets import SegmentationDataset, collate
 
 GRACE = 30  # seconds that a worker stays after a signal; SIGALRM ends it then
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import robust_log_likelihood
-from crfrnn.data import VOID
+from crfrnn.io import VOID
 
 
 def weighted_cross_entropy(

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from crfrnn.crf import robust_log_likelihood
-from crfrnn.data import Batch, PictureSet, SegmentationDataset
+from crfrnn.datasets import Batch, PictureSet, SegmentationDataset
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.models import Segmenter
 from crfrnn.training.config import FitConfig

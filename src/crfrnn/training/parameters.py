@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import check_class_names, parameter_labels
-from crfrnn.data.files import FileError, PathLike, atomic, existing
+from crfrnn.io.files import FileError, PathLike, atomic, existing
 from crfrnn.lattice.validate import MAX_DIMENSION
 
 FORMAT, VERSION = "crfrnn-parameters", "1"

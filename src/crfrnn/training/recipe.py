@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data import RandomTransform, Source
+from crfrnn.datasets import RandomTransform, Source
 from crfrnn.training.config import COMPATIBILITIES, check_least
 
 PARTS = ("network", "head", "crf")
@@ -39,7 +39,7 @@ class NetworkChoice:
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """A data set by name; see `crfrnn.data.Source`."""
+    """A data set by name; see `crfrnn.datasets.Source`."""
 
     kind: str
     root: str
@@ -60,8 +60,8 @@ class Data:
         root: the folder that relative folders of all sources start from.
         train: sources by the name that stages give them; a YAML list alone is called "train".
         val: the sources that are only looked at.
-        decode, leaks: as for `crfrnn.data.prepare`.
-        long_side: larger pictures, of train and of val, are reduced to it: see `crfrnn.data.reduced`.
+        decode, leaks: as for `crfrnn.datasets.prepare`.
+        long_side: larger pictures, of train and of val, are reduced to it: see `crfrnn.datasets.reduced`.
         validate: pictures of val, spread evenly, that are looked at after every epoch; 0: none, null: all.
     """
 

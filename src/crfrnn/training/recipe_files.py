@@ -11,8 +11,8 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data.files import FileError, PathLike, read_text, write_text
 from crfrnn.extras import install_line
+from crfrnn.io.files import FileError, PathLike, read_text, write_text
 from crfrnn.training.recipe import Recipe
 
 RECIPES = Path(__file__).with_name("recipes")

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from crfrnn.data.files import FileError, OutputError, check_target
+from crfrnn.io.files import FileError, OutputError, check_target
 
 STUDY = "crfrnn"  # the name of our study, in a file that could hold several
 _SQLITE = (".db", ".sqlite", ".sqlite3")

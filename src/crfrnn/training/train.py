@@ -19,11 +19,11 @@ import torch
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
-from crfrnn.data import PictureSet, prepare, reduced
-from crfrnn.data.files import atomic, new_folder, write_text
-from crfrnn.data.outputs import check_new
-from crfrnn.data.sources import Steps
+from crfrnn.datasets import PictureSet, prepare, reduced
+from crfrnn.datasets.sources import Steps
 from crfrnn.extras import install_line
+from crfrnn.io.files import atomic, new_folder, write_text
+from crfrnn.io.outputs import check_new
 from crfrnn.models import (
     FCN,
     DeepLab,
@@ -72,7 +72,7 @@ class Training:
 
 
 def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
-    """The data sets that the recipe's stages need, checked as `crfrnn.data.prepare` does.
+    """The data sets that the recipe's stages need, checked as `crfrnn.datasets.prepare` does.
 
     Raises: ValueError with everything that is wrong in them, before any training.
     """

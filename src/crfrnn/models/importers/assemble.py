@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
-from crfrnn.data.voc import VOC_CLASSES
+from crfrnn.io.palette import VOC_CLASSES
 from crfrnn.models.fcn import STAGES, VGG_DEPTHS, VGG_HIDDEN
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.segmenter import Segmenter

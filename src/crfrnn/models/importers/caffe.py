@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.data.files import FileError, PathLike, existing
+from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
 from crfrnn.models.importers.wire import BYTES, FIXED32, FIXED64, Field, WireError, fields, varints
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from crfrnn.data.files import PathLike
+from crfrnn.io.files import PathLike
 from crfrnn.models.importers.assemble import Converted, assemble
 from crfrnn.models.importers.caffe import read_caffe
 from crfrnn.models.importers.keras import read_keras

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.data.files import FileError, PathLike, existing
 from crfrnn.extras import install_line
+from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE
 from crfrnn.models.weights import check_amount

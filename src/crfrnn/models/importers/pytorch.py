@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from crfrnn.data.files import PathLike
+from crfrnn.io.files import PathLike
 from crfrnn.models.importers.assemble import NAMES, Found
 from crfrnn.models.importers.keras import CRF_NAMES
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE, IMAGENET, Preprocessing

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""Pictures with their label maps: the one item and the one set that all data sets are read into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.io.files import FileError, PathLike, read_text
+from crfrnn.io.images import read_image
+from crfrnn.io.palette import VOID, check_labels, only_white, read_label_png
+from crfrnn.io.problems import by_kind
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+MaskLoader = Callable[[], NDArray[np.uint8]]
+Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
+_SHOWN = 20
+_THREADS = 4  # decoding releases Python's lock; more than a few threads only wait for the disk
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """One picture and its truth; nothing is read before `image` or `mask` is asked for, and nothing is kept.
+
+    Attributes:
+        id: the name, the same for picture and mask.
+        image_path, mask_path: where they are; no mask path in a set without truths, or whose truths are
+            made from an annotation.
+        num_labels: what the labels of the mask are checked against, or None.
+        mask_loader: gives the mask, UInt8[H, W], where it is no indexed PNG.
+    """
+
+    id: str
+    image_path: Path
+    mask_path: Path | None
+    num_labels: int | None = None
+    mask_loader: MaskLoader | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The picture, UInt8[H, W, 3], read from disk at each call."""
+        return read_image(self.image_path)
+
+    @property
+    def has_mask(self) -> bool:
+        return self.mask_path is not None or self.mask_loader is not None
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """The labels, UInt8[H, W], 255 = void, read from disk or made anew at each call."""
+        if self.mask_loader is not None:
+            mask = self.mask_loader()
+            check_labels(mask, self.num_labels, self.mask_path or self.id, "mask")
+            return mask
+        if self.mask_path is None:
+            raise ValueError(
+                f"mask: expected a picture with a truth, got {self.id!r} without; pass masks=True"
+            )
+        return read_label_png(self.mask_path, self.num_labels, role="mask")
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Picture and mask as UInt8[3, H, W] and UInt8[H, W].
+
+        Raises:
+            ValueError: a file that cannot be read, labels out of range, or two sizes that differ.
+        """
+        image, mask = self.image, self.mask
+        if mask.shape != image.shape[:2]:
+            raise FileError(
+                "mask", self.mask_path or self.id, f"{image.shape[:2]} as picture {self.id!r} has",
+                f"{mask.shape}", "pair each picture with the mask that was drawn on it",
+            )  # fmt: skip
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask.copy())
+
+    def problems(self) -> tuple[list[str], NDArray[np.bool_]]:
+        """What is wrong with the files, decoded whole, and which of the 256 values the mask holds."""
+        said: list[str] = []
+        sizes: list[tuple[int, ...]] = []
+        held = np.zeros(256, np.bool_)
+        for part in ("image", "mask") if self.has_mask else ("image",):
+            try:
+                pixels = getattr(self, part)
+            except (ValueError, OSError, ImportError) as error:
+                said.append(str(error))
+                continue
+            sizes.append(pixels.shape[:2])
+            if part == "mask":
+                held[np.unique(pixels)] = True
+        if len(sizes) == 2 and sizes[0] != sizes[1]:
+            said.append(f"{self.id!r}: picture {sizes[0]} and mask {sizes[1]} differ in size")
+        return said, held
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures in a fixed order: ``len``, index and iteration.
+
+    The readers `voc_pictures`, `sbd_pictures`, `coco_pictures`, `context_pictures` and `folder_pictures`
+    build it.
+
+    Attributes:
+        items: the pictures.
+        class_names: a name per label, or empty.
+    """
+
+    items: tuple[LabelledPicture, ...]
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, items: Sequence[LabelledPicture], where: PathLike, class_names: Sequence[str] = ()
+    ) -> PictureSet:
+        """A set whose files are all there.
+
+        Raises:
+            ValueError: no picture, ids twice, and all missing or empty files named at once.
+        """
+        _present(items, str(where))
+        return cls(tuple(items), tuple(class_names))
+
+    @classmethod
+    def voc(cls, root: PathLike, split: str = "val", *, masks: bool = True, year: str = "2012") -> PictureSet:
+        """See `crfrnn.datasets.voc_pictures`."""
+        from crfrnn.datasets.voc import voc_pictures  # the readers know the set, so it meets them late
+
+        return voc_pictures(root, split, masks=masks, year=year)
+
+    @classmethod
+    def folder(
+        cls,
+        root: PathLike,
+        *,
+        images: str = "images",
+        masks: str | None = "masks",
+        num_labels: int | None = None,
+        void: int | None = None,
+    ) -> PictureSet:
+        """See `crfrnn.datasets.folder_pictures`."""
+        from crfrnn.datasets.folder import folder_pictures
+
+        return folder_pictures(root, images=images, masks=masks, num_labels=num_labels, void=void)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> LabelledPicture:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[LabelledPicture]:
+        return iter(self.items)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(item.id for item in self.items)
+
+    def select(self, ids: Iterable[str]) -> PictureSet:
+        """The same set with only these pictures, in this order (a fold, a sample)."""
+        by_id = {item.id: item for item in self.items}
+        wanted = list(ids)
+        missing = [i for i in wanted if i not in by_id]
+        if missing:
+            raise ValueError(f"ids: expected ids of this set of {len(self)}, got {some(missing)}; see .ids")
+        return PictureSet(tuple(by_id[i] for i in wanted), self.class_names)
+
+    def check(self, progress: Progress | None = None) -> list[str]:
+        """Decode every file and list all that is wrong: one line a problem, empty where all is well.
+
+        Damaged and missing files, masks of another size than their picture, labels out of range; and for the
+        whole set masks that hold nothing but 0 and 255, since 255 means "no truth" and not "white".
+
+        Args:
+            progress: called after every picture with (done, in all).
+        """
+        found: list[str] = []
+        held = np.zeros(256, np.bool_)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for done, (problems, values) in enumerate(pool.map(LabelledPicture.problems, self.items), 1):
+                found += problems
+                held |= values
+                if progress is not None:
+                    progress(done, len(self))
+        if not found and only_white(np.flatnonzero(held)):
+            found.append(self._white)
+        return found
+
+    def ask_about_white(self) -> None:
+        """Raise ValueError where the masks hold nothing but 0 and 255; the first other one ends the search.
+
+        Masks that cannot be read are left to whoever reads them for good.
+        """
+        seen = np.zeros(0, np.int64)
+        for item in self.items:
+            with suppress(ValueError, OSError, ImportError):
+                seen = np.union1d(seen, item.mask)
+            if not np.isin(seen, (0, VOID)).all():
+                return
+        if only_white(seen):
+            raise ValueError(self._white)
+
+    @property
+    def _white(self) -> str:
+        return (
+            f"masks: expected labels, got only 0 and {VOID} in all {len(self)}; {VOID} means no truth: "
+            "save white as 1, or write '0: background' and '255: object' into labels.txt"
+        )
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Raise one ValueError with everything that `check` finds, in a line for each kind of problem."""
+        problems = self.check(progress)
+        if problems:
+            lines = "\n  ".join(by_kind(problems))
+            raise ValueError(
+                f"pictures: expected {len(self)} sound ones, got {len(problems)} problems; "
+                f"copy or mend these:\n  {lines}"
+            )
+
+
+def read_ids(listing: PathLike, role: str = "split") -> list[str]:
+    """The ids of a list file, one a line.
+
+    Raises:
+        ValueError: no such file, no text, or an id that would lead out of the folder.
+    """
+    ids = read_text(listing, role).split()
+    strange = [i for i in ids if "/" in i or "\\" in i or "\0" in i or i in (".", "..")]
+    if strange:
+        raise ValueError(
+            f"{role}: expected plain ids in {listing}, got {strange[0]!r}; one a line, no folders"
+        )
+    return ids
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _present(items: Sequence[LabelledPicture], where: str) -> None:
+    if not items:
+        raise ValueError(f"pictures: expected at least one, got none in {where}")
+    seen: set[str] = set()
+    twice = sorted({i.id for i in items if i.id in seen or seen.add(i.id)})
+    if twice:
+        raise ValueError(f"pictures: expected each id once in {where}, got twice: {some(twice)}; remove one")
+    paths = [p for item in items for p in (item.image_path, item.mask_path) if p is not None]
+    missing = [
+        f"{'empty' if p.is_file() else 'no file'} {str(p)!r}"
+        for p in paths
+        if not p.is_file() or p.stat().st_size == 0
+    ]
+    if missing:
+        lines = "\n  ".join(by_kind(missing))
+        raise ValueError(
+            f"pictures: expected {len(paths)} files for {where}, got {len(missing)} missing or empty; "
+            f"copy them or take their ids out:\n  {lines}"
+        )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""Changes of a picture together with its labels: scale, flip, crop, colours.
+
+Torch alone. All draw from a `torch.Generator`: the same seed changes a picture in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from crfrnn.io.palette import VOID
+
+MEAN_COLOUR = (123.68, 116.779, 103.939)  # of ImageNet: what a network that subtracts it sees as zero
+
+
+class PictureSample(NamedTuple):
+    """One picture for training.
+
+    Attributes:
+        id: its name.
+        image: Float32[3, H, W], RGB, 0..255.
+        labels: Int64[H, W], 255 = void.
+        mask: Bool[H, W], False where there is padding and no picture.
+    """
+
+    id: str
+    image: Tensor
+    labels: Tensor
+    mask: Tensor
+
+
+Transform = Callable[[PictureSample, Generator], PictureSample]
+
+
+def sample_of(name: str, image: Tensor, labels: Tensor) -> PictureSample:
+    """A sample from UInt8[3, H, W] and UInt8[H, W]; the values 0..255 stay as they are."""
+    return PictureSample(
+        name, image.to(torch.float32), labels.long(), torch.ones(labels.shape, dtype=torch.bool)
+    )
+
+
+def resize(sample: PictureSample, size: tuple[int, int]) -> PictureSample:
+    """Picture bilinear and antialiased, labels and mask by the nearest pixel; size = (height, width)."""
+    if min(size) < 1:
+        raise ValueError(f"size: expected at least (1, 1), got {tuple(size)}")
+    if tuple(sample.labels.shape) == tuple(size):
+        return sample
+    image = F.interpolate(sample.image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    # The nearest pixel centre, as "bilinear" places them too; integers need no interpolation.
+    rows, columns = (
+        ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp(max=old - 1)
+        for new, old in zip(size, sample.labels.shape, strict=True)
+    )
+    labels, mask = sample.labels[rows][:, columns], sample.mask[rows][:, columns]
+    return PictureSample(sample.id, image.clamp(0, 255), labels, mask)
+
+
+def random_scale(sample: PictureSample, low: float, high: float, generator: Generator) -> PictureSample:
+    """Both sides times one factor, uniform in its logarithm: half as large is as likely as twice."""
+    if not 0 < low <= high < float("inf"):
+        raise ValueError(f"scale: expected 0 < low <= high, got {low} and {high}")
+    factor = low * (high / low) ** _uniform(generator)
+    height, width = sample.labels.shape
+    return resize(sample, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def flip(sample: PictureSample) -> PictureSample:
+    """Left to right."""
+    return PictureSample(sample.id, sample.image.flip(-1), sample.labels.flip(-1), sample.mask.flip(-1))
+
+
+def random_flip(sample: PictureSample, probability: float, generator: Generator) -> PictureSample:
+    """Flipped with this probability."""
+    return flip(sample) if _uniform(generator) < probability else sample
+
+
+def pad(sample: PictureSample, size: tuple[int, int], *, top: int = 0, left: int = 0) -> PictureSample:
+    """The sample on a canvas of (height, width) at least its own: mean colour, void, mask False around it."""
+    height, width = sample.labels.shape
+    if (height, width) == tuple(size):
+        return sample
+    if not (0 <= top <= size[0] - height and 0 <= left <= size[1] - width):
+        raise ValueError(
+            f"size: expected room for {(height, width)} at row {top}, column {left}, got {tuple(size)}"
+        )
+    image = sample.image.new_tensor(MEAN_COLOUR)[:, None, None].repeat(1, *size)
+    labels = sample.labels.new_full(size, VOID)
+    mask = sample.mask.new_zeros(size)
+    window = (slice(top, top + height), slice(left, left + width))
+    image[:, window[0], window[1]], labels[window], mask[window] = sample.image, sample.labels, sample.mask
+    return PictureSample(sample.id, image, labels, mask)
+
+
+def random_crop(sample: PictureSample, size: tuple[int, int], generator: Generator) -> PictureSample:
+    """A window of (height, width), anywhere in the picture; where the picture is smaller, padded anywhere."""
+    if min(size) < 1:
+        raise ValueError(f"crop: expected at least (1, 1), got {tuple(size)}")
+    height, width = sample.labels.shape
+    top = _integer(max(0, height - size[0]), generator)
+    left = _integer(max(0, width - size[1]), generator)
+    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+    part = PictureSample(
+        sample.id, sample.image[:, rows, columns], sample.labels[rows, columns], sample.mask[rows, columns]
+    )
+    room = (size[0] - part.labels.shape[0], size[1] - part.labels.shape[1])
+    return pad(part, size, top=_integer(room[0], generator), left=_integer(room[1], generator))
+
+
+def colour_jitter(
+    sample: PictureSample, brightness: float, contrast: float, saturation: float, generator: Generator
+) -> PictureSample:
+    """Brightness, contrast and saturation of the picture times factors drawn from 1 ± the number given.
+
+    The values stay in 0..255. Labels and mask stay; so does the padding, which is no part of the picture.
+    """
+    for name, number in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name}: expected 0..1, got {number}; 0.2 means factors from 0.8 to 1.2")
+    bright, contrasted, saturated = (
+        1 + amount * (2 * _uniform(generator) - 1) for amount in (brightness, contrast, saturation)
+    )
+    image = sample.image * bright
+    grey = (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(0)  # luma, ITU-R BT.601
+    middle = grey[sample.mask].mean() if sample.mask.any() else grey.new_zeros(())
+    image = (grey + saturated * (image - grey) - middle) * contrasted + middle
+    return sample._replace(image=torch.where(sample.mask, image.clamp(0, 255), sample.image))
+
+
+@dataclass(frozen=True)
+class RandomTransform:
+    """The usual changes in the usual order: scale, flip, crop, colours. Each is off unless asked for.
+
+    Attributes:
+        scale: (low, high) factors of both sides.
+        flip: probability.
+        crop: (height, width), or None for the whole picture.
+        brightness, contrast, saturation: see `colour_jitter`.
+
+    >>> change = RandomTransform(scale=(0.5, 2.0), flip=0.5, crop=(8, 6))
+    >>> sample = sample_of("a", torch.zeros(3, 5, 9, dtype=torch.uint8), torch.ones(5, 9, dtype=torch.uint8))
+    >>> change(sample, Generator().manual_seed(0)).labels.shape
+    torch.Size([8, 6])
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    crop: tuple[int, int] | None = None
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip: expected a probability 0..1, got {self.flip}")
+        if not 0 < self.scale[0] <= self.scale[1] < float("inf"):
+            raise ValueError(f"scale: expected 0 < low <= high, got {self.scale}")
+
+    def __call__(self, sample: PictureSample, generator: Generator) -> PictureSample:
+        if self.scale != (1.0, 1.0):
+            sample = random_scale(sample, *self.scale, generator)
+        sample = random_flip(sample, self.flip, generator)
+        if self.crop is not None:
+            sample = random_crop(sample, self.crop, generator)
+        if not (self.brightness or self.contrast or self.saturation):
+            return sample
+        return colour_jitter(sample, self.brightness, self.contrast, self.saturation, generator)
+
+
+def _uniform(generator: Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def _integer(largest: int, generator: Generator) -> int:
+    return int(torch.randint(largest + 1, (), generator=generator))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""PASCAL VOC 2007-2012: pictures and truths of the development kits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crfrnn.datasets.pictures import LabelledPicture, PictureSet, read_ids
+from crfrnn.io.files import PathLike
+from crfrnn.io.palette import VOC_CLASSES
+
+VOC_YEARS = ("2007", "2008", "2009", "2010", "2011", "2012")  # those with segmentations, all of 21 labels
+
+
+def voc_pictures(root: PathLike, split: str = "val", *, masks: bool = True, year: str = "2012") -> PictureSet:
+    """The pictures that ``ImageSets/Segmentation/<split>.txt`` of a VOC development kit lists.
+
+    Args:
+        root: the folder that holds ``VOCdevkit`` (or ``TrainVal/VOCdevkit``, as 2011 unpacks), or
+            ``VOCdevkit`` itself, or the ``VOC2012`` in it.
+        split: "train", "val", "trainval", "test" or any other list there.
+        masks: False for lists without public truths (test; that of 2007 has them).
+        year: "2007" to "2012".
+
+    Raises:
+        ValueError: no such year, folder or list, an empty list, ids twice, and all missing files at once.
+    """
+    base = devkit(root, year)
+    listing = segmentation_list(base, split)
+    items = [
+        LabelledPicture(
+            i,
+            base / "JPEGImages" / f"{i}.jpg",
+            base / "SegmentationClass" / f"{i}.png" if masks else None,
+            len(VOC_CLASSES),
+        )
+        for i in read_ids(listing)
+    ]
+    return PictureSet.of(items, listing, VOC_CLASSES)
+
+
+def devkit(root: PathLike, year: str = "2012") -> Path:
+    """The folder ``VOC<year>`` of a development kit that was unpacked in, or is, `root`.
+
+    Raises:
+        ValueError: a year without segmentations, or no such folder.
+    """
+    if year not in VOC_YEARS:
+        raise ValueError(f"year: expected one of {', '.join(VOC_YEARS)}, got {year!r}")
+    start, name = Path(root), f"VOC{year}"
+    for base in (
+        start, start / name, start / "VOCdevkit" / name, start / "TrainVal" / "VOCdevkit" / name,
+    ):  # fmt: skip
+        # A kit of another year may stand there under its own name: VOC2010 is no VOC2012.
+        another = base.name.startswith("VOC20") and base.name != name
+        if not another and (base / "ImageSets" / "Segmentation").is_dir():
+            return base
+    raise ValueError(
+        f"root: expected a folder with VOCdevkit/{name}/ImageSets/Segmentation, got {str(root)!r}; "
+        "name the folder that the development kit was unpacked in"
+    )
+
+
+def segmentation_list(base: Path, split: str) -> Path:
+    """The list file of a split; ValueError names those that are there."""
+    lists = base / "ImageSets" / "Segmentation"
+    listing = lists / f"{split}.txt"
+    if not listing.is_file():
+        known = ", ".join(sorted(p.stem for p in lists.glob("*.txt"))) or "none"
+        raise ValueError(f"split: expected one of the lists in {lists} ({known}), got {split!r}")
+    return listing

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""Pictures and their maps in, label maps to train on out: one native call for pictures of like size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.crf import mean_field
+from crfrnn.crf.binary import two_labels
+from crfrnn.crf.unit import warn_of_probabilities
+from crfrnn.inference.pseudo.recipes import Recipe, recipe_named
+from crfrnn.io import VOID, unary_from_labels
+from crfrnn.io.cams import Cams
+from crfrnn.io.scores import SMALLEST
+
+_WASTE = 1.25  # pictures share a call while the padding costs less than a quarter of their pixels
+_BOTH = 2
+
+
+class _Candidates(NamedTuple):
+    """What the CRF decides on: unaries Float[S, K, H, W] of S levels, and the label of each of the K."""
+
+    unaries: Tensor
+    labels: NDArray[np.int64]
+
+
+@torch.no_grad()
+def refine_labels(
+    images: Sequence[NDArray[np.uint8]],
+    maps: Sequence[Cams | Tensor],
+    recipe: str | Recipe = "irn",
+    *,
+    quality: str = "default",
+    device: str | torch.device = "cpu",
+) -> list[NDArray[np.uint8]]:
+    """Pseudo-labels of several pictures, UInt8[H, W] each: 255 where the recipe is not sure.
+
+    Only the labels that a picture is known to show take part, so a picture with two classes costs three
+    labels, whatever the data set has. Pictures with as many labels and of like size are padded to one size
+    and go through the CRF together; padding sends no message, so company does not change a picture's labels.
+
+    Args:
+        images: UInt8[H, W, 3] each, of any sizes.
+        maps: for each picture its `Cams`, or logits Float[L, H, W] of all labels, background first, of which
+            the argmax after the CRF is taken (`levels` do not matter then).
+        recipe: a name in `RECIPES`, or a `Recipe`.
+        quality: of the lattice, "classic", "default" or "high".
+        device: where the CRF runs, "cpu" or "cuda".
+
+    Raises:
+        ValueError: other shapes, more than 255 labels, unknown names.
+
+    Source: `Recipe.source`; the inference is that of `CRFRNN` with symmetric normalisation.
+
+    >>> image = np.zeros((4, 6, 3), np.uint8)
+    >>> image[:, 3:] = 200
+    >>> cam = torch.zeros(1, 4, 6)
+    >>> cam[0, :, 3:] = 0.9
+    >>> refine_labels([image], [Cams(cam, np.array([15]))])[0][0].tolist()
+    [0, 0, 0, 15, 15, 15]
+    """
+    chosen = recipe_named(recipe)
+    if len(images) != len(maps):
+        raise ValueError(f"maps: expected one for each of {len(images)} pictures, got {len(maps)}")
+    candidates = [
+        _candidates(_checked(image, source, k), source, chosen)
+        for k, (image, source) in enumerate(zip(images, maps, strict=True))
+    ]
+    out: list[NDArray[np.uint8]] = [np.zeros(c.unaries.shape[2:], np.uint8) for c in candidates]
+    for group in _groups([c.unaries.shape for c in candidates]):
+        probabilities = _infer(
+            [images[i] for i in group], [candidates[i].unaries for i in group], chosen, quality, device
+        )
+        for i, q in zip(group, probabilities, strict=True):
+            out[i] = _decide(q, candidates[i].labels, chosen)
+    return out
+
+
+def _checked(image: NDArray[np.uint8], source: Cams | Tensor, number: int) -> NDArray[np.uint8]:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(
+            f"images: expected uint8 [H, W, 3], got {image.dtype} {image.shape} at {number}; use read_image"
+        )
+    scores = source.scores if isinstance(source, Cams) else source
+    if not isinstance(scores, Tensor) or scores.ndim != 3 or scores.shape[1:] != image.shape[:2]:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            f"maps: expected Cams or a tensor [L, {image.shape[0]}, {image.shape[1]}] as picture {number} "
+            f"has, got {got}; resize the maps to the picture"
+        )
+    if not isinstance(source, Cams) and not 1 <= len(scores) <= VOID:
+        raise ValueError(f"maps: expected 1..255 labels, got {len(scores)} at {number}; a byte holds no more")
+    return image
+
+
+def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: Recipe) -> _Candidates:
+    if not isinstance(source, Cams):
+        warn_of_probabilities(source)
+        logits = two_labels(source.float())
+        return _Candidates(logits[None], np.arange(len(logits)))
+    labels = np.concatenate([[0], source.labels])
+    best = source.scores.amax(0) if len(source.scores) else torch.zeros(image.shape[:2])
+    levels = []
+    for level in recipe.levels:
+        if recipe.background == "threshold":
+            scores = torch.cat([torch.full_like(best, level)[None], source.scores])
+            levels.append(unary_from_labels(scores.argmax(0), len(labels), gt_prob=recipe.gt_prob))
+        else:
+            scores = torch.cat([((1 - best) ** level)[None], source.scores])
+            levels.append(scores.clamp(min=SMALLEST).log())
+    return _Candidates(torch.stack(levels), labels)
+
+
+def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Pictures that share a call: as many levels and labels, and little padding."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(shapes)), key=lambda i: shapes[i]):
+        if groups:
+            members = [shapes[j] for j in (*groups[-1], i)]
+            rows, columns = (max(s[axis] for s in members) for axis in (2, 3))
+            area = sum(s[2] * s[3] for s in members)
+            if members[0][:2] == shapes[i][:2] and rows * columns * len(members) <= _WASTE * area:
+                groups[-1].append(i)
+                continue
+        groups.append([i])
+    return groups
+
+
+def _infer(
+    images: Sequence[NDArray[np.uint8]],
+    unaries: Sequence[Tensor],
+    recipe: Recipe,
+    quality: str,
+    device: str | torch.device,
+) -> list[Tensor]:
+    """Marginals Float[S, K, H, W] of every picture; the kernels are built once for all levels."""
+    levels, size = unaries[0].shape[:2]
+    rows, columns = (max(u.shape[axis] for u in unaries) for axis in (2, 3))
+    unary = torch.zeros(levels, len(images), size, rows, columns)
+    guide = torch.zeros(len(images), 3, rows, columns, dtype=torch.uint8)
+    valid = torch.zeros(len(images), rows, columns, dtype=torch.bool)
+    for k, (image, own) in enumerate(zip(images, unaries, strict=True)):
+        h, w = own.shape[2:]
+        unary[:, k, :, :h, :w] = own
+        guide[k, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        valid[k, :h, :w] = True
+    if size > 1 and recipe.iterations:  # one label leaves nothing to decide
+        crf = recipe.crf(size, quality).to(device)
+        mask = None if bool(valid.all()) else valid.to(device)
+        kernels = crf.kernels(guide.to(device), mask, torch.float32)
+        weights = (crf.spatial_weights, crf.bilateral_weights)
+        for level in unary:
+            level.copy_(
+                mean_field(
+                    level.to(device), kernels, weights, crf.compatibility, recipe.iterations, mask=mask
+                )
+            )
+    return [unary[:, k, :, : own.shape[2], : own.shape[3]].softmax(1) for k, own in enumerate(unaries)]
+
+
+def _decide(q: Tensor, labels: NDArray[np.int64], recipe: Recipe) -> NDArray[np.uint8]:
+    best, winner = q.max(1)
+    found = labels[winner.numpy()]
+    out = found[0].copy()
+    if len(found) == _BOTH:
+        sure, background = found[0] != 0, found[1] == 0
+        out[~sure] = VOID
+        out[background if recipe.background_wins else background & ~sure] = 0
+    if recipe.certain is not None:
+        out[best[0].numpy() < recipe.certain] = VOID
+    return out.astype(np.uint8)

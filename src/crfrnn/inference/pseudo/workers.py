@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Processes that work through a list and outlive the death of one of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from crfrnn.io.temporary import remove_own
+
+Chunk = Sequence[Any]
+Results = list[tuple[Any, str | None]]  # (job, what went wrong) of every job of a chunk
+Work = Callable[[Chunk], Results]
+DIED = "the process that worked on it died, as one does that runs out of memory"
+_AHEAD = 2  # chunks given to each process: one to work on, one that waits
+
+
+def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterator[tuple[Any, str | None]]:
+    """Call `work` on all chunks in `processes` spawned processes of one thread each; results as they come.
+
+    Processes are spawned, not forked: a forked child would wait for OpenMP's threads for ever. What was
+    under way when a process died is tried again by one process, job by job, so that the job that
+    kills is the only one that is lost.
+
+    Args:
+        work: a function that can be pickled; it reports what goes wrong and does not raise.
+        chunks: lists of jobs.
+        processes: at least 1.
+
+    Raises:
+        RuntimeError: processes do not start at all.
+    """
+    waiting = deque(chunks)
+    while waiting:
+        lost = yield from _pool(work, waiting, processes, _AHEAD)
+        suspects: deque[Chunk] = deque([job] for chunk in lost for job in chunk)
+        while suspects:
+            for chunk in (yield from _pool(work, suspects, 1, 1)):
+                yield chunk[0], DIED
+
+
+def _pool(
+    work: Work, waiting: deque[Chunk], processes: int, ahead: int
+) -> Generator[tuple[Any, str | None], None, list[Chunk]]:
+    """Work until nothing waits or a process dies; returns the chunks that were under way then."""
+    running: dict[Future[Results], Chunk] = {}
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
+    try:
+        _start(pool)
+        while waiting or running:
+            try:
+                while waiting and len(running) < ahead * processes:
+                    with _ctrl_c_later():
+                        running[pool.submit(work, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    results = future.result()
+                    del running[future]
+                    yield from results
+            except BrokenProcessPool:
+                return list(running.values())
+        return []
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(pool: ProcessPoolExecutor) -> None:
+    try:
+        with _ctrl_c_later():
+            first = pool.submit(_one_thread)
+        first.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "processes: expected processes that start, got none that does; in a script, call this under "
+            "`if __name__ == '__main__':` (a spawned process imports the script), or say processes=1"
+        ) from error
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and in a process that is started meanwhile until `_begin`.
+
+    A terminal sends it to every process, and one that imports would show a traceback from the middle of that.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _begin() -> None:
+    """In a new process: one thread, no file left behind, and no life without the process that started it."""
+    _one_thread()
+    signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # killed, it could tell nobody: its processes would wait for work for ever
+        remove_own()
+        os._exit(1)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    remove_own()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

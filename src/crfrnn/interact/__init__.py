@@ -1,8 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""A person points, the picture answers: scribbles, seeds and boxes, a colour model and the CRF."""
-
-from crfrnn.interact.mixture import Mixture as Mixture
-from crfrnn.interact.segment import default_crf as default_crf
-from crfrnn.interact.segment import segment_box as segment_box
-from crfrnn.interact.segment import segment_scribbles as segment_scribbles
-from crfrnn.interact.segment import segment_seeds as segment_seeds

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: MIT
+"""GeoTIFF through rasterio (the extra `geo`): read by windows, written by windows, georeference kept."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crfrnn.extras import install_line
+from crfrnn.io.files import FileError, PathLike, atomic, existing
+from crfrnn.io.palette import VOID, voc_palette
+from crfrnn.io.scale import check_scale
+from crfrnn.lattice.validate import warn
+
+CACHE = 64  # MB that GDAL may keep of blocks; its own default is a twentieth of the machine
+BLOCK = 256
+SAME_PIXEL = 1e-3  # of a pixel; transforms are written with rounded digits
+_ENDINGS = (".tif", ".tiff")
+
+
+class Raster:
+    """A GeoTIFF as a `Source`; only the windows that are asked for are read.
+
+    Args:
+        path: .tif or .tiff.
+        role: what the file is to the caller, for messages.
+        bands: which, from 1 on; None takes all.
+        scale: (low, high), numbers that become 0 and 255; None leaves the numbers as they stand.
+
+    A pixel has no data where all of the bands hold the file's nodata value, or where its mask or alpha band
+    says so. A band that holds the nodata value beside others that do not keeps its number; of a picture with
+    a scale, NaN counts as LOW there.
+
+    Raises:
+        ValueError: no such file, no TIFF, damaged, no such band, complex numbers, a scale that is none.
+        ImportError: rasterio is not installed.
+    """
+
+    def __init__(
+        self,
+        path: PathLike,
+        role: str = "image",
+        *,
+        bands: Sequence[int] | None = None,
+        scale: tuple[float, float] | None = None,
+    ) -> None:
+        self._rasterio, self.path, self.role, self.scale = _rasterio(), path, role, scale
+        found = existing(path, role)
+        with self._named():
+            self.file = self._rasterio.open(found, driver="GTiff")
+        self.bands = list(range(1, self.file.count + 1)) if bands is None else list(bands)
+        if not self.bands or not all(1 <= b <= self.file.count for b in self.bands):
+            raise FileError(
+                role, path, f"bands 1..{self.file.count}", f"{self.bands}", "name others with bands="
+            )
+        check_scale(scale)
+        if self.dtype.kind not in "uif":
+            raise FileError(role, path, "real numbers", f"{self.dtype}", "write their magnitude")
+        flags = [self.file.mask_flag_enums[b - 1] for b in self.bands]
+        kinds = self._rasterio.enums.MaskFlags
+        self._whole = all(kinds.all_valid in own for own in flags)
+        self._by_value = np.array([kinds.nodata in own for own in flags])
+        self._nan_is_nodata = self.dtype.kind == "f" and any(
+            value is not None and math.isnan(value) for value in self.file.nodatavals
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return len(self.bands), self.file.height, self.file.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.file.dtypes[self.bands[0] - 1])
+
+    @property
+    def nodata(self) -> float | None:
+        """The number that stands for no data, if the file names one."""
+        return self.file.nodata
+
+    @property
+    def bits(self) -> int:
+        """Of a number in the file, which may be fewer than those of `dtype`."""
+        stored = self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
+        return 8 * self.dtype.itemsize if stored is None else int(stored)
+
+    @property
+    def indexed(self) -> bool:
+        """The numbers stand for colours of a palette."""
+        palette = self._rasterio.enums.ColorInterp.palette
+        return any(self.file.colorinterp[b - 1] == palette for b in self.bands)
+
+    def read(self, rows: slice, columns: slice) -> NDArray[Any]:
+        with self._named():
+            values = self.file.read(self.bands, window=self._window(rows, columns))
+        if self.scale is None:
+            return values
+        low, high = self.scale
+        if self._nan_is_nodata:
+            values[np.isnan(values)] = low
+        # The differences of large numbers are lost in float32; those far off, such as nodata, are clipped.
+        wide = values.astype(np.float64 if self.dtype.itemsize > 2 else np.float32)
+        with np.errstate(over="ignore"):
+            return ((wide - low) * (255 / (high - low))).clip(0, 255).astype(np.float32, copy=False)
+
+    def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
+        if self._whole:
+            return None
+        with self._named():
+            masks = self.file.read_masks(self.bands, window=self._window(rows, columns)) > 0
+        valid = masks[~self._by_value].all(0)
+        return valid & masks[self._by_value].any(0) if self._by_value.any() else valid
+
+    def misfit(self, other: Raster) -> str | None:
+        """How the pixels of `other` lie elsewhere, in words; None where they lie in the same places.
+
+        Coordinate systems are compared where both files have one, transforms where both have one, to a
+        thousandth of a pixel. A file without either fits any of its size.
+        """
+        if self.shape[1:] != other.shape[1:]:
+            return f"{other.shape[2]} × {other.shape[1]}"
+        mine, theirs = self.file.crs, other.file.crs
+        if mine is not None and theirs is not None and mine != theirs:
+            return f"the coordinate system {theirs.to_string():.60}"
+        here, there = self.file.transform, other.file.transform
+        if here.is_identity or there.is_identity:
+            return None
+        if here.is_degenerate or there.is_degenerate:
+            return None if here == there else "another transform"
+        height, width = self.shape[1:]
+        corners = np.array([(x, y, 1) for x in (0, width) for y in (0, height)], np.float64).T
+        back = np.linalg.inv(np.reshape(here, (3, 3))) @ np.reshape(there, (3, 3))
+        away = float(np.hypot(*(back @ corners - corners)[:2]).max())
+        return None if away <= SAME_PIXEL else f"a corner {away:.3g} pixels away"
+
+    def same_grid(self, other: Raster) -> bool:
+        """Whether both have the same pixels in the same places; see `misfit`."""
+        return self.misfit(other) is None
+
+    def close(self) -> None:
+        self.file.close()
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _window(self, rows: slice, columns: slice) -> Any:
+        return self._rasterio.windows.Window.from_slices(rows, columns)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            with _quiet(self._rasterio):
+                yield
+        except self._rasterio.errors.RasterioError as error:
+            raise FileError(
+                self.role, self.path, "a whole GeoTIFF", f"{type(error).__name__}: {error}", "write it again"
+            ) from error
+
+
+class LabelRaster:
+    """Label map, and if wanted marginals, as GeoTIFF with the georeference of a picture.
+
+    ``write`` fits `refine_tiles`. The files appear whole when the block is left, or not at all. Where there
+    is no data the label is 255, and 255 is the file's nodata value (65535 beyond 255 labels); the marginals
+    are NaN there. Coordinate system, transform, ground control points, RPCs and AREA_OR_POINT are those of
+    the picture.
+
+    Args: path, .tif or .tiff; like, the picture; labels, their number; probabilities, a second file or None.
+    """
+
+    def __init__(
+        self, path: PathLike, like: Raster, labels: int, probabilities: PathLike | None = None
+    ) -> None:
+        for name in (path, *([] if probabilities is None else [probabilities])):
+            if not str(name).lower().endswith(_ENDINGS):
+                raise ValueError(f"output: expected a name in .tif or .tiff, got {str(name)!r}")
+        self._rasterio, self.path, self.like = _rasterio(), path, like
+        self.labels, self.probabilities = labels, probabilities
+        self.dtype = np.dtype(np.uint8 if labels <= VOID else np.uint16)
+        self.nodata = int(np.iinfo(self.dtype).max)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> LabelRaster:
+        with self._stack:  # what was opened is undone if the second file cannot be
+            self._map = self._create(self.path, 1, self.dtype, nodata=self.nodata)
+            if self.dtype == np.uint8:
+                palette = {k: (*colour, 255) for k, colour in enumerate(voc_palette().tolist())}
+                self._map.write_colormap(1, palette)
+            self._scores = (
+                None
+                if self.probabilities is None
+                else self._create(self.probabilities, self.labels, np.dtype(np.float32), nodata=math.nan)
+            )
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(
+        self,
+        top: int,
+        left: int,
+        labels: NDArray[Any],
+        probabilities: NDArray[np.float32],
+        valid: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write one finished rectangle."""
+        values = labels.astype(self.dtype)
+        if valid is not None:
+            values[~valid] = self.nodata
+        window = self._rasterio.windows.Window(left, top, labels.shape[1], labels.shape[0])
+        with _quiet(self._rasterio):
+            self._map.write(values, 1, window=window)
+            if self._scores is not None:
+                if valid is not None:
+                    probabilities = np.where(valid, probabilities, np.float32(math.nan))
+                self._scores.write(probabilities, window=window)
+
+    def _create(self, path: PathLike, bands: int, dtype: np.dtype[Any], **options: Any) -> Any:
+        temporary = self._stack.enter_context(atomic(path))
+        file = self.like.file
+        profile = {
+            "driver": "GTiff", "count": bands, "dtype": dtype.name, "height": file.height,
+            "width": file.width, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
+            "compress": "deflate", "BIGTIFF": "IF_SAFER", **_places(file), **options,
+        }  # fmt: skip
+        with _quiet(self._rasterio):
+            out = self._rasterio.open(temporary, "w", **profile)
+            self._stack.enter_context(_closed(self._rasterio, out, path))
+            if "AREA_OR_POINT" in file.tags():
+                out.update_tags(AREA_OR_POINT=file.tags()["AREA_OR_POINT"])
+            return out
+
+
+def _places(file: Any) -> dict[str, Any]:
+    """What says where the pixels of a file lie, as rasterio takes it for a new one."""
+    points, system = file.gcps
+    found: dict[str, Any] = {"crs": file.crs, "transform": file.transform}
+    if points and file.transform.is_identity:
+        found = {"crs": system, "gcps": points}
+    elif points:
+        warn(
+            f"IMAGE {file.name!r}: its {len(points)} ground control points are not in the results, since a "
+            "GeoTIFF holds either these or a transform; the transform is kept"
+        )
+    if file.rpcs is not None:
+        found["rpcs"] = file.rpcs
+    return found
+
+
+@contextmanager
+def _closed(rasterio: Any, file: Any, path: PathLike) -> Iterator[None]:
+    """Close it; OSError unless all blocks are in it: GDAL prints that a disk is full, and raises nothing."""
+    name = file.name
+    try:
+        yield
+    except BaseException:
+        with _quiet(rasterio):
+            file.close()
+        raise
+    with _quiet(rasterio):
+        file.close()
+        try:
+            with rasterio.open(name) as made:
+                ends = list(_block_ends(made))
+        except rasterio.errors.RasterioError:
+            ends = [0]
+    if not all(ends) or max(ends) > os.path.getsize(name):
+        raise OSError(f"output {os.fspath(path)!r}: expected all of it on the disk, got a part; is it full?")
+
+
+def _block_ends(file: Any) -> Iterator[int]:
+    """Where each block of a GeoTIFF ends, in bytes from the start; 0 for one that is not there."""
+    shared = file.interleaving is not None and file.interleaving.value == "PIXEL"
+    for band in (1,) if shared else file.indexes:
+        for (row, column), _ in file.block_windows(band):
+            parts = (
+                file.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", band) for what in ("OFFSET", "SIZE")
+            )
+            yield sum(int(part or 0) for part in parts)
+
+
+@contextmanager
+def _quiet(rasterio: Any) -> Iterator[None]:
+    """A small cache, and no warning about a picture that is not georeferenced."""
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
+
+
+def _rasterio() -> Any:
+    try:
+        for part in ("errors", "enums", "windows"):
+            importlib.import_module(f"rasterio.{part}")
+        return importlib.import_module("rasterio")
+    except ImportError as error:
+        raise ImportError(
+            f"GeoTIFF: expected the package rasterio, got none; {install_line('geo')}"
+        ) from error

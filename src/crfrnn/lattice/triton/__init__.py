@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The GPU backend of the lattice: Triton kernels, also run by Triton's interpreter."""

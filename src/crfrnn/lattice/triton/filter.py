@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""Splat, blur and slice on the GPU, and the gradient of the weights: no atomics, the same bits in every run.
+
+Every sum runs in one fixed order: a splat goes through the corners sorted by vertex, piece by piece
+(`triton_build.build`). Half types are loaded as they are, summed in float32. Nothing here waits for the
+device: a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crfrnn.lattice.triton import kernels as triton_kernels
+from crfrnn.lattice.triton.launch import Launcher, block, ceil_div, on_device, power_of_2
+
+CHANNELS = 32  # columns of one program; more channels are more programs
+
+
+class Structure(NamedTuple):
+    """Where the corners lie, see `triton_build.build`."""
+
+    corner: Tensor
+    rank: Tensor
+    neighbour: Tensor
+    order: Tensor
+    bounds: tuple[Tensor, Tensor, Tensor]
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor]) -> Structure:
+        """From the seven tensors of a lattice's structure."""
+        corner, rank, neighbour, order, first, second, third = tensors
+        return Structure(corner, rank, neighbour, order, (first, second, third))
+
+    @property
+    def size(self) -> int:
+        return self.corner.shape[1]
+
+    @property
+    def vertices(self) -> int:
+        return self.neighbour.shape[2] - 1
+
+
+def shares(weights: Tensor, structure: Structure) -> Tensor:
+    """The weights in the order in which the splat sums."""
+    return weights.reshape(-1).index_select(0, structure.order)
+
+
+class Passes:
+    """Filters of C channels over one lattice, one after another, in the weights' type.
+
+    Rows of lattice values are [M, ≥ C], padded to whole sectors.
+    """
+
+    def __init__(self, structure: Structure, channels: int, weights: Tensor) -> None:
+        self.structure, self.channels, self._like = structure, channels, weights
+        sector, points = 32 // weights.element_size(), len(weights)
+        self._sectors = ceil_div(channels, sector)
+        self.width = self._sectors * sector
+        self._tables = [table for table in structure.bounds if table.numel()]
+        most = max((table.numel() for table in self._tables), default=1)
+        self._rows, self._points = block(32, most), block(32, points)  # a program's
+        padded, own = (min(power_of_2(n), CHANNELS) for n in (self.width, channels))
+        self._across, self._own_across = ceil_div(self.width, padded), ceil_div(channels, own)
+        self._pixels = ceil_div(points, self._points)
+        rows = {"SECTOR": sector, "BLOCK": self._rows, "COLUMNS": padded}
+        each = {"SIZE": structure.size, "SECTOR": sector, "BLOCK": self._points, "COLUMNS": own}
+        sums, dots = triton_kernels.sum_pieces, triton_kernels.corner_dots
+        self._first = {
+            whole: Launcher(sums, 0, 7, SIZE=structure.size, FIRST=True, PADDED=whole, **rows)
+            for whole in (False, True)
+        }
+        self._next = Launcher(sums, SIZE=structure.size, FIRST=False, PADDED=True, **rows)
+        self._blur = Launcher(triton_kernels.blur_axis, **rows)
+        self._slice = Launcher(triton_kernels.slice_rows, **each)
+        self._dots = {
+            (add, scaled): Launcher(dots, 0, 8, ADD=add, SCALED=scaled, **each)
+            for add in (False, True)
+            for scaled in (False, True)
+        }
+
+    def spread(self, values: Tensor, share: Tensor, reverse: bool) -> Tensor:
+        """Splat and blur: [P, C] in any float type -> rows. Of rows as wide as ours, zeros follow the C."""
+        return self.blur(self.splat(values, share), reverse)
+
+    def splat(self, values: Tensor, share: Tensor) -> Tensor:
+        """Every vertex' sum over its corners, pass by pass, each in room of its own: two are held at most."""
+        if not self.structure.vertices:
+            return self._like.new_empty(0, self.width)
+        stride = values.stride(0)
+        launch, order = self._first[stride == self.width], self.structure.order
+        channels = self.channels
+        for table in self._tables:
+            count = table.numel() - 1
+            out = self._like.new_empty(count, self.width)
+            launch(
+                ceil_div(count, self._rows), self._across, values, out, order, share, table, count, channels,
+                stride, self._sectors,
+            )  # fmt: skip
+            launch, values, channels, stride = self._next, out, self.width, self.width
+        return values
+
+    def blur(self, rows: Tensor, reverse: bool) -> Tensor:
+        """Along axes 0..d, d..0 when `reverse`; what `rows` held is lost."""
+        neighbour, vertices = self.structure.neighbour, self.structure.vertices
+        if not vertices:
+            return rows
+        other, programs = torch.empty_like(rows), ceil_div(vertices, self._rows)
+        axes = range(self.structure.size)
+        for axis in reversed(axes) if reverse else axes:
+            self._blur(programs, self._across, rows, other, neighbour, axis, vertices, self._sectors)
+            rows, other = other, rows
+        return rows
+
+    def gather(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Slice: rows -> [P, C]."""
+        out = rows.new_empty(len(weights), self.channels)
+        if out.numel():
+            self._slice(
+                self._pixels, self._own_across, rows, out, weights, self.structure.corner, len(weights),
+                self.structure.vertices, self.channels, self._sectors, self.channels,
+            )  # fmt: skip
+        return out
+
+    def corner_dots(
+        self, values: Tensor, rows: Tensor, out: Tensor, add: bool, scale: Tensor | None = None
+    ) -> None:
+        """out[p, r] (+)= scale[p] / (1 + 2^-d) <values[p], rows[corner[p, r]]>."""
+        self._dots[add, scale is not None](
+            self._pixels, 1, values, rows, out, self.structure.corner, out if scale is None else scale,
+            len(values), self.structure.vertices, self.channels, values.stride(0), self._sectors,
+        )  # fmt: skip
+
+
+def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+    """[P, C] -> [P, C]: splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
+    values, weights = values.contiguous(), weights.contiguous()
+    if not values.numel():
+        return torch.empty_like(values, dtype=weights.dtype)
+    with on_device(values):
+        passes = Passes(structure, values.shape[1], weights)
+        return passes.gather(passes.spread(values, shares(weights, structure), reverse), weights)
+
+
+def weight_gradient(x: Tensor, g: Tensor, weights: Tensor, structure: Structure) -> Tensor:
+    """d<g, filter(x)>/dw: the splat's part from what the adjoint left at the corners, and the slice's own."""
+    x, g, weights = x.contiguous(), g.contiguous(), weights.contiguous()
+    out = torch.zeros_like(weights)
+    if x.numel():
+        with on_device(x):
+            passes, share = Passes(structure, x.shape[1], weights), shares(weights, structure)
+            passes.corner_dots(g, passes.spread(x, share, False), out, add=False)
+            passes.corner_dots(x, passes.spread(g, share, True), out, add=True)
+    return out

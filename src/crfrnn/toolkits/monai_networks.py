@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""MONAI: its networks for colour pictures by name. Volumes: `crfrnn.toolkits.monai`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from crfrnn.crf import CRFRNN
+from crfrnn.models.preprocessing import IMAGENET, Preprocessing
+from crfrnn.models.registry import build_network, register_network
+from crfrnn.models.segmenter import Segmenter
+from crfrnn.toolkits.needs import fitting, needs
+
+NETWORKS = ("BasicUNet", "SegResNet", "UNet")  # their constructors fetch nothing
+
+
+def build_monai(network: str, **arguments: Any) -> nn.Module:
+    """A network of MONAI with random weights: one of `NETWORKS` and its own arguments."""
+    if network not in NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
+    return getattr(needs("monai.networks.nets", "monai"), network)(**arguments)
+
+
+def from_monai(
+    network: str,
+    num_labels: int,
+    *,
+    preprocessing: Preprocessing = IMAGENET,
+    multiple: int = 16,
+    crf: CRFRNN | None = None,
+    **arguments: Any,
+) -> Segmenter:
+    """A `Segmenter` around a network of MONAI in two dimensions, for colour pictures.
+
+    Args:
+        network: "UNet", "BasicUNet" or "SegResNet".
+        num_labels: L, its ``out_channels``.
+        preprocessing: of the picture in 0..255.
+        multiple: sides are filled up to it; the product of the network's strides.
+        crf: for as many labels; None: `CRFRNN` with its defaults.
+        arguments: the network's others, such as ``channels=[16, 32], strides=[2]``; JSON must hold them.
+    """
+    fixed = {"spatial_dims": 2, "in_channels": 3, "out_channels": num_labels}
+    built = build_network("monai", network=network, **arguments, **fixed)
+    wanted = Preprocessing(**{**preprocessing.as_dict(), "multiple": multiple})
+    return Segmenter(built, fitting(crf, num_labels), preprocessing=wanted)
+
+
+register_network("monai", build_monai)

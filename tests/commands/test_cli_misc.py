@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Help, doctor, accuracy, demo."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from command_line import run
+from crfrnn.cli import main
+from crfrnn.commands import common
+from crfrnn.commands.doctor import NEEDS
+from crfrnn.commands.parser import app
+from crfrnn.crf import InputWarning
+from crfrnn.io import read_label_png
+
+COMMANDS = [
+    command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
+]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str) -> None:
+    code, said, _ = run(command, "--help")
+    assert code == 0 and f"Example: crfrnn {command}" in said
+
+
+def test_doctor_names_what_matters() -> None:
+    code, said, _ = run("doctor")
+    assert code == 0
+    for word in ("torch", "threads", "native module", "real data", "OK: every command has what it needs."):
+        assert word in said
+
+
+def test_doctor_says_what_a_command_lacks_and_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("optuna", "h5py", "rasterio"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, said, _ = run("doctor")
+    lines = dict(re.findall(r"^(crfrnn [a-z-]+): (.*)$", said, re.M))
+    assert code == 0 and set(lines) == {f"crfrnn {name}" for name in [*COMMANDS, "experiment"]}
+    assert lines["crfrnn tiles"].startswith("lacks rasterio: pip install '.[geo]'")
+    assert lines["crfrnn tune"].startswith("lacks optuna: pip install '.[train]'")
+    assert lines["crfrnn convert"].startswith("OK; for Keras files, lacks h5py: pip install '.[convert]'")
+    assert lines["crfrnn fit"] == lines["crfrnn refine"] == "OK" and "OK: every command" not in said
+
+
+def test_doctor_names_the_extras_of_the_package() -> None:
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    listed = text.split("[project.optional-dependencies]")[1].split("[project.scripts]")[0]
+    for need in (need for needs in NEEDS.values() for need in needs):
+        packages = re.search(rf"^{need.extra} = \[(.*?)\]$", listed, re.M | re.S)
+        assert packages and all(f'"{package}' in packages[1] for package in need.modules.values())
+
+
+@pytest.mark.parametrize("name", ["table1", "ablations", "unaries", "unary-ablations"])
+def test_every_experiment_has_its_own_sentence_and_example(name: str) -> None:
+    code, said, _ = run("experiment", name, "--help")
+    other = [word for word in re.findall(r"Example: crfrnn experiment (\S+)", said) if word != name]
+    assert code == 0 and f"Example: crfrnn experiment {name} " in said and not other
+
+
+def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    code, said, errors = run("accuracy", tmp_path / "a.png", "--theta-beta", 30, "--rows", 16)
+    assert code == 0, errors
+    assert all(word in said for word in ("classic", "default", "high", "separable", "vertices", "filter ms"))
+    code, _, errors = run("accuracy", tmp_path / "no.png")
+    assert code == 2 and "no.png" in errors
+
+
+def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said, errors = run("demo", "-o", "demo-output")
+    assert code == 0, errors
+    assert said.splitlines()[-1] == "demo-output/panel.png"
+    with Image.open(tmp_path / "demo-output" / "panel.png") as picture:
+        assert picture.width >= 1000
+    with Image.open(tmp_path / "demo-output" / "segmented.png") as picture:
+        assert picture.width >= 800
+    cat = said.split("cat ")[1].split(" %")[0]  # of the photograph, by the packaged checkpoint
+    assert 40 <= int(cat) <= 80
+    labels = read_label_png(tmp_path / "demo-output" / "labels.png", 4)
+    # What anyone sees: sky above, temple left of the middle, trees below, lake on the right.
+    seen = [labels[60, 500], labels[150, 200], labels[410, 60], labels[280, 420]]
+    assert seen == [0, 1, 2, 3]
+
+
+def test_debug_is_understood_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["accuracy", "no.png", "--debug"])
+    assert ended.value.code == 2 and "Traceback" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["accuracy", "no.png"])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_warnings_are_lines_without_a_place_and_those_of_one_kind_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command() -> None:
+        with common.progress() as bar:
+            for n in bar.track(range(6), description="read"):
+                warnings.warn("the same\n  for all", InputWarning, stacklevel=1)
+                warnings.warn(
+                    f"picture 'p{n}.png': range 0..{n / 8}; say --scale", InputWarning, stacklevel=1
+                )
+        raise ValueError("no more")
+
+    with pytest.raises(typer.Exit):
+        common.reported(command)()
+    said, errors = capsys.readouterr()
+    assert said == "" and errors.splitlines() == [
+        "warning: the same for all",
+        "warning: picture 'p0.png': range 0..0.0; say --scale",
+        "warning: picture 'p1.png': range 0..0.125; say --scale",
+        "warning: picture 'p2.png': range 0..0.25; say --scale",
+        "warning: 3 more of the kind of: picture 'p0.png': range 0..0.0; say --scale",
+        "error: no more",
+    ]
+    with pytest.warns(UserWarning, match="outside"):  # as before the command
+        warnings.warn("outside", stacklevel=1)

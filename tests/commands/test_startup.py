@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""What is imported when: help and usage errors load nothing heavy, the package loads the layer at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from crfrnn.commands.parser import app
+from crfrnn.crf.presets import PRESETS
+from crfrnn.evaluation.submission import COMPETITIONS, TARGETS
+from crfrnn.inference.pseudo import RECIPES
+from crfrnn.io.tile_unaries import KINDS as TILE_KINDS
+from crfrnn.io.unaries import KINDS
+from crfrnn.io.volume_unaries import KINDS as VOLUME_KINDS
+from crfrnn.models.importers import READERS
+from crfrnn.training.recipe_files import recipe_names
+
+HEAVY = ("torch", "numpy", "PIL", "scipy", "safetensors", "lightning", "optuna", "triton", "matplotlib")
+
+COMMAND_LINE = """
+import contextlib, io, json, sys
+(first, *rest), heavy = map(json.loads, sys.argv[1:])
+sys.argv = ["/usr/local/bin/crfrnn", *first]
+from crfrnn.cli import main
+loaded = {}
+for words in (first, *rest):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        main(words)
+    assert said.getvalue()
+    loaded[" ".join(words)] = sorted({name.split(".")[0] for name in sys.modules} & set(heavy))
+print(json.dumps(loaded))
+"""
+
+
+def _python(code: str, *arguments: str) -> Any:
+    """What a fresh interpreter prints, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _words() -> list[list[str]]:
+    """Command lines that end before any work."""
+    root = typer.main.get_command(app)
+    names = [[name] for name in root.commands if name != "experiment"]  # type: ignore[attr-defined]
+    names += [["experiment", name] for name in root.commands["experiment"].commands]  # type: ignore[attr-defined]
+    return [
+        ["--help"], ["--version"], ["refin"], ["refine", "--nope"], ["refine"], ["experiment", "--help"],
+        *([*name, "--help"] for name in names),
+    ]  # fmt: skip
+
+
+def test_help_version_and_usage_errors_load_nothing_heavy() -> None:
+
+    loaded = _python(COMMAND_LINE, json.dumps(_words()), json.dumps(HEAVY))
+    assert len(loaded) >= 20 and not {words: found for words, found in loaded.items() if found}
+
+
+def test_the_package_loads_the_layer_and_its_operators_and_the_rest_on_demand() -> None:
+    code = """
+import json, sys
+import crfrnn
+at_once = set(sys.modules)
+import torch
+operators = [str(torch.ops.crfrnn.mean_field.default), str(torch.ops.crfrnn.lattice_filter.default)]
+from crfrnn import *
+print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ if name not in globals()]]))
+"""
+    at_once, operators, missing = _python(code)
+    absent = ["PIL", "safetensors", "scipy", "torch._dynamo", "crfrnn.io", "crfrnn.datasets", "crfrnn.models"]
+    if torch.version.cuda is None:  # a torch for GPUs has its backend imported at once
+        absent.append("triton")
+    assert not set(absent) & set(at_once) and {"torch", "crfrnn.crf.layer"} <= set(at_once)
+    assert operators and not missing
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("refine", "--preset", PRESETS),
+        ("refine", "--kind", KINDS),
+        ("tiles", "--kind", TILE_KINDS),
+        ("volume", "--kind", VOLUME_KINDS),
+        ("convert", "--from", READERS),
+        ("pseudo-labels", "--recipe", RECIPES),
+        ("submit", "--target", TARGETS),
+        ("submit", "--competition", COMPETITIONS),
+        ("train", "--recipe", recipe_names()),
+    ],
+)
+def test_a_help_text_names_every_choice(command: str, option: str, choices: Any) -> None:
+    root = typer.main.get_command(app)
+    (found,) = (p for p in root.commands[command].params if option in p.opts)  # type: ignore[attr-defined]
+    assert [name for name in choices if name not in found.help] == []

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""Experiments on tiny pictures: what the plans say, resuming, and the report against counts made here."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crfrnn.experiments import Experiment, Plan, Row, ablations, table1, write_report
+from crfrnn.experiments.figures import curves, heat_map
+from crfrnn.io import read_label_png
+from crfrnn.models import Segmenter
+from crfrnn.training import load_parameters
+from crfrnn.training.recipe_files import load_recipe
+from toy import LABELS
+from toy_training import make
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def experiment(root: Path, **options: object) -> Experiment:
+    recipe = make(root, 8)
+    settings = {"hold_out": 0.5, "trials": 4, "folds": 2, "trainer": {"accelerator": "cpu"}, **options}
+    return Experiment(recipe, root / "out", **settings)
+
+
+def test_the_controls_get_the_same_updates_of_the_network() -> None:
+    plan = table1(load_recipe("cpu-small"))
+    runs = plan.run_of
+    assert [row.name for row in plan.rows[:3]] == ["plain", "post-processing", "end-to-end"]
+    crf, *joint = runs["end-to-end"].recipe.stages
+    assert crf.learn == ("crf",) and [stage.name for stage in joint] == ["joint", "last"]
+    for name, through in (("plain-further", False), ("frozen-crf", True)):
+        for control, stage in zip(runs[name].recipe.stages, joint, strict=True):
+            assert set(control.learn) == {"network", "head"} and control.crf == through
+            assert (control.epochs, control.batch, control.rates, control.data) == (
+                stage.epochs, stage.batch, stage.rates, stage.data,
+            )  # fmt: skip
+    assert {run.start for run in plan.runs} == {None, "plain"}
+
+
+def test_ablations_differ_from_the_base_in_one_thing() -> None:
+    recipe = load_recipe("cpu-small", ["crf.iterations=5", "stages.*.compatibility=free"])
+    plan = ablations(recipe, (1, 5), (5, 10))
+    base = plan.run_of["end-to-end"].recipe.stages
+    other = {name: run.recipe.stages for name, run in plan.run_of.items()}
+    assert [s.compatibility for s in other["potts"]] == ["fixed"] * 3
+    assert [s.share_labels for s in other["shared-weights"]] == [True] * 3
+    assert [s.rates.crf_theta for s in other["fixed-bandwidths"]] == [0] * 3 and base[0].rates.crf_theta > 0
+    assert [s.robustness for s in other["robust"]] == [0.01] * 3
+    assert other["relu"] == other["t1"] == base
+    assert plan.run_of["relu"].crf == {"activation": "relu"} and plan.run_of["t1"].crf == {"iterations": 1}
+    grid = {(row.run, row.iterations) for row in plan.rows if row.iterations}
+    assert grid == {("t1", 5), ("t1", 10), ("end-to-end", 5), ("end-to-end", 10)}
+    kept = ablations(load_recipe("cpu-small"), (1,), (10,)).run_of  # which keeps the compatibility
+    assert "potts" not in kept and kept["end-to-end"].recipe.stages[0].compatibility == "fixed"
+    assert [s.compatibility for s in kept["learned-compatibility"].recipe.stages] == ["free"] * 3
+    with pytest.raises(ValueError, match="T ≥ 1"):
+        ablations(recipe, (0,), (5,))
+    with pytest.raises(ValueError, match=r"stages with crf: false and then"):
+        table1(recipe.changed(stages=recipe.stages[2:]))
+
+
+def test_table1_from_data_to_report(tmp_path: Path) -> None:
+    work = experiment(tmp_path)
+    plan = table1(work.recipe)
+    held = set(work.held_out.ids)
+    assert len(held) == 4 and not held & set(work.sets.train["train"].ids)
+    work.run(plan)
+    out = tmp_path / "out"
+
+    # The frozen CRF is the cross-validated one; end to end started from it and moved.
+    numbers = json.loads((out / "tuned.json").read_text())["numbers"]
+    frozen = load_parameters(out / "rows" / "frozen-crf" / "crf.safetensors").crf
+    post = load_parameters(out / "rows" / "post-processing" / "crf.safetensors").crf
+    for name, value in post.state_dict().items():
+        assert torch.equal(value, frozen.state_dict()[name]), name
+    assert post.log_theta_alpha.exp().item() == pytest.approx(numbers["theta_alpha"], rel=1e-6)
+    joint = load_parameters(out / "rows" / "end-to-end" / "crf.safetensors").crf
+    assert not torch.equal(joint.compatibility, post.compatibility)
+    assert not (out / "rows" / "plain" / "crf.safetensors").exists()
+
+    # A row's label maps are what its segmenter says, and its score is the mean IU of their counts.
+    segmenter = Segmenter.from_pretrained(out / "runs" / "end-to-end")
+    counts = np.zeros((LABELS, LABELS))
+    for item in work.val:
+        labels = read_label_png(out / "rows" / "end-to-end" / "labels" / f"{item.id}.png")
+        with torch.no_grad():
+            logits = segmenter(torch.from_numpy(item.image).permute(2, 0, 1)[None])
+        assert np.array_equal(labels, logits[0].argmax(0).numpy())
+        for t, p in zip(item.mask.flat, labels.flat, strict=True):
+            if t != 255:
+                counts[t, p] += 1
+    hits = counts.diagonal()
+    by_hand = np.mean(hits / (counts.sum(0) + counts.sum(1) - hits))
+    about = json.loads((out / "rows" / "end-to-end" / "row.json").read_text())
+    assert about["scores"]["mean_iu"] == pytest.approx(by_hand) and about["pictures"] == 2
+
+    path = write_report(plan, out, work.val, LABELS, command="crfrnn experiment table1", samples=50)
+    text = path.read_text()
+    assert "control: end to end, CRF parameters frozen" in text and f"{100 * by_hand:.2f} [" in text
+    with (out / "table1_labels.csv").open() as stream:
+        labels_csv = {line["method"]: line for line in csv.DictReader(stream)}
+    assert float(labels_csv["end-to-end"]["mean"]) == pytest.approx(100 * by_hand, abs=0.006)
+    with (out / "table1_differences.csv").open() as stream:
+        pairs = {(line["method"], line["minus"]) for line in csv.DictReader(stream)}
+    assert {("end-to-end", "plain"), ("end-to-end", "plain-further"), ("end-to-end", "frozen-crf")} <= pairs
+    assert len((out / "table1_trimap.csv").read_text().splitlines()) == 41
+    for name in ("mu", "trimap", "best", "worst"):
+        with Image.open(out / f"table1_{name}.png") as picture:
+            assert min(picture.size) > 60
+
+    # All is done: nothing is done again, and another recipe is refused.
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".json", ".safetensors")}
+    again = experiment(tmp_path)
+    again.run(plan)
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}
+    with pytest.raises(ValueError, match="same recipe and settings"):
+        experiment(tmp_path, trials=5)
+
+
+def test_an_interrupted_experiment_goes_on(tmp_path: Path) -> None:
+    work = experiment(tmp_path, trials=0)
+    plan = table1(work.recipe)
+    work._judge(plan, plan.rows[0])
+    (tmp_path / "out" / "rows" / "plain" / "row.json").unlink()  # judged in part, as after a power cut
+    again = experiment(tmp_path, trials=0)
+    again.run(Plan("short", plan.runs, plan.rows[:2], "plain", "end-to-end"))
+    path = write_report(plan, tmp_path / "out", again.val, LABELS, samples=10)
+    assert "Not finished: end-to-end, plain-further, frozen-crf." in path.read_text()
+
+
+def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
+    work = experiment(tmp_path, trials=0)
+    base = ablations(work.recipe, (2,), (1, 9))
+    rows = tuple(row for row in base.rows if row.iterations)
+    plan = Plan("t", base.runs, rows, rows[0].name, rows[1].name)
+    work.run(plan)
+    segmenter = Segmenter.from_pretrained(tmp_path / "out" / "runs" / "end-to-end")
+    item = work.val[0]
+    image = torch.from_numpy(item.image).permute(2, 0, 1)[None]
+    for row in rows:
+        assert isinstance(row, Row)
+        with torch.no_grad():
+            wanted = segmenter(image, iterations=row.iterations)[0].argmax(0).numpy()
+        found = read_label_png(tmp_path / "out" / "rows" / row.name / "labels" / f"{item.id}.png")
+        assert np.array_equal(found, wanted)
+
+
+def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
+    work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
+    held, tuned = work.held_out.ids, (work.held_out.ids[0], work.held_out.ids[2])  # two, evenly
+    assert set(work.val.ids) == set(held) - set(tuned) and len(work.val) == 2
+    assert not set(work.val.ids) & set(work.sets.train["train"].ids)
+    with pytest.raises(ValueError, match="lower tune_pictures"):
+        experiment(tmp_path / "all", judge_on="held-out", tune_pictures=4)
+    with pytest.raises(ValueError, match="same recipe and settings"):
+        experiment(tmp_path, tune_pictures=2)
+
+
+def test_figures() -> None:
+    picture = np.asarray(heat_map(np.array([[-1.0, 0.5], [0.0, 0.0]]), ("a", "b"), cell=20))
+    assert (picture == (33, 102, 172)).all(-1).sum() == 400  # -1: the full blue of one cell
+    assert not (picture == (178, 24, 43)).all(-1).any()  # nothing is as far above 0
+    with pytest.raises(ValueError, match="L = 1 names"):
+        heat_map(np.eye(2), ("a",))
+    assert curves({"a": [0.2, float("nan"), 0.3], "b": [0.1, 0.2, 0.3]}, "x", "y").size == (760, 460)

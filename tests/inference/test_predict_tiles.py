@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Tiles: windows that add up to one, the whole picture's result, no seams, no more memory than allowed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage import data
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from colour_network import colour_segmenter
+from crfrnn import Predictor, Segmenter
+from crfrnn.inference.bands import enlarge
+from crfrnn.inference.memory import Appetite, crf_appetite, tile_within, vertices_per_pixel
+from crfrnn.inference.windows import windows
+
+PHOTOGRAPH = data.astronaut()[:288, :420]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@given(st.integers(1, 2500), st.integers(1, 1200), st.integers(0, 300))
+def test_windows_cover_an_axis_with_weights_that_sum_to_one(length: int, tile: int, overlap: int) -> None:
+    found = windows(length, tile, overlap)
+    total = np.zeros(length)
+    for window in found:
+        total[window.start : window.stop] += window.weights
+        assert window.stop - window.start <= tile and window.weights.min() >= 0
+        assert tile < 256 or window.start % 32 == 0
+    assert np.abs(total - 1).max() < 1e-6
+    for one, other in pairwise(found):
+        size = one.stop - one.start
+        assert one.stop - other.start >= min(overlap, size // 4)
+        assert other.stop - other.start == size
+
+
+class Local(nn.Module):
+    """Two strided layers, a dilated one and coarse logits; nothing reaches further than 24 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(8, 5, 3, padding=2, dilation=2),
+        )  # fmt: skip
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return 20 * self.layers(picture)
+
+
+@pytest.mark.parametrize("long_side", [None, 384])
+def test_a_local_network_says_in_tiles_what_it_says_of_the_whole_picture(long_side: int | None) -> None:
+    segmenter, image = Segmenter(Local()), PHOTOGRAPH[:280]  # 384: 256 rows, again a multiple of the stride
+    whole = Predictor(segmenter, long_side=long_side)(image, probabilities=True)
+    tiled = Predictor(segmenter, long_side=long_side, tile=256)(image, probabilities=True)
+    assert whole.tiles == 1 and tiled.tiles >= 2
+    assert whole.probabilities is not None and tiled.probabilities is not None
+    assert np.abs(tiled.probabilities - whole.probabilities).max() < 1e-5
+    assert len(whole.areas) > 1 and (tiled.labels != whole.labels).mean() < 1e-4
+    np.testing.assert_allclose(tiled.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
+    predictor = Predictor(colour_segmenter(0.4), iterations=5)
+    whole = predictor(PHOTOGRAPH, probabilities=True)
+    tiled = Predictor(colour_segmenter(0.4), iterations=5, tile=256, overlap=64)(
+        PHOTOGRAPH, probabilities=True
+    )
+    cut = 210
+    halves = [predictor(part, probabilities=True) for part in np.split(PHOTOGRAPH, [cut], axis=1)]
+    naive = np.concatenate([half.probabilities for half in halves if half.probabilities is not None], 2)
+
+    def jumps(found: np.ndarray) -> np.ndarray:
+        """How much the error changes from each column to the next, against the median of all columns."""
+        assert whole.probabilities is not None
+        steps = np.abs(np.diff(found - whole.probabilities, axis=2)).mean((0, 1))
+        return steps / np.median(steps)
+
+    assert tiled.probabilities is not None and tiled.tiles == 6
+    edges = {w.start - 1 for w in windows(420, 256, 64)} | {w.stop - 1 for w in windows(420, 256, 64)}
+    seams = jumps(tiled.probabilities)[sorted(edges - {-1, 419})]
+    assert jumps(naive)[cut - 1] > 20  # two pieces side by side: a jump that nobody would miss
+    assert seams.max() < 3
+    assert (tiled.labels != whole.labels).mean() < 0.005
+
+
+@pytest.mark.parametrize("bands", [[9], [4, 5], [1, 1, 1, 6]])
+def test_rows_are_enlarged_in_pieces_as_in_one(bands: list[int]) -> None:
+    small = torch.rand(3, 9, 7)
+    pieces = zip(np.cumsum([0, *bands[:-1]]).tolist(), small.split(bands, 1), strict=True)
+    found = list(enlarge(iter(pieces), 9, 41, 20))
+    assert [start for start, _ in found] == np.cumsum([0, *(p.shape[1] for _, p in found[:-1])]).tolist()
+    expected = F.interpolate(small[None], size=(41, 20), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(torch.cat([part for _, part in found], 1), expected, atol=1e-6, rtol=0)
+
+
+def test_the_tile_follows_from_the_memory() -> None:
+    needs, size = Appetite(2000.0, 21), (1500, 2000)
+    sides = [tile_within(memory, size, needs, size) for memory in (300, 500, 1000, 100_000)]
+    assert sides == sorted(sides) and sides[0] >= 256 and sides[-1] >= 2000 > sides[2]
+    # The bytes of a tile are its pixels' and those of a row of tiles, within what was allowed.
+    assert 2000 * sides[1] ** 2 + 8 * 21 * sides[1] * 2000 < 450 * 2**20
+    with pytest.raises(ValueError, match=r"^memory: expected at least \d+ MiB"):
+        tile_within(20, size, needs, size)
+
+
+MEASURE = """
+import resource, numpy as np, torch
+from crfrnn import CRFRNN, Predictor, Segmenter
+from crfrnn.models import LiteFPN
+torch.set_num_threads(1)
+torch.manual_seed(0)
+segmenter = Segmenter(LiteFPN(21, channels=32), CRFRNN(21))
+rng = np.random.default_rng(0)
+image = rng.integers(0, 256, (20, 20, 3)).repeat(24, 0).repeat(24, 1)
+rough = (image + rng.normal(0, 8, image.shape)).clip(0, 255).astype(np.uint8)
+def peak():
+    try:  # Linux counts in ru_maxrss what the parent had before it started this process
+        lines = open("/proc/self/status").read().splitlines()
+        return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+Predictor(segmenter)(rough[:64, :64])
+before = peak()
+for memory in (200, 8192):
+    print(Predictor(segmenter, memory=memory)(rough).tiles, peak() - before)
+"""
+
+
+def test_a_picture_takes_no_more_memory_than_allowed() -> None:
+    pytest.importorskip("resource")
+    words = [sys.executable, "-c", MEASURE]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    (tiles, peak), (pieces, ample) = (map(float, line.split()) for line in said)
+    assert tiles > 1 and peak < 200
+    assert pieces == 1 and ample > 200  # the limit did hold something back
+
+
+def test_rough_pictures_get_smaller_tiles() -> None:
+    """Noise has a lattice vertex and more for every pixel, a flat picture next to none."""
+    segmenter = colour_segmenter()
+    flat = torch.full((3, 300, 300), 90, dtype=torch.uint8)
+    noise = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
+    few, many = (vertices_per_pixel(segmenter, image) for image in (flat, noise))
+    kernels = segmenter.crf.kernels(noise[None, :, :128, :128])  # pyright: ignore[reportOptionalMemberAccess]
+    assert few < 0.01 and many == pytest.approx(kernels[1].operator.num_vertices / 128**2, rel=0.05)
+    network = Appetite(100.0, 4)
+    assert crf_appetite(network, many).pixel > crf_appetite(network, few).pixel + 192 * (many - few) - 1

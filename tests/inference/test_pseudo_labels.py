@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""`refine_labels` does what the published pipelines do with pydensecrf, and company changes nothing."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from dataclasses import replace
+
+import numpy as np
+import pydensecrf.densecrf as dcrf
+import pytest
+import torch
+from skimage import data, filters, transform
+
+from crfrnn.inference.pseudo import RECIPES, Recipe, recipe_named, refine_labels
+from crfrnn.io import Cams
+
+Kernels = tuple[float, float, float, float, float]
+# Gaussian weight and sxy, bilateral weight, sxy and srgb, as the projects pass them to pydensecrf.
+IRN, PSA, CLIP = (3, 3, 10, 50, 5), (3, 3, 10, 80, 13), (3, 1, 4, 67, 3)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def photograph(name: str, height: int, width: int) -> np.ndarray:
+    picture = transform.resize(getattr(data, name)(), (height, width), anti_aliasing=True)
+    return (picture * 255).round().astype(np.uint8)
+
+
+def activation(image: np.ndarray, seed: int, classes: int = 2) -> Cams:
+    """Blurred colour likenesses: coarse blobs that follow the picture loosely, as activation maps do."""
+    rng = np.random.default_rng(seed)
+    maps = []
+    for _ in range(classes):
+        y, x = (int(rng.integers(n // 4, 3 * n // 4)) for n in image.shape[:2])
+        far = ((image.astype(float) - image[y, x]) ** 2).sum(-1)
+        rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+        near = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * 25.0**2))
+        score = filters.gaussian(np.exp(-far / (2 * 60.0**2)) * near, 4)
+        maps.append(score / score.max())
+    return Cams(torch.tensor(np.stack(maps), dtype=torch.float32), np.array([15, 8, 3][:classes]))
+
+
+def pydensecrf(image: np.ndarray, energy: np.ndarray, kernels: Kernels) -> np.ndarray:
+    crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], len(energy))
+    crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(len(energy), -1).astype(np.float32)))
+    crf.addPairwiseGaussian(sxy=kernels[1], compat=kernels[0])
+    crf.addPairwiseBilateral(sxy=kernels[3], srgb=kernels[4], rgbim=image, compat=kernels[2])
+    return np.array(crf.inference(10)).reshape(energy.shape)
+
+
+def from_scores(image: np.ndarray, maps: np.ndarray, alpha: float, kernels: Kernels) -> np.ndarray:
+    scores = np.concatenate([(1 - maps.max(0, keepdims=True)) ** alpha, maps])
+    return pydensecrf(image, -np.log(scores.clip(1e-5, 1.0)), kernels)
+
+
+def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
+    """Each pipeline in our words from its description, with pydensecrf2 for the inference."""
+    maps, keys = cams.scores.numpy(), np.array([0, *cams.labels])
+    if recipe == "irn":
+        found = []
+        for threshold in (0.30, 0.05):
+            given = np.concatenate([np.full((1, *image.shape[:2]), threshold), maps]).argmax(0)
+            energy = np.full((len(keys), *image.shape[:2]), -np.log(0.3 / (len(keys) - 1)))
+            np.put_along_axis(energy, given[None], -np.log(0.7), 0)
+            found.append(keys[pydensecrf(image, energy, IRN).argmax(0)])
+        out = np.where(found[0] == 0, 255, found[0])
+        return np.where((found[0] == 0) & (found[1] == 0), 0, out)
+    if recipe == "clip-es":
+        q = from_scores(image, maps, 1, CLIP)
+        return np.where(q.max(0) < 0.95, 255, keys[q.argmax(0)])
+    high = {"affinitynet": 32, "seam": 24}[recipe]
+    low, wide = (keys[from_scores(image, maps, alpha, PSA).argmax(0)] for alpha in (4, high))
+    return np.where(wide == 0, 0, np.where(low == 0, 255, low))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["chelsea", "coffee"])
+def test_labels_are_those_of_the_published_pipeline(recipe: str, name: str) -> None:
+    image = photograph(name, 120, 150)
+    cams = activation(image, seed=3)
+    wanted = published(recipe, image, cams)
+    assert len(np.unique(wanted)) >= 3, "a picture on which nothing is decided tests nothing"
+    (found,) = refine_labels([image], [cams], recipe, quality="classic")
+    assert (found == wanted).mean() > 0.99
+
+
+def test_company_changes_nothing() -> None:
+    images = [
+        photograph(n, *s) for n, s in (("chelsea", (60, 80)), ("coffee", (64, 76)), ("rocket", (40, 90)))
+    ]
+    images.append(photograph("astronaut", 61, 80))
+    cams = [activation(image, k, classes=2 if k < 3 else 3) for k, image in enumerate(images)]
+    together = refine_labels(images, cams, "seam")
+    for image, own, found in zip(images, cams, together, strict=True):
+        (alone,) = refine_labels([image], [own], "seam")
+        assert found.shape == image.shape[:2] and found.dtype == np.uint8
+        assert (found == alone).mean() > 0.999
+
+
+def test_scores_of_all_labels_are_refined_and_argmaxed() -> None:
+    image = photograph("chelsea", 50, 60)
+    logits = torch.randn(21, 50, 60) + 4 * (torch.arange(21)[:, None, None] == 8)
+    (found,) = refine_labels([image], [logits], replace(RECIPES["irn"], iterations=5))
+    crf = RECIPES["irn"].crf(21)
+    with torch.no_grad():
+        own = crf(logits[None], torch.from_numpy(image).permute(2, 0, 1)[None], iterations=5)[0].argmax(0)
+    assert np.array_equal(found, own.numpy())
+
+
+def test_a_picture_without_a_class_is_background() -> None:
+    image = photograph("chelsea", 12, 14)
+    for recipe in ("irn", "seam"):
+        (found,) = refine_labels([image], [Cams(torch.zeros(0, 12, 14), np.zeros(0, int))], recipe)
+        assert not found.any()
+
+
+def test_two_levels_are_combined_as_each_paper_says() -> None:
+    """Without iterations the labels follow from the scores alone: sure, unsure, background."""
+    image = np.zeros((1, 3, 3), np.uint8)
+    cams = Cams(torch.tensor([[[0.9, 0.2, 0.01]]]), np.array([7]))
+    recipe = replace(RECIPES["irn"], iterations=0)
+    assert refine_labels([image], [cams], recipe)[0].tolist() == [[7, 255, 0]]
+    crossed = replace(recipe, levels=(0.05, 0.30))  # the strict level is the second: both find 0.2
+    assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 7, 0]]
+    crossed = replace(crossed, background_wins=True)
+    assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 0, 0]]
+    sure = replace(RECIPES["clip-es"], iterations=0, certain=0.85)
+    assert refine_labels([image], [cams], sure)[0].tolist() == [[7, 255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "named"),
+    [
+        (torch.zeros(2, 3), [1], "scores: expected a floating-point"),
+        (torch.zeros(1, 2, 3, dtype=torch.int64), [1], "scores: expected a floating-point"),
+        (torch.full((1, 2, 3), 1.5), [1], "scores: expected finite values in 0..1"),
+        (torch.full((1, 2, 3), float("nan")), [1], "scores: expected finite values in 0..1"),
+        (torch.zeros(2, 2, 3), [1], "labels: expected 2 integers"),
+        (torch.zeros(2, 2, 3), [1, 1], "labels: expected different"),
+        (torch.zeros(1, 2, 3), [0], "labels: expected different"),
+    ],
+)
+def test_bad_maps_are_named(scores: torch.Tensor, labels: list[int], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}"):
+        Cams(scores, np.array(labels))
+
+
+def test_bad_calls_are_named() -> None:
+    image, cams = np.zeros((4, 5, 3), np.uint8), Cams(torch.zeros(1, 4, 5), np.array([1]))
+    for call, named in (
+        (([image], []), "maps: expected one for each"),
+        (([image[..., 0]], [cams]), "images: expected uint8"),
+        (([image], [torch.zeros(2, 5, 4)]), "maps: expected Cams or a tensor"),
+        (([image], [torch.zeros(256, 4, 5)]), "maps: expected 1..255"),
+        (([image], [cams], "deeplab"), "recipe: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=f"^{named}"):
+            refine_labels(*call)
+    for change, named in (({"levels": (0.1, 0.2, 0.3)}, "levels"), ({"background": "none"}, "background")):
+        with pytest.raises(ValueError, match=f"^{named}"):
+            replace(recipe_named("irn"), **change)
+    assert isinstance(recipe_named(RECIPES["irn"]), Recipe)
+
+
+@pytest.mark.parametrize("name", ["labels", "recipes", "sources"])
+def test_examples_run(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"crfrnn.inference.pseudo.{name}"))
+    assert found.attempted > 0 and found.failed == 0
