@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from crfrnn import CRFRNN
 from crfrnn.datasets import PictureSet
+from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.training import (
     FitConfig,
     FolderUnaries,
@@ -26,7 +27,7 @@ from crfrnn.training import (
     save_parameters,
     split_folds,
 )
-from crfrnn.training.losses import weighted_cross_entropy
+from crfrnn.training.losses import soft_iou, weighted_cross_entropy
 from toy import LABELS, make_pictures
 
 # Cross entropy alone: a smooth loss whose own value can be watched.
@@ -70,6 +71,17 @@ def test_lovasz_gradient() -> None:
     logits = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x, truth), logits)
     assert float(lovasz_softmax(logits.detach(), torch.full((2, 3), 255))) == 0
+
+
+def test_soft_iou_of_hard_predictions_is_that_of_the_confusion_matrix() -> None:
+    truth, guess = torch.randint(3, (2, 2, 9, 7), generator=torch.Generator().manual_seed(3))
+    truth[0, :3], truth[truth == 2] = 255, 1  # the third label is guessed, but it does not occur
+    logits = 200.0 * torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float()
+    matrix = confusion_matrix(truth.numpy(), guess.numpy(), 3)
+    assert float(soft_iou(logits, truth)) == pytest.approx(1 - float(mean_iu_of_truth(matrix)), abs=1e-6)
+    rough = torch.randn(2, 3, 9, 7, dtype=torch.float64)[:, :, 2:5, :2].requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: soft_iou(x, truth[:, 2:5, :2]), rough)
+    assert float(soft_iou(logits, torch.full_like(truth, 255))) == 0
 
 
 def test_weighted_cross_entropy_is_the_mean_over_what_counts() -> None:

@@ -16,7 +16,9 @@ from crfrnn.crf.presets import PRESETS
 from crfrnn.io import read_label_png, write_label_png
 from crfrnn.models import Segmenter
 from crfrnn.training.loader import EpochBatches
+from crfrnn.training.losses import soft_iou
 from crfrnn.training.module import SegmentationModule
+from crfrnn.training.objective import border_weights, near_borders
 from crfrnn.training.recipe import Recipe
 from crfrnn.training.recipe_files import recipe_from
 from crfrnn.training.run_files import Interrupted
@@ -245,6 +247,37 @@ def test_different_iterations_in_training_and_in_test(tmp_path: Path) -> None:
         trained = crf.train()(unary, picture)
         assert torch.equal(trained, crf(unary, picture, iterations=1))
     assert not torch.equal(trained, crf.eval()(unary, picture))
+
+
+def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
+    """Against the formula written out, on a batch of two sizes; the temperature learns as all else does."""
+    options = {"boundary": 3.0, "boundary_width": 2, "soft_iou": 0.5, "temperature": 2.0, "robustness": 0.01}
+    stages = one_stage(**options, auxiliary=0.25, rates={"temperature": 0.1}, epochs=2)
+    recipe = make(tmp_path, stages=stages)
+    sets = read_sets(recipe)
+    module = SegmentationModule(
+        build_segmenter(recipe, 3), recipe.stages[0], sets.train["train"], None, num_labels=3
+    )
+    labels, mask = torch.randint(3, (2, 9, 11)), torch.ones(2, 9, 11, dtype=torch.bool)
+    labels[:, :, 4:7], labels[1, 3] = 1, 255
+    mask[1, :, 8:], labels[1, :, 8:] = False, 255
+    weights = border_weights(labels, mask, recipe.stages[0])
+    for picture, width in enumerate((11, 8)):  # what was filled up is no border
+        near = near_borders(labels[picture, :, :width], 2).float()
+        assert torch.equal(weights[picture, :, :width], 1 + 3 * near)
+    logits = torch.randn(2, 3, 9, 11)
+    q = torch.softmax(logits / 2, 1).gather(1, labels.clamp(max=2)[:, None])[:, 0]
+    counted = (labels != 255) * weights
+    entropy = float(-((q + 0.01).log() * counted).sum() / counted.sum())
+    got = module._loss(logits, labels, weights, module.temperature)
+    assert float(got.detach()) == pytest.approx(entropy + 0.5 * float(soft_iou(logits, labels)), rel=1e-5)
+    whole = train(recipe, tmp_path / "whole", trainer=CPU)
+    assert 1.5 < whole.history[-1]["temperature"] < 2.5 and whole.history[0]["temperature"] != 2
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "parts", stop_after=2)
+    again = train(recipe, tmp_path / "parts", trainer=CPU)
+    assert same(whole.segmenter, again.segmenter) and plain(whole) == plain(again)
+    assert (tmp_path / "parts" / "log.csv").read_text().splitlines()[0].endswith(",temperature")
 
 
 def test_mixed_precision_trains(tmp_path: Path) -> None:

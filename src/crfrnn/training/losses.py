@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What fitting minimises: cross entropy over the pixels that count, and the Lovász-softmax for mean IU."""
+"""What training minimises: cross entropy over the pixels that count; the Lovász-softmax and the soft IoU."""
 
 from __future__ import annotations
 
@@ -60,6 +60,35 @@ def lovasz_softmax(logits: Tensor, truth: Tensor) -> Tensor:
         errors, order = (hit - probabilities[label]).abs().sort(descending=True)
         losses.append(errors @ _jaccard_steps(hit[order]))
     return torch.stack(losses).mean()
+
+
+def soft_iou(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - mean IU of a batch with probabilities for predictions, over the labels that occur: a scalar.
+
+    ``1 - mean_c I_c / U_c`` with ``I_c = Σ_i [t_i = c] p_i(c)`` and ``U_c = Σ_i ([t_i = c] + p_i(c)) - I_c``,
+    the sums over all pixels of the batch. Unlike `SetIoU` it keeps nothing from step to step.
+
+    Args:
+        logits: Float[B, L, H, W].
+        truth: Int64[B, H, W], 255 = void; a batch of void alone costs 0.
+
+    Source: Rahman & Wang, *Optimizing Intersection-Over-Union in Deep Neural Networks*, ISVC 2016,
+    doi:10.1007/978-3-319-50835-1_22.
+
+    >>> soft_iou(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]]))
+    tensor(0.6667)
+    """
+    valid = truth != VOID
+    true = torch.bincount(truth[valid], minlength=logits.shape[1]).to(logits.dtype)
+    present = true > 0
+    if not bool(present.any()):
+        return logits.sum() * 0
+    p = logits.softmax(1) * valid.unsqueeze(1)
+    hit = p.gather(1, torch.where(valid, truth, 0).unsqueeze(1))
+    # Where a pixel is void its probabilities are 0, whatever label it is counted under.
+    hits = torch.zeros_like(true).index_add(0, torch.where(valid, truth, 0).flatten(), hit.flatten())
+    union = p.sum((0, 2, 3)) + true - hits
+    return 1 - (hits / union)[present].mean()
 
 
 def _jaccard_steps(hit: Tensor) -> Tensor:

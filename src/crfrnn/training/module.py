@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from torch.utils.data import DataLoader
 from crfrnn.crf import robust_log_likelihood
 from crfrnn.datasets import Batch, PictureSet, SegmentationDataset
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
+from crfrnn.io import VOID
 from crfrnn.models import Segmenter
 from crfrnn.training.config import FitConfig
 from crfrnn.training.guard import Guard
 from crfrnn.training.loader import EpochBatches, batch_loader, epoch_loader, mixed
-from crfrnn.training.objective import constrain_gradients
+from crfrnn.training.losses import soft_iou
+from crfrnn.training.objective import border_weights, constrain_gradients
 from crfrnn.training.rates import backbone_of, build_optimiser, parameter_groups, rate_factor
 from crfrnn.training.recipe import Stage
 
@@ -68,6 +71,13 @@ class SegmentationModule(LightningModule):
         # Convolutions of a light network take a third less time with the channels last, on CPUs and GPUs.
         segmenter.network.to(memory_format=torch.channels_last)  # type: ignore
         self.groups = parameter_groups(segmenter, stage, backbone)
+        self.log_temperature: torch.nn.Parameter | None = None
+        if stage.rates.temperature > 0:
+            self.log_temperature = torch.nn.Parameter(torch.tensor(math.log(stage.temperature)))
+            self.groups.append({
+                "name": "temperature", "params": [self.log_temperature], "lr": stage.rates.temperature,
+                "weight_decay": 0.0,
+            })  # fmt: skip
         self.data = SegmentationDataset(train, stage.transform, seed=seed)
         self.val = SegmentationDataset(val) if val is not None and len(val) else None
         self.guard = Guard(segmenter.named_parameters(), num_labels)
@@ -146,9 +156,10 @@ class SegmentationModule(LightningModule):
             self.guard.parameters(where, "crf.")  # the CRF refuses them too, but does not know their names
             logits = self.segmenter.crf(unary, self.segmenter.guide(batch.image), mask=batch.mask)
             self.guard.output("CRF", logits, batch.ids, where)
-        loss = self._loss(logits, batch.labels)
+        weights = border_weights(batch.labels, batch.mask, self.stage) if self.stage.boundary else None
+        loss = self._loss(logits, batch.labels, weights, self.temperature)
         if self.stage.auxiliary and self.stage.crf and self._learns_network:
-            loss = loss + self.stage.auxiliary * self._loss(unary, batch.labels)
+            loss = loss + self.stage.auxiliary * self._loss(unary, batch.labels, weights)
         self.guard.output("loss", loss, batch.ids, where)
         self._last = (batch.ids, where)
         self._tally(logits, batch, float(loss.detach()))
@@ -157,10 +168,25 @@ class SegmentationModule(LightningModule):
             loss = loss * self.stage.accumulate * self.trainer.world_size
         return loss
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return robust_log_likelihood(
-            logits, labels, robustness=self.stage.robustness, reduction=self.stage.loss
-        )
+    @property
+    def temperature(self) -> Tensor | float:
+        """What the logits are divided by in the cross-entropy."""
+        return self.stage.temperature if self.log_temperature is None else self.log_temperature.exp()
+
+    def _loss(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None, temperature: Tensor | float = 1.0
+    ) -> Tensor:
+        stage = self.stage
+        how = {"robustness": stage.robustness, "reduction": stage.loss if weights is None else "none"}
+        cooled = logits if isinstance(temperature, float) and temperature == 1 else logits / temperature
+        loss = robust_log_likelihood(cooled, labels, **how)
+        if weights is not None:
+            loss = (loss * weights).sum()
+            if stage.loss == "mean":
+                loss = loss / weights[labels != VOID].sum().clamp(min=1)
+        if stage.soft_iou:
+            loss = loss + stage.soft_iou * soft_iou(logits, labels)
+        return loss
 
     def _tally(self, logits: Tensor, batch: Batch, loss: float) -> None:
         guess = logits.detach().argmax(1).cpu().numpy()
@@ -219,6 +245,8 @@ class SegmentationModule(LightningModule):
             "pictures": int(pictures),
             "seconds": round(time.perf_counter() - self._began, 2),
         }
+        if self.log_temperature is not None:
+            line["temperature"] = round(float(self.log_temperature.detach().exp()), 4)
         self.place = Progress(
             place.epoch + 1, matrix=np.zeros_like(place.matrix), history=(*place.history, line)
         )

@@ -14,6 +14,7 @@ from crfrnn.evaluation import trimap_bins
 from crfrnn.training.config import FitConfig
 from crfrnn.training.dataset import Sample, UnaryDataset
 from crfrnn.training.losses import VOID, lovasz_softmax, weighted_cross_entropy
+from crfrnn.training.recipe import Stage
 from crfrnn.training.set_iou import SetIoU
 
 
@@ -126,6 +127,20 @@ def near_borders(truth: Tensor, width: int) -> Tensor:
     border[1:] |= down
     border[:-1] |= down
     return torch.from_numpy(trimap_bins(np.where(border, VOID, 0), width) <= width)
+
+
+def border_weights(labels: Tensor, mask: Tensor, stage: Stage) -> Tensor:
+    """1, and 1 + ``stage.boundary`` near borders: Int64[B, H, W], Bool[B, H, W] → Float[B, H, W].
+
+    The edge of what was filled up (`mask` False) is no border.
+    """
+    weights = torch.ones(labels.shape)
+    for weight, truth, valid in zip(weights, labels.cpu(), mask.cpu(), strict=True):
+        rows, columns = valid.any(1).nonzero().flatten(), valid.any(0).nonzero().flatten()
+        if len(rows):
+            inside = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+            weight[inside] += stage.boundary * near_borders(truth[inside], stage.boundary_width)
+    return weights.to(labels.device)
 
 
 def constrain_gradients(crf: CRFRNN, config: FitConfig) -> None:

@@ -76,13 +76,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates by kind of parameter; 0 freezes. `crf_theta` acts on logarithms, temperature's too."""
+    """Learning rates by kind of parameter; 0 freezes. `crf_theta` and `temperature` act on logarithms.
+
+    `crf_theta` is for the CRF's bandwidths and its temperature, `temperature` for that of the loss.
+    """
 
     network: float = 1e-4
     head: float = 1e-3
     crf_weights: float = 1e-2
     crf_compatibility: float = 1e-2
     crf_theta: float = 1e-2
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,13 @@ class Stage:
             pictures are so noisy that they spoil what ImageNet has taught.
         loss: "mean" over the pixels that count, or "sum" (the paper's, not normalised).
         robustness: ε of the robust log-likelihood; 0 is the cross-entropy.
-        auxiliary: weight of the same loss on the unary, which keeps the network a classifier by itself.
+        temperature: the logits are divided by it for the cross-entropy; `rates.temperature` lets it learn.
+            Without one the kernels shrink only because cross-entropy wants calibrated probabilities.
+        boundary, boundary_width: pixels within so many of void or of another label count 1 + `boundary` in
+            the cross-entropy, as in `FitConfig`.
+        soft_iou: weight of `crfrnn.training.losses.soft_iou`, of the batch, added to the cross-entropy.
+        auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network a
+            classifier by itself.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
         bias_rate: factor of the rates of biases.
@@ -118,6 +128,10 @@ class Stage:
     freeze_norms: bool = False
     loss: str = "mean"
     robustness: float = 0.0
+    temperature: float = 1.0
+    boundary: float = 0.0
+    boundary_width: int = 5
+    soft_iou: float = 0.0
     auxiliary: float = 0.0
     epochs: int = 10
     batch: int = 4
@@ -144,10 +158,21 @@ class Stage:
         _choice(self, "loss", LOSSES)
         _choice(self, "precision", tuple(PRECISIONS))
         _choice(self, "compatibility", COMPATIBILITIES)
-        for name, least in {"epochs": 0, "batch": 1, "accumulate": 1, "workers": 0, "warm_up": 0}.items():
+        for name, least in {
+            "epochs": 0,
+            "batch": 1,
+            "accumulate": 1,
+            "workers": 0,
+            "warm_up": 0,
+            "boundary_width": 1,
+        }.items():
             check_least(self, name, least)
-        for name in ("robustness", "auxiliary", "momentum", "weight_decay", "bias_rate", "power"):
+        for name in (
+            "robustness", "boundary", "soft_iou", "auxiliary", "momentum", "weight_decay", "bias_rate",
+            "power",
+        ):  # fmt: skip
             check_least(self, name, 0)
+        check_least(self, "temperature", 1e-3)
         for rate in fields(self.rates):
             check_least(self.rates, rate.name, 0)
         for pattern, factor in self.layers.items():

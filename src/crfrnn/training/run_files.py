@@ -67,8 +67,11 @@ class StopRequest:
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """One line per epoch; written anew each time, so that a resumed run has every epoch once."""
     if history:
-        rows = [[f"{v:.6g}" if isinstance(v, float) else v for v in line.values()] for line in history]
-        write_csv(path, [list(history[0]), *rows])
+        names = list(dict.fromkeys(name for line in history for name in line))  # stages differ in some
+        values = [[line.get(name, "") for name in names] for line in history]
+        write_csv(
+            path, [names, *([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in values)]
+        )
 
 
 def best_epoch(figures: Sequence[float]) -> int | None:
