@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from crfrnn import CRFRNN, FCN8s, Segmenter
 from crfrnn.models import DeepLab, LiteFPN
 from crfrnn.training.loader import EpochBatches
 from crfrnn.training.rates import build_optimiser, kinds, parameter_groups, rate_factor
-from crfrnn.training.recipe import Recipe, Stage
+from crfrnn.training.recipe import Rates, Recipe, Stage
 from crfrnn.training.recipe_files import load_recipe, recipe_from, recipe_names, recipe_text, save_recipe
 from crfrnn.training.train import build_segmenter
 
@@ -170,6 +171,41 @@ def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path
     assert not torch.equal(fresh["head.aspp0.weight"], whole["head.aspp0.weight"])
     with pytest.raises(ValueError, match=r"network\.fresh: .* got tail\."):
         built(fresh=["tail."])
+
+
+def test_the_crf_may_have_an_optimiser_of_its_own() -> None:
+    """As two optimisers side by side, through a save and a load, and under one schedule of rates."""
+    stage = Stage("all", optimiser="sgd", crf_optimiser="adamw", rates=Rates(network=1e-2, crf_weights=0.1))
+    segmenter = Segmenter(nn.Conv2d(3, 3, 1), CRFRNN(3))
+    twin = copy.deepcopy(segmenter)
+    both = build_optimiser(parameter_groups(segmenter, stage), stage)
+    schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.5**step)
+    parameter_groups(twin, stage)  # freezes what has no rate
+    theta = [twin.crf.log_theta_alpha, twin.crf.log_theta_beta, twin.crf.log_theta_gamma]
+    alone = [
+        torch.optim.SGD(twin.network.parameters(), lr=1e-2, momentum=0.9),
+        torch.optim.AdamW([twin.crf.spatial_weights, twin.crf.bilateral_weights], lr=0.1, weight_decay=0.0),
+        torch.optim.AdamW([twin.crf.compatibility, *theta], lr=1e-2, weight_decay=0.0),
+    ]
+    for number in range(4):
+        for first, second in zip(segmenter.parameters(), twin.parameters(), strict=True):
+            first.grad = torch.randn_like(first)
+            second.grad = first.grad.clone()
+        both.step()
+        schedule.step()
+        for optimiser in alone:
+            optimiser.step()
+            optimiser.param_groups[0]["lr"] *= 0.5
+        if number == 1:  # go on with another optimiser that has read the state of the first
+            saved, before = copy.deepcopy(both.state_dict()), schedule.state_dict()
+            both = build_optimiser(parameter_groups(segmenter, stage), stage)
+            schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.5**step)
+            schedule.load_state_dict(before)
+            both.load_state_dict(saved)
+    for (name, first), second in zip(segmenter.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(first, second), name
+    with pytest.raises(ValueError, match="crf_optimiser: expected one of adamw, sgd, got 'adam'"):
+        Stage("all", crf_optimiser="adam")
 
 
 def test_schedules_reach_what_they_promise() -> None:

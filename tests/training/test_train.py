@@ -252,7 +252,9 @@ def test_different_iterations_in_training_and_in_test(tmp_path: Path) -> None:
 def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
     """Against the formula written out, on a batch of two sizes; the temperature learns as all else does."""
     options = {"boundary": 3.0, "boundary_width": 2, "soft_iou": 0.5, "temperature": 2.0, "robustness": 0.01}
-    stages = one_stage(**options, auxiliary=0.25, rates={"temperature": 0.1}, epochs=2)
+    stages = one_stage(
+        **options, auxiliary=0.25, rates={"temperature": 0.1}, optimiser="sgd", crf_optimiser="adamw"
+    )
     recipe = make(tmp_path, stages=stages)
     sets = read_sets(recipe)
     module = SegmentationModule(

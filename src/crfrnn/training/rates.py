@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -94,8 +94,51 @@ def layer_factor(name: str, stage: Stage) -> float:
     return math.prod(value for pattern, value in stage.layers.items() if fnmatchcase(name, pattern))
 
 
+class Together(torch.optim.Optimizer):
+    """Several optimisers, each for groups of its own, as one: one step, one state, one schedule of rates."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = tuple(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts see the groups and the state of the whole, which loading replaces."""
+        begin = 0
+        for part in self.parts:
+            part.param_groups = self.param_groups[begin : begin + len(part.param_groups)]
+            part.state = self.state
+            begin += len(part.param_groups)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+
 def build_optimiser(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:
-    if stage.optimiser == "sgd":
+    """One optimiser of all groups, or one for the network and one for the CRF and the loss's temperature."""
+    other = stage.crf_optimiser or stage.optimiser
+    if other == stage.optimiser:
+        return _optimiser(stage.optimiser, groups, stage)
+    parts = []
+    for name, wanted in ((stage.optimiser, False), (other, True)):
+        own = [g for g in groups if g["name"].startswith(("crf_", "temperature")) == wanted]
+        if own:
+            parts.append(_optimiser(name, own, stage))
+    return parts[0] if len(parts) == 1 else Together(parts)
+
+
+def _optimiser(name: str, groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:
+    if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=stage.momentum)
     return torch.optim.AdamW(groups, lr=0.0, betas=(stage.momentum, 0.999))
 

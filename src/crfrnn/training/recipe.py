@@ -111,6 +111,7 @@ class Stage:
             classifier by itself.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
+        crf_optimiser: of the CRF's parameters, where SGD suits the network only; None: the same.
         bias_rate: factor of the rates of biases.
         layers: factors of the rates of some of the network's parameters, by pattern of the name, as
             ``"*.expand.*": 0.1``; those of all patterns that fit are multiplied. 0 freezes.
@@ -138,6 +139,7 @@ class Stage:
     accumulate: int = 1
     workers: int = 0
     optimiser: str = "adamw"
+    crf_optimiser: str | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
     bias_rate: float = 1.0
@@ -154,6 +156,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         _choice(self, "optimiser", OPTIMISERS)
+        if self.crf_optimiser is not None:
+            _choice(self, "crf_optimiser", OPTIMISERS)
         _choice(self, "schedule", SCHEDULES)
         _choice(self, "loss", LOSSES)
         _choice(self, "precision", tuple(PRECISIONS))
