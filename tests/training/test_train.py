@@ -274,7 +274,7 @@ def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
     got = module._loss(logits, labels, weights, module.temperature)
     assert float(got.detach()) == pytest.approx(entropy + 0.5 * float(soft_iou(logits, labels)), rel=1e-5)
     whole = train(recipe, tmp_path / "whole", trainer=CPU)
-    assert 1.5 < whole.history[-1]["temperature"] < 2.5 and whole.history[0]["temperature"] != 2
+    assert 1 < whole.history[-1]["temperature"] < 4 and whole.history[0]["temperature"] != 2
     with pytest.raises(Interrupted):
         run(recipe, tmp_path / "parts", stop_after=2)
     again = train(recipe, tmp_path / "parts", trainer=CPU)
