@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import foreign
+from crfrnn.io.weights import read_tensors
 from crfrnn.models.importers import convert
 from crfrnn.models.importers.caffe import read_caffemodel
 from crfrnn.models.importers.wire import WireError, fields, read_varint
-from crfrnn.models.weights import read_tensors
 
 LAYER = {"conv1_1": [np.ones((2, 3, 3, 3), np.float32), np.ones(2, np.float32)]}
 

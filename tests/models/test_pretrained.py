@@ -143,7 +143,7 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"network_arguments": {"num_labels": 3, "widths": "abcde"}}, "config.json"),
         ({"network_arguments": {"num_labels": 3, "__class__": "x"}}, "arguments"),
         ({"crf": "x"}, "config.json"),
-        ({"crf": {"num_labels": 3, "iterations": [1]}}, "iterations"),
+        ({"crf": {"num_labels": 3, "label_weights": "matrix", "iterations": [1]}}, "iterations"),
         ({"guide": None}, "preprocessing"),
         ({"format": "other"}, "format"),
         ({"version": 2}, "version 1"),

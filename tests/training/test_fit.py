@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Fitting: losses against their definitions, the loop's promises, and the parameter file."""
+"""Fitting: losses against their definitions, the loop's promises."""
 
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from crfrnn import CRFRNN
 from crfrnn.datasets import PictureSet
@@ -22,9 +20,7 @@ from crfrnn.training import (
     UnaryDataset,
     cross_fit,
     fit,
-    load_parameters,
     lovasz_softmax,
-    save_parameters,
     split_folds,
 )
 from crfrnn.training.losses import soft_iou, weighted_cross_entropy
@@ -241,82 +237,3 @@ def test_the_cache_does_not_change_what_is_read(data: UnaryDataset) -> None:
     for one, two in zip(data, cold, strict=True):
         assert one.id == two.id
         assert all(torch.equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))
-
-
-@pytest.mark.parametrize("form", ["plain", "rich"])
-def test_parameter_file_round_trip(tmp_path: Path, form: str) -> None:
-    crf = start()
-    if form == "rich":
-        crf = CRFRNN(
-            3,
-            (30.0, 40.0),
-            (3.0, 4.0, 5.0),
-            2.0,
-            label_weights="matrix",
-            eval_iterations=9,
-            quality="high",
-            normalization="symmetric",
-            temperature=2.0,
-        )
-    torch.nn.init.normal_(crf.compatibility)
-    path = tmp_path / "a.safetensors"
-    save_parameters(path, crf, class_names=["a", "b", "c"], scores={"mean_iu": 0.5}, provenance={"seed": 3})
-    saved = load_parameters(path)
-    assert state(saved.crf) == state(crf) and saved.crf.extra_repr() == crf.extra_repr()
-    assert (saved.class_names, saved.scores, saved.provenance) == (
-        ("a", "b", "c"),
-        {"mean_iu": 0.5},
-        {"seed": 3},
-    )
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-
-
-def test_broken_and_hostile_parameter_files_are_refused(tmp_path: Path) -> None:
-    good = tmp_path / "good.safetensors"
-    save_parameters(good, start())
-    whole = good.read_bytes()
-    tensors = {name: value.clone() for name, value in start().state_dict().items()}
-    about = {"format": "crfrnn-parameters", "version": "1", "settings": "{}"}
-    path = tmp_path / "bad.safetensors"
-
-    def refused(match: str) -> None:
-        with pytest.raises(ValueError, match=match):
-            load_parameters(path)
-
-    for content in (b"", whole[:200], whole[:-8], b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):
-        path.write_bytes(content)
-        refused("params .*bad")
-    save_file(tensors, path)
-    refused("format")
-    save_file(tensors, path, {**about, "version": "2"})
-    refused("version")
-    for settings in ('{"quality": "best"}', '{"weights_only": false}', "[]", "{", '{"iterations": -1}'):
-        save_file(tensors, path, {**about, "settings": settings})
-        refused("params .*bad")
-    changes = {
-        "compatibility": torch.eye(4),
-        "spatial_weights": torch.tensor([1.0, float("nan"), 1.0]),
-        "bilateral_weights": torch.ones(3, dtype=torch.int64),
-        "log_theta_beta": torch.zeros(2, 2),
-        "more": torch.ones(1),
-        "log_theta_alpha": torch.tensor(1000.0),
-    }
-    for name, value in changes.items():
-        save_file({**tensors, name: value}, path, about)
-        refused("params .*bad")
-    save_file({k: v for k, v in tensors.items() if k != "compatibility"}, path, about)
-    refused("compatibility")
-
-
-def test_saving_refuses_nan_and_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    save_parameters(path, start())
-    before = path.read_bytes()
-    crf = start()
-    crf.spatial_weights.data[0] = float("nan")
-    with pytest.raises(ValueError, match="spatial_weights"):
-        save_parameters(path, crf)
-    assert path.read_bytes() == before
-    with pytest.raises(ValueError, match="no such folder"):
-        save_parameters(tmp_path / "no" / "a.safetensors", start())
-    assert json.loads(json.dumps(load_parameters(path).scores)) == {}

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
     from crfrnn.datasets import DeepLabUnaries, PictureSet
     from crfrnn.datasets.sources import Steps
-    from crfrnn.training import FolderUnaries, SavedParameters, UnaryDataset
+    from crfrnn.io import SavedParameters
+    from crfrnn.training import FolderUnaries, UnaryDataset
 
 state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -221,7 +222,7 @@ def build_crf(
     """
     from crfrnn.crf import CRFRNN
     from crfrnn.crf.binary import for_two_labels, label_names
-    from crfrnn.training import SavedParameters, load_parameters
+    from crfrnn.io import SavedParameters, load_parameters
 
     given = {name: value for name, value in numbers.items() if value is not None and name != "quality"}
     if params is not None:

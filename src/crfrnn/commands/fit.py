@@ -126,7 +126,7 @@ def _start(
 ) -> CRFRNN:  # fmt: skip
     from crfrnn.crf import CRFRNN
     from crfrnn.crf.binary import for_two_labels
-    from crfrnn.training import load_parameters
+    from crfrnn.io import load_parameters
 
     if start is None:
         extra: dict[str, Any] = (
@@ -150,25 +150,16 @@ def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
     """The same function with weights as vectors or matrices, and with a temperature if it is to be learnt."""
     import torch
 
-    from crfrnn.crf import CRFRNN
-    from crfrnn.training.parameters import SETTINGS
+    from crfrnn.crf.saved import WEIGHTS, layer_of, settings_of
 
     state = dict(crf.state_dict())
     if label_weights == "matrix" and crf.label_weights == "vector":
-        for name in ("spatial_weights", "bilateral_weights"):
-            state[name] = state[name].diag()
+        state |= {name: state[name].diag() for name in WEIGHTS}
     elif label_weights != crf.label_weights:
         raise ValueError(f"--label-weights: expected matrix as --start has it, got {label_weights}")
     if temperature:
         state.setdefault("log_temperature", torch.zeros(()))
-    settings: dict[str, Any] = {name: getattr(crf, name) for name in SETTINGS}
-    settings["label_weights"] = label_weights
-    thetas = {name: state[f"log_{name}"].exp() for name in ("theta_alpha", "theta_beta", "theta_gamma")}
-    out = CRFRNN(
-        crf.num_labels, **thetas, temperature=1.0 if "log_temperature" in state else None, **settings
-    )
-    out.load_state_dict(state)
-    return out
+    return layer_of({**settings_of(crf), "label_weights": label_weights}, state)
 
 
 def check_output(output: Path) -> None:
@@ -182,7 +173,7 @@ def save_result(
     origin: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the parameter file, and say what is in it."""
-    from crfrnn.training import save_parameters
+    from crfrnn.io import save_parameters
 
     names = common.class_names(data.pictures, data.num_labels)
     save_parameters(output, result.crf, class_names=names, scores=figures, provenance=origin)

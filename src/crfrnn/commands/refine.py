@@ -17,8 +17,8 @@ from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_picture
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
+    from crfrnn.io import SavedParameters
     from crfrnn.io.outputs import Item, Outputs
-    from crfrnn.training import SavedParameters
 
 PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
 

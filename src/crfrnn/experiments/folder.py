@@ -22,7 +22,8 @@ from crfrnn.experiments.plans import Row
 from crfrnn.io import write_label_png
 from crfrnn.io.files import new_folder, write_text
 from crfrnn.io.outputs import check_new
-from crfrnn.training import TuneConfig, UnaryDataset, save_parameters, tune
+from crfrnn.io.parameters import save_parameters
+from crfrnn.training import TuneConfig, UnaryDataset, tune
 from crfrnn.training.tune import RANGES
 
 Say = Callable[[str], None]

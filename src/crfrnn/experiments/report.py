@@ -19,7 +19,7 @@ from crfrnn.experiments.plans import Plan, Row
 from crfrnn.io import read_label_png
 from crfrnn.io.files import write_text
 from crfrnn.io.images import write_png
-from crfrnn.training import load_parameters
+from crfrnn.io.parameters import load_parameters
 
 Pair = tuple[str, str]
 PANELS = 6  # best and worst pictures in a figure

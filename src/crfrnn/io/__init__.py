@@ -19,6 +19,9 @@ from crfrnn.io.palette import VOID as VOID
 from crfrnn.io.palette import read_label_png as read_label_png
 from crfrnn.io.palette import voc_palette as voc_palette
 from crfrnn.io.palette import write_label_png as write_label_png
+from crfrnn.io.parameters import SavedParameters as SavedParameters
+from crfrnn.io.parameters import load_parameters as load_parameters
+from crfrnn.io.parameters import save_parameters as save_parameters
 from crfrnn.io.rectangles import InMemory as InMemory
 from crfrnn.io.rectangles import Source as Source
 from crfrnn.io.scribbles import read_label_map as read_label_map

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crfrnn.io.files import PathLike
+from crfrnn.io.weights import read_tensors
 from crfrnn.models.bottleneck import Row, stacked
 from crfrnn.models.logits import enlarge
 from crfrnn.models.preprocessing import DEEPLAB
 from crfrnn.models.registry import Recipe, register_network
-from crfrnn.models.weights import read_tensors
 
 WIDTHS = (1.0, 0.5)
 STRIDE = 16

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from crfrnn.extras import install_line
 from crfrnn.io.files import PathLike
+from crfrnn.io.weights import read_tensors
 from crfrnn.models.bottleneck import Row, norm, stacked
 from crfrnn.models.logits import enlarge
 from crfrnn.models.preprocessing import LITE
 from crfrnn.models.registry import Recipe, register_network
-from crfrnn.models.weights import read_tensors
 
 STEM = 32
 STAGES = (

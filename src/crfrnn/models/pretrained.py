@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +11,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from crfrnn.crf import CRFRNN
-from crfrnn.crf.binary import parameter_labels
+from crfrnn.crf.saved import layer_of, settings_of
 from crfrnn.io.files import FileError, PathLike, atomic, existing, write_text
+from crfrnn.io.weights import read_safetensors
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.registry import build_network, recipe_of
 from crfrnn.models.segmenter import Segmenter
-from crfrnn.models.weights import read_safetensors
 
 FORMAT, VERSION = "crfrnn-segmenter", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"  # those that come with the package
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CONFIG = 2**20
-_LEARNED = ("theta_alpha", "theta_beta", "theta_gamma", "temperature")
 _AGAIN = "write it with save_pretrained or `crfrnn convert`"
-
-
-def crf_settings(crf: CRFRNN) -> dict[str, Any]:
-    """The arguments of a `CRFRNN` that are no tensors: those that it keeps under their own names."""
-    names = inspect.signature(CRFRNN.__init__).parameters
-    return {name: getattr(crf, name) for name in names if name != "self" and name in vars(crf)}
 
 
 def describe_segmenter(segmenter: Segmenter) -> dict[str, Any]:
@@ -45,7 +35,7 @@ def describe_segmenter(segmenter: Segmenter) -> dict[str, Any]:
         "network": recipe.name,
         "network_arguments": dict(recipe.arguments),
         "preprocessing": segmenter.preprocessing.as_dict(),
-        "crf": None if segmenter.crf is None else crf_settings(segmenter.crf),
+        "crf": None if segmenter.crf is None else settings_of(segmenter.crf),
         "guide": segmenter.guide.as_dict(),
         "class_names": list(segmenter.class_names),
         "long_side": segmenter.long_side,
@@ -147,7 +137,12 @@ def _build(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Modul
     else:
         _compare(network, parts["network"])
         network.load_state_dict(parts["network"])
-    crf = None if config["crf"] is None else _build_crf(config["crf"], parts["crf"])
+    crf = None
+    if config["crf"] is not None:
+        try:
+            crf = layer_of(config["crf"], parts["crf"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"crf.{error}") from error
     segmenter = Segmenter(
         network,
         crf,
@@ -168,18 +163,3 @@ def _compare(network: nn.Module, tensors: dict[str, Tensor]) -> None:
             f"network.{name}: expected shape {wanted.get(name, 'of no such tensor')}, "
             f"got {held.get(name, 'no such tensor')}"
         )
-
-
-def _build_crf(settings: Any, tensors: dict[str, Tensor]) -> CRFRNN:
-    labels = parameter_labels(settings["num_labels"], settings.get("activation", "softmax"))
-    held = tensors["compatibility"].shape
-    if tuple(held) != (labels, labels):
-        raise ValueError(f"crf.compatibility: expected {(labels, labels)}, got {tuple(held)}")
-    start: dict[str, Any] = {}
-    for name in _LEARNED:
-        log = tensors.get(f"log_{name}")
-        if log is not None:
-            start[name] = math.exp(float(log)) if log.ndim == 0 else log.double().exp()
-    crf = CRFRNN(**{**settings, **start})
-    crf.load_state_dict(tensors)
-    return crf

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from crfrnn.io.files import PathLike
+from crfrnn.io.weights import read_tensors
 from crfrnn.models.fcn import FCN, VGG_DEPTHS
 from crfrnn.models.preprocessing import IMAGENET
-from crfrnn.models.weights import read_tensors
 
 
 def _positions() -> dict[str, str]:

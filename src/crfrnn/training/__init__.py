@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Learning: a CRF from unaries and masks, or a network and a CRF together by a recipe."""
 
+from crfrnn.io.parameters import SavedParameters as SavedParameters
+from crfrnn.io.parameters import load_parameters as load_parameters
+from crfrnn.io.parameters import save_parameters as save_parameters
 from crfrnn.training.config import FitConfig as FitConfig
 from crfrnn.training.dataset import FolderUnaries as FolderUnaries
 from crfrnn.training.dataset import Sample as Sample
@@ -11,9 +14,6 @@ from crfrnn.training.fit import cross_fit as cross_fit
 from crfrnn.training.fit import fit as fit
 from crfrnn.training.guard import NotFinite as NotFinite
 from crfrnn.training.losses import lovasz_softmax as lovasz_softmax
-from crfrnn.training.parameters import SavedParameters as SavedParameters
-from crfrnn.training.parameters import load_parameters as load_parameters
-from crfrnn.training.parameters import save_parameters as save_parameters
 from crfrnn.training.recipe import Recipe as Recipe
 from crfrnn.training.recipe import Stage as Stage
 from crfrnn.training.recipe_files import load_recipe as load_recipe

@@ -24,6 +24,7 @@ from crfrnn.datasets.sources import Steps
 from crfrnn.extras import install_line
 from crfrnn.io.files import atomic, new_folder, write_text
 from crfrnn.io.outputs import check_new
+from crfrnn.io.parameters import load_parameters
 from crfrnn.models import (
     FCN,
     DeepLab,
@@ -37,7 +38,6 @@ from crfrnn.models import (
 from crfrnn.models.fcn import STAGES
 from crfrnn.models.pretrained import CONFIG, WEIGHTS
 from crfrnn.training.loader import mixed
-from crfrnn.training.parameters import load_parameters
 from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
 from crfrnn.training.recipe_files import load_recipe, save_recipe
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log

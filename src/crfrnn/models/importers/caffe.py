@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from crfrnn.io.files import FileError, PathLike, existing
+from crfrnn.io.weights import check_amount
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
 from crfrnn.models.importers.wire import BYTES, FIXED32, FIXED64, Field, WireError, fields, varints
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE
 from crfrnn.models.vgg16 import matrix_as_kernel
-from crfrnn.models.weights import check_amount
 
 # Field numbers of caffe.proto.
 NET_V1_LAYER, NET_LAYER = 2, 100

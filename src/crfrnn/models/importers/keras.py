@@ -12,9 +12,9 @@ from torch import Tensor
 
 from crfrnn.extras import install_line
 from crfrnn.io.files import FileError, PathLike, existing
+from crfrnn.io.weights import check_amount
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE
-from crfrnn.models.weights import check_amount
 
 MAX_DEPTH, MAX_ENTRIES = 8, 10_000
 CRF_NAMES = dict(

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from crfrnn.io.files import PathLike
+from crfrnn.io.weights import read_tensors
 from crfrnn.models.importers.assemble import NAMES, Found
 from crfrnn.models.importers.keras import CRF_NAMES
 from crfrnn.models.preprocessing import CAFFE, CAFFE_GUIDE, IMAGENET, Preprocessing
 from crfrnn.models.vgg16 import vgg16_tensors
-from crfrnn.models.weights import read_tensors
 
 
 def read_pytorch(path: PathLike) -> Found:

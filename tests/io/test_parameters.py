@@ -14,7 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from crfrnn import CRFRNN
-from crfrnn.training import load_parameters, save_parameters
+from crfrnn.crf.saved import settings_of
+from crfrnn.io import load_parameters, save_parameters
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
 
 def _crf(**options: Any) -> CRFRNN:
@@ -26,14 +29,15 @@ def _crf(**options: Any) -> CRFRNN:
 
 
 def test_round_trip_gives_the_same_bits(tmp_path: Path) -> None:
-    crf = _crf(theta_alpha=(40.0, 60.0))
+    crf = _crf(theta_alpha=(40.0, 60.0), theta_beta=(3.0, 4.0, 5.0), normalization="symmetric", damping=0.9)
     path = tmp_path / "crf.safetensors"
     save_parameters(path, crf, class_names=("a", "b", "c"), scores={"mean_iu": 0.7}, provenance={"data": "x"})
     found = load_parameters(path)
     assert {k: v.tolist() for k, v in found.crf.state_dict().items()} == {
         k: v.tolist() for k, v in crf.state_dict().items()
     }
-    assert found.crf.eval_iterations == 10 and found.crf.quality == "classic" and not found.crf.training
+    assert settings_of(found.crf) == settings_of(crf) and not found.crf.training
+    assert found.crf.eval_iterations == 10 and found.crf.damping == 0.9
     assert found.class_names == ("a", "b", "c")
     assert found.scores == {"mean_iu": 0.7} and found.provenance == {"data": "x"}
     unary, image = torch.randn(1, 3, 6, 7), torch.rand(1, 3, 6, 7) * 255
@@ -46,6 +50,8 @@ def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> N
     found = load_parameters(name)
     assert found.crf.num_labels == 1 and found.class_names == ("road",)
     assert found.crf.compatibility.shape == (2, 2)
+    _tampered(name, settings='{"one_logit": true, "precision": "auto"}')  # as it was written before
+    assert load_parameters(name).crf.num_labels == 1
     save_parameters(name, CRFRNN(1), class_names=["ground", "road"])
     assert load_parameters(name).class_names == ("ground", "road")
     with pytest.raises(ValueError, match="class_names"):
@@ -54,6 +60,23 @@ def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> N
         save_parameters(name, CRFRNN(labels, activation="sigmoid"))
         crf = load_parameters(name).crf
         assert (crf.num_labels, crf.activation, len(crf.spatial_weights)) == (labels, "sigmoid", labels)
+
+
+@pytest.mark.parametrize("name", sorted(str(p.relative_to(RESULTS)) for p in RESULTS.rglob("*.safetensors")))
+def test_files_of_earlier_releases_load(name: str) -> None:
+    with safe_open(RESULTS / name, framework="pt") as stream:
+        tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+        settings = json.loads(stream.metadata()["settings"])
+    assert "num_labels" not in settings  # the tensors said it then
+    found = load_parameters(RESULTS / name).crf
+    held = found.state_dict()
+    assert held.keys() == tensors.keys() and all(torch.equal(held[key], tensors[key]) for key in tensors)
+    assert found.num_labels == 21
+    known = settings_of(found)
+    assert {key: known[key] for key in settings if key in known} == {
+        k: settings[k] for k in settings if k in known
+    }
+    assert set(settings) - set(known) <= {"precision"}
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
@@ -77,10 +100,12 @@ def _tampered(path: Path, tensors: dict[str, torch.Tensor] | None = None, **meta
     ("tensors", "metadata", "says"),
     [
         ({}, {"format": "other"}, "format"),
-        ({}, {"version": "2"}, "version 1"),
+        ({}, {"version": "2"}, "version '1'"),
         ({}, {"settings": "[]"}, "JSON objects"),
-        ({}, {"settings": "{"}, "safetensors"),
-        ({}, {"settings": '{"num_labels": 4}'}, "settings"),
+        ({}, {"settings": "{"}, "JSON in its metadata"),
+        ({}, {"settings": '{"num_labels": 4}'}, "shape"),
+        ({}, {"settings": '{"num_labels": 1000000000}'}, "shape"),
+        ({}, {"settings": '{"weights_only": false}'}, "settings"),
         ({}, {"settings": '{"quality": "best"}'}, "quality"),
         ({}, {"settings": '{"iterations": -1}'}, "iterations"),
         ({}, {"class_names": '["one"]'}, "class_names"),
@@ -109,6 +134,13 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (1, 7, 8, 100, len(whole) - 1):
         path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="safetensors"):
+            load_parameters(path)
+    save_file(CRFRNN(3).state_dict(), path)  # as anybody saves tensors
+    with pytest.raises(ValueError, match="format 'crfrnn-parameters', got None"):
+        load_parameters(path)
+    for content in (b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):
+        path.write_bytes(content)
         with pytest.raises(ValueError, match="safetensors"):
             load_parameters(path)
     path.write_bytes(pickle.dumps({"spatial_weights": [1.0]}))
