@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test test-toolkits lint types bench clean
+.PHONY: help demo test test-toolkits lint types stubs bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,10 @@ lint: $(VENV)/.stamp-dev
 
 types: $(VENV)/.stamp-dev
 	$(PY) -m pyright
+
+# The types of the compiled module, as pyright reads them.
+stubs: $(VENV)/.stamp-dev
+	$(PY) scripts/stubs.py
 
 bench: $(VENV)/.stamp-dev
 	$(PY) benchmarks/engine.py $(BENCH)

@@ -3,7 +3,9 @@
 #include <memory>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -27,14 +29,23 @@ template <class T, size_t N>
 using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 using Table = In<int32_t, 1>;
 
-template <class T>
-nb::object to_numpy(Array<T>&& values, int64_t rows, int64_t columns) {
+template <class Array>
+auto* data_of(const std::optional<Array>& array) {
+  return array ? array->data() : nullptr;
+}
+
+template <class T, size_t N>
+using Numpy = nb::ndarray<nb::numpy, T, nb::ndim<N>, nb::c_contig>;
+
+template <class T, size_t N>
+Numpy<T, N> to_numpy(Array<T>&& values, const std::array<int64_t, N>& shape) {
   auto owned = std::make_unique<Array<T>>(std::move(values));
   T* data = owned->data();
   nb::capsule capsule(owned.get(), [](void* p) noexcept { delete static_cast<Array<T>*>(p); });
   owned.release();  // now the capsule's
-  if (columns < 0) return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows)}, capsule));
-  return nb::cast(nb::ndarray<nb::numpy, T>(data, {static_cast<size_t>(rows), static_cast<size_t>(columns)}, capsule));
+  size_t lengths[N];
+  std::copy(shape.begin(), shape.end(), lengths);
+  return Numpy<T, N>(data, N, lengths, capsule);
 }
 
 // Python handles signals in its main thread, and only there is it asked for them.
@@ -57,7 +68,7 @@ void require(bool condition, const char* message) {
 }
 
 template <class T>
-nb::tuple build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, double scale, int rings, int ring_support,
+std::pair<Numpy<T, 2>, Numpy<int32_t, 1>> build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, double scale, int rings, int ring_support,
                         int threads) {
   require(features.shape(2) >= 1 && features.shape(2) <= max_dim, "features: the last dimension must be 1 to 32");
   if (mask) require(mask->shape(0) == features.shape(0) && mask->shape(1) == features.shape(1), "mask: expected shape [B, N]");
@@ -78,7 +89,7 @@ nb::tuple build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask, d
   const int64_t size = static_cast<int64_t>(result.table.size());
   const int64_t corners = static_cast<int64_t>(features.shape(2)) + 1;
   const int64_t points = static_cast<int64_t>(result.weights.size()) / corners;
-  return nb::make_tuple(to_numpy(std::move(result.weights), points, corners), to_numpy(std::move(result.table), size, -1));
+  return {to_numpy<T, 2>(std::move(result.weights), {points, corners}), to_numpy<int32_t, 1>(std::move(result.table), {size})};
 }
 
 Lattice decode(const Table& table, int64_t points, int64_t corners) {
@@ -135,98 +146,135 @@ void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2>
   });
 }
 
-// A problem and what keeps its parts alive. kernels: (weights, table, theta, pre, post) each, weights None for a
-// separable kernel.
-struct Arguments {
-  Problem problem;
-  std::vector<Kernel> kernels;
+// A kernel and the arrays that it points into.
+struct BoundKernel {
+  Kernel kernel;
+  std::optional<In<float, 2>> weights;
+  std::optional<Table> table;
+  std::optional<In<float, 1>> pre, post;
 
-  Arguments(int64_t batch, int64_t labels, int64_t pixels, const In<float, 3>& transform, const nb::list& list,
-            const std::vector<int64_t>& grid, const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
-            int threads) {
+  using Scale = std::optional<In<float, 1>>;
+  static BoundKernel of_lattice(In<float, 2> weights, Table table, Scale pre, Scale post) {
+    BoundKernel bound{{}, weights, table, pre, post};
+    bound.kernel.is_lattice = true;
+    bound.kernel.lattice = decode<float>(table, weights);
+    bound.kernel.weights = weights.data();
+    return bound.scaled();
+  }
+  static BoundKernel separable(std::array<double, 3> theta, Scale pre, Scale post) {
+    BoundKernel bound{{}, std::nullopt, std::nullopt, pre, post};
+    require(theta[0] > 0 && theta[1] > 0 && theta[2] > 0, "theta: expected three positive numbers");
+    std::copy(theta.begin(), theta.end(), bound.kernel.theta);
+    return bound.scaled();
+  }
+
+ private:
+  BoundKernel scaled() {
+    kernel.pre = data_of(pre);
+    kernel.post = data_of(post);
+    return *this;
+  }
+};
+
+// A problem and the arrays that it points into.
+struct BoundProblem {
+  Problem problem;
+  std::vector<BoundKernel> bound;
+  std::vector<Kernel> kernels;
+  In<float, 3> transform;
+  std::optional<In<uint8_t, 2>> mask;
+  std::optional<In<int32_t, 2>> clamp;
+
+  BoundProblem(std::vector<BoundKernel> kernels_, In<float, 3> transform_, int64_t batch, std::array<int64_t, 3> grid,
+               std::optional<In<uint8_t, 2>> mask_, std::optional<In<int32_t, 2>> clamp_, int iterations, float damping, int threads)
+      : bound(std::move(kernels_)), transform(transform_), mask(mask_), clamp(clamp_) {
     problem.batch = batch;
-    problem.labels = labels;
-    problem.pixels = pixels;
-    require(problem.labels >= 1 && problem.labels <= 1024, "unary: expected 1 to 1024 labels");
-    require(problem.total() <= INT32_MAX, "unary: more than 2^31 pixels; split the batch");
-    require(grid.size() == 3 && grid[0] >= 0 && grid[1] >= 0 && grid[2] >= 0 && grid[0] * grid[1] * grid[2] == problem.pixels, "grid: does not hold the pixels");
-    for (size_t i = 0; i < 3; ++i) problem.grid[i] = grid[i];
-    const size_t count = nb::len(list), side = static_cast<size_t>(labels);
-    require(transform.shape(0) == count && transform.shape(1) == side && transform.shape(2) == side,
-            "transform: expected [kernels, L, L]");
-    const auto per_pixel = [&](const nb::handle& h) -> const float* {
-      if (h.is_none()) return nullptr;
-      const auto array = nb::cast<In<float, 1>>(h);
-      require(static_cast<int64_t>(array.shape(0)) == problem.total(), "pre, post: expected one number per pixel");
-      return array.data();
-    };
-    for (size_t m = 0; m < count; ++m) {
-      const nb::tuple k = nb::cast<nb::tuple>(list[m]);
-      require(nb::len(k) == 5, "kernels: expected (weights, table, theta, pre, post) for each kernel");
-      Kernel kernel;
-      kernel.is_lattice = !k[0].is_none();
-      if (kernel.is_lattice) {
-        const auto weights = nb::cast<In<float, 2>>(k[0]);
-        kernel.lattice = decode<float>(nb::cast<Table>(k[1]), weights);
-        require(kernel.lattice.total == problem.total(), "kernels: a lattice of other points than the unary's pixels");
-        kernel.weights = weights.data();
-      } else {
-        const auto theta = nb::cast<std::vector<double>>(k[2]);
-        require(theta.size() == 3 && theta[0] > 0 && theta[1] > 0 && theta[2] > 0, "theta: expected three positive numbers");
-        for (size_t i = 0; i < 3; ++i) kernel.theta[i] = theta[i];
-      }
-      kernel.pre = per_pixel(k[3]);
-      kernel.post = per_pixel(k[4]);
-      kernels.push_back(kernel);
+    problem.labels = static_cast<int64_t>(transform.shape(1));
+    require(batch >= 0 && grid[0] >= 0 && grid[1] >= 0 && grid[2] >= 0, "batch, grid: expected no negative numbers");
+    require(problem.labels >= 1 && problem.labels <= 1024, "transform: expected 1 to 1024 labels");
+    require(transform.shape(0) == bound.size() && transform.shape(2) == transform.shape(1), "transform: expected [kernels, L, L]");
+    problem.pixels = 1;
+    for (size_t i = 0; i < 3; ++i) {
+      problem.grid[i] = grid[i];
+      require(grid[i] <= INT32_MAX && problem.pixels * grid[i] <= INT32_MAX, "grid: more than 2^31 pixels; tile the picture");
+      problem.pixels *= grid[i];
     }
+    require(batch <= INT32_MAX && problem.total() <= INT32_MAX, "batch: more than 2^31 pixels; split the batch");
+    const auto per_pixel = [&](const auto& array) { return !array || static_cast<int64_t>(array->shape(0)) == problem.total(); };
+    for (const BoundKernel& own : bound) {
+      require(!own.kernel.is_lattice || own.kernel.lattice.total == problem.total(),
+              "kernels: a lattice of other points than the unary's pixels");
+      require(per_pixel(own.pre) && per_pixel(own.post), "pre, post: expected one number per pixel");
+      kernels.push_back(own.kernel);
+    }
+    const auto fits = [&](const auto& array) {
+      return !array || (static_cast<int64_t>(array->shape(0)) == batch && static_cast<int64_t>(array->shape(1)) == problem.pixels);
+    };
+    require(fits(mask), "mask: expected [B, N]");
+    require(fits(clamp), "clamp: expected [B, N]");
     problem.kernels = kernels.data();
-    problem.kernel_count = static_cast<int>(count);
+    problem.kernel_count = static_cast<int>(kernels.size());
     problem.transform = transform.data();
-    const auto fits = [&](const auto& array) { return static_cast<int64_t>(array.shape(0)) == batch && static_cast<int64_t>(array.shape(1)) == pixels; };
-    if (mask) require(fits(*mask), "mask: expected [B, N]");
-    if (clamp) require(fits(*clamp), "clamp: expected [B, N]");
-    problem.mask = mask ? mask->data() : nullptr;
-    problem.clamp = clamp ? clamp->data() : nullptr;
+    problem.mask = data_of(mask);
+    problem.clamp = data_of(clamp);
     problem.iterations = iterations;
     problem.damping = damping;
     problem.threads = threads;
   }
-  Arguments(const In<float, 3>& planes, const In<float, 3>& transform, const nb::list& list, const std::vector<int64_t>& grid,
-            const std::optional<In<uint8_t, 2>>& mask, const std::optional<In<int32_t, 2>>& clamp, int iterations, float damping,
-            int threads)
-      : Arguments(static_cast<int64_t>(planes.shape(0)), static_cast<int64_t>(planes.shape(1)), static_cast<int64_t>(planes.shape(2)),
-                  transform, list, grid, mask, clamp, iterations, damping, threads) {}
-  Arguments(const Arguments&) = delete;
+  BoundProblem(const BoundProblem&) = delete;
 
   void verify() const {
     for (const Kernel& kernel : kernels)
       if (kernel.is_lattice) kernel.lattice.verify(problem.threads);
+  }
+
+  // Whether this is [batch, labels, pixels], as all planes are.
+  template <class T>
+  bool fits(const nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>& planes) const {
+    return static_cast<int64_t>(planes.shape(0)) == problem.batch && static_cast<int64_t>(planes.shape(1)) == problem.labels &&
+           static_cast<int64_t>(planes.shape(2)) == problem.pixels;
+  }
+  template <class Planes>
+  bool fits(const std::optional<Planes>& planes) const {
+    return !planes || fits(*planes);
+  }
+};
+
+// Where the gradients of a kernel are added, filled with zeros by the caller; what is missing is not computed.
+struct BoundGradient {
+  std::optional<Out<float, 2>> weights;
+  std::optional<Out<double, 1>> theta;
+  std::optional<Out<float, 1>> pre, post;
+
+  KernelGradient of(const Kernel& kernel, int64_t total) const {
+    const auto room = [](const auto& array, int64_t numbers) { return !array || static_cast<int64_t>(array->size()) >= numbers; };
+    const int64_t corners = kernel.is_lattice ? kernel.lattice.points * (kernel.lattice.dim + 1) : 0;
+    require(room(weights, corners) && room(theta, kernel.is_lattice ? 0 : 3) && room(pre, total) && room(post, total),
+            "grads: too few numbers for this kernel");
+    return {data_of(weights), data_of(theta), data_of(pre), data_of(post)};
   }
 };
 
 using Marginals = Out<float, 1>;
 
 // Memory for marginals, from the region that is kept: one set for each iteration is the most that a training step clears.
-nb::object rows(int64_t numbers) { return to_numpy(Array<float>(static_cast<size_t>(numbers)), numbers, -1); }
+Numpy<float, 1> rows(int64_t numbers) { return to_numpy<float, 1>(Array<float>(static_cast<size_t>(numbers)), {numbers}); }
 
 void require_size(const Marginals& marginals, const Problem& problem) {
   require(static_cast<int64_t>(marginals.size()) == problem.iterations * problem.plane(),
-          "marginals: expected iterations * (pixels * labels + 32) numbers");
+          "marginals: expected iterations * (pixels * labels + row_room) numbers");
 }
 
-void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<float, 3> transform, nb::list kernels,
-                std::vector<int64_t> grid, std::optional<In<uint8_t, 2>> mask, std::optional<In<int32_t, 2>> clamp, int iterations,
-                float damping, int threads, Out<float, 3> logits, std::optional<Marginals> marginals) {
-  const Arguments arguments(unary, transform, kernels, grid, mask, clamp, iterations, damping, threads);
-  if (marginals) require_size(*marginals, arguments.problem);
-  require(logits.size() == unary.size() && (!initial || initial->size() == unary.size()), "logits, initial: expected unary's shape");
+void mean_field(const BoundProblem& bound, In<float, 3> unary, std::optional<In<float, 3>> initial, Out<float, 3> logits,
+                std::optional<Marginals> marginals) {
+  if (marginals) require_size(*marginals, bound.problem);
+  require(bound.fits(unary) && bound.fits(logits) && bound.fits(initial), "unary, initial, logits: expected [B, L, N] of the problem");
   bool finite;
   {
     const Working working;
-    arguments.verify();
+    bound.verify();
     wish_for_huge_pages(logits.data(), logits.size() * sizeof(float));
-    finite = mean_field_functions().forward(arguments.problem, unary.data(), initial ? initial->data() : nullptr, logits.data(),
-                                            marginals ? marginals->data() : nullptr);
+    finite = mean_field_functions().forward(bound.problem, unary.data(), data_of(initial), logits.data(), data_of(marginals));
   }
   if (!finite)
     throw std::invalid_argument(
@@ -234,55 +282,57 @@ void mean_field(In<float, 3> unary, std::optional<In<float, 3>> initial, In<floa
         "unary.clamp(-50, 50), and look for the NaN in the network");
 }
 
-void update(In<float, 2> unary, In<float, 2> marginals, In<float, 3> transform, nb::list kernels, bool normalize, int threads,
-            Out<float, 2> out) {
-  const int64_t pixels = static_cast<int64_t>(unary.shape(0)), labels = static_cast<int64_t>(unary.shape(1));
-  const Arguments arguments(1, labels, pixels, transform, kernels, {1, 1, pixels}, std::nullopt, std::nullopt, 1, 1.f, threads);
-  for (const Kernel& kernel : arguments.kernels) require(kernel.is_lattice, "kernels: expected lattices");
-  const auto fits = [&](const auto& array) { return array.shape(0) == unary.shape(0) && array.shape(1) == unary.shape(1); };
-  require(fits(marginals) && fits(out), "marginals, out: expected unary's shape");
+void mean_field_backward(const BoundProblem& bound, In<float, 3> grad_logits, Marginals marginals, Out<float, 3> grad_unary,
+                         std::optional<Out<float, 3>> grad_initial, Out<float, 3> grad_transform, std::vector<BoundGradient> grads) {
+  const Problem& problem = bound.problem;
+  require_size(marginals, problem);
+  require(bound.fits(grad_logits) && bound.fits(grad_unary) && bound.fits(grad_initial) && grad_transform.size() == bound.transform.size(),
+          "grad_logits, grad_unary, grad_initial, grad_transform: expected the shapes of what they are the gradients of");
+  require(grads.size() == bound.kernels.size(), "grads: expected one KernelGradient a kernel");
+  std::vector<KernelGradient> out;
+  for (size_t m = 0; m < grads.size(); ++m) out.push_back(grads[m].of(bound.kernels[m], problem.total()));
+  const Working working;
+  bound.verify();
+  wish_for_huge_pages(grad_unary.data(), grad_unary.size() * sizeof(float));
+  mean_field_functions().backward(problem, grad_logits.data(), marginals.data(), grad_unary.data(), data_of(grad_initial),
+                                  grad_transform.data(), out.data());
+}
+
+void update(const BoundProblem& bound, In<float, 2> unary, In<float, 2> marginals, bool normalize, Out<float, 2> out) {
+  const Problem& problem = bound.problem;
+  for (const Kernel& kernel : bound.kernels) require(kernel.is_lattice, "kernels: expected lattices");
+  const auto fits = [&](const auto& rows) {
+    return static_cast<int64_t>(rows.shape(0)) == problem.total() && static_cast<int64_t>(rows.shape(1)) == problem.labels;
+  };
+  require(fits(unary) && fits(marginals) && fits(out), "unary, marginals, out: expected [B * N, L] of the problem");
   require(normalize || out.data() != marginals.data(), "out: expected other memory than that of the marginals");
   const Working working;
-  arguments.verify();
-  mean_field_functions().update(arguments.problem, unary.data(), marginals.data(), normalize, out.data());
+  bound.verify();
+  mean_field_functions().update(problem, unary.data(), marginals.data(), normalize, out.data());
 }
 
-// Where a gradient of so many numbers, or more, goes; null: it is not wanted.
-template <class T, size_t N>
-T* gradient(const nb::handle& given, int64_t numbers) {
-  if (given.is_none()) return nullptr;
-  const auto array = nb::cast<Out<T, N>>(given);
-  require(static_cast<int64_t>(array.size()) >= numbers, "grads: too few numbers for this kernel");
-  return array.data();
-}
-
-// grads: (weights or None, theta or None, pre or None, post or None) for each kernel, filled with zeros.
-void mean_field_backward(In<float, 3> grad_logits, Marginals marginals, In<float, 3> transform, nb::list kernels,
-                         std::vector<int64_t> grid, std::optional<In<uint8_t, 2>> mask, std::optional<In<int32_t, 2>> clamp,
-                         int iterations, float damping, int threads, Out<float, 3> grad_unary, std::optional<Out<float, 3>> grad_initial,
-                         Out<float, 3> grad_transform, nb::list grads) {
-  const Arguments arguments(grad_logits, transform, kernels, grid, mask, clamp, iterations, damping, threads);
-  require_size(marginals, arguments.problem);
-  require(grad_unary.size() == grad_logits.size() && (!grad_initial || grad_initial->size() == grad_logits.size()) &&
-              grad_transform.size() == transform.size(),
-          "grad_unary, grad_initial, grad_transform: expected the shapes of what they are the gradients of");
-  std::vector<KernelGradient> out(arguments.kernels.size());
-  require(nb::len(grads) == out.size(), "grads: expected one tuple a kernel");
-  for (size_t m = 0; m < out.size(); ++m) {
-    const nb::tuple g = nb::cast<nb::tuple>(grads[m]);
-    require(nb::len(g) == 4, "grads: expected (weights, theta, pre, post) for each kernel");
-    const Kernel& kernel = arguments.kernels[m];
-    const int64_t corners = kernel.lattice.dim + 1, points = kernel.lattice.points, total = arguments.problem.total();
-    out[m].weights = gradient<float, 2>(g[0], kernel.is_lattice ? points * corners : 0);
-    out[m].theta = gradient<double, 1>(g[1], kernel.is_lattice ? 0 : 3);
-    out[m].pre = gradient<float, 1>(g[2], total);
-    out[m].post = gradient<float, 1>(g[3], total);
-  }
-  const Working working;
-  arguments.verify();
-  wish_for_huge_pages(grad_unary.data(), grad_unary.size() * sizeof(float));
-  mean_field_functions().backward(arguments.problem, grad_logits.data(), marginals.data(), grad_unary.data(),
-                                  grad_initial ? grad_initial->data() : nullptr, grad_transform.data(), out.data());
+void define_mean_field(nb::module_& m) {
+  const auto none = nb::none();
+  nb::class_<BoundKernel>(m, "Kernel", "One Gaussian kernel of a problem; scales hold one number per pixel.")
+      .def_static("lattice", &BoundKernel::of_lattice, "weights"_a, "table"_a, "pre"_a = none, "post"_a = none)
+      .def_static("separable", &BoundKernel::separable, "theta"_a, "pre"_a = none, "post"_a = none);
+  nb::class_<BoundGradient>(m, "KernelGradient", "Zeros to which the gradients of one kernel are added; None: not wanted.")
+      .def(
+          "__init__",
+          [](BoundGradient* self, std::optional<Out<float, 2>> weights, std::optional<Out<double, 1>> theta,
+             std::optional<Out<float, 1>> pre, std::optional<Out<float, 1>> post) { new (self) BoundGradient{weights, theta, pre, post}; },
+          nb::kw_only(), "weights"_a = none, "theta"_a = none, "pre"_a = none, "post"_a = none);
+  nb::class_<BoundProblem>(m, "Problem", "One inference: L labels of B pictures of a grid, in the symbols of native/mean_field.hpp.")
+      .def(nb::init<std::vector<BoundKernel>, In<float, 3>, int64_t, std::array<int64_t, 3>, std::optional<In<uint8_t, 2>>,
+                    std::optional<In<int32_t, 2>>, int, float, int>(),
+           nb::kw_only(), "kernels"_a, "transform"_a, "batch"_a, "grid"_a, "mask"_a = none, "clamp"_a = none, "iterations"_a, "damping"_a,
+           "threads"_a);
+  m.attr("row_room") = Problem::room;
+  m.def("rows", &rows, "numbers"_a);
+  m.def("mean_field", &mean_field, "problem"_a, "unary"_a, "initial"_a.none(), "logits"_a, "marginals"_a.none());
+  m.def("mean_field_backward", &mean_field_backward, "problem"_a, "grad_logits"_a, "marginals"_a, "grad_unary"_a,
+        "grad_initial"_a.none(), "grad_transform"_a, "grads"_a);
+  m.def("update", &update, "problem"_a, "unary"_a, "marginals"_a, "normalize"_a, "out"_a);
 }
 
 template <class T>
@@ -300,14 +350,19 @@ NB_MODULE(_native, m) {
   using namespace crfrnn;
   define<float>(m);
   define<double>(m);
+  nb::class_<TableShape>(m, "TableShape", "What the header of a lattice's table says (native/lattice.hpp).")
+      .def("__init__", [](TableShape* self, const std::vector<int32_t>& header) {
+        new (self) TableShape(TableShape::of(header.data(), static_cast<int64_t>(header.size())));
+      }, "header"_a)
+      .def_ro("total", &TableShape::total, "points, masked ones included")
+      .def_ro("points", &TableShape::points)
+      .def_ro("simplices", &TableShape::simplices)
+      .def_ro("vertices", &TableShape::vertices)
+      .def_ro("dim", &TableShape::dim)
+      .def_prop_ro("parts", &TableShape::parts, "words of the header, order, simplex_start, simplex_vertex, simplex_rank, neighbour, ...");
+  m.attr("header_words") = TableShape::header_words;
   m.def("verify", &verify, "table"_a, "points"_a, "corners"_a);
-  m.def("rows", &rows, "numbers"_a);
-  m.def("mean_field", &mean_field, "unary"_a, "initial"_a.none(), "transform"_a, "kernels"_a, "grid"_a, "mask"_a.none(),
-        "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "logits"_a, "marginals"_a.none());
-  m.def("mean_field_backward", &mean_field_backward, "grad_logits"_a, "marginals"_a, "transform"_a, "kernels"_a, "grid"_a,
-        "mask"_a.none(), "clamp"_a.none(), "iterations"_a, "damping"_a, "threads"_a, "grad_unary"_a, "grad_initial"_a.none(),
-        "grad_transform"_a, "grads"_a);
-  m.def("update", &update, "unary"_a, "marginals"_a, "transform"_a, "kernels"_a, "normalize"_a, "threads"_a, "out"_a);
+  define_mean_field(m);
   m.def("release_kept_memory", &release_kept_memory);
   m.def("poison_memory", &poison_memory, "on"_a);
   m.def("refuse_memory", &refuse_memory, "count"_a);

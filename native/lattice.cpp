@@ -134,25 +134,22 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   });
   const int64_t slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
 
-  const int64_t neighbours = 2 * corners * vertices;
-  const int64_t rank_words = (simplices * corners + 3) / 4;
-  Array<int32_t> table(static_cast<size_t>(16 + points + (simplices + 1) + simplices * corners + rank_words + neighbours +
-                                          2 * (slabs + 1) + (corners - 2) * (vertices + slabs)));
-  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
-  if (rank_words) table[static_cast<size_t>(16 + points + simplices + simplices * corners + rank_words)] = 0;
-  Header header{};
-  header.magic = Header::magic_word;
-  header.dim = dim;
-  header.lead = lead;
-  header.points = static_cast<int32_t>(points);
-  header.simplices = static_cast<int32_t>(simplices);
-  header.vertices = static_cast<int32_t>(vertices);
-  header.slabs = static_cast<int32_t>(slabs);
-  header.total = static_cast<int32_t>(total);
-  header.scale = options.scale;
+  TableShape shape;
+  shape.dim = dim;
+  shape.lead = lead;
+  shape.points = points;
+  shape.simplices = simplices;
+  shape.vertices = vertices;
+  shape.slabs = slabs;
+  shape.total = total;
+  shape.scale = options.scale;
+  Array<int32_t> table(static_cast<size_t>(shape.words()));
+  const Header header = shape.header();
   std::memcpy(table.data(), &header, sizeof header);
   const Lattice view = Lattice::decode(table.data(), static_cast<int64_t>(table.size()));
   const auto writable = [](const auto* p) { return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p); };
+  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
+  std::fill(writable(view.simplex_rank) + simplices * corners, reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
 
   parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
@@ -205,40 +202,67 @@ Array<T> sorted_weights(const Array<Keyed<W>>& items, const T* weights, int corn
 
 }  // namespace
 
-Lattice Lattice::decode(const int32_t* table, int64_t size) {
+TableShape TableShape::of(const int32_t* table, int64_t size) {
+  if (size < header_words) throw std::invalid_argument("structure: not a lattice table (too short)");
   Header header;
-  if (size < 16) throw std::invalid_argument("structure: not a lattice table (too short)");
   std::memcpy(&header, table, sizeof header);
-  Lattice v;
-  v.dim = header.dim;
-  v.lead = header.lead;
-  v.points = header.points;
-  v.simplices = header.simplices;
-  v.vertices = header.vertices;
-  v.slabs = header.slabs;
-  v.total = header.total;
-  v.scale = header.scale;
-  if (header.magic != Header::magic_word || v.dim < 1 || v.dim > max_dim || v.lead < 0 || v.lead >= v.dim || v.points < 0 ||
-      v.simplices < 0 || v.vertices < 0 || v.slabs < 0 || v.total < v.points)
+  TableShape s;
+  s.dim = header.dim;
+  s.lead = header.lead;
+  s.points = header.points;
+  s.simplices = header.simplices;
+  s.vertices = header.vertices;
+  s.slabs = header.slabs;
+  s.total = header.total;
+  s.scale = header.scale;
+  if (header.magic != Header::magic_word || s.dim < 1 || s.dim > max_dim || s.lead < 0 || s.lead >= s.dim || s.points < 0 ||
+      s.simplices < 0 || s.vertices < 0 || s.slabs < 0 || s.total < s.points)
     throw std::invalid_argument("structure: not a lattice table; pass the structure that Lattice.build returned");
-  const int64_t corners = v.dim + 1;
-  int64_t at = 16;
-  const auto take = [&](int64_t count) {
-    const int32_t* p = table + at;
-    at += count;
-    return p;
-  };
-  v.order = take(v.points);
-  v.simplex_start = take(v.simplices + 1);
-  v.simplex_vertex = take(v.simplices * corners);
-  v.simplex_rank = reinterpret_cast<const uint8_t*>(take((v.simplices * corners + 3) / 4));
-  v.neighbour = take(2 * corners * v.vertices);
-  v.slab_vertex = take(v.slabs + 1);
-  v.slab_simplex = take(v.slabs + 1);
-  v.chain = take((corners - 2) * v.vertices);
-  v.chain_end = take((corners - 2) * v.slabs);
-  if (at > size) throw std::invalid_argument("structure: lattice table cut short");
-  return v;
+  return s;
+}
+
+Header TableShape::header() const {
+  Header header{};
+  header.magic = Header::magic_word;
+  header.dim = dim;
+  header.lead = lead;
+  header.points = static_cast<int32_t>(points);
+  header.simplices = static_cast<int32_t>(simplices);
+  header.vertices = static_cast<int32_t>(vertices);
+  header.slabs = static_cast<int32_t>(slabs);
+  header.total = static_cast<int32_t>(total);
+  header.scale = scale;
+  return header;
+}
+
+std::array<int64_t, 10> TableShape::parts() const {
+  const int64_t corners = dim + 1, inner = dim - 1;  // axes whose neighbours lie in the slab
+  return {header_words, points, simplices + 1, simplices * corners, (simplices * corners + 3) / 4, 2 * corners * vertices,
+          slabs + 1, slabs + 1, inner * vertices, inner * slabs};
+}
+
+int64_t TableShape::words() const {
+  int64_t sum = 0;
+  for (const int64_t part : parts()) sum += part;
+  return sum;
+}
+
+Lattice Lattice::decode(const int32_t* table, int64_t size) {
+  Lattice lattice{TableShape::of(table, size)};
+  const auto parts = lattice.parts();
+  if (lattice.words() > size) throw std::invalid_argument("structure: lattice table cut short");
+  const int32_t* at[parts.size()];
+  for (size_t i = 0; i < parts.size(); table += parts[i++]) at[i] = table;
+  lattice.order = at[1];
+  lattice.simplex_start = at[2];
+  lattice.simplex_vertex = at[3];
+  lattice.simplex_rank = reinterpret_cast<const uint8_t*>(at[4]);
+  lattice.neighbour = at[5];
+  lattice.slab_vertex = at[6];
+  lattice.slab_simplex = at[7];
+  lattice.chain = at[8];
+  lattice.chain_end = at[9];
+  return lattice;
 }
 
 template <class T>

@@ -8,6 +8,7 @@
 // consecutive slabs. That is why a whole filter can work slab by slab in the cache.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "array.hpp"
@@ -24,11 +25,23 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 
-// Pointers into one int32 table, laid out in this order.
-struct Lattice {
+// What the header says, and how long the parts are that follow it.
+struct TableShape {
+  static constexpr int64_t header_words = sizeof(Header) / sizeof(int32_t);
   int dim = 0, lead = 0;
   int64_t points = 0, simplices = 0, vertices = 0, slabs = 0, total = 0;
   double scale = 1;
+
+  // Throws std::invalid_argument if `table`, of `size` words, does not begin with a sound header.
+  static TableShape of(const int32_t* table, int64_t size);
+  Header header() const;
+  // Words of the header and of the arrays of `Lattice`, in their order.
+  std::array<int64_t, 10> parts() const;
+  int64_t words() const;
+};
+
+// Pointers into one int32 table, laid out in this order.
+struct Lattice : TableShape {
   const int32_t* order = nullptr;           // [points] sorted position -> point
   const int32_t* simplex_start = nullptr;   // [simplices + 1] first sorted position of a simplex
   const int32_t* simplex_vertex = nullptr;  // [simplices][dim + 1]

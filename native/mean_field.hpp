@@ -34,7 +34,8 @@ struct Problem {
 
   int64_t total() const { return batch * pixels; }
   // Numbers in the rows of all pixels: `labels` each, and room for packs that read beyond the last one.
-  int64_t plane() const { return total() * labels + 32; }
+  static constexpr int64_t room = 32;
+  int64_t plane() const { return total() * labels + room; }
   // Labels in whole packs of 16.
   int64_t width() const { return (labels + 15) / 16 * 16; }
 };

@@ -73,14 +73,25 @@ def test_no_kernels() -> None:
 def test_the_native_core_refuses_what_does_not_fit() -> None:
     unary, marginals, kernels, _ = problem(3, "none")
     lattice = kernels[0].operator
-    native = [(lattice.weights, lattice.structure[0], None, None, None)]
     costs, out = torch.zeros(1, 3, 3), torch.empty_like(unary)
-    with pytest.raises(ValueError, match="unary's shape"):
-        _native.update(unary, marginals[:-1].contiguous(), costs, native, True, 1, out)
+
+    def native(kernel: _native.Kernel, points: int = len(unary)) -> _native.Problem:
+        return _native.Problem(
+            kernels=[kernel],
+            transform=costs,
+            batch=1,
+            grid=[1, 1, points],
+            iterations=1,
+            damping=1.0,
+            threads=1,
+        )
+
+    own = _native.Kernel.lattice(lattice.weights, lattice.structure[0])
+    with pytest.raises(ValueError, match="of the problem"):
+        _native.update(native(own), unary, marginals[:-1].contiguous(), True, out)
     with pytest.raises(ValueError, match="other memory"):
-        _native.update(unary, marginals, costs, native, False, 1, marginals)
+        _native.update(native(own), unary, marginals, False, marginals)
     with pytest.raises(ValueError, match="lattices"):
-        _native.update(unary, marginals, costs, [(None, None, [1.0, 1.0, 1.0], None, None)], True, 1, out)
+        _native.update(native(_native.Kernel.separable([1.0, 1.0, 1.0])), unary, marginals, True, out)
     with pytest.raises(ValueError, match="other points"):
-        few = unary[:-1].contiguous()
-        _native.update(few, few, costs, native, True, 1, out[:-1])
+        native(own, len(unary) - 1)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,12 @@ def test_other_threads_are_not_interrupted() -> None:
     assert len(results) == 3 and all(torch.equal(result, expected) for result in results)
 
 
+def test_the_stub_is_what_the_module_gives() -> None:
+    script = Path(__file__).parents[2] / "scripts/stubs.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 DAMAGE = """
 import sys
 import numpy as np, torch
@@ -272,21 +279,26 @@ for case in range(int(sys.argv[2])):
     x = random.normal(size=(120, channels)).astype(np.float32)
     planes = np.ascontiguousarray(x.T)[None]
     costs = -np.eye(channels, dtype=np.float32)[None]
-    kernels = [(weights, table, None, None, None)]
     marginals = np.full(2 * (x.size + 32), 1 / channels, np.float32)
     w, f, y, z = np.zeros_like(weights), np.zeros_like(features[0]), np.zeros_like(x), np.zeros_like(planes)
     threads = int(random.integers(1, 3))
-    rest = ([1, 10, 12], None, None, 2, 1.0, threads)
+
+    def problem():
+        return _native.Problem(
+            kernels=[_native.Kernel.lattice(weights, table)], transform=costs, batch=1, grid=[1, 10, 12],
+            iterations=2, damping=1.0, threads=threads,
+        )
+
     for call in (
         lambda: _native.filter(x, weights, table, False, threads, y),
         lambda: _native.filter(x[:, :1].copy(), weights, table, True, threads, y[:, :1].copy()),
         lambda: _native.weight_gradient(x, x, weights, table, threads, w),
         lambda: _native.feature_gradient(w, table, threads, f),
-        lambda: _native.mean_field(planes, None, costs, kernels, *rest, z, marginals),
+        lambda: _native.mean_field(problem(), planes, None, z, marginals),
         lambda: _native.mean_field_backward(
-            planes, marginals, costs, kernels, *rest, z, None, costs.copy(), [(w, None, None, None)]
+            problem(), planes, marginals, z, None, costs.copy(), [_native.KernelGradient(weights=w)]
         ),
-        lambda: _native.update(x, x, costs, kernels, True, threads, y),
+        lambda: _native.update(problem(), x, x, True, y),
     ):
         try:
             call()

@@ -29,20 +29,32 @@ _library.define(
 )
 
 
-def _kernel_tuples(*parts: Sequence[Tensor]) -> list[tuple[Any, ...]]:
-    """(weights, table, θ, pre, post) of each kernel for the native core: None for what it does not have."""
-    kernels = []
-    for weights, table, theta, *scales in zip(*parts, strict=True):
+def _problem(transform, kernels, batch, grid, mask, clamp, iterations, damping):
+    """The native core's problem; an empty tensor is a part that a kernel does not have."""
+    native = []
+    for weights, table, theta, *scales in zip(*kernels, strict=True):
+        pre, post = (s.contiguous() if s.numel() else None for s in scales)
         # A lattice may have no point, where a mask leaves none: then its weights are empty, its table is not.
-        own = (weights.contiguous(), table) if table.numel() else (None, None)
-        scales = (s.contiguous() if s.numel() else None for s in scales)
-        kernels.append((*own, theta.tolist() if theta.numel() else None, *scales))
-    return kernels
+        if table.numel():
+            native.append(_native.Kernel.lattice(weights.contiguous(), table, pre, post))
+        else:
+            native.append(_native.Kernel.separable(theta.tolist(), pre, post))
+    return _native.Problem(
+        kernels=native,
+        transform=transform.contiguous(),
+        batch=batch,
+        grid=grid,
+        mask=None if mask is None else mask.to(torch.uint8).contiguous(),
+        clamp=None if clamp is None else clamp.contiguous(),
+        iterations=iterations,
+        damping=damping,
+        threads=torch.get_num_threads(),
+    )
 
 
 def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
     """What Q of every iteration takes (native/mean_field.hpp, Problem::plane)."""
-    return iterations * (unary.numel() + 32) if keep else 0
+    return iterations * (unary.numel() + _native.row_room) if keep else 0
 
 
 # Long argument lists are taken apart here, in the order of the schema.
@@ -51,17 +63,11 @@ def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
 def _forward(unary, initial, transform, *rest):
     *kernels, grid, mask, clamp, iterations, damping, keep = rest
     unary = unary.contiguous()
+    problem = _problem(transform, kernels, len(unary), grid, mask, clamp, iterations, damping)
     logits = torch.empty_like(unary)
     marginals = torch.from_numpy(_native.rows(_plane_numbers(unary, iterations, keep)))
-    _native.mean_field(
-        unary,
-        None if initial is None else initial.contiguous(),
-        transform.contiguous(),
-        _kernel_tuples(*kernels),
-        *_rest(grid, mask, clamp, iterations, damping),
-        logits,
-        marginals if keep else None,
-    )
+    initial = None if initial is None else initial.contiguous()
+    _native.mean_field(problem, unary, initial, logits, marginals if keep else None)
     return logits, marginals
 
 
@@ -69,28 +75,16 @@ def _backward(grad, marginals, transform, *rest):
     *kernels, grid, mask, clamp, iterations, damping, started, wanted = rest
     weights, _, thetas, pres, posts = kernels
     grad = grad.contiguous()
+    problem = _problem(transform, kernels, len(grad), grid, mask, clamp, iterations, damping)
     out = _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
     count = len(weights)
     groups = [out[3 + i * count : 3 + (i + 1) * count] for i in range(4)]
-    _native.mean_field_backward(
-        grad,
-        marginals,
-        transform.contiguous(),
-        _kernel_tuples(*kernels),
-        *_rest(grid, mask, clamp, iterations, damping),
-        out[0],
-        out[1] if started else None,
-        out[2],
-        [tuple(t if t.numel() else None for t in kernel) for kernel in zip(*groups, strict=True)],
-    )
+    grads = []
+    for kernel in zip(*groups, strict=True):
+        of_weights, of_theta, of_pre, of_post = (t if t.numel() else None for t in kernel)
+        grads.append(_native.KernelGradient(weights=of_weights, theta=of_theta, pre=of_pre, post=of_post))
+    _native.mean_field_backward(problem, grad, marginals, out[0], out[1] if started else None, out[2], grads)
     return out
-
-
-def _rest(grid, mask, clamp, iterations, damping):
-    """What forward and backward of the native core end with alike, and the number of threads."""
-    mask = None if mask is None else mask.to(torch.uint8).contiguous()
-    clamp = None if clamp is None else clamp.contiguous()
-    return grid, mask, clamp, iterations, damping, torch.get_num_threads()
 
 
 def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
@@ -114,8 +108,8 @@ def row_memory(points: int, labels: int) -> Tensor:
 
 def update(unary, marginals, transform, parts, normalize, out):
     """One iteration over rows Float32[N, L]; no operator of torch: it has no gradient (crf/update.py)."""
-    kernels, threads = _kernel_tuples(*parts), torch.get_num_threads()
-    _native.update(unary, marginals, transform.contiguous(), kernels, normalize, threads, out)
+    problem = _problem(transform, parts, 1, [1, 1, len(unary)], None, None, 1, 1.0)
+    _native.update(problem, unary, marginals, normalize, out)
 
 
 _library.impl("mean_field", _forward, "CPU")

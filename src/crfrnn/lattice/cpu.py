@@ -32,7 +32,7 @@ def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool)
 
 
 def num_vertices(structure: Structure) -> int:
-    return int(structure[0][ops.VERTICES])
+    return ops.shape_of(structure[0]).vertices
 
 
 def diagonal(weights: Tensor, structure: Structure) -> Tensor:

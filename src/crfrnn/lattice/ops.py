@@ -29,8 +29,6 @@ _library.define(
     "lattice_feature_gradient(Tensor grad_weights, Tensor features, float scale, Tensor table) -> Tensor"
 )
 
-VERTICES = 6  # word of the table that holds the number of vertices
-
 
 class Table(NamedTuple):
     """The parts of a table that Python reads, see native/lattice.hpp."""
@@ -44,18 +42,21 @@ class Table(NamedTuple):
     neighbour: Tensor  # [d+1, 2, M]
 
 
+def shape_of(table: Tensor) -> _native.TableShape:
+    return _native.TableShape(table[: _native.header_words].tolist())
+
+
 def read_table(table: Tensor) -> Table:
-    head = table[:16].tolist()
-    size, points, simplices, vertices = head[1] + 1, head[4], head[5], head[VERTICES]
-    words = (points, simplices + 1, simplices * size, (simplices * size + 3) // 4, 2 * size * vertices)
-    order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
+    shape = shape_of(table)
+    size, vertices = shape.dim + 1, shape.vertices
+    _, order, start, corner, rank, neighbour, *_ = table[: sum(shape.parts)].split(shape.parts)
     return Table(
-        head[8],
+        shape.total,
         vertices,
         order.long(),
         start.diff().long(),
-        corner.long().view(simplices, size),
-        rank.contiguous().view(torch.uint8)[: simplices * size].long().view(simplices, size),
+        corner.long().view(-1, size),
+        rank.contiguous().view(torch.uint8)[: shape.simplices * size].long().view(-1, size),
         neighbour.long().view(size, 2, vertices),
     )
 
