@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from crfrnn import CRFRNN
 from crfrnn.experiments import Experiment, Plan, Row, ablations, table1, write_report
 from crfrnn.experiments.figures import curves, heat_map
 from crfrnn.io import read_label_png
@@ -33,7 +34,7 @@ def experiment(root: Path, **options: object) -> Experiment:
 def test_the_controls_get_the_same_updates_of_the_network() -> None:
     plan = table1(load_recipe("cpu-small"))
     runs = plan.run_of
-    assert [row.name for row in plan.rows[:3]] == ["plain", "post-processing", "end-to-end"]
+    assert [row.name for row in plan.rows[:4]] == ["plain", "default", "post-processing", "end-to-end"]
     crf, *joint = runs["end-to-end"].recipe.stages
     assert crf.learn == ("crf",) and [stage.name for stage in joint] == ["joint", "last"]
     for name, through in (("plain-further", False), ("frozen-crf", True)):
@@ -85,6 +86,18 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     joint = load_parameters(out / "rows" / "end-to-end" / "crf.safetensors").crf
     assert not torch.equal(joint.compatibility, post.compatibility)
     assert not (out / "rows" / "plain" / "crf.safetensors").exists()
+    default = load_parameters(out / "rows" / "default" / "crf.safetensors").crf
+    assert torch.equal(default.log_theta_alpha, CRFRNN(LABELS).log_theta_alpha)
+
+    # The CRF learned end to end, behind the plain network.
+    moved = load_parameters(out / "rows" / "moved-crf" / "crf.safetensors").crf
+    assert torch.equal(moved.compatibility, joint.compatibility)
+    mixed = Segmenter(Segmenter.from_pretrained(out / "runs" / "plain").network, moved).eval()
+    item = work.val[0]
+    with torch.no_grad():
+        logits = mixed(torch.from_numpy(item.image).permute(2, 0, 1)[None])
+    kept = read_label_png(out / "rows" / "moved-crf" / "labels" / f"{item.id}.png")
+    assert np.array_equal(kept, logits[0].argmax(0).numpy())
 
     # A row's label maps are what its segmenter says, and its score is the mean IU of their counts.
     segmenter = Segmenter.from_pretrained(out / "runs" / "end-to-end")
@@ -133,7 +146,7 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path) -> None:
     again = experiment(tmp_path, trials=0)
     again.run(Plan("short", plan.runs, plan.rows[:2], "plain", "end-to-end"))
     path = write_report(plan, tmp_path / "out", again.val, LABELS, samples=10)
-    assert "Not finished: end-to-end, plain-further, frozen-crf." in path.read_text()
+    assert "Not finished: post-processing, end-to-end, plain-further," in path.read_text()
 
 
 def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:

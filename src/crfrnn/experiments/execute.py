@@ -135,11 +135,15 @@ class Experiment:
 
     def numbers(self, plan: Plan[Run]) -> dict[str, float]:
         """Bandwidths and kernel weights that serve best behind the plain network on the pictures held out."""
-        settings = {n: v for n, v in self.recipe.crf.items() if n not in (*RANGES, "preset", "parameters")}
         config = TuneConfig(
-            trials=self.trials, folds=self.folds, seed=self.recipe.seed, metric="mean_iu", settings=settings
-        )
+            trials=self.trials, folds=self.folds, seed=self.recipe.seed, metric="mean_iu",
+            settings=self._settings(),
+        )  # fmt: skip
         return self._files.numbers(lambda: self._held_out_unaries(plan), config)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the recipe says of the CRF beside its numbers."""
+        return {n: v for n, v in self.recipe.crf.items() if n not in (*RANGES, "preset", "parameters")}
 
     def _held_out_unaries(self, plan: Plan[Run]) -> UnaryDataset:
         plain = self.segmenter(plan, plan.runs[0].name).to(self.device)
@@ -155,8 +159,15 @@ class Experiment:
 
     def _judge(self, plan: Plan[Run], row: Row) -> None:
         segmenter = self.segmenter(plan, row.run)
+        crf = segmenter.crf
         if row.crf == "tuned":
-            segmenter = Segmenter(segmenter.network, self.crf(plan), class_names=self.sets.class_names)
+            crf = self.crf(plan)
+        elif row.crf == "default":
+            crf = CRFRNN(self.sets.num_labels, **self._settings())
+        elif row.crf_of is not None:
+            crf = self.segmenter(plan, row.crf_of).crf
+        if crf is not segmenter.crf:
+            segmenter = Segmenter(segmenter.network, crf, class_names=self.sets.class_names)
         segmenter = segmenter.eval().to(self.device)
 
         def labels_of(item: LabelledPicture) -> NDArray[np.int64]:
@@ -169,5 +180,5 @@ class Experiment:
             return logits[0].argmax(0).cpu().numpy()
 
         about = {"experiment": plan.name, "recipe": self.recipe.name}
-        crf = None if row.crf == "none" else segmenter.crf
-        self._files.judge(row, self.val, labels_of, self.sets.num_labels, crf, about)
+        shown = None if row.crf == "none" else crf
+        self._files.judge(row, self.val, labels_of, self.sets.num_labels, shown, about)

@@ -11,6 +11,7 @@ from crfrnn.training.recipe import Recipe, Stage
 
 PLAIN, POST, JOINT = "plain", "post-processing", "end-to-end"
 FURTHER, FROZEN = "plain-further", "frozen-crf"
+DEFAULT, FURTHER_POST, MOVED = "default", "further-post-processing", "moved-crf"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Row:
     Attributes:
         name, title: of its folder, and for people.
         run: whose segmenter is judged.
-        crf: "learned" as trained, "tuned": cross-validated behind the network, "none": the network alone.
+        crf: "learned" as trained, "tuned": cross-validated behind the network, "default": the package's
+            numbers, "none": the network alone.
         iterations: T in test; None: the CRF's own.
+        crf_of: the run whose learned CRF is put behind the network of `run`; None: `run`.
         against: a row from which this one differs in one thing, where that is not the baseline.
     """
 
@@ -57,6 +60,7 @@ class Row:
     run: str
     crf: str = "learned"
     iterations: int | None = None
+    crf_of: str | None = None
     against: str | None = None
 
 
@@ -84,11 +88,14 @@ class Plan(Generic[Work]):
 
 
 def table1(recipe: Recipe) -> Plan[Run]:
-    """Table 1 of the paper, and two controls.
+    """Table 1 of the paper, and its controls.
 
-    The stages of the recipe before the first with a CRF train the plain network; all later ones go on from
-    it. Rows: plain; a cross-validated CRF behind it; end to end. Controls: the plain network given the
-    same further updates of the network without a CRF; and end to end with the CRF's parameters frozen.
+    The stages of the recipe before the first with a CRF train the plain network (0 epochs leave it as it
+    starts); all later ones go on from it. Rows: plain; a CRF behind it with the package's numbers, and with
+    cross-validated ones; end to end. Controls: the plain network given the same further updates of the
+    network without a CRF, alone and with the cross-validated CRF behind it; end to end with the CRF's
+    parameters frozen; and the CRF that was learned end to end behind the plain network, which tells what
+    the CRF has learned from what both have.
 
     Source: Zheng et al., ICCV 2015, doi:10.1109/ICCV.2015.179, Table 1.
     """
@@ -108,10 +115,13 @@ def table1(recipe: Recipe) -> Plan[Run]:
         ),
         (
             Row(PLAIN, "plain network", PLAIN, "none"),
+            Row(DEFAULT, "plain network, CRF with the package's numbers behind it", PLAIN, "default"),
             Row(POST, "plain network, cross-validated CRF as post-processing", PLAIN, "tuned"),
             Row(JOINT, "end to end", JOINT),
             Row(FURTHER, "control: plain network, the same further updates", FURTHER, "none"),
+            Row(FURTHER_POST, "control: the same further updates, cross-validated CRF", FURTHER, "tuned"),
             Row(FROZEN, "control: end to end, CRF parameters frozen", FROZEN),
+            Row(MOVED, "control: plain network, CRF learned end to end", PLAIN, crf_of=JOINT),
         ),
         PLAIN,
         JOINT,

@@ -19,13 +19,13 @@ from crfrnn.datasets import LabelledPicture
 from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
-from crfrnn.experiments.plans import PLAIN, POST, Plan, Row, check_iterations
+from crfrnn.experiments.plans import DEFAULT, PLAIN, POST, Plan, Row, check_iterations
 from crfrnn.io.files import write_text
 from crfrnn.io.parameters import load_parameters, save_parameters
 from crfrnn.training import FitConfig, TuneConfig, UnaryDataset, fit
 from crfrnn.training.train import some_of
 
-DEFAULT, LEARNED, POTTS = "default", "crf-rnn", "potts"
+LEARNED, POTTS = "crf-rnn", "potts"
 
 
 @dataclass(frozen=True)
