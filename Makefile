@@ -1,34 +1,43 @@
 # SPDX-License-Identifier: MIT
-# make demo · make test · make test-toolkits · make bench: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
+# make demo · make test · make bench …: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
 
 PYTHON ?= python3
 PYTEST ?=
+WORKERS ?= 2
 BENCH ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 SOURCES := CMakeLists.txt pyproject.toml $(wildcard native/*.cpp native/*.hpp)
-LINTED := $(wildcard src tests benchmarks)
+LINTED := $(wildcard src tests benchmarks experiments scripts)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test test-toolkits lint types stubs bench clean
+.PHONY: help demo test test-fast test-toolkits hooks lint types stubs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    install into $(VENV), segment two photographs, print where the pictures are'
-	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests)'
+	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests, WORKERS=4 takes four processes)'
+	@echo 'make test-fast  the tests that take a moment: neither slow ones nor those in the interpreter of Triton'
 	@echo 'make test-toolkits  tests beside torchvision, timm and segmentation-models-pytorch, in a folder of their own'
 	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
+	@echo 'make hooks   ruff, clang-format and pyright before every commit, by pre-commit'
 	@echo 'make clean   remove $(VENV), build and demo-output'
 
 demo: $(VENV)/.stamp-core
 	@$(VENV)/bin/crfrnn demo -o demo-output --overwrite
 
+# A file's tests stay in one process, so that what they share is made once.
+WORKING := -q --numprocesses $(WORKERS) --dist loadfile
+
 test: lint types
-	$(PY) -m pytest -q $(PYTEST)
+	$(PY) -m pytest $(WORKING) $(PYTEST)
+
+test-fast: $(VENV)/.stamp-dev
+	$(PY) -m pytest $(WORKING) -m 'not slow and not interpreter' $(PYTEST)
 
 # torchvision breaks Lightning and transformers beside a CPU build of torch: it stays out of the environment.
 test-toolkits: build/toolkits/.stamp
@@ -45,9 +54,7 @@ lint: $(VENV)/.stamp-dev
 types: $(VENV)/.stamp-dev
 	$(PY) -m pyright
 
-# The types of the compiled module, as pyright reads them.
-stubs: $(VENV)/.stamp-dev
-	$(PY) scripts/stubs.py
+.PHONY: help demo test test-fast test-toolkits hooks lint types stubs bench clean
 
 bench: $(VENV)/.stamp-dev
 	$(PY) benchmarks/engine.py $(BENCH)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: a fixed seed, the folder of real pictures, quiet hypothesis."""
+"""What all tests share: one thread, a fixed seed, the folder of real pictures, quiet hypothesis."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # also in processes that tests start: the cores are shared by workers
+
 import pytest
 import torch
 from hypothesis import settings
 
+torch.set_num_threads(1)  # where a plugin imported torch before; tests of several threads set their number
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # read once, when something first imports triton: before any test module
-    )
+    os.environ["TRITON_INTERPRET"] = "1"  # read once, when triton is first imported: before any test module
 
 settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True, print_blob=True)
 settings.load_profile("suite")
@@ -25,10 +26,11 @@ SHARED = Path(os.environ.get("CRFRNN_SHARED") or Path(__file__).resolve().parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if SHARED.is_dir():
-        return
+    interpreted = not torch.cuda.is_available()
     for item in items:
-        if item.get_closest_marker("real"):
+        if interpreted and "triton" in item.nodeid:  # in the name of the file or of the row
+            item.add_marker(pytest.mark.interpreter)
+        if item.get_closest_marker("real") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real pictures in {SHARED} (set $CRFRNN_SHARED)"))
 
 
