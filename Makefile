@@ -54,7 +54,13 @@ lint: $(VENV)/.stamp-dev
 types: $(VENV)/.stamp-dev
 	$(PY) -m pyright
 
-.PHONY: help demo test test-fast test-toolkits hooks lint types stubs bench clean
+# The types of the compiled module, as pyright reads them.
+stubs: $(VENV)/.stamp-dev
+	$(PY) scripts/stubs.py
+
+hooks: $(VENV)/.stamp-dev
+	$(INSTALL) pre-commit
+	$(PY) -m pre_commit install
 
 bench: $(VENV)/.stamp-dev
 	$(PY) benchmarks/engine.py $(BENCH)
