@@ -33,10 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crfrnn.crf import CRFRNN
-    from crfrnn.datasets import DeepLabUnaries, PictureSet
+    from crfrnn.datasets import DeepLabUnaries, FolderUnaries, PictureSet, UnaryDataset
     from crfrnn.datasets.sources import Steps
     from crfrnn.io import SavedParameters
-    from crfrnn.training import FolderUnaries, UnaryDataset
 
 state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
@@ -280,8 +279,7 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     """`deeplab:FILE.npz`, or a folder with a file per picture."""
-    from crfrnn.datasets import DeepLabUnaries
-    from crfrnn.training import FolderUnaries
+    from crfrnn.datasets import DeepLabUnaries, FolderUnaries
 
     kind, _, rest = spec.partition(":")
     if kind == "deeplab" and rest:
@@ -311,7 +309,7 @@ def dataset(
     root: Path, split: str, limit: int | None, spec: str, labels: int | None, void: int | None, **options: Any
 ) -> UnaryDataset:
     """Pictures with masks and unaries."""
-    from crfrnn.training import UnaryDataset
+    from crfrnn.datasets import UnaryDataset
 
     found, count = labelled(root, split, limit, labels, void)
     source = unary_source(spec, num_labels=count, unknown=void, **options)
@@ -321,7 +319,7 @@ def dataset(
 
 def check_unaries(source: Any, found: PictureSet) -> None:
     """ValueError, before any work, that counts the pictures which have no unary in a folder of them."""
-    from crfrnn.training import FolderUnaries
+    from crfrnn.datasets import FolderUnaries
 
     if isinstance(source, FolderUnaries):
         check_each("--unaries", found.ids, source.find)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from crfrnn.datasets import Sample
     from crfrnn.evaluation import Evaluation
-    from crfrnn.training import Sample
 
     Method = Callable[[Sample], NDArray[np.int64]]
 
@@ -64,10 +64,10 @@ def evaluate(
 
     Example: crfrnn evaluate VOCdevkit --unaries logits/ --layout lhw -m plain -m fit.safetensors -o out
     """  # fmt: skip
+    from crfrnn.datasets import UnaryDataset
     from crfrnn.evaluation import Evaluator
     from crfrnn.evaluation.tables import write_csv
     from crfrnn.io.outputs import Item, claim
-    from crfrnn.training import UnaryDataset
 
     specs = dict(_named(spec) for spec in methods)
     if len(specs) != len(methods):

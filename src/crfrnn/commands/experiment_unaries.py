@@ -26,7 +26,7 @@ from crfrnn.commands.experiment import (
 )
 
 if TYPE_CHECKING:
-    from crfrnn.training import UnaryDataset
+    from crfrnn.datasets import UnaryDataset
 
 
 def unary_experiment(
@@ -79,14 +79,13 @@ def unary_experiment(
     from crfrnn.crf.validate import check_choice
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
     from crfrnn.training import FitConfig, TuneConfig
-    from crfrnn.training.dataset import hold_out as held_apart
     from crfrnn.training.train import some_of
 
     check_choice("--judge-on", judge_on, ("val", "held-out"))
     options = {"void": void, "kind": kind, "layout": layout, "key": key, "long_side": long_side}
     data = _dataset(root, split, limit, unary_files, labels, **options)
     if judge_on == "held-out":
-        train, judged = held_apart(data, hold_out, seed)
+        train, judged = data.hold_out(hold_out, seed)
     else:
         more = val_unaries or unary_files
         train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
@@ -141,8 +140,7 @@ def _dataset(
     long_side: int | None, **options: Any,
 ) -> UnaryDataset:  # fmt: skip
     """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
-    from crfrnn.datasets import ReducedUnaries, reduced
-    from crfrnn.training import UnaryDataset
+    from crfrnn.datasets import ReducedUnaries, UnaryDataset, reduced
 
     if long_side is None:
         return common.dataset(root, split, limit, spec, labels, void, **options)

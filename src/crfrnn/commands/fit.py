@@ -14,7 +14,8 @@ from crfrnn.commands import common
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
-    from crfrnn.training import FitResult, TuneResult, UnaryDataset
+    from crfrnn.datasets import UnaryDataset
+    from crfrnn.training import FitResult, TuneResult
 
 
 def fit(

@@ -203,8 +203,8 @@ class _Work:
 
     def _unary_file(self, path: Path, name: Path) -> Path:
         """That of the picture's name; where names have folders, it may lie without them if that is clear."""
+        from crfrnn.datasets import FolderUnaries
         from crfrnn.io import FileError
-        from crfrnn.training import FolderUnaries
 
         if not self.unary.is_dir():
             return self.unary

@@ -23,9 +23,14 @@ from crfrnn.datasets.shared import voc_person_folder as voc_person_folder
 from crfrnn.datasets.sources import Source as Source
 from crfrnn.datasets.sources import prepare as prepare
 from crfrnn.datasets.splits import augmented_lists as augmented_lists
+from crfrnn.datasets.splits import held_fold as held_fold
 from crfrnn.datasets.splits import merge as merge
 from crfrnn.datasets.splits import paper_lists as paper_lists
 from crfrnn.datasets.splits import paper_pictures as paper_pictures
+from crfrnn.datasets.splits import split_folds as split_folds
 from crfrnn.datasets.transforms import PictureSample as PictureSample
 from crfrnn.datasets.transforms import RandomTransform as RandomTransform
+from crfrnn.datasets.unaries import FolderUnaries as FolderUnaries
+from crfrnn.datasets.unaries import Sample as Sample
+from crfrnn.datasets.unaries import UnaryDataset as UnaryDataset
 from crfrnn.datasets.voc import voc_pictures as voc_pictures

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The paper's training list (11,685) and reduced validation list (346), from VOC 2012 and SBD."""
+"""The paper's training list (11,685) and reduced validation list (346), from VOC 2012 and SBD; folds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from crfrnn.datasets.pictures import PictureSet, read_ids
@@ -93,3 +94,31 @@ def merge(*sets: PictureSet) -> PictureSet:
     items = {item.id: item for pictures in reversed(sets) for item in pictures}
     order = dict.fromkeys(item.id for pictures in sets for item in pictures)
     return PictureSet(tuple(items[i] for i in order), sets[0].class_names)
+
+
+def split_folds(ids: Sequence[str], folds: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """The ids in `folds` disjoint parts whose sizes differ by one at most, shuffled by the seed.
+
+    >>> [len(part) for part in split_folds([str(i) for i in range(11)], 3)]
+    [4, 4, 3]
+    """
+    if not 2 <= folds <= len(ids):
+        raise ValueError(f"folds: expected 2..{len(ids)} for {len(ids)} pictures, got {folds}")
+    order = sorted(ids)
+    random.Random(seed).shuffle(order)
+    return [tuple(order[fold::folds]) for fold in range(folds)]
+
+
+def held_fold(ids: Sequence[str], share: float, seed: int = 0) -> frozenset[str]:
+    """The first of as many folds as the share says; ValueError for a share outside 0..0.5.
+
+    >>> len(held_fold([str(i) for i in range(20)], 0.2))
+    4
+    """
+    return frozenset(split_folds(ids, max(2, round(1 / check_share(share))), seed)[0])
+
+
+def check_share(share: float) -> float:
+    if not 0 < share <= 0.5:
+        raise ValueError(f"hold_out: expected a share in 0..0.5, got {share}")
+    return share

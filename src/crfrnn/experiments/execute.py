@@ -17,15 +17,14 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.validate import check_choice
-from crfrnn.datasets import LabelledPicture, PictureSet
+from crfrnn.datasets import LabelledPicture, PictureSet, UnaryDataset, held_fold
 from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import Plan, Row, Run
 from crfrnn.io.files import write_text
 from crfrnn.models import Segmenter
-from crfrnn.training import TuneConfig, UnaryDataset
-from crfrnn.training.dataset import check_share, held_fold
+from crfrnn.training import TuneConfig
 from crfrnn.training.recipe import Recipe
 from crfrnn.training.recipe_files import recipe_text
 from crfrnn.training.train import TrainingSets, read_sets, some_of, train
@@ -67,7 +66,6 @@ class Experiment:
     progress: Steps | None = None
 
     def __post_init__(self) -> None:
-        check_share(self.hold_out)
         check_choice("judge_on", self.judge_on, ("val", "held-out"))
         self._files = Folder(self.folder, self.say, self.progress)
         self._files.claim({

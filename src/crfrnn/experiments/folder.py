@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.datasets import LabelledPicture, PictureSet
+from crfrnn.datasets import LabelledPicture, PictureSet, UnaryDataset
 from crfrnn.datasets.sources import Steps
 from crfrnn.evaluation import Evaluator
 from crfrnn.experiments.plans import Row
@@ -23,7 +23,7 @@ from crfrnn.io import write_label_png
 from crfrnn.io.files import new_folder, write_text
 from crfrnn.io.outputs import check_new
 from crfrnn.io.parameters import save_parameters
-from crfrnn.training import TuneConfig, UnaryDataset, tune
+from crfrnn.training import TuneConfig, tune
 from crfrnn.training.tune import RANGES
 
 Say = Callable[[str], None]

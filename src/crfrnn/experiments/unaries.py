@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.datasets import LabelledPicture
+from crfrnn.datasets import LabelledPicture, UnaryDataset
 from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
 from crfrnn.experiments.plans import DEFAULT, PLAIN, POST, Plan, Row, check_iterations
 from crfrnn.io.files import write_text
 from crfrnn.io.parameters import load_parameters, save_parameters
-from crfrnn.training import FitConfig, TuneConfig, UnaryDataset, fit
+from crfrnn.training import FitConfig, TuneConfig, fit
 from crfrnn.training.train import some_of
 
 LEARNED, POTTS = "crf-rnn", "potts"

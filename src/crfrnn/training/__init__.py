@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Learning: a CRF from unaries and masks, or a network and a CRF together by a recipe."""
 
+from crfrnn.datasets.splits import split_folds as split_folds
+from crfrnn.datasets.unaries import FolderUnaries as FolderUnaries
+from crfrnn.datasets.unaries import Sample as Sample
+from crfrnn.datasets.unaries import UnaryDataset as UnaryDataset
 from crfrnn.io.parameters import SavedParameters as SavedParameters
 from crfrnn.io.parameters import load_parameters as load_parameters
 from crfrnn.io.parameters import save_parameters as save_parameters
 from crfrnn.training.config import FitConfig as FitConfig
-from crfrnn.training.dataset import FolderUnaries as FolderUnaries
-from crfrnn.training.dataset import Sample as Sample
-from crfrnn.training.dataset import UnaryDataset as UnaryDataset
-from crfrnn.training.dataset import split_folds as split_folds
 from crfrnn.training.fit import FitResult as FitResult
 from crfrnn.training.fit import cross_fit as cross_fit
 from crfrnn.training.fit import fit as fit

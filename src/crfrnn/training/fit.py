@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.datasets import Sample, UnaryDataset, split_folds
 from crfrnn.training.config import FitConfig
-from crfrnn.training.dataset import Sample, UnaryDataset, split_folds
 from crfrnn.training.objective import Objective, constrain_gradients
 from crfrnn.training.score import Counts, score, total
 

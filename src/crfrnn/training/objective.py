@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.datasets import Sample, UnaryDataset
 from crfrnn.evaluation import trimap_bins
 from crfrnn.training.config import FitConfig
-from crfrnn.training.dataset import Sample, UnaryDataset
 from crfrnn.training.losses import VOID, lovasz_softmax, weighted_cross_entropy
 from crfrnn.training.recipe import Stage
 from crfrnn.training.set_iou import SetIoU

@@ -11,8 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, pixel_accuracy, trimap_confusion
-from crfrnn.training.dataset import UnaryDataset
+from crfrnn.datasets import UnaryDataset
+from crfrnn.evaluation import (
+    confusion_matrix,
+    mean_iu_of_truth,
+    pixel_accuracy,
+    trimap_bins,
+    trimap_confusion,
+)
 from crfrnn.training.losses import weighted_cross_entropy
 
 TRIMAP_WIDTH = 5
@@ -69,9 +75,8 @@ def score(crf: CRFRNN, data: UnaryDataset, index: int) -> Counts:
     logits = crf.eval()(sample.unary[None], sample.image[None])[0]
     crf.train(was_training)
     truth, labels = sample.truth.numpy(), logits.argmax(0).numpy()
-    near = trimap_confusion(
-        truth, labels, data.num_labels, TRIMAP_WIDTH, bins=data.trimap_bins(sample, TRIMAP_WIDTH)
-    )
+    bins = data.kept(("trimap", sample.id), lambda: trimap_bins(truth, TRIMAP_WIDTH).astype(np.uint8))
+    near = trimap_confusion(truth, labels, data.num_labels, TRIMAP_WIDTH, bins=bins.astype(np.int64))
     loss = float(weighted_cross_entropy(logits, sample.truth))
     return Counts(confusion_matrix(truth, labels, data.num_labels), near[-1], loss)
 

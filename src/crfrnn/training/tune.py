@@ -15,8 +15,8 @@ import numpy as np
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
 from crfrnn.crf.validate import check_choice
+from crfrnn.datasets import UnaryDataset, split_folds
 from crfrnn.extras import install_line
-from crfrnn.training.dataset import UnaryDataset, split_folds
 from crfrnn.training.score import METRICS, Counts, score, total
 from crfrnn.training.study_file import STUDY, open_storage, worded
 

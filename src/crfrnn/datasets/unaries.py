@@ -3,25 +3,24 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.datasets import DeepLabUnaries, PictureSet
-from crfrnn.evaluation import trimap_bins
+from crfrnn.datasets.deeplab import DeepLabUnaries
+from crfrnn.datasets.pictures import PictureSet
+from crfrnn.datasets.splits import held_fold
 from crfrnn.io import FileError, read_unary
 
 CACHE_BYTES = 2**31
 _ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
 
+T = TypeVar("T")
 UnarySource = Callable[[str, tuple[int, int]], Tensor]  # (id, (height, width)) -> Float32[L, H, W]
 
 
@@ -68,7 +67,7 @@ class _Cache:
     room: int
     pictures: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     unaries: dict[str, Tensor] = field(default_factory=dict)
-    bins: dict[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
+    derived: dict[Hashable, Any] = field(default_factory=dict)
 
     def fits(self, *tensors: Tensor) -> bool:
         size = sum(t.numel() * t.element_size() for t in tensors)
@@ -129,12 +128,14 @@ class UnaryDataset:
         """The mask of one picture alone: Int64[H, W]."""
         return self._picture(index, self.pictures[index].id)[1]
 
-    def trimap_bins(self, sample: Sample, width: int) -> NDArray[np.int64]:
-        """`crfrnn.evaluation.trimap_bins` of the picture's truth, kept as bytes: it costs much."""
-        key = (sample.id, width)
-        if key not in self._cache.bins:
-            self._cache.bins[key] = trimap_bins(sample.truth.numpy(), width).astype(np.uint8)
-        return self._cache.bins[key].astype(np.int64)
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, computed once per key for all selections of this data set.
+
+        For what depends on a truth alone and costs much, such as distances to a border.
+        """
+        if key not in self._cache.derived:
+            self._cache.derived[key] = make()
+        return self._cache.derived[key]
 
     def digest(self) -> str:
         """What tells data sets apart: 16 digits of the ids, and of three samples from end to end."""
@@ -151,6 +152,13 @@ class UnaryDataset:
         part.__dict__.update(self.__dict__)
         part.pictures = self.pictures.select(ids)
         return part
+
+    def hold_out(self, share: float, seed: int = 0) -> tuple[UnaryDataset, UnaryDataset]:
+        """The data without a fold of about this share, and that fold; see `held_fold`."""
+        held = held_fold(self.ids, share, seed)
+        return self.select(i for i in self.ids if i not in held), self.select(
+            i for i in self.ids if i in held
+        )
 
     def _picture(self, index: int, name: str) -> tuple[Tensor, Tensor]:
         if name not in self._cache.pictures:
@@ -180,37 +188,3 @@ class UnaryDataset:
         if self._keep_unaries and self._cache.fits(unary):
             self._cache.unaries[name] = unary
         return unary
-
-
-def split_folds(ids: Sequence[str], folds: int, seed: int = 0) -> list[tuple[str, ...]]:
-    """The ids in `folds` disjoint parts whose sizes differ by one at most, shuffled by the seed.
-
-    >>> [len(part) for part in split_folds([str(i) for i in range(11)], 3)]
-    [4, 4, 3]
-    """
-    if not 2 <= folds <= len(ids):
-        raise ValueError(f"folds: expected 2..{len(ids)} for {len(ids)} pictures, got {folds}")
-    order = sorted(ids)
-    random.Random(seed).shuffle(order)
-    return [tuple(order[fold::folds]) for fold in range(folds)]
-
-
-def hold_out(data: UnaryDataset, share: float, seed: int = 0) -> tuple[UnaryDataset, UnaryDataset]:
-    """The data without a fold of about this share, and that fold; see `held_fold`."""
-    held = held_fold(data.ids, share, seed)
-    return data.select(i for i in data.ids if i not in held), data.select(i for i in data.ids if i in held)
-
-
-def held_fold(ids: Sequence[str], share: float, seed: int = 0) -> frozenset[str]:
-    """The first of as many folds as the share says; ValueError for a share outside 0..0.5.
-
-    >>> len(held_fold([str(i) for i in range(20)], 0.2))
-    4
-    """
-    return frozenset(split_folds(ids, max(2, round(1 / check_share(share))), seed)[0])
-
-
-def check_share(share: float) -> float:
-    if not 0 < share <= 0.5:
-        raise ValueError(f"hold_out: expected a share in 0..0.5, got {share}")
-    return share
