@@ -30,7 +30,8 @@ from torch import Tensor
 
 import crfrnn
 from crfrnn.crf.triton.ops import unchecked
-from crfrnn.lattice import lattice
+from crfrnn.lattice import Lattice
+from crfrnn.lattice import backend as backends
 from gpu_bench import PARAMETERS, Bench, Row
 from gpu_parts import builds, copy, exact_sum, memory, parts
 from gpu_profile import profile
@@ -80,7 +81,7 @@ def double(bench: Bench) -> Iterator[Row]:
     _, image = bench.picture(2, 1, (side, side))
     features = crfrnn.GaussianKernel.bilateral(image.double(), 40.0, 60.0, backend="triton").features
     values = torch.rand(1, side * side, 9, dtype=torch.float64, device=bench.device)
-    ours, truth = (lattice.Lattice.build(features, backend=name) for name in ("triton", "reference"))
+    ours, truth = (Lattice.build(features, backend=name) for name in ("triton", "reference"))
     for reverse in (False, True):
         error = float((ours.filter(values, reverse) - truth.filter(values, reverse)).abs().amax())
         yield "largest error in float64", "backwards" if reverse else "forwards", error, "", "reference"
@@ -172,10 +173,10 @@ def points(bench: Bench) -> Iterator[Row]:
     colour = 128 + 100 * torch.sin(place + wall[:, None]) + 3 * torch.randn(count, 3, generator=random)
     features = torch.cat([place / 0.1, colour / 20], 1)[None].to(bench.device)
     values = torch.rand(1, count, 3, generator=random).to(bench.device)
-    built = lattice.Lattice.build(features, backend="triton")
+    built = Lattice.build(features, backend="triton")
 
     def both() -> Tensor:
-        return lattice.Lattice.build(features, backend="triton").filter(values)
+        return Lattice.build(features, backend="triton").filter(values)
 
     name, note = f"{count} points, d = 6, 3 channels", f"{built.num_vertices} vertices"
     yield "build and filter", name, bench.milliseconds(both), "ms", note
@@ -253,7 +254,7 @@ def main() -> int:
     options = parser.parse_args()
     ready(parser, options.out)
     if options.device == "cpu":
-        lattice.choose_backend = lambda device: "triton"  # what CUDA tensors get
+        backends.BY_DEVICE["cpu"] = "triton"  # what CUDA tensors get
     start, failed = time.monotonic(), 0
     names = list(plan(Bench(options.device, options.size)))
     if options.parts:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conformance import LATTICES, TRITON_DEVICE
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import fused
-from crfrnn.lattice import lattice
+from crfrnn.lattice import backend
 from inferences import CASES, inference
 
 pytest.importorskip("triton")
@@ -25,7 +25,7 @@ SOME = ["plain", "40 labels", "150 labels", "matrices", "mask and clamp, damped"
 @pytest.fixture
 def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a CUDA tensor gets without a word, for CPU tensors."""
-    monkeypatch.setattr(lattice, "choose_backend", lambda device: "triton")
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
     monkeypatch.setattr("crfrnn.crf.triton.backward.PIECE", 8)  # several, and a rest
 
 
@@ -55,7 +55,7 @@ def test_the_general_path_goes_over_the_same_lattice(
     crf = CRFRNN(labels, 4.3, 31.1, 1.1, iterations=2, activation=activation)
     results = []
     for name in ("triton", "cpu"):
-        monkeypatch.setattr(lattice, "choose_backend", lambda device, name=name: name)
+        monkeypatch.setitem(backend.BY_DEVICE, "cpu", name)
         assert fused.supports(unary, crf.kernels(image), activation, 1) == (labels == 257 and name == "cpu")
         out = crf(unary, image)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [*crf.parameters()])])

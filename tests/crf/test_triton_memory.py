@@ -11,7 +11,7 @@ import torch
 
 from conformance import LATTICES
 from crfrnn import CRFRNN
-from crfrnn.lattice import Lattice, lattice
+from crfrnn.lattice import Lattice, backend
 
 pytest.importorskip("triton")
 from crfrnn.crf.triton import backward as triton_backward
@@ -30,7 +30,7 @@ def test_backward_holds_what_the_larger_kernel_needs(
 
     The larger of the two is done with before there is dQ.
     """
-    monkeypatch.setattr(lattice, "choose_backend", lambda device: "triton")
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
     peaks: list[int] = []
 
     def counted(*args: Any) -> tuple[torch.Tensor, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from crfrnn import CRFRNN
-from crfrnn.lattice import Lattice, lattice
+from crfrnn.lattice import Lattice, backend
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("on_chip")
@@ -65,7 +65,7 @@ def test_a_lattice_built_outside(tensors: tuple[Tensor, Tensor]) -> None:
 
 
 def test_the_layer_over_samples_equals_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lattice, "choose_backend", lambda device: "triton")
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
     crf = CRFRNN(3, theta_alpha=4.3, theta_beta=31.1, theta_gamma=1.1, iterations=2)
     unary, image = torch.randn(2, 3, 4, 5), torch.rand(2, 3, 4, 5) * 255
     one = vmap(lambda u, i: crf(u[None], i[None])[0])

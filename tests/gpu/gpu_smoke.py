@@ -203,14 +203,11 @@ def every_kernel() -> set[str]:
 
 def run(name: str, device: str) -> tuple[bool, str, tuple[str, ...]]:
     """Run one case here: passed, the worst part, the kernels launched."""
-    from crfrnn.lattice import exact, lattice
-    from crfrnn.lattice.lattice import load_backend
+    from crfrnn.lattice import backend
 
-    if device == "cpu":  # what CUDA tensors get without a word
+    if device == "cpu":  # what CUDA tensors get by default
         torch.set_num_threads(1)
-        load_backend("triton", torch.device("cpu"))
-        lattice.choose_backend = lambda device: "triton"
-        exact._suits_triton = lambda features: features.dtype == F32
+        backend.BY_DEVICE["cpu"] = "triton"
     torch.manual_seed(0)
     seen, worst, passed = launched(), (-1.0, ""), True
     for what, ours, truth, tolerance in CASES[name](device):

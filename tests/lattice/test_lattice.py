@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from conformance import LATTICES
 from crfrnn.crf.features import grid_features, image_features
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.lattice import Lattice, Quality, reference
+from crfrnn.lattice import Exact, Lattice, Quality, reference
+from crfrnn.lattice.backend import BY_DEVICE, MODULES, NEEDED, choose, find, is_imported
 from crfrnn.lattice.quality import QUALITIES
 
 backends = pytest.mark.parametrize("backend", LATTICES)
@@ -272,15 +273,29 @@ def test_bad_arguments() -> None:
 
 
 def test_device_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crfrnn.lattice import lattice as module
+    points = ("lattice", torch.float32, 3)
+    with pytest.raises(ValueError, match=r'no compiled lattice for mps tensors.*backend="reference"'):
+        choose(torch.device("mps"), *points)
+    with pytest.raises(ValueError, match=r'"cpu" cannot work on cuda tensors.*backend="reference"'):
+        choose(torch.device("cuda"), *points, "cpu")
+    monkeypatch.setitem(MODULES, "absent", "crfrnn.lattice.not_built")
+    monkeypatch.setitem(NEEDED, "absent", NEEDED["triton"])
+    for ask in (find, lambda name: Lattice.build(torch.rand(1, 4, 2), backend=name)):
+        with pytest.raises(ValueError, match=r'pip install triton.*not_built.*backend="reference"'):
+            ask("absent")
+    assert not is_imported("absent")
 
-    with pytest.raises(ValueError, match=r'backend="reference"'):
-        module.choose_backend(torch.device("mps"))
-    with pytest.raises(ValueError, match=r'backend="reference"'):
-        module.load_backend("cpu", torch.device("cuda"))
-    monkeypatch.setitem(module.BACKENDS, "cpu", "crfrnn.lattice.not_built")
-    with pytest.raises(ValueError, match=r'crfrnn\._native.*backend="reference"'):
-        module.load_backend("cpu", torch.device("cpu"))
+
+def test_an_exact_sum_falls_back_to_torch_and_a_lattice_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "gone", "crfrnn.lattice.not_built")
+    monkeypatch.setitem(NEEDED, "gone", "a package")
+    monkeypatch.setitem(BY_DEVICE, "cpu", "gone")
+    features = torch.rand(1, 4, 2)
+    assert Exact(features).filter(torch.ones(1, 4, 1)).min() >= 1
+    with pytest.raises(ValueError, match="'gone' needs a package"):
+        Lattice.build(features)
+    with pytest.raises(ValueError, match="'gone' needs a package"):
+        Exact(features, "gone").filter(torch.ones(1, 4, 1))
 
 
 def test_a_lattice_is_frozen_and_moves() -> None:

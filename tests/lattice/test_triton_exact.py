@@ -7,10 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conformance import TRITON_DEVICE
 from crfrnn import GaussianKernel
-from crfrnn.lattice import exact, exact_filter
-from crfrnn.lattice.lattice import load_backend
+from crfrnn.lattice import backend, exact, exact_filter
 
 pytest.importorskip("triton")
 F64 = torch.float64
@@ -19,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("on_chip")
 
 @pytest.fixture(autouse=True)
 def _on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA tensors in float32 get, for CPU tensors."""
-    load_backend("triton", torch.device(TRITON_DEVICE))
-    monkeypatch.setattr(exact, "_suits_triton", lambda features: features.dtype == torch.float32)
+    """What CUDA tensors get by default, for CPU tensors."""
+    backend.find("triton")  # torch.compile cannot trace its import
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
 
 
 def results(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.lattice import Lattice, Separable
-from crfrnn.lattice.lattice import BACKENDS
+from crfrnn.lattice import backend as backends
 
 with contextlib.suppress(ImportError):  # without the compiled module the GPU's operator works all the same
     from crfrnn.crf import ops  # noqa: F401  registers torch.ops.crfrnn.mean_field
@@ -37,7 +37,7 @@ def _load_triton_ops() -> ModuleType:
     return _triton_ops
 
 
-if "triton" in BACKENDS and not isinstance(BACKENDS["triton"], str):  # torch.compile cannot trace an import
+if backends.is_imported("triton"):  # torch.compile cannot trace an import
     _load_triton_ops()
 
 
@@ -46,7 +46,7 @@ def supports(unary: Tensor, kernels: Sequence[Any], activation: str, batch: int)
     if unary.dtype != torch.float32 or activation != "softmax" or not kernels:
         return False
     backend = _backend(unary, kernels)
-    if backend not in MOST_LABELS or isinstance(BACKENDS.get(backend, ""), str):
+    if backend not in MOST_LABELS or backends.why_not(backend, unary.device) is not None:
         return False
     if not 1 <= unary.shape[1] <= MOST_LABELS[backend] or math.prod(unary.shape) == 0:
         return False
@@ -58,7 +58,7 @@ def _backend(unary: Tensor, kernels: Sequence[Any]) -> str:
     for kernel in kernels:
         if isinstance(getattr(kernel, "operator", None), Lattice):
             return kernel.operator.backend
-    return {"cpu": "cpu", "cuda": "triton"}.get(unary.device.type, "")
+    return backends.BY_DEVICE.get(unary.device.type, "")
 
 
 def _supported(kernel: Any, unary: Tensor, batch: int, backend: str) -> bool:

@@ -39,7 +39,7 @@ class GaussianKernel:
     mask          Bool[B, N], True = valid: a masked point sends nothing, counts nowhere and receives 0
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
                   neighbours weigh nothing (within rounding) receives 0
-    backend       of the lattice: None chooses by the device
+    backend       None chooses by the device
     operator      one that is built already, over these features: then method, quality and backend say nothing
 
     Differentiable in the features, the normaliser included. A kernel of batch 1 serves any batch.
@@ -77,7 +77,9 @@ class GaussianKernel:
             features = check_features(features, mask, max_dimension=MAX_DIMENSION if lattice else None)
             if lattice and features.shape[2] > DENSE_DIMENSION and not torch.compiler.is_compiling():
                 _warn_of_sparseness(features.shape[2])
-            operator = Lattice.build(features, quality, mask, backend) if lattice else Exact(features)
+            operator = (
+                Lattice.build(features, quality, mask, backend) if lattice else Exact(features, backend)
+            )
         self._normalize(operator, features, normalization, mask, exclude_self)
 
     @classmethod

@@ -17,6 +17,15 @@ from crfrnn.lattice.samples import Structure, joined, split
 from crfrnn.lattice.validate import readable
 
 
+def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
+    if device.type == "cpu":
+        return None
+    return (
+        f'backend: "cpu" cannot work on {device.type} tensors; pass backend="reference", '
+        "or move them with .cpu()"
+    )
+
+
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
     """Float[B, N, d] -> barycentric weights Float[P, d+1] of the P valid points, and the table."""
     options = (quality.scale, quality.rings, quality.ring_support, torch.compiler.is_compiling())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.lattice import BACKENDS
+from crfrnn.lattice.backend import choose
 from crfrnn.lattice.validate import (
     check_features,
     check_values,
@@ -23,15 +23,16 @@ from crfrnn.lattice.validate import (
 )
 
 BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
-MOST_TRITON_DIMENSIONS = 16
 
 
-def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None) -> Tensor:
+def exact_filter(
+    features: Tensor, values: Tensor, queries: Tensor | None = None, backend: str | None = None
+) -> Tensor:
     """Gaussian sum over all pairs: out_i = Σ_j exp(-½ |q_i - f_j|²) v_j, the self term included.
 
     features Float[B, N, d] in units of the bandwidths, values Float[B, N, C], queries Float[B, M, d]
     (None: the features) -> Float[B, M, C]. float64 as soon as one of them is, else float32. Differentiable in
-    all three; a block of rows at a time is held, forward and backward.
+    all three; a block of rows at a time is held, forward and backward. `backend` as for `Lattice.build`.
 
     Krähenbühl & Koltun, NIPS 2011, eq. 3 (arXiv:1210.5644).
 
@@ -53,13 +54,14 @@ def exact_filter(features: Tensor, values: Tensor, queries: Tensor | None = None
     dtype = compute_dtype(features, values, queries)
     # Contiguous, because the bits of torch's products depend on the layout.
     features, values, queries = (t.to(dtype).contiguous() for t in (features, values, queries))
+    backend = choose(features.device, "exact", dtype, features.shape[2], backend)
     if values.shape[0] == features.shape[0]:
-        return gaussian_sum(features, values, queries)
+        return gaussian_sum(features, values, queries, backend)
     pictures, points, channels = (
         values.shape
     )  # one set of points for the whole batch: pictures become channels
     joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
-    out = gaussian_sum(features, joined, queries)
+    out = gaussian_sum(features, joined, queries, backend)
     return out.view(out.shape[1], pictures, channels).transpose(0, 1)
 
 
@@ -72,12 +74,13 @@ class Exact:
     """
 
     features: Tensor
+    backend: str | None = None  # None: the device decides
 
     is_symmetric = True
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
         """Float[B, N, C] -> Float[B, N, C]; symmetric, so `reverse` changes nothing."""
-        return exact_filter(self.features, values)
+        return exact_filter(self.features, values, backend=self.backend)
 
     def diagonal(self) -> Tensor:
         """exp(0) = 1, Float[B, N]."""
@@ -95,24 +98,25 @@ class _GaussianSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
-        if _suits_triton(features):
+    def forward(features: Tensor, values: Tensor, queries: Tensor, backend: str) -> Tensor:
+        if backend == "triton":
             return torch.ops.crfrnn.triton_gaussian_sum(features, values, queries)
         with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
             blocks = [kernel @ values for _, kernel in _kernel_blocks(features, queries)]
         return torch.cat(blocks, 1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.backend = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values, queries = ctx.saved_tensors
         moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
-        if _suits_triton(features) and not torch.is_grad_enabled():  # a gradient of it needs the torch below
-            return _triton_backward(ctx.needs_input_grad, features, values, queries, grad)
+        if ctx.backend == "triton" and not torch.is_grad_enabled():  # a gradient of it needs the torch below
+            return *_triton_backward(ctx.needs_input_grad, features, values, queries, grad), None
         to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
         with torch.autocast(values.device.type, enabled=False):
             for rows, kernel in _kernel_blocks(features, queries):
@@ -127,8 +131,8 @@ class _GaussianSum(torch.autograd.Function):
                 to_features = to_features + pull.transpose(1, 2) @ q - pull.sum(1).unsqueeze(-1) * features
                 to_queries.append(pull @ features - pull.sum(2, keepdim=True) * q)
         if not moves:
-            return None, to_values, None
-        return to_features, to_values, torch.cat(to_queries, 1)
+            return None, to_values, None, None
+        return to_features, to_values, torch.cat(to_queries, 1), None
 
 
 class _SumInBothModes(_GaussianSum):
@@ -136,7 +140,11 @@ class _SumInBothModes(_GaussianSum):
 
     @staticmethod
     def jvp(
-        ctx: Any, features_step: Tensor | None, values_step: Tensor | None, queries_step: Tensor | None
+        ctx: Any,
+        features_step: Tensor | None,
+        values_step: Tensor | None,
+        queries_step: Tensor | None,
+        _: None,
     ) -> Tensor:
         features, values, queries = ctx.saved_tensors
         moved = [torch.zeros_like(values[:, :0])]
@@ -152,12 +160,6 @@ class _SumInBothModes(_GaussianSum):
                 part = (kernel * step) @ values
                 moved.append(part if values_step is None else part + kernel @ values_step)
         return torch.cat(moved, 1)
-
-
-def _suits_triton(features: Tensor) -> bool:
-    if not features.is_cuda or features.dtype != torch.float32:
-        return False
-    return features.shape[-1] <= MOST_TRITON_DIMENSIONS and not isinstance(BACKENDS.get("triton", ""), str)
 
 
 def _triton_backward(

@@ -23,6 +23,10 @@ from crfrnn.lattice.quality import Quality
 Structure = tuple[Tensor, ...]
 
 
+def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
+    return None
+
+
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
     """Find every point's simplex and number the lattice's vertices.
 

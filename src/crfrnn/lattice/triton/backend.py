@@ -15,19 +15,30 @@ from crfrnn.lattice.samples import Structure, joined, split
 from crfrnn.lattice.triton import exact as triton_exact  # noqa: F401  registers torch.ops.crfrnn.triton_gaussian_*
 from crfrnn.lattice.triton import ops as triton_ops
 from crfrnn.lattice.triton.launch import INTERPRETED as INTERPRETED
-from crfrnn.lattice.validate import describe
 
-MAX_DIMENSION = 8  # the registers of a program hold no more
+# Numbers per point: the registers of a program hold no more.
+MOST_DIMENSIONS = {"lattice": 8, "exact": 16}
+
+
+def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
+    if device.type != "cuda" and not INTERPRETED:
+        return (
+            f'backend: "triton" works on CUDA tensors, got one on {device}; use .cuda(), or backend=None, '
+            "which chooses by the device"
+        )
+    if dimension > MOST_DIMENSIONS[method]:
+        return (
+            f"features: expected 1 to {MOST_DIMENSIONS[method]} numbers per point on a GPU, got {dimension}; "
+            "project the guide to 3 to 5 principal components (guide_components=3), or compute on the CPU, "
+            "which takes 32"
+        )
+    if method == "exact" and dtype != torch.float32:
+        return f'features: expected float32 for the exact sum of backend "triton", got {dtype}'
+    return None
 
 
 def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
     """Float[B, N, d], d = 1..8 -> barycentric weights Float[B·N, d+1] and the structure."""
-    if features.shape[2] > MAX_DIMENSION:
-        raise ValueError(
-            f"features: expected 1 to {MAX_DIMENSION} numbers per point on a GPU, got {describe(features)}; "
-            "project the guide to 3 to 5 principal components (guide_components=3), or compute on the CPU, "
-            "which takes 32"
-        )
     options = (quality.scale, quality.rings, quality.ring_support)
     weights, *structure = triton_ops.operators.build(features.contiguous(), mask, *options)
     if quality.unit_diagonal:
