@@ -10,7 +10,7 @@
 #   smoke.log               every Triton kernel once, each in a process of its own, with the whole message of what fails
 #   tests.log               the rows triton-cuda of the conformance suite, the tests of the Triton kernels
 #   gpu.csv gpu.log         benchmarks/gpu.py
-#   table1.csv train.log    benchmarks/gpu_table1.py on build/gpu-data (benchmarks/gpu_pack.py), with the time that is left
+#   table1.csv train.log    experiments/gpu_table1.py on build/gpu-data (experiments/gpu_pack.py), with the time that is left
 #
 # Needs torch with CUDA, Triton, and what builds the package (scikit-build-core, nanobind, cmake, ninja); no network.
 # --dry-run goes the same way on a CPU, in Triton's interpreter, with tiny inputs; it builds nothing.
@@ -110,7 +110,7 @@ bench() {
 train() {
   local tiny=()
   [ -z "$dry" ] || tiny=(--tiny)
-  "$python" benchmarks/gpu_table1.py --device "$device" --data "$data" --out "$out/table1.csv" --seconds "$((LIMIT - 5))" "${tiny[@]}"
+  "$python" experiments/gpu_table1.py --device "$device" --data "$data" --out "$out/table1.csv" --seconds "$((LIMIT - 5))" "${tiny[@]}"
 }
 
 export -f install_package smoke run_tests bench train

@@ -20,7 +20,7 @@ import pytest
 from crfrnn.io import atomic, temporary
 from crfrnn.io.files import OutputError, new_folder, prepared, write_text
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def names(folder: Path) -> list[str]:
@@ -124,11 +124,12 @@ def test_the_place_of_a_result_is_tried_before_the_work(tmp_path: Path) -> None:
 
 
 def test_every_measurement_tries_its_place_first() -> None:
-    scripts = [p for p in BENCHMARKS.glob("*.py") if re.search(r'"--(out|output|picture)"', p.read_text())]
+    scripts = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")]
+    scripts = [p for p in scripts if re.search(r'"--(out|output|picture)"', p.read_text(encoding="utf-8"))]
     assert len(scripts) >= 11
     for script in scripts:
         text = script.read_text(encoding="utf-8")
-        assert re.search(r"parse_args\(\)\n(.*\n){0,3}    ready\(parser, ", text), script.name
+        assert re.search(r"parse_args\(\)\n(.*\n){0,3} +(ready\(parser, |prepared\()", text), script.name
 
 
 @pytest.mark.parametrize("place", ["/proc/a/b", "/dev/null", "file/a"])

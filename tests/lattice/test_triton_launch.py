@@ -18,7 +18,7 @@ from crfrnn import GaussianKernel
 pytest.importorskip("triton")
 import gpu_bench
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 UNLIKE = """
 import torch, gpu_host, triton

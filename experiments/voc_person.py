@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The published comparison on the VOC 2012 person subset: plain, pydensecrf, and this package, side by side.
 
-    python benchmarks/voc_person.py                  # needs $CRFRNN_SHARED and the `dev` extra
-    python benchmarks/voc_person.py --cache /tmp/voc --only plain --only pydensecrf2   # in portions
+    python experiments/voc_person.py                  # needs $CRFRNN_SHARED and the `dev` extra
+    python experiments/voc_person.py --cache /tmp/voc --only plain --only pydensecrf2   # in portions
 
 Nothing is chosen here: the parameters are read from the files in docs/results, which were frozen on the
 training ids. Writes voc_person.{md,csv}, voc_person_differences.csv and voc_person_trimap.csv.
@@ -30,9 +30,8 @@ from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator
 from crfrnn.evaluation.tables import write_csv
 from crfrnn.io import VOC_CLASSES, read_label_png, write_label_png
-from crfrnn.io.files import write_text
+from crfrnn.io.files import prepared, write_text
 from crfrnn.training import load_parameters
-from outputs import ready
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 TITLE = "VOC 2012, person subset"
@@ -186,7 +185,8 @@ def main() -> None:
     options = parser.parse_args()
     name = "voc_person" if options.split == "val" else "voc_person_train"
     place = {end: options.out / f"{name}{end}" for end in (".md", ".csv", "_trimap.csv", "_differences.csv")}
-    ready(parser, *(() if options.only else place.values()))
+    for path in () if options.only else place.values():
+        prepared(path)
     data = voc_person_folder()
     if data is None:
         raise SystemExit("the real pictures are not here: set $CRFRNN_SHARED to the folder that holds data/")

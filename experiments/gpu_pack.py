@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Pictures and ImageNet weights for `gpu_table1.py`, packed small enough to travel to a machine with a GPU.
 
-    python benchmarks/gpu_pack.py            # from $CRFRNN_SHARED into build/gpu-data, which git ignores
+    python experiments/gpu_pack.py            # from $CRFRNN_SHARED into build/gpu-data, which git ignores
 
 pictures.zip holds the VOC 2012 person subset (train, val) and COCO's pictures with VOC's labels (coco) at a
 longer side of 320 pixels: JPEG, masks as PNG. The photographs carry their owners' terms: for research, not to
@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from crfrnn.datasets import PictureSet, coco_pictures, reduced, shared_folder
-from outputs import ready
+from crfrnn.io.files import prepared
 
 SIDE, QUALITY = 320, 80
 WEIGHTS = "vgg16_imagenet_features_fp16.safetensors"
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/gpu-data"))
     parser.add_argument("--limit", type=int, help="only so many pictures of each part")
     options = parser.parse_args()
-    ready(parser, options.out / "pictures.zip")
+    prepared(options.out / "pictures.zip")
     shared = shared_folder()
     if shared is None:
         parser.error("expected the real pictures in $CRFRNN_SHARED, by default ../shared; got none")

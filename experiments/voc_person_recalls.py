@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How docs/results/voc_person_recalls.safetensors was made: from the `train` ids of the person subset alone.
 
-    python benchmarks/voc_person_recalls.py -o docs/results/voc_person_recalls.safetensors
+    python experiments/voc_person_recalls.py -o docs/results/voc_person_recalls.safetensors
 
 A label l that the default numbers often miss is favoured by ``b_l = strength · (1 - recall_l)``, with the
 recall counted over the pictures that teach, and b = 0 for the background. The kernels are normalised, so they
@@ -24,8 +24,8 @@ from torch import Tensor
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS, Preset
 from crfrnn.io import VOC_CLASSES
+from crfrnn.io.files import prepared
 from crfrnn.training import save_parameters
-from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, Picture, compare, pictures_of_train, scores
 
 Prepared = tuple[Picture, tuple[GaussianKernel, GaussianKernel]]
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
-    ready(parser, options.out)
+    prepared(options.out)
     torch.set_num_threads(1)
     pictures, default, deeplab = pictures_of_train(options.limit), PRESETS["default"], PRESETS["deeplab"]
     none = torch.zeros(LABELS)

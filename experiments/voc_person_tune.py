@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How the package's default numbers were looked for: a cross-validated search on the `train` ids alone.
 
-    python benchmarks/voc_person_tune.py --seconds 620 --seed 200 -o /tmp/trials.csv
+    python experiments/voc_person_tune.py --seconds 620 --seed 200 -o /tmp/trials.csv
 
 `crfrnn.training.tune` with a shortcut: of the five numbers only θ_α and θ_β make a lattice, so every pair
 that TPE draws is tried with up to four draws of the other three. A setting is given up after the first fold
@@ -25,7 +25,7 @@ from crfrnn import GaussianKernel, mean_field
 from crfrnn.crf.presets import PRESETS
 from crfrnn.evaluation import mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
-from outputs import ready
+from crfrnn.io.files import prepared
 from voc_person_train import STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train
 
 RANGES = {
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True, help="CSV of the finished settings")
     options = parser.parse_args()
-    ready(parser, options.out)
+    prepared(options.out)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """How docs/results/voc_person_learned.safetensors was made: from the `train` ids of the person subset alone.
 
-    python benchmarks/voc_person_fit.py --hold 1 -o /tmp/a.safetensors   # judged on the half held out
-    python benchmarks/voc_person_fit.py --start /tmp/a.safetensors --epochs 1 --rate 0.025 --batch 6 --mean \\
-        -o /tmp/b.safetensors
-    python benchmarks/voc_person_fit.py --cross --epochs 2 -o /tmp/mean.safetensors   # both halves in turn
+    python experiments/voc_person_fit.py --hold 1 -o /tmp/a.safetensors   # judged on the half held out
+    python experiments/voc_person_fit.py --start /tmp/a.safetensors --epochs 1 --rate 0.025 --batch 6 \\
+        --mean -o /tmp/b.safetensors
+    python experiments/voc_person_fit.py --cross --epochs 2 -o /tmp/mean.safetensors   # both halves in turn
 
 The first two lines are the two steps to the published file as its provenance states them; the third judges
 the recipe on all pictures, out of fold. It was written out cleanly after the fact: the file is of a script
@@ -30,8 +30,8 @@ from torch import Tensor
 
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.io import VOC_CLASSES, VOID
+from crfrnn.io.files import prepared
 from crfrnn.training import SetIoU, load_parameters, save_parameters
-from outputs import ready
 from voc_person_train import LABELS, STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train, scores
 
 STEPS_OF_FIT, TRIMAP, CROSS_ENTROPY = 4, 0.5, 0.02
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")
     parser.add_argument("-o", "--out", type=Path, required=True)
     options = parser.parse_args()
-    ready(parser, options.out)
+    prepared(options.out)
     everything = pictures_of_train(options.limit, LEAST, MOST)
     folds = range(options.folds) if options.cross else [options.hold]
     models, ours, theirs, taught = [], [], [], set[str]()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The rows of the paper's Table 1 on a GPU, in so many seconds: FCN-8s and CRF-RNN on real pictures.
 
-    python benchmarks/gpu_table1.py --data build/gpu-data --seconds 150 --out table1.csv
-    python benchmarks/gpu_table1.py --device cpu --tiny                    # a dry run: a small network, noise
+    python experiments/gpu_table1.py --data build/gpu-data --seconds 150 --out table1.csv
+    python experiments/gpu_table1.py --device cpu --tiny                  # a dry run: a small network, noise
 
 plain: FCN-8s from ImageNet's VGG-16 (fc6 and fc7 fresh). crf: the layer's defaults behind it, not learned.
 frozen-crf: the layer learned, the network held. plain-further and end-to-end go on from plain for as many
@@ -36,8 +36,8 @@ from torch.nn import functional as F
 import crfrnn
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, pixel_accuracy, trimap_confusion
 from crfrnn.io import VOID
+from crfrnn.io.files import prepared
 from crfrnn.models import load_vgg16
-from outputs import ready
 
 LABELS, SIDE, TRIMAP = 21, 320, 5
 # Of the seconds for training, by the clock.
@@ -206,7 +206,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tiny", action="store_true", help="a small network and noise, to try the way")
     options = parser.parse_args()
-    ready(parser, options.out)
+    prepared(options.out)
     begun = time.monotonic()
     torch.manual_seed(0)
     if options.tiny:
