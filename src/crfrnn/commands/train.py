@@ -15,7 +15,10 @@ from crfrnn.commands import common
 if TYPE_CHECKING:
     from crfrnn.training.run_files import Interrupted
 
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="cpu-small, default, paper, or a YAML file.")]
+RecipeName = Annotated[
+    str,
+    typer.Option("--recipe", "-r", help="cpu-small, deeplab, deeplab-fresh, default, paper, or a YAML file."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="KEY=VALUE, as often as you like: seed=3, data.root=voc2012."),

@@ -72,7 +72,7 @@ class SegmentationModule(LightningModule):
         segmenter.network.to(memory_format=torch.channels_last)  # type: ignore
         self.groups = parameter_groups(segmenter, stage, backbone)
         self.log_temperature: torch.nn.Parameter | None = None
-        if stage.rates.temperature > 0:
+        if stage.crf and stage.rates.temperature > 0:
             self.log_temperature = torch.nn.Parameter(torch.tensor(math.log(stage.temperature)))
             self.groups.append({
                 "name": "temperature", "params": [self.log_temperature], "lr": stage.rates.temperature,
@@ -170,8 +170,10 @@ class SegmentationModule(LightningModule):
 
     @property
     def temperature(self) -> Tensor | float:
-        """What the logits are divided by in the cross-entropy."""
-        return self.stage.temperature if self.log_temperature is None else self.log_temperature.exp()
+        """What the CRF's logits are divided by in the cross-entropy; 1 for a network's."""
+        if self.log_temperature is not None:
+            return self.log_temperature.exp()
+        return self.stage.temperature if self.stage.crf else 1.0
 
     def _loss(
         self, logits: Tensor, labels: Tensor, weights: Tensor | None, temperature: Tensor | float = 1.0

@@ -102,8 +102,8 @@ class Stage:
             pictures are so noisy that they spoil what ImageNet has taught.
         loss: "mean" over the pixels that count, or "sum" (the paper's, not normalised).
         robustness: ε of the robust log-likelihood; 0 is the cross-entropy.
-        temperature: the logits are divided by it for the cross-entropy; `rates.temperature` lets it learn.
-            Without one the kernels shrink only because cross-entropy wants calibrated probabilities.
+        temperature: the CRF's logits are divided by it for the cross-entropy; `rates.temperature` lets it
+            learn. Without one the kernels shrink only because cross-entropy wants calibrated probabilities.
         boundary, boundary_width: pixels within so many of void or of another label count 1 + `boundary` in
             the cross-entropy, as in `FitConfig`.
         soft_iou: weight of `crfrnn.training.losses.soft_iou`, of the batch, added to the cross-entropy.
