@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from crfrnn.datasets import PictureSet, coco_pictures, reduced, shared_folder
+from crfrnn.datasets import PictureSet, coco_pictures, reduced, shared_folder, voc_pictures
 from crfrnn.io.files import prepared
 
 SIDE, QUALITY = 320, 80
@@ -51,8 +51,8 @@ def main() -> int:
         parser.error("expected the real pictures in $CRFRNN_SHARED, by default ../shared; got none")
     voc = shared / "data" / "voc2012-person" / "VOCdevkit"
     sets = {
-        "train": PictureSet.voc(voc, "train"),
-        "val": PictureSet.voc(voc, "val"),
+        "train": voc_pictures(voc, "train"),
+        "val": voc_pictures(voc, "val"),
         "coco": coco_pictures(shared / "data" / "coco-mini", "train2017"),
     }
     target = options.out / "pictures.zip"

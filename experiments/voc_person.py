@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn import CRFRNN
-from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
+from crfrnn.datasets import DeepLabUnaries, voc_person_folder, voc_pictures
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator
 from crfrnn.evaluation.tables import write_csv
 from crfrnn.io import VOC_CLASSES, read_label_png, write_label_png
@@ -100,7 +100,7 @@ class Job:
         unaries = DeepLabUnaries.load(self.data / "unaries" / f"{self.split}.npz")
         evaluator = Evaluator(len(VOC_CLASSES), class_names=VOC_CLASSES)
         table = methods(self.parameters, self.only)
-        for item in PictureSet.voc(self.data, self.split).select(self.ids):
+        for item in voc_pictures(self.data, self.split).select(self.ids):
             image = item.image
             unary = unaries.logits(item.id, (image.shape[0], image.shape[1]))
             guesses = {name: self._labels(name, table[name], item.id, image, unary) for name in table}
@@ -190,7 +190,7 @@ def main() -> None:
     data = voc_person_folder()
     if data is None:
         raise SystemExit("the real pictures are not here: set $CRFRNN_SHARED to the folder that holds data/")
-    ids = PictureSet.voc(data, options.split).ids[: options.limit]
+    ids = voc_pictures(data, options.split).ids[: options.limit]
     shares = [ids[worker :: options.workers] for worker in range(options.workers)]
     begun = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:

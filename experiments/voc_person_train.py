@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crfrnn import GaussianKernel
 from crfrnn.crf.presets import Preset
-from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
+from crfrnn.datasets import DeepLabUnaries, voc_person_folder, voc_pictures
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth, paired_bootstrap, trimap_bins
 from crfrnn.io import VOC_CLASSES, VOID
 
@@ -92,6 +92,6 @@ def pictures_of_train(limit: int | None = None, least: float = 0.1, most: int = 
     if folder is None:
         raise SystemExit("the real pictures are not here: set $CRFRNN_SHARED to the folder that holds data/")
     unaries = DeepLabUnaries.load(folder / "unaries" / "train.npz")
-    items = sorted(PictureSet.voc(folder, "train"), key=lambda item: item.id)
+    items = sorted(voc_pictures(folder, "train"), key=lambda item: item.id)
     random.Random(0).shuffle(items)
     return [Picture.read(item, unaries, least, most) for item in items[:limit]]

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Whether a change keeps every number to the bit: hashes of results and gradients before it and after it.
 

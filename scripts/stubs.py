@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """scripts/stubs.py [--check]: writes src/crfrnn/_native.pyi with nanobind's stub generator.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from crfrnn.datasets import DeepLabUnaries, PictureSet, shared_folder, voc_person_folder
+from crfrnn.datasets import DeepLabUnaries, folder_pictures, shared_folder, voc_person_folder, voc_pictures
 from crfrnn.io import VOC_CLASSES, write_label_png
 
 
@@ -27,7 +27,7 @@ def devkit(tmp_path):
 
 def test_devkit(devkit):
     for root in (devkit, devkit.parent, devkit.parent.parent):
-        pictures = PictureSet.voc(root, "val")
+        pictures = voc_pictures(root, "val")
         assert pictures.ids == ("p_2", "p_0")
     assert pictures.class_names == VOC_CLASSES
     assert len(VOC_CLASSES) == 21
@@ -46,11 +46,11 @@ def test_all_missing_files_at_once(devkit):
     (devkit / "JPEGImages/p_0.jpg").unlink()
     (devkit / "SegmentationClass/p_1.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"6 files.*4 missing or empty") as caught:
-        PictureSet.voc(devkit, "val")
+        voc_pictures(devkit, "val")
     for name in ("p_0.jpg", "p_1.png", "gone.jpg", "gone.png"):
         assert name in str(caught.value)
     (devkit / "ImageSets/Segmentation/test.txt").write_text("p_1")
-    untold = PictureSet.voc(devkit, "test", masks=False)
+    untold = voc_pictures(devkit, "test", masks=False)
     with pytest.raises(ValueError, match="masks=True"):
         untold[0].mask  # noqa: B018
 
@@ -61,7 +61,7 @@ def test_all_damaged_files_at_once(devkit):
     write_label_png(devkit / "SegmentationClass/p_1.png", np.zeros((4, 5), int))
     (devkit / "ImageSets/Segmentation/val.txt").write_text("p_0 p_1 p_2")
     with pytest.raises(ValueError, match="3 sound ones, got 3 problems") as caught:
-        PictureSet.voc(devkit, "val").verify()
+        voc_pictures(devkit, "val").verify()
     for said in ("p_0.jpg", "'p_1': picture (4, 6) and mask (4, 5) differ", "p_2.png", "30 at row 0"):
         assert said in str(caught.value)
 
@@ -73,14 +73,14 @@ def test_all_damaged_files_at_once(devkit):
 def test_lists_that_are_none(devkit, listing, said):
     (devkit / "ImageSets/Segmentation/val.txt").write_text(listing)
     with pytest.raises(ValueError, match=said):
-        PictureSet.voc(devkit)
+        voc_pictures(devkit)
 
 
 def test_no_devkit_no_list(devkit, tmp_path):
     with pytest.raises(ValueError, match=r"root: expected a folder with VOCdevkit/VOC2007.*unpacked"):
-        PictureSet.voc(tmp_path, year="2007")
+        voc_pictures(tmp_path, year="2007")
     with pytest.raises(ValueError, match=r"split: expected one of the lists in .*\(val\), got 'train'"):
-        PictureSet.voc(devkit, "train")
+        voc_pictures(devkit, "train")
 
 
 def test_plain_folders(tmp_path):
@@ -90,20 +90,20 @@ def test_plain_folders(tmp_path):
         Image.new("L", (3, 2)).save(tmp_path / f"images/{stem}.png")
         write_label_png(tmp_path / f"masks/{stem}.png", np.ones((2, 3), int))
     (tmp_path / "images/notes.txt").write_text("not a picture")
-    pictures = PictureSet.folder(tmp_path, num_labels=2)
+    pictures = folder_pictures(tmp_path, num_labels=2)
     assert pictures.ids == ("a", "b")
     assert pictures[0].mask.tolist() == [[1] * 3] * 2
     pictures.verify()
     Image.new("L", (3, 2)).save(tmp_path / "images/a.jpg")
     with pytest.raises(ValueError, match="got twice: a"):
-        PictureSet.folder(tmp_path)
+        folder_pictures(tmp_path)
     (tmp_path / "images/a.jpg").unlink()
     (tmp_path / "masks/a.png").unlink()
     with pytest.raises(ValueError, match=r"1 missing or empty.*\n.*a\.png"):
-        PictureSet.folder(tmp_path)
-    assert len(PictureSet.folder(tmp_path, masks=None)) == 2
+        folder_pictures(tmp_path)
+    assert len(folder_pictures(tmp_path, masks=None)) == 2
     with pytest.raises(ValueError, match="root"):
-        PictureSet.folder(tmp_path, images="photos")
+        folder_pictures(tmp_path, images="photos")
 
 
 def test_where_shared_is(monkeypatch, tmp_path):
@@ -160,7 +160,7 @@ def test_deeplab_files_that_are_none(tmp_path, entries, said):
 def test_real_lists_and_unaries(shared):
     folder = shared / "data/voc2012-person"
     for split, count in (("train", 393), ("val", 311)):
-        pictures = PictureSet.voc(folder, split)
+        pictures = voc_pictures(folder, split)
         unaries = DeepLabUnaries.load(folder / f"unaries/{split}.npz")
         assert len(pictures) == count
         assert set(unaries.ids) == set(pictures.ids)

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from crfrnn.datasets import DeepLabUnaries, PictureSet, voc_person_folder
+from crfrnn.datasets import DeepLabUnaries, voc_person_folder, voc_pictures
 from crfrnn.evaluation import Evaluator
 from crfrnn.io import VOC_CLASSES
 
@@ -30,7 +30,7 @@ def count(folder):
     unaries = DeepLabUnaries.load(folder / "unaries/val.npz")
     evaluator = Evaluator(21, class_names=VOC_CLASSES)
     spent = []
-    for item in PictureSet.voc(folder, "val"):
+    for item in voc_pictures(folder, "val"):
         truth = item.mask
         guess = unaries.logits(item.id, truth.shape).max(0).indices.numpy()  # the first of equals, as argmax
         start = time.process_time()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crfrnn.datasets import DeepLabUnaries, PictureSet
+from crfrnn.datasets import DeepLabUnaries, voc_pictures
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.io import VOC_CLASSES
 from crfrnn.models import DEEPLAB, DeepLab, Segmenter, build_network, load_deeplab
@@ -186,7 +186,7 @@ def test_labels_on_real_pictures(shared: Path) -> None:
     """
     folder = shared / "data" / "voc2012-person"
     unaries = DeepLabUnaries.load(folder / "unaries" / "val.npz")
-    pictures = PictureSet.voc(folder, "val")
+    pictures = voc_pictures(folder, "val")
     segmenters = {}
     for width, file in FILES.items():
         network = DeepLab(21, width=width)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crfrnn import CRFRNN
-from crfrnn.datasets import PictureSet
+from crfrnn.datasets import folder_pictures
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.training import (
     FitConfig,
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
     root = make_pictures(tmp_path_factory.mktemp("toy"))
     unaries = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
-    return UnaryDataset(PictureSet.folder(root), unaries, LABELS)
+    return UnaryDataset(folder_pictures(root), unaries, LABELS)
 
 
 def start(**options: object) -> CRFRNN:
@@ -214,7 +214,7 @@ def test_bad_configurations_are_named(data: UnaryDataset, change: dict[str, obje
 
 def test_sizes_and_labels_that_do_not_fit_are_named(data: UnaryDataset, tmp_path: Path) -> None:
     root = make_pictures(tmp_path, pictures=2)
-    pictures = PictureSet.folder(root)
+    pictures = folder_pictures(root)
     source = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
     with pytest.raises(ValueError, match="unary: expected"):
         UnaryDataset(pictures, source, 4)[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crfrnn.datasets import PictureSet
+from crfrnn.datasets import folder_pictures
 from crfrnn.training import FolderUnaries, TuneConfig, UnaryDataset, tune
 from crfrnn.training.score import score, total
 from toy import LABELS, make_pictures
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
     root = make_pictures(tmp_path_factory.mktemp("toy"))
     unaries = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
-    return UnaryDataset(PictureSet.folder(root), unaries, LABELS)
+    return UnaryDataset(folder_pictures(root), unaries, LABELS)
 
 
 def test_the_best_trial_wins_and_its_figure_is_true(data: UnaryDataset) -> None:

@@ -253,14 +253,14 @@ def check_iterations(iterations: int) -> int:
 
 def pictures(root: Path, split: str, num_labels: int | None, void: int | None = None) -> PictureSet:
     """A VOC development kit if there is one under `root`, else a folder with images/ and masks/."""
-    from crfrnn.datasets import PictureSet
+    from crfrnn.datasets import folder_pictures, voc_pictures
     from crfrnn.io import VOID
 
     if (root / "images").is_dir():
-        return PictureSet.folder(root, num_labels=num_labels, void=void)
+        return folder_pictures(root, num_labels=num_labels, void=void)
     if void not in (None, VOID):
         raise ValueError(f"--void: expected {VOID} for a VOC development kit, got {void}; leave it out")
-    return PictureSet.voc(root, split)
+    return voc_pictures(root, split)
 
 
 def every(found: PictureSet, limit: int | None) -> PictureSet:

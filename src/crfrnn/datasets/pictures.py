@@ -126,28 +126,6 @@ class PictureSet:
         _present(items, str(where))
         return cls(tuple(items), tuple(class_names))
 
-    @classmethod
-    def voc(cls, root: PathLike, split: str = "val", *, masks: bool = True, year: str = "2012") -> PictureSet:
-        """See `crfrnn.datasets.voc_pictures`."""
-        from crfrnn.datasets.voc import voc_pictures  # the readers know the set, so it meets them late
-
-        return voc_pictures(root, split, masks=masks, year=year)
-
-    @classmethod
-    def folder(
-        cls,
-        root: PathLike,
-        *,
-        images: str = "images",
-        masks: str | None = "masks",
-        num_labels: int | None = None,
-        void: int | None = None,
-    ) -> PictureSet:
-        """See `crfrnn.datasets.folder_pictures`."""
-        from crfrnn.datasets.folder import folder_pictures
-
-        return folder_pictures(root, images=images, masks=masks, num_labels=num_labels, void=void)
-
     def __len__(self) -> int:
         return len(self.items)
 
