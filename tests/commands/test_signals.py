@@ -14,7 +14,6 @@ import pytest
 from command_line import ended, started, wait_for
 from crfrnn import signals
 
-HERE = Path(__file__).resolve().parent
 COMMAND = """
 import sys, time
 from pathlib import Path

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))  # as pytest has it
+
 if __name__ == "__main__":  # before torch, and in this process no CUDA: children are forked
     os.environ.setdefault("CUDA_LAUNCH_BLOCKING", "1")  # the launch that fails is the one that is named
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

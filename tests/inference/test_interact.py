@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from typing import Any
 
 import numpy as np
@@ -172,12 +170,6 @@ def test_boxes_of_people_are_better_than_the_boxes() -> None:
 def test_bad_input_is_named(call: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}"):
         call(np.zeros((*SIZE, 3), np.uint8))
-
-
-@pytest.mark.parametrize("name", ["mixture", "segment"])
-def test_examples_run(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"crfrnn.inference.interact.{name}"))
-    assert found.attempted > 0 and found.failed == 0
 
 
 def test_white_strokes_are_questioned_and_the_remedies_work() -> None:

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +22,6 @@ from crfrnn.models import FCN8s, LiteFPN, Preprocessing
 FLAG = flag()
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.mark.parametrize(
-    "name", [info.name for info in pkgutil.walk_packages(crfrnn.inference.__path__, "crfrnn.inference.")]
-)
-def test_examples_run(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 ALPHA = np.dstack([FLAG, np.full(FLAG.shape[:2], 255, np.uint8)])

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -162,9 +160,3 @@ def test_bad_calls_are_named() -> None:
         with pytest.raises(ValueError, match=f"^{named}"):
             replace(recipe_named("irn"), **change)
     assert isinstance(recipe_named(RECIPES["irn"]), Recipe)
-
-
-@pytest.mark.parametrize("name", ["labels", "recipes", "sources"])
-def test_examples_run(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"crfrnn.inference.pseudo.{name}"))
-    assert found.attempted > 0 and found.failed == 0

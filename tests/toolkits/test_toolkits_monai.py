@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import doctest
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import crfrnn.toolkits.monai
 from crfrnn import CRFRNN, Segmenter
 from crfrnn.inference import refine_volume
 from crfrnn.toolkits import from_monai
@@ -142,10 +140,6 @@ def test_networks_for_pictures_are_saved_and_loaded(
     assert type(again.network) is getattr(monai.networks.nets, name)
     assert segmenter(picture).shape == (1, 3, 37, 50)
     torch.testing.assert_close(again(picture), segmenter(picture), atol=1e-4, rtol=1e-4)
-
-
-def test_examples_run() -> None:
-    assert doctest.testmod(crfrnn.toolkits.monai).failed == 0
 
 
 def test_bad_calls_are_named() -> None:

@@ -16,7 +16,7 @@ from crfrnn.training.recipe_files import recipe_from, save_recipe
 from crfrnn.training.train import build_segmenter, train
 from toy_training import content, make, one_stage
 
-HERE = Path(__file__).resolve().parent
+HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 SCRIPT = """
 import sys
 import torch
@@ -39,7 +39,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     alone = train(one, tmp_path / "one", trainer={"accelerator": "cpu"})
     save_recipe(two, tmp_path / "two.yaml")
     (tmp_path / "run.py").write_text(SCRIPT)
-    path = os.pathsep.join([str(HERE), str(HERE.parent / "src")])
+    path = os.pathsep.join([str(HELPERS), str(HELPERS.parents[1] / "src")])
     subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "two.yaml"), str(tmp_path / "two")],
         check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},

@@ -83,7 +83,7 @@ def _span(seconds: float) -> str:
     """A time as people say it.
 
     >>> _span(7.2), _span(100), _span(7300)
-    ('7 s', '1 min 40 s', '2 h 2 min')
+    ('7 s', '1 min 40 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
