@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colour_network import colour_segmenter
-from crfrnn import Predictor, Segmenter
-from crfrnn.inference.bands import enlarge
-from crfrnn.inference.memory import Appetite, crf_appetite, tile_within, vertices_per_pixel
+from crfrnn import CRFRNN, Predictor, Segmenter
+from crfrnn.inference.enlarge import enlarge
+from crfrnn.inference.guide import Guide, shared_directions, vertices_per_pixel
+from crfrnn.inference.memory import crf_pixel, tile_within
 from crfrnn.inference.windows import windows
+from crfrnn.io import InMemory
+from crfrnn.models import Preprocessing
 
 PHOTOGRAPH = data.astronaut()[:288, :420]
 
@@ -92,6 +96,74 @@ def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
     assert (tiled.labels != whole.labels).mean() < 0.005
 
 
+class Bright(nn.Module):
+    """Logits of the brightness, pixel by pixel and so the same in every tile, with noise of the place."""
+
+    preprocessing = Preprocessing()
+
+    def __init__(self, noise: Tensor) -> None:
+        super().__init__()
+        self.noise, self.calls = noise, 0
+
+    def forward(self, picture: Tensor) -> Tensor:
+        self.calls += 1
+        index = picture[:, 2].long()  # the third band says which pixel it is, the two others are the picture
+        bright = picture[:, :2].sum(1) * 4 / 511
+        levels = torch.arange(4.0).reshape(1, 4, 1, 1) + 0.5
+        return 2 * (-((bright[:, None] - levels) ** 2)) + self.noise[index].permute(0, 3, 1, 2)
+
+
+def test_a_network_s_tiles_agree_with_the_whole_picture_as_given_scores_do() -> None:
+    """The tolerance of docs/big-pictures.md: one lattice, fading and overlap for both."""
+    network = Bright(torch.randn(256, 4, generator=torch.Generator().manual_seed(0)))
+    crf = CRFRNN(4, theta_alpha=15.0, theta_beta=6.0, theta_gamma=2.0)
+    whole = Predictor(Segmenter(network, crf))(PHOTOGRAPH, probabilities=True)
+    assert network.calls == 1  # the labels before the CRF come of the same run
+    tiled = Predictor(Segmenter(network, crf), tile=256)(PHOTOGRAPH, probabilities=True)
+    assert (whole.tiles, tiled.tiles, network.calls) == (1, 6, 7)
+    assert whole.probabilities is not None and tiled.probabilities is not None
+    assert np.abs(tiled.probabilities - whole.probabilities).mean() < 1e-4
+    assert (tiled.labels != whole.labels).mean() < 2e-4
+    np.testing.assert_array_equal(tiled.before, whole.before)
+    plain = Predictor(Segmenter(network, crf), use_crf=False)(PHOTOGRAPH)
+    np.testing.assert_array_equal(whole.before, plain.labels)
+    assert plain.changed == 0 and whole.changed == (whole.labels != plain.labels).mean() > 0.05
+
+
+def test_all_tiles_of_a_network_share_the_guide_s_principal_components() -> None:
+    network = Bright(torch.randn(256, 4, generator=torch.Generator().manual_seed(0)))
+    crf = CRFRNN(4, theta_alpha=15.0, theta_beta=6.0, theta_gamma=2.0, guide_components=2)
+    segmenter = Segmenter(network, crf)
+    tiled = Predictor(segmenter, tile=256)(PHOTOGRAPH, probabilities=True)
+    image = torch.from_numpy(PHOTOGRAPH).permute(2, 0, 1)
+    directions = shared_directions(crf.eval(), Guide(InMemory(image.numpy()), segmenter.guide))
+    with torch.no_grad():
+        unary = segmenter.unary(image[None])
+        whole = crf(unary, segmenter.guide(image[None]), guide_components=directions)[0].softmax(0).numpy()
+    assert tiled.probabilities is not None and np.abs(tiled.probabilities - whole).mean() < 1e-4
+    assert (tiled.labels != whole.argmax(0)).mean() < 2e-4
+
+
+@pytest.mark.parametrize("options", [{"tile": 256}, {"tile": 256, "use_crf": False}, {"memory": 4096}])
+def test_by_windows_gives_what_the_picture_in_memory_gives(options: dict[str, Any]) -> None:
+    segmenter, image = colour_segmenter(0.4), InMemory(PHOTOGRAPH.transpose(2, 0, 1))
+    expected = Predictor(segmenter, **options)(PHOTOGRAPH, probabilities=True)
+    labels, p = np.full(PHOTOGRAPH.shape[:2], -1), np.zeros((4, *PHOTOGRAPH.shape[:2]), np.float32)
+
+    def write(top: int, left: int, found: np.ndarray, q: np.ndarray, valid: object) -> None:
+        part = slice(top, top + found.shape[0]), slice(left, left + found.shape[1])
+        assert valid is None and (labels[part] == -1).all()
+        labels[part], p[:, part[0], part[1]] = found, q
+
+    done = Predictor(segmenter, **options).by_windows(image, write)
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_array_equal(p, expected.probabilities)
+    assert done.areas == expected.areas and done.changed == pytest.approx(expected.changed)
+    assert done.as_dict() == expected.as_dict()
+    with pytest.raises(ValueError, match="image: expected 3 channels"):
+        Predictor(segmenter).by_windows(InMemory(np.zeros((4, 9, 9), np.uint8)), write)
+
+
 @pytest.mark.parametrize("bands", [[9], [4, 5], [1, 1, 1, 6]])
 def test_rows_are_enlarged_in_pieces_as_in_one(bands: list[int]) -> None:
     small = torch.rand(3, 9, 7)
@@ -103,13 +175,13 @@ def test_rows_are_enlarged_in_pieces_as_in_one(bands: list[int]) -> None:
 
 
 def test_the_tile_follows_from_the_memory() -> None:
-    needs, size = Appetite(2000.0, 21), (1500, 2000)
-    sides = [tile_within(memory, size, needs, size) for memory in (300, 500, 1000, 100_000)]
+    size, needs = (1500, 2000), {"overlap": 128, "held": 60, "least": 256}
+    sides = [tile_within(memory, size, 2000.0, 42, **needs) for memory in (300, 500, 1000, 100_000)]
     assert sides == sorted(sides) and sides[0] >= 256 and sides[-1] >= 2000 > sides[2]
-    # The bytes of a tile are its pixels' and those of a row of tiles, within what was allowed.
-    assert 2000 * sides[1] ** 2 + 8 * 21 * sides[1] * 2000 < 450 * 2**20
+    # The bytes of a tile are its pixels' and those of the seams, within what was allowed.
+    assert 2000 * sides[1] ** 2 + 4 * 42 * 128 * 2000 < 440 * 2**20
     with pytest.raises(ValueError, match=r"^memory: expected at least \d+ MiB"):
-        tile_within(20, size, needs, size)
+        tile_within(20, size, 2000.0, 42, **needs)
 
 
 MEASURE = """
@@ -146,11 +218,11 @@ def test_a_picture_takes_no_more_memory_than_allowed() -> None:
 
 def test_rough_pictures_get_smaller_tiles() -> None:
     """Noise has a lattice vertex and more for every pixel, a flat picture next to none."""
-    segmenter = colour_segmenter()
-    flat = torch.full((3, 300, 300), 90, dtype=torch.uint8)
-    noise = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
-    few, many = (vertices_per_pixel(segmenter, image) for image in (flat, noise))
-    kernels = segmenter.crf.kernels(noise[None, :, :128, :128])  # pyright: ignore[reportOptionalMemberAccess]
+    crf = colour_segmenter().crf
+    assert crf is not None
+    flat = np.full((3, 300, 300), 90, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 300, 300), np.uint8)
+    few, many = (vertices_per_pixel(crf, Guide(InMemory(image), lambda p: p)) for image in (flat, noise))
+    kernels = crf.kernels(torch.from_numpy(noise)[None, :, :128, :128])
     assert few < 0.01 and many == pytest.approx(kernels[1].operator.num_vertices / 128**2, rel=0.05)
-    network = Appetite(100.0, 4)
-    assert crf_appetite(network, many).pixel > crf_appetite(network, few).pixel + 192 * (many - few) - 1
+    assert crf_pixel(4, many) > crf_pixel(4, few) + 225 * (many - few) - 1

@@ -199,7 +199,7 @@ def test_what_is_no_picture_is_refused(picture: Picture, error: type[Exception],
     [
         ({"iterations": -1}, ValueError), ({"iterations": 1.5}, TypeError), ({"long_side": 0}, ValueError),
         ({"tile": 4}, ValueError), ({"overlap": -1}, ValueError), ({"memory": 0}, ValueError),
-        ({"overlap": None}, TypeError),
+        ({"overlap": 1.5}, TypeError),
     ],
 )  # fmt: skip
 def test_numbers_out_of_range_are_named(options: dict[str, object], error: type[Exception]) -> None:

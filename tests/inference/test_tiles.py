@@ -15,7 +15,8 @@ from sklearn import datasets as samples
 
 from crfrnn import CRFRNN
 from crfrnn.inference import refine_tiles
-from crfrnn.inference.tile_memory import guide_directions, tile_within
+from crfrnn.inference.guide import Guide, shared_directions
+from crfrnn.inference.memory import crf_pixel, smallest, tile_within
 from crfrnn.io import InMemory, as_logits
 
 LABELS = 4
@@ -136,10 +137,17 @@ def test_refusals_name_the_argument(change: dict[str, Any], words: str) -> None:
 
 
 def test_a_larger_budget_gives_larger_tiles_and_never_more_than_it_says() -> None:
-    sides = [tile_within(m, (30_000, 30_000), 21, 174, vertices=2.0) for m in (2048, 4096, 8192)]
+    def side(memory: float, vertices: float, overlap: int) -> int:
+        needs = {"held": 128, "least": smallest(overlap), "most": 4096}
+        return tile_within(memory, (30_000, 30_000), crf_pixel(21, vertices), 21, overlap, **needs)
+
+    sides = [side(memory, 2.0, 174) for memory in (2048, 4096, 8192)]
     assert sides == sorted(set(sides)) and sides[0] >= 4 * 174
     with pytest.raises(ValueError, match="allow more, or a smaller overlap"):
-        tile_within(512, (30_000, 30_000), 21, 174, vertices=2.0)
+        side(512, 2.0, 174)
+    assert (side(2048, 1.5, 102), side(4096, 1.5, 102)) == (1184, 1760)  # docs/big-pictures.md
+    with pytest.raises(ValueError, match="expected at least 649 MiB"):
+        side(512, 1.5, 102)
 
 
 def test_scores_are_read_as_said() -> None:
@@ -203,7 +211,7 @@ def test_all_tiles_share_the_guide_s_principal_components() -> None:
     mix = np.random.default_rng(1).uniform(-1, 1, (13, 3))
     bands = np.einsum("cf,fhw->chw", mix, image.astype(np.float32)).astype(np.float32)
     crf = crf_of(guide_components=3)
-    directions = guide_directions(crf, InMemory(bands), InMemory(unary))
+    directions = shared_directions(crf, Guide(InMemory(bands), lambda piece: piece))
     assert directions is not None and directions.shape == (13, 3)
     sheet = Sheet(unary.shape)
     with warnings.catch_warnings():

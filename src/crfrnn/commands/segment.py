@@ -52,7 +52,10 @@ def segment(
     tile: Annotated[
         int | None, typer.Option("--tile", help="Side of the tiles, pixels, instead of --memory.")
     ] = None,
-    overlap: Annotated[int, typer.Option("--overlap", help="Pixels that neighbouring tiles share.")] = 128,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", help="Pixels that tiles share; by default 128, or 3 theta-alpha if more."),
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="NAME_overlay.png.")] = True,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
@@ -164,10 +167,9 @@ class _Work:
             raise ValueError("labels: expected at most 256 for a PNG, got more; use crfrnn.Predictor")
         record: dict[str, Any] = {"picture": path.name, "checkpoint": self.checkpoint, **found.as_dict()}
         if self.compare:
-            plain = self.predictor(image, use_crf=False).labels
-            record["changed"] = round(float((plain != found.labels).mean()), 6)
+            record["changed"] = round(found.changed, 6)
             picture = panel(
-                *shrunk(image, plain, found.labels, long_side=PANEL_SIDE),
+                *shrunk(image, found.before, found.labels, long_side=PANEL_SIDE),
                 names=found.class_names,
                 captions=CAPTIONS,
             )

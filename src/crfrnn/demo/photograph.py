@@ -38,7 +38,7 @@ def segment_photograph() -> Segmented:
     seconds = time.perf_counter() - begun
     picture = panel(
         image,
-        predictor(image, use_crf=False).labels,
+        found.before,
         found.labels,
         names=found.class_names,
         captions=("photograph", "network alone", "with the CRF", "difference"),

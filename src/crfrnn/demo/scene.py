@@ -17,7 +17,8 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.extras import install_line
-from crfrnn.inference.refine import Refined, refine
+from crfrnn.inference import Prediction
+from crfrnn.inference.refine import refine
 from crfrnn.plots import panel
 
 FREE = -1
@@ -42,7 +43,7 @@ class DemoResult:
     """The refined scene, the CRF that refined it, the panel picture and the seconds that the CRF took."""
 
     scene: Scene
-    refined: Refined
+    refined: Prediction
     crf: CRFRNN
     panel: Image.Image
     seconds: float

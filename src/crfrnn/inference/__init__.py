@@ -5,10 +5,9 @@ from crfrnn.inference.checkpoints import default_checkpoint as default_checkpoin
 from crfrnn.inference.checkpoints import packaged_checkpoints as packaged_checkpoints
 from crfrnn.inference.prediction import Area as Area
 from crfrnn.inference.prediction import Prediction as Prediction
+from crfrnn.inference.prediction import Tiling as Tiling
 from crfrnn.inference.predictor import Predictor as Predictor
-from crfrnn.inference.refine import Refined as Refined
 from crfrnn.inference.refine import refine as refine
-from crfrnn.inference.tiles import Tiling as Tiling
 from crfrnn.inference.tiles import refine_tiles as refine_tiles
 from crfrnn.inference.volume import VOLUME_PRESET as VOLUME_PRESET
 from crfrnn.inference.volume import refine_volume as refine_volume

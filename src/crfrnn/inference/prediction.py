@@ -1,25 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What a segmenter says about one picture."""
+"""What network and CRF make of one picture or volume."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class Area:
-    """How much of a picture one label takes.
-
-    Attributes:
-        label: its number.
-        name: of the checkpoint, or the number as text.
-        pixels: how many.
-        share: of all pixels, 0..1.
-    """
+class Area(NamedTuple):
+    """How much of a picture one label takes: its number, its name or number as text, pixels, share (0..1)."""
 
     label: int
     name: str
@@ -27,40 +19,64 @@ class Area:
     share: float
 
 
+def count_labels(labels: NDArray[Any], counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """How many pixels each label has, Int64[at least 256], added to earlier counts."""
+    counts = np.zeros(256, np.int64) if counts is None else counts
+    for band in np.array_split(labels, max(1, len(labels) // 256)):  # bincount widens its input
+        found = np.bincount(band.reshape(-1), minlength=len(counts))
+        counts = np.pad(counts, (0, len(found) - len(counts))) + found
+    return counts
+
+
+def areas_of(counts: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Area, ...]:
+    """The labels that occur, in order.
+
+    >>> [tuple(area) for area in areas_of(np.array([1, 0, 3]), ("sky", "sea", "sand"))]
+    [(0, 'sky', 1, 0.25), (2, 'sand', 3, 0.75)]
+    """
+    total = counts.sum()
+    return tuple(
+        Area(int(k), names[k] if k < len(names) else str(k), int(counts[k]), float(counts[k] / total))
+        for k in np.flatnonzero(counts)
+    )
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """The labels of one picture.
+    """The labels of one picture, or of one volume.
 
     Attributes:
-        labels: UInt8[H, W] (Int32 beyond 256 labels), the likeliest label; ties go to the lower one.
-        probabilities: Float32[L, H, W], sum 1 over the labels; None unless asked for.
+        labels: Int[H, W] or Int[X, Y, Z], the likeliest label after the CRF; ties go to the lower one.
+            UInt8 from `Predictor` (Int32 beyond 256 labels), Int64 elsewhere.
+        before: of the same form, the labels before the CRF: the network's, or the unary's.
+        probabilities: Float32[L, …], the marginals, sum 1 over the labels; of `Predictor` None unless asked.
         class_names: one per label, or none.
         crf: whether the CRF took part.
         tiles: how many pieces the picture was cut into; 1 = none.
     """
 
     labels: NDArray[Any]
-    probabilities: NDArray[np.float32] | None
-    class_names: tuple[str, ...]
-    crf: bool
+    before: NDArray[Any]
+    probabilities: NDArray[np.float32] | Any  # None only where callers did not ask for them
+    class_names: tuple[str, ...] = ()
+    crf: bool = True
     tiles: int = 1
+
+    @property
+    def changed(self) -> float:
+        """The share of pixels whose label the CRF, or a clamp, changed."""
+        return float((self.before != self.labels).mean())
 
     @property
     def areas(self) -> tuple[Area, ...]:
         """The labels that occur, in order.
 
-        >>> found = Prediction(np.array([[0, 2], [2, 2]], np.uint8), None, ("sky", "sea", "sand"), True)
-        >>> [(area.name, area.pixels, area.share) for area in found.areas]
-        [('sky', 1, 0.25), ('sand', 3, 0.75)]
+        >>> labels = np.array([[0, 2], [2, 2]], np.uint8)
+        >>> found = Prediction(labels, labels, None, ("sky", "sea", "sand"))
+        >>> [(area.name, area.pixels) for area in found.areas]
+        [('sky', 1), ('sand', 3)]
         """
-        counts = np.zeros(256, np.int64)
-        for band in np.array_split(self.labels, max(1, len(self.labels) // 256)):  # bincount widens its input
-            found = np.bincount(band.reshape(-1), minlength=len(counts))
-            counts = np.pad(counts, (0, len(found) - len(counts))) + found
-        return tuple(
-            Area(int(k), self.name(int(k)), int(counts[k]), float(counts[k] / self.labels.size))
-            for k in np.flatnonzero(counts)
-        )
+        return areas_of(count_labels(self.labels), self.class_names)
 
     def name(self, label: int) -> str:
         """The name of a label, or its number."""
@@ -69,13 +85,47 @@ class Prediction:
     def as_dict(self) -> dict[str, Any]:
         """Size, areas and how they came about, as JSON holds it."""
         height, width = self.labels.shape
-        return {
-            "width": width,
-            "height": height,
-            "crf": self.crf,
-            "tiles": self.tiles,
-            "areas": [
-                {"label": a.label, "name": a.name, "pixels": a.pixels, "share": round(a.share, 6)}
-                for a in self.areas
-            ],
-        }
+        return as_record((height, width), self.crf, self.tiles, self.areas)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A picture that was read and written by windows; the labels are where they were written.
+
+    Attributes:
+        size: rows and columns.
+        tiles, side, overlap: how it was cut: how many, side of a tile and overlap in pixels.
+        counts: Int64[…], pixels with data of each label.
+        changed: the share of the pixels with data whose label the CRF changed.
+        class_names: one per label, or none.
+        crf: whether the CRF took part.
+    """
+
+    size: tuple[int, int]
+    tiles: int
+    side: int
+    overlap: int
+    counts: NDArray[np.int64]
+    changed: float
+    class_names: tuple[str, ...] = ()
+    crf: bool = True
+
+    @property
+    def areas(self) -> tuple[Area, ...]:
+        """The labels that occur, in order."""
+        return areas_of(self.counts, self.class_names)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Size, areas and how they came about, as JSON holds it."""
+        return as_record(self.size, self.crf, self.tiles, self.areas)
+
+
+def as_record(size: tuple[int, int], crf: bool, tiles: int, areas: tuple[Area, ...]) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "width": size[1],
+        "height": size[0],
+        "crf": crf,
+        "tiles": tiles,
+        "areas": [{**area._asdict(), "share": round(area.share, 6)} for area in areas],
+    }

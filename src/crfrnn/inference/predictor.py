@@ -1,32 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""`Predictor`: picture in, label map out, with the CRF or without, in tiles where memory asks for them."""
+"""`Predictor`: picture in, label map out, with the CRF or without, in tiles if memory requires them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf.binary import for_two_labels, label_names, two_labels
-from crfrnn.inference.bands import Bands, check_clamp, collect, enlarge, shrink, shrink_clamp
 from crfrnn.inference.checkpoints import default_checkpoint
+from crfrnn.inference.enlarge import bands, check_clamp, collect, enlarge, shrink, shrink_clamp
+from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertices_per_pixel
 from crfrnn.inference.memory import (
     AMPLE,
+    FILES,
+    KEPT,
     MIB,
-    Appetite,
-    corner,
-    crf_appetite,
-    network_appetite,
+    PROBE,
+    SMALLEST,
+    Network,
+    crf_pixel,
+    measured,
     tile_within,
-    vertices_per_pixel,
 )
 from crfrnn.inference.pictures import Picture, picture_tensor
-from crfrnn.inference.prediction import Prediction
-from crfrnn.inference.windows import windows
+from crfrnn.inference.prediction import Prediction, Tiling
+from crfrnn.inference.tiles import LARGEST, Progress, Write, deliver, reach, without_data
+from crfrnn.inference.windows import Tile, Window, faded, windows
 from crfrnn.io.files import PathLike
+from crfrnn.io.rectangles import InMemory, Source
 from crfrnn.models import Segmenter
+
+OVERLAP = 128  # pixels that tiles share for a network
 
 
 class Predictor:
@@ -35,18 +44,19 @@ class Predictor:
     ``labels = argmax_l p_l`` with ``p = softmax(crf(U, I))``, ``U = network(I)``; a network of one channel
     gives the labels 0 and 1 of ``p = [1 - sigmoid(x), sigmoid(x)]``. A picture that takes more
     than `memory` is cut into overlapping tiles, network and CRF run on each, and the tiles' p are faded into
-    each other: a weighted mean whose weights sum to 1.
+    each other: a weighted mean whose weights sum to 1. All tiles use one lattice, that of the whole picture.
 
     Args:
         segmenter: is put into evaluation mode, and stays on its device.
-        use_crf: False leaves the network's own labels, to compare.
+        use_crf: False leaves the network's own labels.
         iterations: of the CRF; None takes its own.
         long_side: in pixels; larger pictures are segmented at this size and p is enlarged again (bilinear).
-            A network knows things at the size at which it was trained, so large photographs gain by it.
+            A network recognises things at the size at which it was trained, so large photographs gain by it.
         memory: MiB that one picture may take, beside the weights and the probabilities that are returned:
             an estimate from the network's largest layer and the CRF's vertices, made on pieces of it.
         tile: side of the tiles in pixels; None derives it from `memory`.
-        overlap: pixels that neighbouring tiles share, at most a quarter of a tile.
+        overlap: pixels that neighbouring tiles share, at most a quarter of a tile; None takes 128, or 3 θ_α
+            of a CRF where that is more.
 
     Raises:
         TypeError: not a `Segmenter`, or numbers of another kind.
@@ -71,7 +81,7 @@ class Predictor:
         long_side: int | None = None,
         memory: float = 2048,
         tile: int | None = None,
-        overlap: int = 128,
+        overlap: int | None = None,
     ) -> None:
         if not isinstance(segmenter, Segmenter):
             raise TypeError(
@@ -82,7 +92,7 @@ class Predictor:
             ("iterations", iterations, 0), ("long_side", long_side, 1), ("tile", tile, 8),
             ("overlap", overlap, 0),
         ):  # fmt: skip
-            if value is None and name != "overlap":
+            if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name}: expected a whole number, got {value!r}")
@@ -97,7 +107,7 @@ class Predictor:
         self.segmenter = segmenter.eval()
         self.use_crf, self.iterations, self.long_side = bool(use_crf), iterations, long_side
         self.memory, self.tile, self.overlap = memory, tile, overlap
-        self._appetites: dict[torch.Size, Appetite] = {}
+        self._measured: dict[torch.Size, Network] = {}
 
     @classmethod
     def from_pretrained(
@@ -144,7 +154,7 @@ class Predictor:
         image = picture_tensor(picture)
         height, width = image.shape[1:]
         held = check_clamp(clamp, height, width)
-        crf = (self.use_crf if use_crf is None else bool(use_crf)) and self.segmenter.crf is not None
+        crf = self._refines(use_crf)
         long_side = max(height, width)
         small = self.long_side is not None and long_side > self.long_side
         work, kept = image, held
@@ -153,72 +163,157 @@ class Predictor:
             size = max(1, round(height * share)), max(1, round(width * share))
             work = shrink(image, size)
             kept = None if held is None else shrink_clamp(held, size)
-        side = self.tile or self._side(work, crf, (height, width))
-        bands, tiles = self._tiles(work, kept, crf, side)
+        guide = Guide(InMemory(work.cpu().numpy()), self._prepare)
+        overlap = self._overlap(crf)
+        side = self.tile
+        if side is None:
+            picture_held = KEPT + (8 * height * width + 3 * work[0].numel()) / MIB
+            side = self._side(guide, crf, overlap, picture_held, "a shorter long_side")
+        rows, columns = (windows(n, side, overlap) for n in guide.size)
+        pieces = self._pieces(guide, rows, columns, crf, kept)
+        found = ((top, left, torch.from_numpy(tile.values)) for top, left, tile in pieces)
         if small:
-            bands = enlarge(bands, work.shape[1], height, width)
-        labels, kept_probabilities = collect(bands, height, width, held, probabilities)
-        return Prediction(labels, kept_probabilities, label_names(self.segmenter.class_names), crf, tiles)
+            large = enlarge(bands(found, work.shape[2]), work.shape[1], height, width)
+            found = ((top, 0, band) for top, band in large)
+        labels, before, p = collect(found, height, width, halves=crf, clamp=held, keep=probabilities)
+        return Prediction(labels, before, p, self._names, crf, len(rows) * len(columns))
 
-    def _side(self, image: Tensor, crf: bool, whole: tuple[int, int]) -> int:
+    @torch.no_grad()
+    def by_windows(self, image: Source, write: Write, *, progress: Progress | None = None) -> Tiling:
+        """Segment a picture that is never held whole, such as a `crfrnn.io.Raster`, at its own resolution.
+
+        Pixels without data take no part: the network sees its mean colour there, and the CRF nothing.
+
+        Args:
+            image: numbers in 0..255 [3, H, W]: red, green, blue.
+            write: called with top, left, labels, probabilities and where there is data, once for every pixel,
+                in order, such as the `write` of a `crfrnn.io.LabelRaster`.
+            progress: called with tiles done and tiles in all.
+
+        Raises:
+            ValueError: another number of channels, NaN or infinity where there is data, a `memory` too small
+                for one tile.
+
+        >>> from crfrnn import CRFRNN
+        >>> from crfrnn.io import InMemory
+        >>> predictor = Predictor(Segmenter(torch.nn.Conv2d(3, 2, 1), CRFRNN(2, theta_alpha=5.0)), tile=128)
+        >>> done = np.zeros((90, 200), np.int64)
+        >>> def keep(top, left, labels, p, valid):
+        ...     done[top : top + len(labels), left : left + labels.shape[1]] = labels + 1
+        >>> predictor.by_windows(InMemory(np.zeros((3, 90, 200), np.uint8)), keep).tiles, int(done.min() > 0)
+        (2, 1)
+        """
+        if image.shape[0] != 3 or 0 in image.shape:
+            raise ValueError(f"image: expected 3 channels, R, G, B, of some pixels, got {image.shape}")
+        crf, guide = self._refines(), Guide(image, self._prepare)
+        overlap = self._overlap(crf)
+        side = self.tile or self._side(guide, crf, overlap, KEPT + FILES, "a smaller overlap", LARGEST)
+        rows, columns = (windows(n, side, overlap) for n in guide.size)
+        total = len(rows) * len(columns)
+        pieces = self._pieces(guide, rows, columns, crf, None)
+        if crf:
+            halved = ((top, left, _with_labels_before(tile)) for top, left, tile in pieces)
+        else:
+            halved = ((top, left, tile._replace(before=tile.values.argmax(0))) for top, left, tile in pieces)
+        counts, changed = deliver(halved, write, total, progress)
+        return Tiling(guide.size, total, side, overlap, counts, changed, self._names, crf)
+
+    @property
+    def num_labels(self) -> int:
+        """Of the label maps; of a network alone as it shows on a piece of a picture."""
+        if self.segmenter.crf is not None:
+            return for_two_labels(self.segmenter.crf).num_labels
+        return self._network(torch.zeros(1, 3, PROBE, PROBE, dtype=torch.uint8)).labels
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return label_names(self.segmenter.class_names)
+
+    def _refines(self, use_crf: bool | None = None) -> bool:
+        return (self.use_crf if use_crf is None else bool(use_crf)) and self.segmenter.crf is not None
+
+    def _overlap(self, crf: bool) -> int:
+        if self.overlap is not None:
+            return self.overlap
+        return max(OVERLAP, reach(self.segmenter.crf)) if crf and self.segmenter.crf is not None else OVERLAP
+
+    def _side(
+        self, guide: Guide, crf: bool, overlap: int, held: float, remedy: str, most: int | None = None
+    ) -> int:
         """The side of a tile that fits into the memory."""
-        height, width = image.shape[1:]
+        height, width = guide.size
         if AMPLE * height * width <= self.memory * MIB:
             return max(height, width)
-        piece = corner(image)
-        if piece.shape not in self._appetites:
-            self._appetites[piece.shape] = network_appetite(self.segmenter, self._to_device(piece))
-        needs = self._appetites[piece.shape]
-        if crf:
-            needs = crf_appetite(needs, vertices_per_pixel(self.segmenter, self._to_device(image)))
-        return tile_within(self.memory, (height, width), needs, whole)
+        corner = slice(0, min(PROBE, height)), slice(0, min(PROBE, width))
+        pixel, labels = self._network(guide.piece(*corner, guide.valid(*corner)))
+        if crf and self.segmenter.crf is not None:
+            vertices = vertices_per_pixel(self.segmenter.crf, guide)
+            pixel = max(pixel, crf_pixel(labels, vertices) + 8 * labels)  # the labels before it fade, too
+        return tile_within(
+            self.memory, (height, width), pixel, (1 + crf) * labels, overlap, held=held, least=SMALLEST,
+            most=most, remedy=remedy,
+        )  # fmt: skip
 
-    def _tiles(self, image: Tensor, clamp: Tensor | None, crf: bool, side: int) -> tuple[Bands, int]:
-        height, width = image.shape[1:]
-        rows, columns = windows(height, side, self.overlap), windows(width, side, self.overlap)
+    def _network(self, piece: Tensor) -> Network:
+        if piece.shape not in self._measured:
+            self._measured[piece.shape] = measured(self.segmenter, self._to_device(piece))
+        return self._measured[piece.shape]
 
-        def bands() -> Bands:
-            carried: Tensor | None = None
-            for i, row in enumerate(rows):
-                band: Tensor | None = None
-                for column in columns:
-                    part = slice(row.start, row.stop), slice(column.start, column.stop)
-                    held = None if clamp is None else clamp[part]
-                    p = self._probabilities(image[:, part[0], part[1]], held, crf)
-                    if len(rows) == len(columns) == 1:
-                        yield 0, p
-                        return
-                    if band is None:
-                        band = p.new_zeros(p.shape[0], p.shape[1], width)
-                    p *= torch.from_numpy(row.weights[:, None] * column.weights)
-                    band[:, :, part[1]] += p
-                assert band is not None
-                if carried is not None:
-                    band[:, : carried.shape[1]] += carried
-                done = (rows[i + 1].start if i + 1 < len(rows) else row.stop) - row.start
-                carried = band[:, done:].clone()
-                yield row.start, band[:, :done]
+    def _pieces(
+        self, guide: Guide, rows: list[Window], columns: list[Window], crf: bool, clamp: Tensor | None
+    ) -> Iterator[tuple[int, int, Tile]]:
+        """Finished rectangles; their values are the marginals, with a CRF followed by the network's own."""
+        layer = self.segmenter.crf if crf else None
+        tiled = len(rows) * len(columns) > 1
+        directions = None
+        if layer is not None and tiled:
+            directions = shared_directions(layer, guide)
+            check_unit(layer, guide)
 
-        return bands(), len(rows) * len(columns)
-
-    def _probabilities(self, image: Tensor, clamp: Tensor | None, crf: bool) -> Tensor:
-        """Float32[L, h, w] on the CPU, of one tile."""
-        batch = self._to_device(image)[None]
-        if crf:
-            held = None if clamp is None else clamp.to(batch.device)[None]
-            logits = self.segmenter(batch, clamp=held, iterations=self.iterations)
-        else:
-            logits = self.segmenter.unary(batch)
-        p = two_labels(logits[0].float()).softmax(0).cpu()
-        if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
-            raise ValueError(
-                "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "
-                "or were trained until they diverged"
+        def infer(y: slice, x: slice) -> Tile:
+            valid = guide.valid(y, x)
+            if valid is not None and not valid.any():
+                return without_data((1 + crf) * self.num_labels, valid)
+            batch = self._to_device(guide.piece(y, x, valid))
+            mask = None if valid is None else torch.from_numpy(valid)[None].to(batch.device)
+            unary = self.segmenter.unary(batch, mask)
+            p = _probabilities(unary)
+            if layer is None:
+                return Tile(p, None, valid)
+            logits = layer(
+                unary,
+                self.segmenter.guide(batch),
+                mask=mask,
+                clamp=None if clamp is None else clamp[y, x].to(batch.device)[None],
+                iterations=self.iterations,
+                origin=(y.start, x.start) if tiled else None,
+                guide_components=directions,
             )
-        return p
+            return Tile(np.concatenate([_probabilities(logits), p]), None, valid)
+
+        return faded(rows, columns, infer)
+
+    def _prepare(self, piece: Tensor) -> Tensor:
+        return self.segmenter.guide(self._to_device(piece))
 
     def _to_device(self, image: Tensor) -> Tensor:
         first = next(self.segmenter.parameters(), image)
         if first.dtype == torch.float64:
             return image.to(first.device, torch.float64)
         return image.to(first.device, image.dtype if image.dtype == torch.uint8 else torch.float32)
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float32]:
+    """Float32[L, h, w] of logits [1, L, h, w]."""
+    p = two_labels(logits[0].float()).softmax(0).cpu()
+    if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
+        raise ValueError(
+            "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "
+            "or were trained until they diverged"
+        )
+    return p.numpy()
+
+
+def _with_labels_before(tile: Tile) -> Tile:
+    marginals, network = np.split(tile.values, 2)
+    return tile._replace(values=marginals, before=network.argmax(0))

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,26 +10,7 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels, two_labels
-
-
-@dataclass(frozen=True)
-class Refined:
-    """What the CRF makes of one picture.
-
-    Attributes:
-        before: Int64[H, W], the labels of the unary alone.
-        labels: Int64[H, W], the labels after the CRF; ties go to the lower label.
-        probabilities: Float32[L, H, W], the marginals.
-    """
-
-    before: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-
-    @property
-    def changed(self) -> float:
-        """The share of pixels whose label changed."""
-        return float((self.before != self.labels).mean())
+from crfrnn.inference.prediction import Prediction
 
 
 @torch.no_grad()
@@ -42,7 +21,7 @@ def refine(
     *,
     clamp: Tensor | None = None,
     iterations: int | None = None,
-) -> Refined:
+) -> Prediction:
     """Refine the labels of one picture along its edges.
 
     ``labels = argmax_l x_l`` with ``x = crf(unary, image)``, ``probabilities = softmax(x)``.
@@ -54,6 +33,9 @@ def refine(
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
         clamp: Int[H, W], known labels, -1 = free.
         iterations: T; None takes the layer's own.
+
+    Returns:
+        `Prediction` with labels Int64[H, W] before and after the CRF, and the marginals Float32[L, H, W].
 
     Raises:
         ValueError: sizes or label counts that do not fit, NaN or infinity.
@@ -79,7 +61,7 @@ def refine(
     unary, crf = two_labels(unary), for_two_labels(crf)
     held = None if clamp is None else clamp[None]
     logits = crf(unary[None], picture[None], clamp=held, iterations=iterations)[0]
-    return Refined(unary.argmax(0).numpy(), logits.argmax(0).numpy(), logits.float().softmax(0).numpy())
+    return Prediction(logits.argmax(0).numpy(), unary.argmax(0).numpy(), logits.float().softmax(0).numpy())
 
 
 def _form(value: object) -> str:

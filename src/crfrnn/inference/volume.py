@@ -15,7 +15,7 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.crf.presets import Preset
-from crfrnn.inference.refine import Refined
+from crfrnn.inference.prediction import Prediction
 from crfrnn.io.volume_unaries import AXES, label_unary, score_unary
 
 Length = float | Sequence[float]
@@ -43,7 +43,7 @@ def refine_volume(
     rescale: bool = True,
     mask: NDArray[np.bool_] | None = None,
     **settings: Any,
-) -> Refined:
+) -> Prediction:
     """Refine the labels of a volume, or of a video as (t, y, x), along the edges of its guide.
 
     ``k(i, j) = exp(-½ Σ_a (s_a (p_i - p_j)_a / θ_α)² - ½ Σ_c ((I_i - I_j)_c / θ_β)²)``, s the spacing, and
@@ -72,7 +72,7 @@ def refine_volume(
         settings: any other argument of `CRFRNN`, such as ``quality="high"``.
 
     Returns:
-        `Refined` with labels Int64[X, Y, Z] and probabilities Float32[L, X, Y, Z], for "labels" in the
+        `Prediction` with labels Int64[X, Y, Z] and probabilities Float32[L, X, Y, Z], for "labels" in the
         order of their numbers.
 
     Raises:
@@ -115,7 +115,7 @@ def refine_volume(
     before, after = unary.argmax(0).numpy(), logits.argmax(0).numpy()
     if numbers is not None:
         before, after = numbers[before], numbers[after]
-    return Refined(before, after, logits.float().softmax(0).numpy())
+    return Prediction(after, before, logits.float().softmax(0).numpy())
 
 
 def to_display_range(guide: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Overlapping windows along one axis, and weights that fade one into the next."""
+"""Overlapping windows over a picture, and results that fade from one into the next."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 # a tile where they lie in the whole picture.
 ALIGN = 32
 SMALLEST_ALIGNED = 8 * ALIGN
+MARGIN = 0.4  # of the shared pixels, left to either tile alone: beside its edge a tile sees too little
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,30 @@ class Window:
     weights: NDArray[np.float32]
 
 
+class Tile(NamedTuple):
+    """What is known of a rectangle: `values` fade into those of its neighbours, the rest is the same in all.
+
+    values: Float32[C, h, w]; before: Int[h, w] or None; valid: Bool[h, w], True where there is data, or None.
+    """
+
+    values: NDArray[np.float32]
+    before: NDArray[Any] | None = None
+    valid: NDArray[np.bool_] | None = None
+
+
 def windows(length: int, tile: int, overlap: int) -> list[Window]:
     """Cover 0..length-1 with the fewest windows of at most `tile` pixels, all of one size, evenly spread.
 
     Neighbours share at least `overlap` pixels (no more than a quarter of `tile` is asked for). Of the shared
-    pixels the first quarter is left to the one window, the last quarter to the other, since a network sees
-    too little beside the edge of its tile; between, the weights go from one to the other in a straight line.
+    pixels the first two fifths are left to the one window, the last two fifths to the other, since a network
+    and a CRF see too little beside the edge of their tile; between, the weights change in a straight line.
 
     Args: length, tile ≥ 1; overlap ≥ 0; all in pixels.
 
     >>> [(w.start, w.stop) for w in windows(1000, 512, 64)]
     [(0, 392), (288, 680), (608, 1000)]
-    >>> windows(20, 16, 4)[1].weights[:6].tolist()
-    [0.0, 0.25, 0.75, 1.0, 1.0, 1.0]
+    >>> windows(27, 16, 4)[1].weights[:6].tolist()
+    [0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
     """
     if length <= tile:
         return [Window(0, length, np.ones(length, np.float32))]
@@ -65,6 +79,45 @@ def windows(length: int, tile: int, overlap: int) -> list[Window]:
     return found
 
 
+def faded(
+    rows: list[Window], columns: list[Window], infer: Callable[[slice, slice], Tile]
+) -> Iterator[tuple[int, int, Tile]]:
+    """Top, left and content of every finished rectangle, in order; each pixel comes once.
+
+    ``values = Σ_t w_t values_t`` with ``Σ_t w_t = 1``. Held are one tile, and what its row reaches into the
+    next one.
+
+    Args: rows, columns, of `windows`; infer, called once for each tile.
+    """
+    width = columns[-1].stop
+    above: NDArray[np.float32] | None = None  # weighted values where the row before reaches into this one
+    for i, row in enumerate(rows):
+        high = _own(rows, i)
+        below: NDArray[np.float32] | None = None
+        beside: NDArray[np.float32] | None = None
+        for j, column in enumerate(columns):
+            wide = _own(columns, j)
+            tile = infer(slice(row.start, row.stop), slice(column.start, column.stop))
+            if len(rows) == len(columns) == 1:
+                yield 0, 0, tile
+                return
+            p = tile.values
+            p *= row.weights[:, None] * column.weights
+            if beside is not None:
+                p[:, :, : beside.shape[2]] += beside
+            beside = p[:, :, wide:].copy()
+            p = p[:, :, :wide]
+            if above is not None:
+                p[:, : above.shape[1]] += above[:, :, column.start : column.start + wide]
+            if high < p.shape[1]:
+                if below is None:
+                    below = np.empty((len(p), p.shape[1] - high, width), np.float32)
+                below[:, :, column.start : column.start + wide] = p[:, high:]
+            exact = (None if part is None else part[:high, :wide] for part in (tile.before, tile.valid))
+            yield row.start, column.start, Tile(p[:, :high], *exact)
+        above = below
+
+
 def _count(length: int, size: int, shared: int, align: int) -> int:
     """How many windows of this size it takes; 0 where they are too small to get on."""
     step = (size - shared) // align * align
@@ -72,6 +125,11 @@ def _count(length: int, size: int, shared: int, align: int) -> int:
 
 
 def _ramp(length: int) -> NDArray[np.float32]:
-    margin = length // 4
-    places = np.arange(length, dtype=np.float32) + 0.5 - margin
-    return np.clip(places / max(length - 2 * margin, 1), 0, 1).astype(np.float32)
+    span = max((1 - 2 * MARGIN) * length, 1)
+    places = np.arange(length, dtype=np.float32) + 0.5 - (length - span) / 2
+    return np.clip(places / span, 0, 1).astype(np.float32)
+
+
+def _own(found: list[Window], i: int) -> int:
+    """How many pixels of a window no later one touches."""
+    return (found[i + 1].start if i + 1 < len(found) else found[i].stop) - found[i].start

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
 from crfrnn.inference.interact.mixture import Mixture
-from crfrnn.inference.refine import Refined, refine
+from crfrnn.inference.prediction import Prediction
+from crfrnn.inference.refine import refine
 from crfrnn.io.images import picture_and_map
 from crfrnn.io.palette import VOID, only_white
 from crfrnn.io.scribbles import FREE
@@ -51,7 +52,7 @@ def segment_scribbles(
     components: int = 5,
     rounds: int = 1,
     crf: CRFRNN | None = None,
-) -> Refined:
+) -> Prediction:
     """Labels of a picture from scribbles that show some pixels of every label.
 
     Each label's colours are a mixture of Gaussians fitted to its scribbled pixels; its log-density is the
@@ -67,7 +68,8 @@ def segment_scribbles(
         crf: the layer; None takes `default_crf`.
 
     Returns:
-        `Refined`: the labels by colour alone, those after the CRF (scribbled pixels keep theirs), marginals.
+        `Prediction`: the labels by colour alone (`before`), those after the CRF, in which scribbled pixels
+        keep theirs, and the marginals.
 
     Raises:
         ValueError: other shapes, labels out of range, a label without scribbles.
@@ -99,7 +101,7 @@ def segment_seeds(
     components: int = 2,
     rounds: int = 1,
     crf: CRFRNN | None = None,
-) -> Refined:
+) -> Prediction:
     """Labels of a picture from points: (x, y, label) each, a disk of `radius` pixels around it is held.
 
     Where disks of different labels meet, the later seed rules. The rest is `segment_scribbles`.
@@ -135,7 +137,7 @@ def segment_box(
     components: int = 5,
     rounds: int = 5,
     crf: CRFRNN | None = None,
-) -> Refined:
+) -> Prediction:
     """The object in a box: 1 where it is, 0 elsewhere; everything outside the box is held at 0.
 
     The colours of the outside are known; those of the object are learnt from what the CRF leaves of the
@@ -148,7 +150,7 @@ def segment_box(
         components, rounds, crf: as in `segment_scribbles`.
 
     Returns:
-        `Refined` with two labels. An object that its colours do not tell from the outside may vanish.
+        `Prediction` with two labels. An object that its colours do not tell from the outside may vanish.
 
     Raises:
         ValueError: a box that is empty, leaves the picture or covers it; other shapes.
@@ -191,14 +193,14 @@ def _segment(
     components: int,
     rounds: int,
     crf: CRFRNN | None,
-) -> Refined:
+) -> Prediction:
     """`held` is clamped; the colours are learnt from `shown`, later from the labels found."""
     if rounds < 1:
         raise ValueError(f"rounds: expected at least 1, got {rounds}")
     layer = default_crf(count, held.shape) if crf is None else crf
     colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3)).float()
     clamp = torch.from_numpy(held)
-    found: Refined | None = None
+    found: Prediction | None = None
     for _ in range(rounds):
         labels = torch.from_numpy(shown.reshape(-1))
         unary = [

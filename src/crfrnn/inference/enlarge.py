@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Probabilities a few rows at a time, so that a large picture never has all of them in memory at once."""
+"""From a picture to the size at which it is segmented and back, never with all probabilities in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,41 +12,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Bands = Iterator[tuple[int, Tensor]]  # first row, probabilities Float32[L, rows, W]
+Rectangles = Iterable[tuple[int, int, Tensor]]  # top, left, probabilities Float32[C, h, w]
+Bands = Iterator[tuple[int, Tensor]]  # first row, probabilities Float32[C, rows, W]
 NUMBERS = 2**21  # that are worked on at a time: 8 MiB as float32
 
 
 def collect(
-    bands: Bands, height: int, width: int, clamp: Tensor | None, keep: bool
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    """Labels and, if kept, probabilities of the whole picture; clamped pixels hold their label."""
-    labels: NDArray[Any] | None = None
+    found: Rectangles, height: int, width: int, *, halves: bool, clamp: Tensor | None, keep: bool
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32] | None]:
+    """Labels, labels before the CRF and, if kept, probabilities of the whole picture.
+
+    Args:
+        halves: the first half of the channels are the marginals, the second half the probabilities before
+            the CRF; False: there was no CRF.
+        clamp: labels that pixels keep, but not before the CRF.
+    """
+    out: tuple[NDArray[Any], NDArray[Any]] | None = None
     whole: NDArray[np.float32] | None = None
-    for start, band in bands:
-        count = band.shape[0]
-        if labels is None:
-            labels = np.empty((height, width), np.uint8 if count <= 256 else np.int32)
+    for first, left, rectangle in found:
+        count = len(rectangle) // 2 if halves else len(rectangle)
+        if out is None:
+            dtype = np.uint8 if count <= 256 else np.int32
+            out = np.empty((height, width), dtype), np.empty((height, width), dtype)
             whole = np.empty((count, height, width), np.float32) if keep else None
             if clamp is not None and int(clamp.max()) >= count:
                 raise ValueError(
                     f"clamp: expected labels 0..{count - 1}, or -1 for free, got {int(clamp.max())}"
                 )
-        step = _rows(count, width)
-        for top in range(0, band.shape[1], step):
-            part = band[:, top : top + step]
-            rows = slice(start + top, start + top + part.shape[1])
-            best = part.max(0).indices  # the first of equal ones, as argmax, in a third of its time
+        columns = slice(left, left + rectangle.shape[2])
+        step = max(1, NUMBERS // (len(rectangle) * rectangle.shape[2]))
+        for top in range(0, rectangle.shape[1], step):
+            part = rectangle[:, top : top + step]
+            place = slice(first + top, first + top + part.shape[1]), columns
+            p = part[:count]
+            best = p.max(0).indices  # the first of equal ones, as argmax, in a third of its time
+            out[1][place] = (part[count:].max(0).indices if halves else best).numpy()
             if clamp is not None:
-                known = clamp[rows] >= 0
-                best = torch.where(known, clamp[rows], best)
+                known = clamp[place] >= 0
+                best = torch.where(known, clamp[place], best)
                 if whole is not None:
-                    sure = F.one_hot(best, count).permute(2, 0, 1).to(part.dtype)
-                    part = torch.where(known, sure, part)
-            labels[rows] = best.numpy()
+                    p = torch.where(known, F.one_hot(best, count).permute(2, 0, 1).to(p.dtype), p)
+            out[0][place] = best.numpy()
             if whole is not None:
-                whole[:, rows] = part.numpy()
-    assert labels is not None
-    return labels, whole
+                whole[:, place[0], columns] = p.numpy()
+    assert out is not None
+    return *out, whole
+
+
+def bands(found: Rectangles, width: int) -> Bands:
+    """Rectangles, in order, put together to rows of the whole width."""
+    band: Tensor | None = None
+    for top, left, part in found:
+        if part.shape[2] == width:
+            yield top, part
+            continue
+        if left == 0 or band is None:
+            band = part.new_empty(len(part), part.shape[1], width)
+        band[:, :, left : left + part.shape[2]] = part
+        if left + part.shape[2] == width:
+            yield top, band
 
 
 def enlarge(bands: Bands, count: int, height: int, width: int) -> Bands:
@@ -59,7 +83,7 @@ def enlarge(bands: Bands, count: int, height: int, width: int) -> Bands:
     for start, band in bands:
         held = band if held is None else torch.cat([held, band], 1)
         ready = int(torch.searchsorted(lower, start + band.shape[1]))
-        step = _rows(len(band), width)
+        step = max(1, NUMBERS // (len(band) * width))
         for top in range(done, ready, step):
             rows = slice(top, min(top + step, ready))
             part = torch.lerp(held[:, upper[rows] - first], held[:, lower[rows] - first], share[rows])
@@ -68,10 +92,6 @@ def enlarge(bands: Bands, count: int, height: int, width: int) -> Bands:
         done = ready
         if done < height:
             held, first = held[:, int(upper[done]) - first :], int(upper[done])
-
-
-def _rows(labels: int, width: int) -> int:
-    return max(1, NUMBERS // (labels * width))
 
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
