@@ -18,12 +18,12 @@ from crfrnn.commands.experiment import (
     TrainIterations,
     ValPictures,
     counts,
-    experiments,
     help_text,
     kept_when_interrupted,
     report,
     say,
 )
+from crfrnn.commands.experiment import experiments as experiments  # with this command in it
 
 if TYPE_CHECKING:
     from crfrnn.datasets import UnaryDataset

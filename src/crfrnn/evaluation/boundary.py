@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.evaluation.confusion import (
-    VOID,
     Counts,
     Floats,
     check_num_labels,
@@ -24,6 +23,7 @@ from crfrnn.evaluation.confusion import (
 )
 from crfrnn.evaluation.planes import counts, dilate_disk, edges, erode_square, groups, planes
 from crfrnn.extras import install_line
+from crfrnn.io import VOID
 
 MAX_WIDTH = 40
 

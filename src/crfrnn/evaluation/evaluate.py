@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crfrnn.evaluation import boundary, confusion, tables
 from crfrnn.evaluation.bootstrap import Interval, Metric, bootstrap, paired_bootstrap
 from crfrnn.evaluation.metrics import METRICS
+from crfrnn.io import VOID
 from crfrnn.io.files import PathLike, write_text
 from crfrnn.lattice.validate import warn
 
@@ -53,7 +54,7 @@ class Evaluator:
         class_names: Sequence[str] = (),
         trimap_width: int = 5,
         max_width: int = boundary.MAX_WIDTH,
-        void: int = confusion.VOID,
+        void: int = VOID,
     ) -> None:
         self.num_labels = confusion.check_num_labels(num_labels, void)
         if class_names and len(class_names) != num_labels:
@@ -112,7 +113,7 @@ class Evaluator:
         if not self._ids:
             raise ValueError("pictures: expected at least one, got none; nothing to evaluate")
         occurs = np.sum(next(iter(self._tallies.values())).confusion, (0, -1)) > 0
-        if self.num_labels > 1 and self._has_void and self.void == confusion.VOID and not occurs[1:].any():
+        if self.num_labels > 1 and self._has_void and self.void == VOID and not occurs[1:].any():
             warn(
                 f"truth: nothing but 0 and {self.void} in all {len(self._ids)} pictures, so only label 0 "
                 f"was scored; where {self.void} is white and no void, save white as 1"

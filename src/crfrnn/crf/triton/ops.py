@@ -19,6 +19,7 @@ from crfrnn.crf.triton.forward import forward
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
 from crfrnn.lattice import Lattice, Separable
 from crfrnn.lattice.triton.filter import Structure
+from crfrnn.lattice.validate import readable
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 _TABLES = 7  # tensors of a lattice's structure
@@ -86,7 +87,7 @@ def run(
     )  # fmt: skip
     # The one place that waits for the device: after all has been queued. 0 · x is 0 of finite numbers only.
     if (
-        validate.readable(finite)  # first: torch 2.11 cannot trace a context variable
+        readable(finite)  # first: torch 2.11 cannot trace a context variable
         and _checking.get()
         and not bool(finite & ((0 * transform.detach()).sum() == 0))
     ):
