@@ -82,7 +82,6 @@ FIELD = {
         "activation: expected one of 'softmax', 'relu', 'sigmoid', got 'tanh'",
     ),
     "gradient": ({"gradient": "none"}, ValueError, "gradient: expected one of"),
-    "precision": ({"precision": "half"}, ValueError, "precision: expected one of"),
     "damping 0": ({"damping": 0.0}, ValueError, r"damping: expected a number in \(0, 1\], got 0\.0"),
     "damping 2": ({"damping": 2}, ValueError, "damping: "),
     "damping NaN": ({"damping": math.nan}, ValueError, "damping: "),

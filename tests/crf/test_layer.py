@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +38,38 @@ def test_start():
         "log_theta_gamma",
         "spatial_weights",
     ]
+
+
+def checks_of(run):
+    """How often each function named check… of the validating modules runs, as "room.name"."""
+    seen = Counter()
+
+    def watch(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.name == "validate.py" and frame.f_code.co_name.startswith("check_"):
+            seen[f"{path.parent.name}.{frame.f_code.co_name}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+@pytest.mark.parametrize("methods", [EXACT, {}, {"spatial_method": "lattice"}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arguments_are_checked_once(methods, dtype):
+    unary, image = inputs(dtype=dtype)
+    mask, clamp = torch.ones(unary[:, 0].shape, dtype=torch.bool), torch.zeros_like(unary[:, 0]).long()
+    crf = CRFRNN(LABELS, **methods).to(dtype)
+    found = checks_of(lambda: crf(unary, image, mask, clamp))
+    once = ("unary", "image", "mask", "clamp", "kernels", "damping")
+    assert {name: found[f"crf.check_{name}"] for name in once} == dict.fromkeys(once, 1)
+    kernels, weights = crf.kernels(image, mask), (crf.spatial_weights, crf.bilateral_weights)
+    found = checks_of(lambda: mean_field(unary, kernels, weights, crf.compatibility, mask=mask, clamp=clamp))
+    assert {name: found[f"crf.check_{name}"] for name in once} == {**dict.fromkeys(once, 1), "image": 0}
 
 
 def test_preset_and_what_goes_before_it():
@@ -161,7 +196,6 @@ def test_float64_is_computed_in_float64(methods):
     # Wiggles far below float32's resolution pass through.
     nudged = crf(unary + 1e-12, image)
     assert 0 < (nudged - double).abs().max() < 1e-10
-    assert torch.equal(CRFRNN(LABELS, precision="float32", **methods)(unary, image), double)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conformance import LATTICES, TRITON_DEVICE
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import fused
+from crfrnn.crf.problem import Problem
 from crfrnn.lattice import backend
 from inferences import CASES, inference
 
@@ -56,7 +57,9 @@ def test_the_general_path_goes_over_the_same_lattice(
     results = []
     for name in ("triton", "cpu"):
         monkeypatch.setitem(backend.BY_DEVICE, "cpu", name)
-        assert fused.supports(unary, crf.kernels(image), activation, 1) == (labels == 257 and name == "cpu")
+        weights = crf.spatial_weights, crf.bilateral_weights
+        problem = Problem.of(unary, crf.kernels(image), weights, crf.compatibility, activation=activation)
+        assert (fused.can(problem) is None) == (labels == 257 and name == "cpu")
         out = crf(unary, image)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [*crf.parameters()])])
     for a, b in zip(*results, strict=True):
@@ -112,7 +115,7 @@ def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> Non
     kernels = [k for k in crf.kernels(image)]
     weights = (3.0, crf.bilateral_weights.detach())
     unary.requires_grad_(grad)
-    assert fused.supports(unary, kernels, "softmax", 1)
+    assert fused.can(Problem.of(unary, kernels, weights, crf.compatibility)) is None
     with unchecked(), NoLookingBack() as watch:
         out = mean_field(unary, kernels, weights, crf.compatibility.detach(), 2)
         if grad:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
+from crfrnn.crf.energy import check_symmetric_kernel, label_form
 from crfrnn.crf.iteration import Kernel
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.crf.symmetry import check_symmetric_kernel, label_form
 from crfrnn.lattice import Exact, Separable
 
 POWER_STEPS = 20
@@ -64,6 +64,8 @@ def monotone_damping(
     if compatibility.ndim != 2 or compatibility.shape[0] != compatibility.shape[1]:
         raise ValueError(f"compatibility: expected [L, L], got {validate.describe(compatibility)}")
     kernels, weights = validate.check_kernels(kernels, weights, compatibility.unsqueeze(0), pixels=None)
+    for index, weight in enumerate(weights):
+        validate.check_finite(f"weights[{index}]", weight, validate.FINITE_WEIGHT)
     size = compatibility.shape[0]
     centre = torch.eye(size, dtype=torch.float64, device=compatibility.device) - 1 / size
     curvature = 0.0

@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Gibbs energy and mean-field free energy of a dense CRF; `crfrnn.crf.symmetry` says where they exist."""
+"""Gibbs energy and mean-field free energy of a dense CRF, and where they exist.
+
+The pairwise term must be a symmetric quadratic form: every kernel a symmetric operator (normalisation "none"
+or "symmetric", and ``kernel.symmetrized()`` for a lattice, whose axis blurs do not commute) and every μ W_m a
+symmetric matrix. Elsewhere the updates still run, but they descend on nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from crfrnn.crf import validate
 from crfrnn.crf.iteration import Iteration, Kernel
-from crfrnn.crf.mean_field import mean_field, prepare
-from crfrnn.crf.symmetry import check_symmetric_kernel, label_form
+from crfrnn.crf.mean_field import solve
+from crfrnn.crf.problem import Problem
+
+TOLERANCE = 1e-5  # of the largest entry: what float32 rounding of a product may leave
 
 
 def gibbs_energy(
@@ -53,8 +62,9 @@ def gibbs_energy(
     unary = validate.check_unary(unary)
     mask = validate.check_mask(mask, unary)
     labels = validate.check_labels("labels", labels, unary, None, "a label of the unary to every pixel", mask)
+    problem = Problem.of(unary, kernels, weights, compatibility, mask=mask)
     # A labelling is an inference in which every pixel is known: its marginals are the one-hot vectors.
-    model = _symmetric(prepare(unary, kernels, weights, compatibility, mask, labels))
+    model = _symmetric(replace(problem, clamp=labels))
     return _expected_energy(model, model.marginals(model.unary))
 
 
@@ -96,22 +106,16 @@ def free_energy(
     >>> round(float(free_energy(unary, unary, [kernel], [1.0], -torch.eye(2))), 4)
     -1.3133
     """
-    model = _symmetric(prepare(unary, kernels, weights, compatibility, mask, clamp))
+    unary = validate.check_unary(unary)
+    mask = validate.check_mask(mask, unary)
+    model = _symmetric(Problem.of(unary, kernels, weights, compatibility, mask=mask, clamp=clamp))
     grid = validate.check_tensor("logits", logits, "floating-point logits shaped as unary")
     if grid.shape != unary.shape:
         raise ValueError(
             f"logits: expected the shape of unary {tuple(unary.shape)}, got {validate.describe(grid)}; "
             "give what mean_field returned for this unary"
         )
-    x = grid.flatten(2).mT.to(model.unary.dtype)
-    if model.valid is not None:
-        x = torch.where(model.valid, x, torch.zeros_like(x))
-    q = model.marginals(x)
-    # -inf logits meet Q = 0 and must give 0, not NaN; clamped pixels are certain and carry no entropy.
-    log_q = torch.log_softmax(x, -1).clamp(min=torch.finfo(x.dtype).min)
-    if model.known is not None:
-        log_q = torch.where(model.known, torch.zeros_like(log_q), log_q)
-    return (q * log_q).sum((1, 2)) + _expected_energy(model, q)
+    return _free_energy(model, grid)
 
 
 def free_energy_trace(
@@ -138,25 +142,67 @@ def free_energy_trace(
     >>> bool((trace.diff(dim=0) <= 1e-4).all())
     True
     """
+    unary = validate.check_unary(unary)
     iterations = validate.check_count("iterations", iterations, 0, "0 gives the free energy of the start")
-    model = (unary, kernels, weights, compatibility)
-    with torch.no_grad():
-        logits = unary if initial is None else initial
-        trace = [free_energy(logits, *model, mask=mask, clamp=clamp)]
+    step = Problem.of(
+        unary, kernels, weights, compatibility, 1, mask=validate.check_mask(mask, unary), clamp=clamp,
+        damping=damping, initial=initial,
+    )  # fmt: skip
+    with torch.no_grad(), torch.autocast(unary.device.type, enabled=False):
+        model = _symmetric(step)
+        logits = step.unary if step.initial is None else step.initial
+        trace = [_free_energy(model, logits)]
         for _ in range(iterations):
-            logits = mean_field(
-                *model, 1, mask=mask, clamp=clamp, damping=damping, initial=logits, precision="float32"
-            )
-            trace.append(free_energy(logits, *model, mask=mask, clamp=clamp))
+            logits = solve(replace(step, initial=logits.to(step.unary.dtype)))
+            trace.append(_free_energy(model, logits))
     return torch.stack(trace)
+
+
+def _free_energy(model: Iteration, logits: Tensor) -> Tensor:
+    """F of Q = softmax(logits), Float[B, L, *spatial]."""
+    x = logits.flatten(2).mT.to(model.unary.dtype)
+    if model.valid is not None:
+        x = torch.where(model.valid, x, torch.zeros_like(x))
+    q = model.marginals(x)
+    # -inf logits meet Q = 0 and must give 0, not NaN; clamped pixels are certain and carry no entropy.
+    log_q = torch.log_softmax(x, -1).clamp(min=torch.finfo(x.dtype).min)
+    if model.known is not None:
+        log_q = torch.where(model.known, torch.zeros_like(log_q), log_q)
+    return (q * log_q).sum((1, 2)) + _expected_energy(model, q)
 
 
 def _expected_energy(model: Iteration, q: Tensor) -> Tensor:
     return (q * (0.5 * model.pairwise(q) - model.unary)).sum((1, 2))
 
 
-def _symmetric(model: Iteration) -> Iteration:
-    for index, (kernel, weight) in enumerate(zip(model.kernels, model.weights, strict=True)):
+def _symmetric(problem: Problem) -> Iteration:
+    """The iteration, if there is an energy that it descends on."""
+    problem.check_values()
+    for index, (kernel, weight) in enumerate(zip(problem.kernels, problem.weights, strict=True)):
         check_symmetric_kernel(index, kernel)
-        label_form(index, weight, model.compatibility)
-    return model
+        label_form(index, weight, problem.compatibility)
+    return problem.iteration()
+
+
+def check_symmetric_kernel(index: int, kernel: Any) -> None:
+    """Refuse an operator that does not say ``is_symmetric``."""
+    if not getattr(kernel, "is_symmetric", False):
+        mode = getattr(kernel, "normalization", "unknown")
+        raise ValueError(
+            f"kernels[{index}]: expected a symmetric operator, because otherwise no free energy exists; got "
+            f"{type(kernel).__name__} with normalization {mode!r}; use normalization='none' or 'symmetric' "
+            "and kernel.symmetrized()"
+        )
+
+
+def label_form(index: int, weight: Tensor, compatibility: Tensor) -> Tensor:
+    """μ W_m, Float[L, L] without a graph; refused unless symmetric."""
+    weight, compatibility = weight.detach(), compatibility.detach()
+    form = compatibility @ weight if weight.ndim == 2 else compatibility * weight
+    if float((form - form.mT).abs().amax()) > TOLERANCE * float(form.abs().amax()):
+        raise ValueError(
+            f"compatibility @ weights[{index}]: expected a symmetric matrix, because otherwise no "
+            "free energy exists; got an asymmetric one; use one weight for all labels and a symmetric "
+            "compatibility"
+        )
+    return form

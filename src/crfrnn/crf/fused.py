@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.kernels import GaussianKernel
+from crfrnn.crf.problem import Problem
 from crfrnn.lattice import Lattice, Separable
 from crfrnn.lattice import backend as backends
 
@@ -41,70 +42,70 @@ if backends.is_imported("triton"):  # torch.compile cannot trace an import
     _load_triton_ops()
 
 
-def supports(unary: Tensor, kernels: Sequence[Any], activation: str, batch: int) -> bool:
-    """Whether one operator can run this: float32, softmax, plain Gaussian kernels, native or in Triton."""
-    if unary.dtype != torch.float32 or activation != "softmax" or not kernels:
-        return False
-    backend = _backend(unary, kernels)
+def can(problem: Problem) -> str | None:
+    """None where one operator runs the problem, or why it does not."""
+    unary = problem.unary
+    if unary.dtype != torch.float32:
+        return "computed in float64"
+    if problem.activation != "softmax":
+        return "another activation than softmax"
+    if not problem.kernels:
+        return "no kernels"
+    backend = _backend(problem)
     if backend not in MOST_LABELS or backends.why_not(backend, unary.device) is not None:
-        return False
-    if not 1 <= unary.shape[1] <= MOST_LABELS[backend] or math.prod(unary.shape) == 0:
-        return False
-    return all(_supported(kernel, unary, batch, backend) for kernel in kernels)
+        return "no operator for this backend"
+    if not 1 <= unary.shape[1] <= MOST_LABELS[backend]:
+        return f"more than {MOST_LABELS[backend]} labels"
+    if math.prod(unary.shape) == 0:
+        return "no pixels"
+    reasons = (kernel_reason(kernel, unary, backend) for kernel in problem.kernels)
+    return next((reason for reason in reasons if reason), None)
 
 
-def _backend(unary: Tensor, kernels: Sequence[Any]) -> str:
+def _backend(problem: Problem) -> str:
     """That of the first lattice; without one the device decides."""
-    for kernel in kernels:
-        if isinstance(getattr(kernel, "operator", None), Lattice):
-            return kernel.operator.backend
-    return backends.BY_DEVICE.get(unary.device.type, "")
+    for kernel in problem.kernels:
+        operator = getattr(kernel, "operator", None)
+        if isinstance(operator, Lattice):
+            return operator.backend
+    return backends.BY_DEVICE.get(problem.unary.device.type, "")
 
 
-def _supported(kernel: Any, unary: Tensor, batch: int, backend: str) -> bool:
+def kernel_reason(kernel: Any, unary: Tensor, backend: str) -> str | None:
     if type(kernel) is not GaussianKernel or kernel.self_term is not None or kernel.reverse:
-        return False
+        return "another kernel than a GaussianKernel with its self term"
     operator = kernel.operator
     if isinstance(operator, Lattice):
-        return (
-            operator.backend == backend
-            and operator.shape[0] == batch
-            and operator.weights.dtype == torch.float32
-            and operator.weights.device == unary.device
-        )
-    if not isinstance(operator, Separable) or len(operator.grid) != unary.ndim - 2:
-        return False
-    # Not tuples at once: for torch.compile two tuples of free sizes are never equal.
+        same = operator.backend == backend and operator.weights.device == unary.device
+        if not same or operator.weights.dtype != torch.float32:
+            return "lattices of another backend, device or dtype"
+        return None if operator.shape[0] == unary.shape[0] else "one lattice for a batch"
+    if not isinstance(operator, Separable):
+        return "a sum over all pairs"
+    if len(operator.grid) > 3 or len(operator.grid) != unary.ndim - 2:
+        return "a grid of another number of axes"
+    # Number by number: for torch.compile two tuples of free sizes are never equal.
     if any(n != m for n, m in zip(operator.grid, unary.shape[2:], strict=True)):
-        return False
-    return len(operator.grid) <= 3 and operator.theta.device == unary.device
+        return "another grid than the unary's"
+    return None if operator.theta.device == unary.device else "bandwidths on another device"
 
 
-def run(
-    unary: Tensor,
-    kernels: Sequence[GaussianKernel],
-    weights: Sequence[Tensor],
-    compatibility: Tensor,
-    iterations: int,
-    mask: Tensor | None,
-    clamp: Tensor | None,
-    damping: float,
-    initial: Tensor | None,
-) -> Tensor:
-    """Logits Float[B, L, *spatial]; the arguments as `mean_field` has checked them."""
+def run(problem: Problem) -> Tensor:
+    """Logits Float[B, L, *spatial] after the last iteration."""
+    unary, initial, kernels, mask, clamp = (
+        problem.unary, problem.initial, problem.kernels, problem.mask, problem.clamp
+    )  # fmt: skip
     batch = unary.shape[0]
     grid = list(unary.shape[2:])
     pixels = math.prod(grid)
-    transform = transforms(weights, compatibility)
-    if looks_later(unary, kernels):
-        triton_ops = _load_triton_ops()
-        looked_at = {f"weights[{m}]": weight for m, weight in enumerate(weights)}
-        looked_at["compatibility"] = compatibility
-        return triton_ops.run(unary, kernels, transform, iterations, mask, clamp, damping, initial, looked_at)
+    transform = problem.transforms()
+    if _backend(problem) == "triton":
+        return _load_triton_ops().run(problem, transform)
+    problem.check_weight_values()
     made_of = parts(kernels, batch, pixels)
     inputs = [unary, transform, *(t for part in made_of for t in part)]
     inputs += [] if initial is None else [initial]
-    keep = iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    keep = problem.iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     logits, _ = torch.ops.crfrnn.mean_field(
         unary.flatten(2),
         None if initial is None else initial.flatten(2),
@@ -113,24 +114,14 @@ def run(
         [1] * (3 - len(grid)) + grid if len(grid) <= 3 else [1, 1, pixels],
         None if mask is None else mask.flatten(1),
         None if clamp is None else clamp.flatten(1).to(torch.int32),
-        iterations,
-        damping,
+        problem.iterations,
+        problem.damping,
         keep,
     )
     return logits.view(unary.shape)
 
 
-def looks_later(unary: Tensor, kernels: Sequence[Any]) -> bool:
-    """True on a GPU: whether values are finite is asked once, after all is queued."""
-    return _backend(unary, kernels) == "triton"
-
-
-def transforms(weights: Sequence[Tensor], compatibility: Tensor) -> Tensor:
-    """A_m = -μ W_m, Float[kernels, L, L]."""
-    return torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])
-
-
-def parts(kernels: Sequence[GaussianKernel], batch: int, pixels: int) -> list[list[Tensor]]:
+def parts(kernels: Sequence[Any], batch: int, pixels: int) -> list[list[Tensor]]:
     """What the native operator takes kernels apart into: weights, tables, thetas, pres, posts."""
     none = kernels[0].features.new_empty(0)
     made_of: list[list[Tensor]] = [[], [], [], [], []]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +34,29 @@ class Iteration:
     valid: Tensor | None  # Bool[B, N, 1]
     known: Tensor | None  # Bool[B, N, 1], the clamped pixels
     evidence: Tensor | None  # [B, N, L], their labels one-hot
+
+    @staticmethod
+    def over(
+        rows: Tensor,
+        kernels: Sequence[Kernel],
+        weights: Sequence[Tensor],
+        compatibility: Tensor,
+        mask: Tensor | None = None,
+        clamp: Tensor | None = None,
+        activation: str = "softmax",
+        damping: float = 1.0,
+    ) -> Iteration:
+        """The iteration over a unary in rows, [B, N, L], mask Bool[B, N] and clamp Int[B, N], -1 = free."""
+        valid = None if mask is None else mask.unsqueeze(-1)
+        rows = without_padding(rows, valid)
+        known = evidence = None
+        if clamp is not None:
+            labels = clamp.unsqueeze(-1)
+            known = labels >= 0 if valid is None else (labels >= 0) & valid
+            evidence = (labels == torch.arange(rows.shape[2], device=rows.device)).to(rows.dtype)
+        return Iteration(
+            rows, tuple(kernels), tuple(weights), compatibility, activation, damping, valid, known, evidence
+        )
 
     def marginals(self, logits: Tensor) -> Tensor:
         """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
@@ -72,6 +96,11 @@ class Iteration:
                 "tolerance: expected None under torch.vmap, whose samples cannot stop one by one; say how "
                 "far to go with iterations= alone"
             ) from error
+
+
+def without_padding(rows: Tensor, valid: Tensor | None) -> Tensor:
+    """0 at masked pixels, which may hold anything, NaN too: it must reach no message and no gradient."""
+    return rows if valid is None else torch.where(valid, rows, torch.zeros_like(rows))
 
 
 def _relu_normalised(logits: Tensor) -> Tensor:

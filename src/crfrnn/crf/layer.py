@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The dense CRF as a recurrent layer: `CRFRNN` holds the parameters, `mean_field` does the work."""
+"""The dense CRF as a recurrent layer: `CRFRNN` holds the parameters, mean field does the work."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crfrnn.crf import axes, binary, onnx_node, unit, unusable, validate
+from crfrnn.crf import binary, onnx_node, unit, unusable, validate
 from crfrnn.crf.iteration import ACTIVATIONS
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.crf.mean_field import GRADIENTS, PRECISIONS, mean_field
+from crfrnn.crf.mean_field import GRADIENTS, solve
 from crfrnn.crf.presets import Preset, preset_named
+from crfrnn.crf.problem import Problem
 from crfrnn.lattice.validate import exporting, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
@@ -42,7 +43,6 @@ class CRFRNN(nn.Module):
         spatial_method: "separable", "lattice" or "exact"; bilateral_method: "lattice" or "exact".
         quality: "classic", "default" or "high", for the lattice.
         normalization: "none", "before", "after" or "symmetric".
-        precision: "auto" or "float32"; float64 input is computed in float64 either way.
         activation, damping, tolerance, gradient: as in `mean_field`.
         guide_components: k: the bilateral kernel compares each picture's k principal components instead of
             its channels, as in `GaussianKernel.bilateral`; for guides of seven channels and more, which leave
@@ -83,7 +83,6 @@ class CRFRNN(nn.Module):
         bilateral_method: str = "lattice",
         quality: str = "default",
         normalization: str = "after",
-        precision: str = "auto",
         *,
         activation: str = "softmax",
         damping: float = 1.0,
@@ -110,7 +109,6 @@ class CRFRNN(nn.Module):
         self.quality = validate.check_choice("quality", quality, ("classic", "default", "high"))
         modes = ("none", "before", "after", "symmetric")
         self.normalization = validate.check_choice("normalization", normalization, modes)
-        self.precision = validate.check_choice("precision", precision, PRECISIONS)
         self.activation = validate.check_choice("activation", activation, ACTIVATIONS)
         self.gradient = validate.check_choice("gradient", gradient, GRADIENTS)
         self.damping = validate.check_damping(damping)
@@ -228,7 +226,7 @@ class CRFRNN(nn.Module):
         refuse_torchscript("CRFRNN")
         unary = validate.check_unary(unary)
         if unary.shape[1] != self.num_labels:
-            remedy = isinstance(image, Tensor) and axes.remedy(unary, image, self.num_labels)
+            remedy = isinstance(image, Tensor) and validate.axes_remedy(unary, image, self.num_labels)
             remedy = remedy or f"build CRFRNN({unary.shape[1]}, ...)"
             if "build" in remedy and unary.shape[1] == 1:
                 remedy += ", which takes one logit z per pixel for the labels [0, z] and gives one logit back"
@@ -261,7 +259,7 @@ class CRFRNN(nn.Module):
             kernels = self.kernels(image, mask, dtype, origin, guide_components) if steps else ()
 
             def infer() -> Tensor:
-                return mean_field(
+                problem = Problem.of(
                     binary.two_labels(logits, 1) if self._one_logit else logits,
                     kernels,
                     (self.spatial_weights, self.bilateral_weights) if steps else (),
@@ -271,10 +269,8 @@ class CRFRNN(nn.Module):
                     clamp=clamp,
                     activation=self.activation,
                     damping=self.damping,
-                    tolerance=self.tolerance,
-                    gradient=self.gradient,
-                    precision=self.precision,
                 )
+                return solve(problem, self.tolerance, self.gradient)
 
             refined = unusable.named(infer, lambda: unusable.number(self), unary)
             return binary.one_logit(refined, 1) if self._one_logit else refined

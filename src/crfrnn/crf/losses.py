@@ -13,7 +13,7 @@ from torch import Tensor
 from crfrnn.crf import validate
 from crfrnn.crf.binary import two_labels
 from crfrnn.crf.iteration import Kernel
-from crfrnn.crf.mean_field import prepare
+from crfrnn.crf.problem import Problem
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -109,7 +109,9 @@ def dense_crf_loss(
     validate.check_choice("reduction", reduction, REDUCTIONS)
     size = logits.shape[1]
     identity = torch.eye(size, device=logits.device)
-    model = prepare(logits, kernels, weights, identity, mask)
+    problem = Problem.of(logits, kernels, weights, identity, mask=validate.check_mask(mask, logits))
+    problem.check_values()
+    model = problem.iteration()
     if any(weight.ndim == 2 for weight in model.weights):
         raise ValueError(
             "weights: expected a number or [L] per kernel, got [L, L]; labels do not mix in this loss"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -11,14 +10,12 @@ from torch import Tensor
 
 from crfrnn.crf import fused, validate
 from crfrnn.crf.implicit import fixed_point
-from crfrnn.crf.iteration import ACTIVATIONS, Iteration, Kernel
+from crfrnn.crf.iteration import Iteration, Kernel
+from crfrnn.crf.problem import Problem
 from crfrnn.crf.recompute import recomputed
 from crfrnn.lattice.validate import refuse_torchscript
 
-# The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
-CLAMPED_LOGIT = 100.0
 GRADIENTS = ("unrolled", "implicit")
-PRECISIONS = ("auto", "float32")
 
 
 def mean_field(
@@ -35,7 +32,6 @@ def mean_field(
     tolerance: float | None = None,
     initial: Tensor | None = None,
     gradient: str = "unrolled",
-    precision: str = "auto",
 ) -> Tensor:
     """Logits of the marginals after `iterations` parallel mean-field updates.
 
@@ -70,7 +66,6 @@ def mean_field(
         gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
             the rest; "implicit" differentiates the converged fixed point in memory that does not depend
             on T, at most twice.
-        precision: "auto" or "float32": the same today, rows are stored in float32 either way.
 
     Returns:
         Float[B, L, \\*spatial] in the unary's dtype: x, not normalised.
@@ -89,105 +84,36 @@ def mean_field(
     [[0, 0, 0, 0]]
     """
     refuse_torchscript("mean_field")
-    dtype = validate.check_unary(unary).dtype
+    unary = validate.check_unary(unary)
     if activation != "sigmoid":
         validate.warn_of_one_label(unary)
-    iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
     tolerance = validate.check_tolerance(tolerance)
     validate.check_choice("gradient", gradient, GRADIENTS)
-    validate.check_choice("precision", precision, PRECISIONS)
     if unary.is_meta:  # shapes alone
+        validate.check_count("iterations", iterations, 0, "0 returns the unary")
         return torch.empty_like(unary)
+    problem = Problem.of(
+        unary, kernels, weights, compatibility, iterations, mask=validate.check_mask(mask, unary),
+        clamp=clamp, activation=activation, damping=damping, initial=initial,
+    )  # fmt: skip
     # Autocast would round the messages to half precision and with them the differences that decide a label.
     with torch.autocast(unary.device.type, enabled=False):
-        if gradient == "unrolled" and tolerance is None and not validate.transformed():
-            logits = _fused(
-                unary, kernels, weights, compatibility, iterations, mask, clamp, activation, damping, initial
-            )
-            if logits is not None:
-                return logits
-        update = prepare(unary, kernels, weights, compatibility, mask, clamp, activation, damping)
-        start = update.unary if initial is None else _start(initial, unary, update)
-        if gradient == "implicit":
-            logits = fixed_point(update, start, iterations, tolerance)
-        else:
-            logits = _unrolled(update, start, iterations, tolerance)
-        if update.known is not None and update.evidence is not None:
-            logits = torch.where(update.known, CLAMPED_LOGIT * update.evidence, logits)
-        logits = logits.mT.reshape(unary.shape).to(dtype)
-        return (logits if mask is None else torch.where(mask.unsqueeze(1), logits, unary)).contiguous()
+        return solve(problem, tolerance, gradient)
 
 
-def prepare(
-    unary: Tensor,
-    kernels: Sequence[Kernel],
-    weights: Sequence[Tensor | float],
-    compatibility: Tensor,
-    mask: Tensor | None = None,
-    clamp: Tensor | None = None,
-    activation: str = "softmax",
-    damping: float = 1.0,
-) -> Iteration:
-    """Check the arguments of an inference and bring them to pixels × labels in the computing dtype."""
-    unary, mask = validate.check_unary(unary), validate.check_mask(mask, unary)
-    validate.check_unary_values(unary, mask)
-    clamp = validate.check_clamp(clamp, unary, mask)
-    validate.check_choice("activation", activation, ACTIVATIONS)
-    if activation == "sigmoid" and clamp is not None:
-        raise ValueError(
-            "clamp: expected None with activation='sigmoid', whose labels overlap, got a label per pixel; "
-            "say what is known in the unary: 100 where a label is present, -100 where it is absent"
-        )
-    unary = unary if unary.dtype == torch.float64 else unary.float()
-    kernels, weights = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]))
-    compatibility = validate.check_weight("compatibility", compatibility, unary, matrix_only=True)
-    pixels = _pixels(unary)
-    valid = known = evidence = None
-    if mask is not None:
-        valid = mask.flatten(1).unsqueeze(-1)
-        # Padding may hold anything, NaN too: it must reach neither the messages nor a gradient.
-        pixels = torch.where(valid, pixels, torch.zeros_like(pixels))
-    if clamp is not None:
-        labels = clamp.flatten(1).unsqueeze(-1)
-        known = labels >= 0 if valid is None else (labels >= 0) & valid
-        evidence = (labels == torch.arange(unary.shape[1], device=unary.device)).to(pixels.dtype)
-    damping = validate.check_damping(damping)
-    return Iteration(pixels, kernels, weights, compatibility, activation, damping, valid, known, evidence)
-
-
-def _fused(
-    unary: Tensor,
-    kernels: Sequence[Kernel],
-    weights: Sequence[Tensor | float],
-    compatibility: Tensor,
-    iterations: int,
-    mask: Tensor | None,
-    clamp: Tensor | None,
-    activation: str,
-    damping: float,
-    initial: Tensor | None,
-) -> Tensor | None:
-    """The same in one native operator, which checks the values itself, or None where it does not apply."""
-    dtype, start = unary.dtype, unary
-    unary, mask = validate.check_unary(unary), validate.check_mask(mask, unary)
-    clamp = validate.check_clamp(clamp, unary, mask)
-    validate.check_choice("activation", activation, ACTIVATIONS)
-    unary = unary if unary.dtype == torch.float64 else unary.float()
-    if not isinstance(kernels, Sequence) or not fused.supports(unary, kernels, activation, unary.shape[0]):
-        return None
-    values = not fused.looks_later(unary, kernels)
-    kernels, checked = validate.check_kernels(kernels, weights, unary, math.prod(unary.shape[2:]), values)
-    compatibility = validate.check_weight("compatibility", compatibility, unary, True, values)
-    damping = validate.check_damping(damping)
-    if initial is not None:
-        initial = check_initial(initial, start).float()
-    logits = fused.run(unary, kernels, checked, compatibility, iterations, mask, clamp, damping, initial)
-    if clamp is not None:
-        labels = torch.arange(unary.shape[1], device=unary.device).view(1, -1, *[1] * (unary.ndim - 2))
-        known = clamp.unsqueeze(1)
-        logits = torch.where(known >= 0, CLAMPED_LOGIT * (known == labels), logits)
-    logits = logits.to(dtype)
-    return logits if mask is None else torch.where(mask.unsqueeze(1), logits, start)
+def solve(problem: Problem, tolerance: float | None = None, gradient: str = "unrolled") -> Tensor:
+    """`mean_field` of a problem that has been checked, outside autocast."""
+    one_call = gradient == "unrolled" and tolerance is None and not validate.transformed()
+    if one_call and fused.can(problem) is None:
+        return problem.result(fused.run(problem))
+    problem.check_values()
+    update = problem.iteration()
+    start = problem.start(update)
+    if gradient == "implicit":
+        logits = fixed_point(update, start, problem.iterations, tolerance)
+    else:
+        logits = _unrolled(update, start, problem.iterations, tolerance)
+    return problem.result(logits.mT.reshape(problem.unary.shape))
 
 
 def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
@@ -199,31 +125,4 @@ def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: flo
         logits = recomputed(update, logits) if lean else update(logits)
         if tolerance is not None and update.change(before, logits) < tolerance:
             break
-    return logits
-
-
-def _pixels(grid: Tensor) -> Tensor:
-    """[B, L, *spatial] to [B, N, L]: the labels of one pixel lie side by side."""
-    return grid.flatten(2).mT.contiguous()
-
-
-def check_initial(initial: Tensor, unary: Tensor) -> Tensor:
-    """Logits to start from, of the unary's shape and device."""
-    initial = validate.check_tensor("initial", initial, "floating-point logits shaped as unary")
-    if not initial.is_floating_point():
-        raise TypeError(f"initial: expected floating-point logits, got {validate.describe(initial)}")
-    if initial.shape != unary.shape:
-        raise ValueError(
-            f"initial: expected the shape of unary {tuple(unary.shape)}, got {validate.describe(initial)}; "
-            "resize it to the picture first"
-        )
-    validate.check_device("initial", initial, unary)
-    return initial
-
-
-def _start(initial: Tensor, unary: Tensor, update: Iteration) -> Tensor:
-    logits = _pixels(check_initial(initial, unary)).to(update.unary.dtype)
-    if update.valid is not None:
-        logits = torch.where(update.valid, logits, torch.zeros_like(logits))
-    validate.check_finite("initial", logits, "start from the unary instead: initial=None")
     return logits

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from crfrnn.crf.layer import CRFRNN
 from crfrnn.crf.onnx_node import DOMAIN, NAME, PARAMETERS
+from crfrnn.crf.saved import RETIRED
 
 
 @torch.no_grad()
@@ -36,7 +37,9 @@ def run_node(inputs: Sequence[NDArray[Any] | None], attributes: Mapping[str, Any
     if unary is None or image is None:
         raise ValueError("inputs: expected unary and image, got none; give all that the node has")
     settings: dict[str, Any] = {
-        name: value.decode() if isinstance(value, bytes) else value for name, value in attributes.items()
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in attributes.items()
+        if name not in RETIRED
     }
     settings["exclude_self"] = bool(settings.get("exclude_self", 0))
     held = {name: value for name, value in zip(PARAMETERS, parameters, strict=True) if value is not None}

@@ -23,8 +23,7 @@ PARAMETERS = (
     "log_theta_gamma", "log_temperature",
 )  # fmt: skip
 SETTINGS = (
-    "spatial_method", "bilateral_method", "quality", "normalization", "precision", "activation", "damping",
-    "exclude_self",
+    "spatial_method", "bilateral_method", "quality", "normalization", "activation", "damping", "exclude_self",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
-from crfrnn.crf.iteration import Iteration
+from crfrnn.crf.iteration import Iteration, without_padding
 from crfrnn.crf.recompute import recomputed
 from crfrnn.lattice import Lattice, Separable
 
@@ -102,33 +102,12 @@ def _logits(
         )
         for m, (own, theta, *scales) in enumerate(zip(weights, *others, strict=True))
     ]
-    update, x = _iteration(unary, initial, transform, kernels, mask, clamp, damping)
+    # A_m holds the compatibility with its sign.
+    minus = -torch.eye(unary.shape[1], dtype=unary.dtype, device=unary.device)
+    valid = None if mask is None else (mask != 0).view(len(unary), -1)
+    known = None if clamp is None else clamp.view(len(unary), -1)
+    update = Iteration.over(unary.mT, kernels, transform.unbind(), minus, valid, known, damping=damping)
+    x = without_padding((unary if initial is None else initial).mT, update.valid)
     for _ in range(iterations):
         x = recomputed(update, x)
     return x.mT
-
-
-def _iteration(
-    unary: Tensor,
-    initial: Tensor | None,
-    transform: Tensor,
-    kernels: Sequence[ScaledKernel],
-    mask: Tensor | None,
-    clamp: Tensor | None,
-    damping: float,
-) -> tuple[Iteration, Tensor]:
-    """The update x ← (1 - η) x + η (U + Σ_m A_m K_m Q) over [B, N, L], A_m = transform[m], and its start."""
-    rows, start = unary.mT, (unary if initial is None else initial).mT
-    valid = known = evidence = None
-    if mask is not None:
-        valid = (mask != 0).view(len(rows), -1, 1)
-        rows, start = torch.where(valid, rows, 0), torch.where(valid, start, 0)
-    if clamp is not None:
-        labels = clamp.view(len(rows), -1, 1)
-        known = labels >= 0 if valid is None else (labels >= 0) & valid
-        evidence = (labels == torch.arange(rows.shape[2], device=rows.device)).to(rows.dtype)
-    identity = -torch.eye(rows.shape[2], dtype=rows.dtype, device=rows.device)  # A_m holds its sign
-    matrices = transform.unbind()
-    return Iteration(
-        rows, tuple(kernels), matrices, identity, "softmax", damping, valid, known, evidence
-    ), start

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crfrnn.crf import fused
 from crfrnn.crf.kernels import GaussianKernel
+from crfrnn.crf.problem import transforms
 from crfrnn.lattice import Lattice
 
 
@@ -33,7 +34,7 @@ def update(
     """
     with torch.no_grad():
         if _is_native(unary, kernels):
-            transform = fused.transforms(costs, torch.eye(unary.shape[1], dtype=unary.dtype))
+            transform = transforms(costs, torch.eye(unary.shape[1], dtype=unary.dtype))
             parts = fused.parts(kernels, 1, len(unary))
             out = fused.ops.row_memory(*unary.shape) if out is None else out
             fused.ops.update(unary, marginals, transform, parts, normalize, out)
@@ -47,7 +48,10 @@ def update(
 
 
 def _is_native(unary: Tensor, kernels: Sequence[GaussianKernel]) -> bool:
-    return fused.supports(unary.T[None], kernels, "softmax", 1) and all(
-        kernel.mask is None and isinstance(kernel.operator, Lattice) and kernel.operator.backend == "cpu"
+    return bool(kernels) and all(
+        kernel.mask is None
+        and isinstance(kernel.operator, Lattice)
+        and kernel.operator.backend == "cpu"
+        and fused.kernel_reason(kernel, unary.T[None], "cpu") is None
         for kernel in kernels
     )

@@ -7,26 +7,25 @@ values to look at, that is not while ``torch.compile`` or ``torch.func`` trace w
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from crfrnn.crf import axes
 from crfrnn.lattice.validate import check_dense, fit_for_a_bandwidth, readable, warn
+from crfrnn.lattice.validate import describe as describe
 from crfrnn.lattice.validate import transformed as transformed
 
 FREE = -1  # a pixel of `clamp` whose label is not known
-
-
-def describe(value: Any) -> str:
-    """A tensor as `float32 (2, 21, 5, 5)`, anything else as its value."""
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"{type(value).__name__} {value!r}"
+FINITE_UNARY = (
+    "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "
+    "or limit the logits with unary.clamp(-50, 50); for NaN look at the network's output"
+)
+FINITE_WEIGHT = "training that gives NaN wants a smaller learning rate"
 
 
 def check_tensor(name: str, value: Any, expected: str) -> Tensor:
@@ -83,14 +82,6 @@ def warn_of_one_label(unary: Tensor) -> None:
             "a single logit z per pixel is CRFRNN(1), or the two labels "
             "torch.cat([torch.zeros_like(unary), unary], 1)"
         )
-
-
-def check_unary_values(unary: Tensor, mask: Tensor | None) -> None:
-    remedy = (
-        "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "
-        "or limit the logits with unary.clamp(-50, 50); for NaN look at the network's output"
-    )
-    check_finite("unary", unary, remedy, None if mask is None else mask.unsqueeze(1))
 
 
 def _check_grid(name: str, value: Tensor, unary: Tensor) -> None:
@@ -153,10 +144,22 @@ def check_labels(
     return labels
 
 
-def check_weight(
-    name: str, weight: Any, unary: Tensor, matrix_only: bool = False, values: bool = True
-) -> Tensor:
-    """A number, [L] or [L, L] as a tensor of the unary's dtype and device; without `values` NaN may pass."""
+def check_initial(initial: Any, unary: Tensor) -> Tensor:
+    """Logits to start from, of the unary's shape and device."""
+    initial = check_tensor("initial", initial, "floating-point logits shaped as unary")
+    if not initial.is_floating_point():
+        raise TypeError(f"initial: expected floating-point logits, got {describe(initial)}")
+    if initial.shape != unary.shape:
+        raise ValueError(
+            f"initial: expected the shape of unary {tuple(unary.shape)}, got {describe(initial)}; "
+            "resize it to the picture first"
+        )
+    check_device("initial", initial, unary)
+    return initial
+
+
+def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = False) -> Tensor:
+    """A number, [L] or [L, L] as a tensor of the unary's dtype and device; NaN may pass."""
     labels = unary.shape[1]
     shapes = [(labels, labels)] if matrix_only else [(), (labels,), (labels, labels)]
     if not isinstance(weight, Tensor):
@@ -176,13 +179,7 @@ def check_weight(
     if weight.is_complex() or weight.dtype == torch.bool:
         raise TypeError(f"{name}: expected real numbers, got {describe(weight)}")
     check_device(name, weight, unary)
-    if values:
-        check_weight_values(name, weight)
     return weight.to(unary.dtype)
-
-
-def check_weight_values(name: str, weight: Tensor) -> None:
-    check_finite(name, weight, "training that gives NaN wants a smaller learning rate")
 
 
 def _either(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -190,12 +187,9 @@ def _either(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def check_kernels(
-    kernels: Any, weights: Any, unary: Tensor, pixels: int | None, values: bool = True
+    kernels: Any, weights: Any, unary: Tensor, pixels: int | None
 ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures.
-
-    `values` as in `check_weight`.
-    """
+    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures."""
     if isinstance(kernels, Tensor) or not isinstance(kernels, Sequence):
         raise TypeError(
             f"kernels: expected a sequence of kernels, got {type(kernels).__name__}; use [kernel]"
@@ -219,8 +213,7 @@ def check_kernels(
                 f"as unary {tuple(unary.shape)} has, got B = {shape[0]}, N = {shape[1]}; "
                 "build it from the same grid"
             )
-    checked = tuple(check_weight(f"weights[{m}]", w, unary, values=values) for m, w in enumerate(weights))
-    return tuple(kernels), checked
+    return tuple(kernels), tuple(check_weight(f"weights[{m}]", w, unary) for m, w in enumerate(weights))
 
 
 def check_count(name: str, value: Any, least: int, remedy: str) -> int:
@@ -298,7 +291,7 @@ def check_image(image: Any, unary: Tensor, num_labels: int | None = None) -> Ten
         raise ValueError(
             f"image: expected [B, C, *spatial] with batch {unary.shape[0]} and size {tuple(unary.shape[2:])} "
             f"as unary has, got {describe(image)}; "
-            + (axes.remedy(unary, image, num_labels) or (_resize(image) if fits else _one_for_each(unary)))
+            + (axes_remedy(unary, image, num_labels) or (_resize(image) if fits else _one_for_each(unary)))
         )
     if image.shape[1] < 1:
         raise ValueError(f"image: expected at least one channel on axis 1, got {describe(image)}")
@@ -318,4 +311,64 @@ def _resize(image: Tensor) -> str:
         "resize the unary to the picture: "
         f"torch.nn.functional.interpolate(unary, size={size}, mode={mode!r}), "
         "or give the picture that it was made from"
+    )
+
+
+Move = tuple[str, Callable[[Tensor], Tensor]]
+_SAME: Move = ("{}", lambda x: x)
+_MOVES: tuple[Move, ...] = (
+    _SAME,
+    ("{}.unsqueeze(0)", lambda x: x.unsqueeze(0)),
+    ("{}.movedim(-1, 1)", lambda x: x.movedim(-1, 1)),
+    ("{}.movedim(-1, 0).unsqueeze(0)", lambda x: x.movedim(-1, 0).unsqueeze(0)),
+    ("{}.transpose(-2, -1)", lambda x: x.transpose(-2, -1)),
+)
+_GREY: Move = ("{}.unsqueeze(1)", lambda x: x.unsqueeze(1))
+_LONE: Move = ("{}.unsqueeze(0).unsqueeze(0)", lambda x: x.unsqueeze(0).unsqueeze(0))
+_MOST_CHANNELS = 64  # of a guide: more on axis 1 are rows or columns
+
+
+def axes_remedy(unary: Tensor, image: Tensor, num_labels: int | None = None) -> str | None:
+    """The fewest expressions that bring unary and image together by their shapes; None: there are none.
+
+    >>> import torch
+    >>> axes_remedy(torch.zeros(2, 4, 5), torch.zeros(1, 3, 4, 5), 2)
+    'use unary.unsqueeze(0)'
+    """
+    found: list[tuple[tuple[int, ...], list[str]]] = []
+    for (first, (about, move)), (second, (about_image, move_image)) in itertools.product(
+        enumerate(_MOVES), enumerate((*_MOVES, _GREY, _LONE, *_repeated(unary, image)))
+    ):
+        try:
+            a, b = move(unary), move_image(image)
+        except (IndexError, RuntimeError):  # too few axes for it
+            continue
+        if _fit(a, b, num_labels):
+            used = [about.format("unary")] * (first > 0) + [about_image.format("image")] * (second > 0)
+            # One-dimensional signals are rare; of two that fit, the scores are rather what is turned.
+            found.append(((a.ndim == 3, len(used), second, first), used))
+    if not found:
+        return None
+    told = f"use {' and '.join(min(found)[1])}"
+    if "transpose" in told:
+        told += " if its axes are [.., W, H], or turn back a picture that was turned"
+    return told
+
+
+def _repeated(unary: Tensor, image: Tensor) -> list[Move]:
+    """One picture for a whole batch."""
+    alone = image.ndim == unary.ndim - 1
+    if not alone and (image.ndim < 3 or image.shape[0] != 1):
+        return []
+    shape = (unary.shape[0], *[-1] * (unary.ndim - 1 if alone else image.ndim - 1))
+    return [("{}.expand(" + ", ".join(map(str, shape)) + ")", lambda x: x.expand(*shape))]
+
+
+def _fit(unary: Tensor, image: Tensor, num_labels: int | None) -> bool:
+    return (
+        unary.ndim == image.ndim >= 3
+        and unary.shape[0] == image.shape[0]
+        and unary.shape[2:] == image.shape[2:]
+        and (num_labels is None or unary.shape[1] == num_labels)
+        and 1 <= image.shape[1] <= _MOST_CHANNELS
     )

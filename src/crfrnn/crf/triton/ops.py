@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crfrnn.crf import second_order, validate
+from crfrnn.crf import second_order
+from crfrnn.crf.problem import Problem as InferenceProblem
 from crfrnn.crf.triton.backward import KernelGradient, backward
 from crfrnn.crf.triton.forward import forward
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
@@ -48,25 +49,14 @@ def unchecked() -> Iterator[None]:
         _checking.reset(token)
 
 
-def run(
-    unary: Tensor,
-    kernels: Sequence[Any],
-    transform: Tensor,
-    iterations: int,
-    mask: Tensor | None,
-    clamp: Tensor | None,
-    damping: float,
-    initial: Tensor | None,
-    looked_at: Mapping[str, Tensor],
-) -> Tensor:
-    """Logits Float[B, L, *spatial]; the arguments as `fused.run` has them, A_m = `transform[m]`.
-
-    `looked_at`: what the transform was made of, by name, should it not be finite.
-    """
+def run(problem: InferenceProblem, transform: Tensor) -> Tensor:
+    """Logits Float[B, L, *spatial]; A_m = `transform[m]`."""
+    unary, initial, mask, clamp = problem.unary, problem.initial, problem.mask, problem.clamp
     batch, grid = unary.shape[0], list(unary.shape[2:])
     none = unary.new_empty(0)
     parts: list[list[Tensor]] = [[], [], [], [], []]
-    for kernel in kernels:
+    kernel: Any
+    for kernel in problem.kernels:
         operator = kernel.operator
         if isinstance(operator, Lattice):
             own = ([operator.weights], list(operator.structure), [none])
@@ -79,11 +69,11 @@ def run(
         for part, tensors in zip(parts, (*own, *scales), strict=True):
             part.extend(tensors)
     inputs = [unary, transform, *(t for part in parts for t in part)] + ([] if initial is None else [initial])
-    keep = iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    keep = problem.iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     logits, _, finite = torch.ops.crfrnn.triton_mean_field(
         unary.flatten(2), None if initial is None else initial.flatten(2), transform, *parts, grid,
         None if mask is None else mask.flatten().to(torch.uint8),
-        None if clamp is None else clamp.flatten().to(torch.int32), damping, iterations, keep,
+        None if clamp is None else clamp.flatten().to(torch.int32), problem.damping, problem.iterations, keep,
     )  # fmt: skip
     # The one place that waits for the device: after all has been queued. 0 · x is 0 of finite numbers only.
     if (
@@ -91,12 +81,7 @@ def run(
         and _checking.get()
         and not bool(finite & ((0 * transform.detach()).sum() == 0))
     ):
-        validate.check_unary_values(unary, mask)
-        if initial is not None:
-            open_ = None if mask is None else mask.unsqueeze(1)
-            validate.check_finite("initial", initial, "start from the unary instead: initial=None", open_)
-        for name, weight in looked_at.items():
-            validate.check_weight_values(name, weight)
+        problem.check_values()
     return logits.view(unary.shape)
 
 
