@@ -6,56 +6,30 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// x = U + a_lattice ∘ message + a_other ∘ message, Q = softmax(x).
-template <int NP>
-struct PlainForward : Plain<NP> {
-  const float* u;
-  float *state, *next;
-
-  PlainForward(const Plain<NP>& plain, const float* u_, float* state_, float* next_) : Plain<NP>(plain), u(u_), state(state_), next(next_) {}
-
-  CRFRNN_INLINE void operator()(int64_t row, const P* message, int) const {
-    const Packs<NP>& packs = this->packs;
-    const int64_t at = row * packs.labels;
-    this->ask(row, u);
-    P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
-    packs.load_logits(u + at, x);
-    this->load_other(row, sent);
-    for (int b = 0; b < packs; ++b) {
-      x[b] = P::fma(this->weight[b], message[b], x[b]);
-      x[b] = P::fma(this->other_weight[b], sent[b], x[b]);
-    }
-    if (next)
-      softmax(x, packs, next + at);
-    else
-      packs.store(x, state + at);
-  }
-};
-
-// The same in any problem: any kernels and transforms, damping, masked and known pixels.
-template <int NP>
-struct AnyForward {
+// x = U + Σ_m A_m h_m, damped; Q = softmax(x).
+template <int NP, bool common>
+struct Forward {
   const Problem& problem;
-  const Transforms& transforms;
-  Inbox<NP> inbox;
+  Inbox<NP, common> inbox;
   const float* u;
-  float *state, *next;
+  float *state, *next;  // next: Q of the next iteration, null after the last
 
-  CRFRNN_NOINLINE void operator()(int64_t row, const P* sliced, int) const {
-    const Packs<NP> packs = inbox.packs;
-    const float damping = problem.damping;
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int) const {
+    const Packs<NP>& packs = inbox.packs;
     const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
-    inbox.ask(row);
-    P x[Packs<NP>::capacity], other[Packs<NP>::capacity];
+    const bool damped = !common && problem.damping != 1.f;
+    inbox.ask(row, u);
+    P x[Packs<NP>::capacity];
     packs.load_logits(u + at, x);
-    for (int64_t m = 0; m < inbox.kernels; ++m) transforms[m].template add<NP>(inbox.message(m, row, pixel, sliced, other), packs, x);
-    if (damping != 1.f) {
-      const P step = P::set(damping), stay = P::set(1.f - damping);
-      packs.load(state + at, other);
-      for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, other[b], step * x[b]);
+    inbox.template take<false>(row, sliced, x, [](int64_t, const P*) CRFRNN_INLINE_LAMBDA {});
+    if (damped) {
+      const P step = P::set(problem.damping), stay = P::set(1.f - problem.damping);
+      P before[Packs<NP>::capacity];
+      packs.load(state + at, before);
+      for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, before[b], step * x[b]);
     }
-    if ((!next || damping != 1.f) && (!problem.mask || problem.mask[pixel])) packs.store(x, state + at);
-    if (next) write_marginals(problem, pixel, x, packs, next + at);
+    if ((!next || damped) && (common || !problem.mask || problem.mask[pixel])) packs.store(x, state + at);
+    if (next) write_marginals<NP, common>(problem, pixel, x, packs, next + at);
   }
 };
 
@@ -67,9 +41,9 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   const Messages messages(problem, order);
   const Leading<NP> leading(messages, false, true);
   const Others others(problem, problem.kernel_count - leading.sliced);
-  const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, false);
-  const bool plain = Plain<NP>::fits(problem, leading, transforms);
+  const Inbox<NP, true> common(leading, others, transforms);
+  const Inbox<NP, false> any(leading, others, transforms);
   const int64_t planes = kept ? problem.iterations : 1;
   const Buffer marginal_rows(kept ? 0 : static_cast<size_t>(problem.plane()) * sizeof(float));
   float* q = kept ? kept : marginal_rows.as<float>();
@@ -86,8 +60,8 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   for (int t = 0; t < problem.iterations; ++t) {
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
-    const AnyForward<NP> any{problem, transforms, inbox, u, state, next};
-    leading.turn(next, plain, PlainForward<NP>(Plain<NP>(inbox, transforms, order.first, plain), u, state, next), any);
+    leading.turn(next, is_common(problem, leading, transforms), Forward<NP, true>{problem, common, u, state, next},
+                 Forward<NP, false>{problem, any, u, state, next});
     q = next;
   }
 }
@@ -124,13 +98,13 @@ void update(const Problem& problem, const float* u, const float* marginals, bool
   const Messages messages(problem, order);
   const Leading<NP> leading(messages, false, false);
   const Others others(problem, problem.kernel_count);
-  const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, false);
+  const Inbox<NP, false> inbox(leading, others, transforms);
   others.pass(leading, marginals);
-  leading.rest([=, &transforms](int64_t row, const P* none, int) {
-    P x[Packs<NP>::capacity], sent[Packs<NP>::capacity];
+  leading.rest([=](int64_t row, const P* none, int) {
+    P x[Packs<NP>::capacity];
     packs.load_logits(u + row * packs.labels, x);
-    for (int64_t m = 0; m < inbox.kernels; ++m) transforms[m].template add<NP>(inbox.message(m, row, row, none, sent), packs, x);
+    inbox.template take<false>(row, none, x, [](int64_t, const P*) {});
     if (normalize)
       softmax(x, packs, out + row * packs.labels);
     else

@@ -114,84 +114,43 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     });
 }
 
-// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ).
-template <int NP>
-struct PlainBackward : Plain<NP> {
+// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), and what of g stays with the iteration before.
+template <int NP, bool common>
+struct Backward {
+  const Problem& problem;
+  const Grams<NP>& grams;
+  Inbox<NP, common> inbox;
   const float* q;
   float *g, *du;
-  const Grams<NP>& grams;
+  float back;  // how much of g stays, 0 in the common case
 
-  PlainBackward(const Plain<NP>& plain, const float* q_, float* g_, float* du_, const Grams<NP>& grams_)
-      : Plain<NP>(plain), q(q_), g(g_), du(du_), grams(grams_) {}
-
-  CRFRNN_INLINE void operator()(int64_t row, const P* message, int part) const {
-    const Packs<NP>& packs = this->packs;
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
+    const Packs<NP>& packs = inbox.packs;
     const int64_t at = row * packs.labels;
-    this->ask(row, q);
-    P sent[Packs<NP>::capacity], dq[Packs<NP>::capacity], qs[Packs<NP>::capacity], here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
-    this->load_other(row, sent);
+    inbox.ask(row, q);
+    P dq[Packs<NP>::capacity], qs[Packs<NP>::capacity], here[Packs<NP>::capacity], sum[Packs<NP>::capacity], dot = P::zero();
     packs.load(q + at, qs);
     packs.load(g + at, here);
     packs.load(du + at, sum);
-    float *own = grams.message(part, this->leading), *other = grams.message(part, 1 - this->leading), *marginal = grams.marginal(part);
-    P dot = P::zero();
-    for (int b = 0; b < packs; ++b) {
-      message[b].store(own + b * P::lanes);
-      sent[b].store(other + b * P::lanes);
-      qs[b].store(marginal + b * P::lanes);
-      dq[b] = P::fma(this->weight[b], message[b], this->other_weight[b] * sent[b]);
-      dot = P::fma(qs[b], dq[b], dot);
-      sum[b] = sum[b] + here[b];
-    }
-    packs.store(sum, du + at);
-    const P mean = P::set(dot.sum());
-    for (int b = 0; b < packs; ++b) here[b] = qs[b] * (dq[b] - mean);
-    packs.store(here, g + at);
-    grams.next(part);
-  }
-};
-
-// The same in any problem, see AnyForward. back: what of g stays with the iteration before.
-template <int NP>
-struct AnyBackward {
-  const Problem& problem;
-  const Transforms& transforms;
-  const Grams<NP>& grams;
-  Inbox<NP> inbox;
-  const float* q;
-  float *g, *du;
-  float back;
-
-  CRFRNN_NOINLINE void operator()(int64_t row, const P* sliced, int part) const {
-    const Packs<NP> packs = inbox.packs;
-    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
-    inbox.ask(row);
-    P dq[Packs<NP>::capacity], other[Packs<NP>::capacity], qs[Packs<NP>::capacity], dot = P::zero();
-    for (int b = 0; b < packs; ++b) dq[b] = P::zero();
-    for (int64_t m = 0; m < inbox.kernels; ++m) {
-      const P* h = inbox.message(m, row, pixel, sliced, other);
-      transforms[m].template add<NP>(h, packs, dq);
+    inbox.template take<true>(row, sliced, dq, [&](int64_t m, const P* h) CRFRNN_INLINE_LAMBDA {
       float* keep = grams.message(part, m);
       for (int b = 0; b < packs; ++b) h[b].store(keep + b * P::lanes);
-    }
-    packs.load(q + at, qs);
+    });
     float* keep = grams.marginal(part);
     for (int b = 0; b < packs; ++b) {
       qs[b].store(keep + b * P::lanes);
       dot = P::fma(qs[b], dq[b], dot);
-    }
-    grams.next(part);
-    const bool held = (problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0);
-    const P mean = P::set(dot.sum());
-    P here[Packs<NP>::capacity], sum[Packs<NP>::capacity];
-    packs.load(g + at, here);
-    packs.load(du + at, sum);
-    for (int b = 0; b < packs; ++b) {
       sum[b] = sum[b] + here[b];
-      here[b] = P::fma(P::set(back), here[b], held ? P::zero() : qs[b] * (dq[b] - mean));
     }
     packs.store(sum, du + at);
+    const bool held = is_held<common>(problem, inbox.pixel_of[row]);
+    const P mean = P::set(dot.sum());
+    for (int b = 0; b < packs; ++b) {
+      const P change = held ? P::zero() : qs[b] * (dq[b] - mean);
+      here[b] = common ? change : P::fma(P::set(back), here[b], change);
+    }
     packs.store(here, g + at);
+    grams.next(part);
   }
 };
 
@@ -208,12 +167,12 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
     bandwidths = bandwidths || grad_kernels[m].weights || grad_kernels[m].theta || grad_kernels[m].pre || grad_kernels[m].post;
   const Leading<NP> leading(messages, true, !bandwidths && problem.damping == 1.f);
   const Others others(problem, kernels - leading.sliced);
-  const Inbox<NP> inbox(problem, order, others, leading.closing);
   const Transforms transforms(problem, true), plain(problem, false);
+  const Inbox<NP, true> common(leading, others, transforms);
+  const Inbox<NP, false> any(leading, others, transforms);
   const Grams<NP> grams(problem, packs);
   const float step = problem.damping, back = step == 1.f ? 0.f : (1.f - step) / step;
 
-  const bool common = Plain<NP>::fits(problem, leading, transforms);
   leading.begin(g);
   for (int t = problem.iterations - 1; t >= 0; --t) {
     const float* q = kept + t * problem.plane();
@@ -225,11 +184,11 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
       for (int m = 0; m < kernels; ++m)
         kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
     float* made = t > 0 ? g : nullptr;
-    const AnyBackward<NP> any{problem, transforms, grams, inbox, q, g, du, back};
+    const Backward<NP, false> body{problem, grams, any, q, g, du, back};
     if (leading.turning)
-      leading.turn(made, common, PlainBackward<NP>(Plain<NP>(inbox, transforms, order.first, common), q, g, du, grams), any);
+      leading.turn(made, is_common(problem, leading, transforms), Backward<NP, true>{problem, grams, common, q, g, du, back}, body);
     else
-      leading.slice(any);
+      leading.slice(body);
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
   }
   for (int m = 0; m < kernels; ++m)

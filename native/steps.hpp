@@ -32,6 +32,12 @@ struct RowScales {
   }
 };
 
+// A body that is called, not made part of a walk.
+template <class Body>
+CRFRNN_NOINLINE void apart(const Body& body, int64_t row, const P* sliced, int part) {
+  body(row, sliced, part);
+}
+
 // The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where nobody needs its spread
 // rows, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
@@ -85,8 +91,8 @@ struct Leading {
       const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
       const Splat splat{sweep, source(made)};
       const Turn<float, NP, Splat> walk(sweep, splat, turning_rows, made != nullptr);
-      const auto to_common = scaled(common);
-      const auto to = scaled(body);
+      const auto to_common = scaled<true>(common);
+      const auto to = scaled<false>(body);
       with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(fits, to_common, to); });
     }
     rest(body);
@@ -96,7 +102,7 @@ struct Leading {
   void slice(const Body& body) const {
     if (sliced) {
       const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel(), reverse);
-      const auto to = scaled(body);
+      const auto to = scaled<false>(body);
       with_corners<NP>(kernel().lattice.dim, [&]<int V>() {
         sweep.each_simplex_range([&](int64_t begin, int64_t end, int part) {
           sweep.template slice<V>(begin, end, messages.spread.template as<float>(),
@@ -116,18 +122,21 @@ struct Leading {
       P none[Packs<NP>::capacity];
       for (auto& pack : none) pack = P::zero();
       for (int64_t row = from + (total - from) * part / fixed_parts; row < from + (total - from) * (part + 1) / fixed_parts; ++row)
-        body(row, none, static_cast<int>(part));
+        apart(body, row, none, static_cast<int>(part));
     });
   }
 
   // body, for what a walk has sliced: the factor of slicing and the closing scale come on top.
-  template <class Body>
+  template <bool inlined, class Body>
   auto scaled(const Body& body) const {
     const float* scale = closing.of[order.first];
     return [body, scale, packs = Packs<NP>(problem), factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
       const P f = P::set(scale ? scale[row] * factor : factor);
       for (int b = 0; b < packs; ++b) sum[b] = sum[b] * f;
-      body(row, sum, part);
+      if constexpr (inlined)
+        body(row, sum, part);
+      else
+        apart(body, row, sum, part);
     };
   }
 };
@@ -163,23 +172,78 @@ struct Others {
   }
 };
 
-// The messages of one row after another. Those in the pixels' own order are scattered, and asked for early.
+// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or
+// missing, no damping. A row's body is compiled for it (common = true) and for every other problem.
 template <int NP>
+bool is_common(const Problem& problem, const Leading<NP>& leading, const Transforms& transforms) {
+  return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal && !problem.mask &&
+         !problem.clamp && problem.damping == 1.f;
+}
+
+// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered, and asked for early.
+template <int NP, bool common>
 struct Inbox {
+  static constexpr int held = common ? Packs<NP>::capacity : 1;
   Packs<NP> packs;
+  const Transforms& transforms;
   const int32_t* pixel_of;
-  const float *scattered, *const *rows, *const *scales;  // scattered: the first plane in the pixels' own order
-  int64_t scattered_size, kernels, total;
+  const float *const *rows, *const *scales;
+  const float* scattered;  // the first plane in the pixels' own order
+  int64_t scattered_size, kernels, first, last;  // first: the leading kernel; last: the last row that is asked for early
+  const float* other_scale = nullptr;            // common: of the other kernel, or null
+  P weight[held], other_weight[held];            // common: the two diagonals
 
-  Inbox(const Problem& problem, const Order& order, const Others& others, const RowScales& closing)
-      : packs(problem), pixel_of(order.pixel), scattered(others.memory.template as<float>()), rows(others.at), scales(closing.of),
-        scattered_size(others.count ? problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0), kernels(problem.kernel_count),
-        total(problem.total()) {}
-
-  CRFRNN_INLINE void ask(int64_t row) const {
-    if (row + ahead < total) prefetch_bytes(scattered + int64_t{pixel_of[row + ahead]} * packs.labels, scattered_size);
+  Inbox(const Leading<NP>& leading, const Others& others, const Transforms& transforms_)
+      : packs(leading.problem), transforms(transforms_), pixel_of(leading.order.pixel), rows(others.at), scales(leading.closing.of),
+        scattered(others.memory.template as<float>()),
+        scattered_size(others.count ? leading.problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0),
+        kernels(leading.problem.kernel_count), first(leading.order.first), last(leading.problem.total() - 1 - ahead) {
+    if (!common || !is_common(leading.problem, leading, transforms)) return;
+    other_scale = scales[1 - first];
+    for (int b = 0; b < held && b < packs; ++b) {
+      weight[b] = P::load(transforms[first].columns.template as<float>() + b * P::lanes);
+      other_weight[b] = P::load(transforms[1 - first].columns.template as<float>() + b * P::lanes);
+    }
   }
-  // What kernel m sends; `sliced` is the leading lattice's.
+
+  // Asks for what is wanted soon: the scattered rows and, in the common case, the one of `own`.
+  CRFRNN_INLINE void ask(int64_t row, const float* own) const {
+    if (row > last) return;
+    const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.labels;
+    if constexpr (common) {
+      for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
+      for (int b = 0; b < packs; ++b) prefetch(own + (row + ahead) * packs.labels + b * P::lanes);
+    } else {
+      prefetch_bytes(early, scattered_size);
+    }
+  }
+
+  // x += Σ_m A_m h_m over the messages h_m, or, where x is `fresh`, x = Σ_m A_m h_m; `sliced` is what the leading lattice sends.
+  // seen(m, h_m) meets each of them.
+  template <bool fresh, class Seen>
+  CRFRNN_INLINE void take(int64_t row, const P* sliced, P* x, const Seen& seen) const {
+    const int64_t pixel = pixel_of[row];
+    P other[Packs<NP>::capacity];
+    if constexpr (common) {
+      packs.load(scattered + pixel * packs.labels, other);
+      const P scale = P::set(other_scale ? other_scale[row] : 1.f);
+      for (int b = 0; b < packs; ++b) other[b] = other[b] * scale;
+      seen(first, sliced);
+      seen(1 - first, other);
+      for (int b = 0; b < packs; ++b)
+        x[b] = fresh ? P::fma(weight[b], sliced[b], other_weight[b] * other[b])
+                     : P::fma(other_weight[b], other[b], P::fma(weight[b], sliced[b], x[b]));
+    } else {
+      for (int b = 0; fresh && b < packs; ++b) x[b] = P::zero();
+      for (int64_t m = 0; m < kernels; ++m) {
+        const P* h = message(m, row, pixel, sliced, other);
+        transforms[m].template add<NP>(h, packs, x);
+        seen(m, h);
+      }
+    }
+  }
+
+ private:
   CRFRNN_INLINE const P* message(int64_t m, int64_t row, int64_t pixel, const P* sliced, P* out) const {
     if (!rows[m]) return sliced;
     packs.load(rows[m] + pixel * packs.labels, out);
@@ -190,45 +254,11 @@ struct Inbox {
   }
 };
 
-// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or
-// missing.
-template <int NP>
-struct Plain {
-  Packs<NP> packs;
-  const int32_t* pixel_of;
-  const float *other, *other_scale;
-  P weight[Packs<NP>::capacity], other_weight[Packs<NP>::capacity];
-  int64_t leading, last;  // last: the last row that is asked for early
-
-  static bool fits(const Problem& problem, const Leading<NP>& leading, const Transforms& transforms) {
-    return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal && !problem.mask &&
-           !problem.clamp && problem.damping == 1.f;
-  }
-
-  // Where it does not fit it is left empty.
-  Plain(const Inbox<NP>& inbox, const Transforms& transforms, int first, bool fits)
-      : packs(inbox.packs), pixel_of(inbox.pixel_of), other(fits ? inbox.rows[1 - first] : nullptr),
-        other_scale(fits ? inbox.scales[1 - first] : nullptr), leading(first), last(inbox.total - 1 - ahead) {
-    for (int b = 0; fits && b < packs; ++b) {
-      weight[b] = P::load(transforms[first].columns.template as<float>() + b * P::lanes);
-      other_weight[b] = P::load(transforms[1 - first].columns.template as<float>() + b * P::lanes);
-    }
-  }
-
-  // Asks for the rows that are wanted soon: the scattered one of the other kernel, and that of `rows`.
-  CRFRNN_INLINE void ask(int64_t row, const float* rows) const {
-    if (row > last) return;
-    const float* early = other + int64_t{pixel_of[row + ahead]} * packs.labels;
-    for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
-    const float* own = rows + (row + ahead) * packs.labels;
-    for (int b = 0; b < packs; ++b) prefetch(own + b * P::lanes);
-  }
-  CRFRNN_INLINE void load_other(int64_t row, P* out) const {
-    packs.load(other + int64_t{pixel_of[row]} * packs.labels, out);
-    const P scale = P::set(other_scale ? other_scale[row] : 1.f);
-    for (int b = 0; b < packs; ++b) out[b] = out[b] * scale;
-  }
-};
+// A row whose label is known, or that the mask leaves out.
+template <bool common>
+CRFRNN_INLINE bool is_held(const Problem& problem, int64_t pixel) {
+  return !common && ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0));
+}
 
 // Known rows: one label, or none where the mask ends; out of the way of all the others.
 template <int NP>
@@ -237,9 +267,9 @@ void write_known(const Problem& problem, int64_t pixel, const Packs<NP>& packs, 
   for (int64_t l = 0; l < packs.labels; ++l) out[l] = valid && problem.clamp[pixel] == l ? 1.f : 0.f;
 }
 
-template <int NP>
+template <int NP, bool common = false>
 CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, float* out) {
-  if ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0)) return write_known(problem, pixel, packs, out);
+  if (is_held<common>(problem, pixel)) return write_known(problem, pixel, packs, out);
   softmax(x, packs, out);
 }
 

@@ -64,7 +64,7 @@ struct Transforms {
   ~Transforms() {
     for (int m = 0; m < count; ++m) memory.as<Transform>()[m].~Transform();
   }
-  const Transform& operator[](int m) const { return memory.as<Transform>()[m]; }
+  const Transform& operator[](int64_t m) const { return memory.as<Transform>()[m]; }
 
  private:
   explicit Transforms(size_t most) : memory(sizeof(Transform) * most), count(0) {}
