@@ -196,6 +196,6 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         convert(foreign.caffemodel(tmp_path / "a", flat, v1=False), "caffe")
     with pytest.raises(ValueError, match="origin: expected one of caffe"):
         convert(path, "mxnet")
-    assert set(READERS) == {"caffe", "keras", "pytorch", "torchvision"}
+    assert set(READERS) == {"caffe", "keras", "pytorch", "torchvision", "deeplab"}
     with pytest.raises(ValueError, match="VGG-16"):
         convert(write_pth(tmp_path / "b", {"weight": torch.zeros(3)}), "torchvision")

@@ -12,21 +12,23 @@ from crfrnn.commands import common
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help=".caffemodel, .h5, .pth or .safetensors.")],
+    source: Annotated[Path, typer.Argument(help=".caffemodel, .h5, .pth, .safetensors or .tflite.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="A folder, or FILE.safetensors with the configuration in it."),
     ],
-    origin: Annotated[str, typer.Option("--from", help="caffe, keras, pytorch, torchvision.")],
+    origin: Annotated[str, typer.Option("--from", help="caffe, keras, pytorch, torchvision, deeplab.")],
     labels: common.Labels = None,
     half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Convert a CRF-RNN, FCN or VGG-16 weight file; nothing in it is run.
+    """Convert a CRF-RNN, FCN, VGG-16 or DeepLab weight file; nothing in it is run.
 
     Example: crfrnn convert TVG_CRFRNN_COCO_VOC.caffemodel --from caffe -o crfrnn-original/
 
     Example: crfrnn convert vgg16.pth --from torchvision --labels 5 -o start.safetensors
+
+    Example: crfrnn convert deeplabv3_mnv2_pascal_quant.tflite --from deeplab -o deeplab/
     """
     import torch
 

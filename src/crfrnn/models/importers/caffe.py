@@ -46,7 +46,7 @@ def read_caffemodel(path: PathLike) -> dict[str, list[Tensor]]:
     layers: dict[str, list[Tensor]] = {}
     numbers_held = 0
     try:
-        with _mapped(str(found)) as data:
+        with mapped(str(found)) as data:
             for field in fields(data):
                 if field.number in (NET_V1_LAYER, NET_LAYER):
                     numbers = V1_LAYER if field.number == NET_V1_LAYER else LAYER
@@ -66,7 +66,7 @@ def read_caffemodel(path: PathLike) -> dict[str, list[Tensor]]:
 
 
 @contextmanager
-def _mapped(path: str) -> Iterator[memoryview]:
+def mapped(path: str) -> Iterator[memoryview]:
     """The bytes of a file without reading it whole."""
     with open(path, "rb") as stream:
         # Not closed by hand: an error's traceback still holds views, and the last of them takes it along.

@@ -3,13 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crfrnn.io.files import PathLike
-from crfrnn.models.importers.assemble import Converted, assemble
+from crfrnn.models.importers.assemble import Converted, Found, assemble
 from crfrnn.models.importers.caffe import read_caffe
+from crfrnn.models.importers.deeplab import convert_deeplab
 from crfrnn.models.importers.keras import read_keras
 from crfrnn.models.importers.pytorch import read_pytorch, read_torchvision
 
-READERS = {"caffe": read_caffe, "keras": read_keras, "pytorch": read_pytorch, "torchvision": read_torchvision}
+Reader = Callable[[PathLike, int | None], Converted]
+
+
+def _fcn(read: Callable[[PathLike], Found]) -> Reader:
+    return lambda source, num_labels: assemble(read(source), num_labels)
+
+
+READERS: dict[str, Reader] = {
+    "caffe": _fcn(read_caffe),
+    "keras": _fcn(read_keras),
+    "pytorch": _fcn(read_pytorch),
+    "torchvision": _fcn(read_torchvision),
+    "deeplab": convert_deeplab,
+}
 
 
 def convert(source: PathLike, origin: str, num_labels: int | None = None) -> Converted:
@@ -17,11 +33,12 @@ def convert(source: PathLike, origin: str, num_labels: int | None = None) -> Con
 
     Args:
         source: the file.
-        origin: "caffe", "keras", "pytorch" (the CRF-RNN ports) or "torchvision" (VGG-16).
+        origin: "caffe", "keras", "pytorch" (the CRF-RNN ports), "torchvision" (VGG-16), or "deeplab"
+            (DeepLabV3-MobileNetV2 of TensorFlow Lite, or a file with the network's own names).
         num_labels: where the file has no score layers.
 
     Raises: ValueError for an unknown origin, a damaged or hostile file, or weights of another network.
     """
     if origin not in READERS:
         raise ValueError(f"origin: expected one of {', '.join(READERS)}, got {origin!r}")
-    return assemble(READERS[origin](source), num_labels)
+    return READERS[origin](source, num_labels)
