@@ -16,9 +16,8 @@ from crfrnn.commands.parser import app
 from crfrnn.crf.presets import PRESETS
 from crfrnn.evaluation.submission import COMPETITIONS, TARGETS
 from crfrnn.inference.pseudo import RECIPES
-from crfrnn.io.tile_unaries import KINDS as TILE_KINDS
-from crfrnn.io.unaries import KINDS
-from crfrnn.io.volume_unaries import KINDS as VOLUME_KINDS
+from crfrnn.io.scores import KINDS
+from crfrnn.io.unaries import PICTURE_KINDS
 from crfrnn.models.importers import READERS
 from crfrnn.training.recipe_files import recipe_names
 
@@ -88,9 +87,9 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
     ("command", "option", "choices"),
     [
         ("refine", "--preset", PRESETS),
-        ("refine", "--kind", KINDS),
-        ("tiles", "--kind", TILE_KINDS),
-        ("volume", "--kind", VOLUME_KINDS),
+        ("refine", "--kind", PICTURE_KINDS),
+        ("tiles", "--kind", KINDS),
+        ("volume", "--kind", KINDS),
         ("convert", "--from", READERS),
         ("pseudo-labels", "--recipe", RECIPES),
         ("submit", "--target", TARGETS),

@@ -152,7 +152,7 @@ def test_command_refines_scores_of_all_labels_and_label_maps(root: Path) -> None
     [
         (("--recipe", "crf"), "recipe: expected one of"),
         (("--kind", "scribbles"), "--kind: expected one of"),
-        (("--kind", "logits"), "--layout: expected one of"),
+        (("--kind", "logits"), "--layout: expected the order"),
         (("--kind", "labels"), "--labels: expected"),
         (("-j", "0"), "processes: expected at least 1"),
         (("--batch", "0"), "batch: expected at least 1"),

@@ -17,7 +17,7 @@ from crfrnn import CRFRNN
 from crfrnn.inference import refine_tiles
 from crfrnn.inference.guide import Guide, shared_directions
 from crfrnn.inference.memory import crf_pixel, smallest, tile_within
-from crfrnn.io import InMemory, as_logits
+from crfrnn.io import AsLogits, InMemory
 
 LABELS = 4
 
@@ -126,7 +126,7 @@ def test_pixels_without_data_send_nothing() -> None:
         ({"overlap": -1}, "overlap: expected"),
         ({"unary": InMemory(np.zeros((4, 9, 9), np.float32))}, "unary: expected 427 rows"),
         ({"unary": InMemory(np.zeros((3, 427, 640), np.float32)), "tile": 256}, "unary: expected 4 labels"),
-        ({"logits": as_logits("probabilities"), "tile": 256}, "say kind='logits'"),
+        ({"logits": AsLogits("probabilities"), "tile": 256}, "say kind='logits'"),
     ],
 )
 def test_refusals_name_the_argument(change: dict[str, Any], words: str) -> None:
@@ -152,13 +152,13 @@ def test_a_larger_budget_gives_larger_tiles_and_never_more_than_it_says() -> Non
 
 def test_scores_are_read_as_said() -> None:
     p = np.array([[[0.25]], [[0.75]]], np.float32)
-    assert torch.allclose(as_logits("probabilities")(p).exp(), torch.from_numpy(p))
-    hard = as_logits("labels", 3, 0.8)(np.array([[[2, 255]]], np.uint8)).exp()
+    assert torch.allclose(AsLogits("probabilities")(p).exp(), torch.from_numpy(p))
+    hard = AsLogits("labels", 3, 0.8)(np.array([[[2, 255]]], np.uint8)).exp()
     assert torch.allclose(hard[:, 0], torch.tensor([[0.1, 1 / 3], [0.1, 1 / 3], [0.8, 1 / 3]]))
     with pytest.raises(ValueError, match="num_labels"):
-        as_logits("labels")
-    with pytest.raises(ValueError, match="one band of whole numbers"):
-        as_logits("labels", 3)(p)
+        AsLogits("labels")
+    with pytest.raises(ValueError, match="one whole number per pixel"):
+        AsLogits("labels", 3)(p)
 
 
 def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
@@ -169,7 +169,7 @@ def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
     crf, sheet = CRFRNN(2, theta_alpha=5.0).eval(), Sheet((2, 70, 300))
     with pytest.raises(ValueError, match="nothing but 0 and 255"):
         refine_tiles(
-            InMemory(image), InMemory(white), crf, sheet.write, logits=as_logits("labels", 2), tile=128
+            InMemory(image), InMemory(white), crf, sheet.write, logits=AsLogits("labels", 2), tile=128
         )
     assert (sheet.labels == -1).all()
     refine_tiles(
@@ -177,21 +177,21 @@ def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
         InMemory(white),
         crf,
         sheet.write,
-        logits=as_logits("labels", 2, unknown=255),
+        logits=AsLogits("labels", 2, unknown=255),
         tile=128,
     )
     white[:, 60, 290] = 1
     sheet = Sheet((2, 70, 300))
-    refine_tiles(InMemory(image), InMemory(white), crf, sheet.write, logits=as_logits("labels", 2), tile=128)
+    refine_tiles(InMemory(image), InMemory(white), crf, sheet.write, logits=AsLogits("labels", 2), tile=128)
     assert (sheet.labels >= 0).all()
 
 
 def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     p = np.array([[[0.2, np.nan], [0.9, 0.5]]], np.float32)
     with pytest.raises(ValueError, match=r"1 NaN.*row 0, column 1"):
-        as_logits("probabilities")(p)
+        AsLogits("probabilities")(p)
     inside = np.isfinite(p[0])
-    found = as_logits("probabilities")(p, inside).softmax(0).numpy()
+    found = AsLogits("probabilities")(p, inside).softmax(0).numpy()
     assert np.allclose(found[1][inside], p[0][inside]) and np.isfinite(found).all()
     image, z = photograph()
     image, z = image[:, :80, :90], z[:1, :80, :90]
@@ -201,7 +201,7 @@ def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     with torch.no_grad():
         wanted = crf(torch.from_numpy(z)[None], torch.from_numpy(image)[None])[0, 0].sigmoid()
     assert np.allclose(sheet.p[1], wanted.numpy(), atol=1e-5)
-    z = as_logits("logits")(np.array([[[-1.5]]], np.float32))
+    z = AsLogits("logits")(np.array([[[-1.5]]], np.float32))
     assert np.allclose(z.softmax(0).numpy().ravel(), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])
 
 

@@ -163,7 +163,7 @@ def test_refusals_name_the_argument(change: dict[str, object], words: str) -> No
     guide, p = sample()
     with pytest.raises(ValueError, match=words):
         refine_volume(**{"guide": guide, "probabilities": p, "spacing": SPACING, **change})
-    with pytest.raises(TypeError, match="probabilities: expected floating"):
+    with pytest.raises(ValueError, match="probabilities: expected floating"):
         refine_volume(guide, np.ones((2, *SHAPE), int), SPACING)
 
 

@@ -66,7 +66,9 @@ def test_unmarked_paper_is_no_mask_and_truth_values_are_labels(tmp_path):
     np.save(path, WHITE > 0)
     assert read_label_map(path, 2).tolist() == [[0, 1, 1], [0, 0, 1]]
     np.save(path, (WHITE > 0).astype(np.float32))
-    with pytest.raises(ValueError, match=r"labels.astype\('uint8'\)"):
+    assert read_label_map(path, 2).tolist() == [[0, 1, 1], [0, 0, 1]]
+    np.save(path, WHITE / 510)
+    with pytest.raises(ValueError, match=r"whole numbers, got float64.*kind='probabilities'"):
         read_label_map(path, 2)
     np.save(path, WHITE // 2)
     with pytest.raises(ValueError, match=r"labels 0..1 or -1, got 127 at row 0, column 1"):

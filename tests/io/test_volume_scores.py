@@ -86,7 +86,7 @@ def test_an_order_that_fits_twice_is_asked_for_except_of_nnunet(tmp_path: Path) 
     assert (read_scores(tmp_path / "p.npy", guide, axes="lzyx") == cube).all()
     assert (read_scores(tmp_path / "p.npy", guide, axes="lxyz") == turned).all()
     np.savez(tmp_path / "p.npz", probabilities=turned)
-    with pytest.warns(UserWarning, match=r"read as \[labels, z, y, x\], as nnU-Net.*axes='lxyz'"):
+    with pytest.warns(UserWarning, match=r"read as \[L, Z, Y, X\], as nnU-Net.*axes='lxyz'"):
         assert (read_scores(tmp_path / "p.npz", guide) == cube).all()
 
 
@@ -97,7 +97,7 @@ def test_a_file_for_each_label(tmp_path: Path, guide: Volume) -> None:
     assert np.allclose(read_scores(files[1:], guide, num_labels=3), P, atol=1e-6)
     logits = [save(tmp_path / f"z{k}.nii.gz", np.log(p)) for k, p in enumerate(P)]
     assert np.allclose(read_scores(logits, guide, kind="logits"), np.log(P), atol=1e-6)
-    with pytest.raises(ValueError, match="expected 3 as unary has it, got 4"):
+    with pytest.raises(ValueError, match="unary: expected 4 labels, got 3"):
         read_scores(logits, guide, kind="logits", num_labels=4)
     double = save(tmp_path / "double.nii.gz", 2 * P[1])
     with pytest.raises(ValueError, match=r"sums of at most 1.*refined one by one"):
@@ -188,13 +188,17 @@ def test_what_lies_elsewhere_is_refused_with_a_remedy_that_works(tmp_path: Path)
 @pytest.mark.parametrize(
     ("values", "options", "said"),
     [
-        (P, {"axes": "xyzl"}, r"in the order xyzl, got \(3, 9, 8, 5\); axes='lxyz' would fit"),
-        (P, {"axes": "chw"}, "axes: expected one of 'lxyz'"),
+        (
+            P,
+            {"axes": "xyzl"},
+            r"x 9, y 8, z 5, got shape \(3, 9, 8, 5\) read as \[X, Y, Z, L\]; axes='lxyz' would fit",
+        ),
+        (P, {"axes": "chw"}, "axes: expected the order of the file's axes, one of 'lxyz'"),
         (P, {"kind": "odds"}, "kind: expected one of"),
-        (P, {"num_labels": 5}, "num_labels: expected 3"),
+        (P, {"num_labels": 5}, "expected 5 labels, got 3; correct num_labels"),
         (P[:, :4], {}, "an axis of labels.*resample it onto the guide"),
         (LABELS, {}, "floating-point probabilities.*kind='labels'"),
-        (P, {"kind": "labels"}, "axis|guide"),
+        (P, {"kind": "labels"}, r"axes \[X, Y, Z\].*for scores say kind='logits'"),
     ],
 )
 def test_refusals(tmp_path: Path, guide: Volume, values: NDArray, options: dict, said: str) -> None:
@@ -206,7 +210,7 @@ def test_refusals(tmp_path: Path, guide: Volume, values: NDArray, options: dict,
 @pytest.mark.parametrize(
     ("values", "options", "said"),
     [
-        (LABELS, {"num_labels": 2}, "labels 0..1, got 2.*unknown=2"),
+        (LABELS, {"num_labels": 2}, "labels 0..1 or -1, got 2 .*unknown=2"),
         (LABELS - 1, {}, "labels 0 and above, got -1.*unknown=-1"),
         (P[0], {}, "whole numbers.*kind='probabilities'"),
         (np.arange(360).reshape(SHAPE) * 4, {"num_labels": 2000}, "at most 1024 labels"),

@@ -280,6 +280,7 @@ def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
     """`deeplab:FILE.npz`, or a folder with a file per picture."""
     from crfrnn.datasets import DeepLabUnaries, FolderUnaries
+    from crfrnn.io.unaries import check_reading
 
     kind, _, rest = spec.partition(":")
     if kind == "deeplab" and rest:
@@ -289,7 +290,9 @@ def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
         raise ValueError(
             f"--unaries: expected a folder or deeplab:FILE.npz, got {spec!r}; check the spelling"
         )
-    return FolderUnaries(folder, {"axes": options.pop("layout", None), **options})
+    options = {"axes": options.pop("layout", None), **options}
+    check_reading(options["kind"], options["axes"], options["num_labels"])
+    return FolderUnaries(folder, options)
 
 
 def labelled(

@@ -155,7 +155,7 @@ def _method(spec: str, num_labels: int, iterations: int | None, void: int | None
     import numpy as np
 
     from crfrnn.inference.refine import refine
-    from crfrnn.io.palette import ask_about_white, check_labels, read_label_png
+    from crfrnn.io.labels import ask_about_white, check_labels, read_label_png
 
     if spec == "plain":
         return lambda sample: sample.unary.argmax(0).numpy()

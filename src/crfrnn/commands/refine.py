@@ -120,7 +120,7 @@ class _Work:
     single: bool
 
     def __post_init__(self) -> None:
-        from crfrnn.io.unaries import KINDS, LAYOUTS
+        from crfrnn.io.unaries import check_reading
 
         self.changed = 0.0
         self._saved: SavedParameters | None = None
@@ -129,17 +129,7 @@ class _Work:
             self.labels = self._saved.crf.num_labels
         else:
             self._build(self.labels or 2)
-        kind, scores = self.reading["kind"], ("logits", "probabilities")
-        if kind not in KINDS:
-            raise ValueError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-        if kind in scores and self.reading["axes"] not in LAYOUTS:
-            raise ValueError(
-                f"--layout: expected the axes' order ({', '.join(LAYOUTS)}) for --kind {kind}, "
-                f"got {self.reading['axes'] or 'none'}; "
-                "lhw is torch's, hwl TensorFlow's (l labels, h rows, w columns)"
-            )
-        if kind not in scores and self.labels is None:
-            raise ValueError(f"--labels: expected the number of labels for --kind {kind}, got none")
+        check_reading(self.reading["kind"], self.reading["axes"], self.labels)
         if not self.unary.exists():
             raise ValueError(
                 f"--unary: expected a file or a folder, got {str(self.unary)!r}, which is not there"

@@ -50,7 +50,7 @@ def tiles(
     import numpy as np
 
     from crfrnn.inference import refine_tiles
-    from crfrnn.io import FileError, LabelRaster, Raster, as_logits
+    from crfrnn.io import AsLogits, FileError, LabelRaster, Raster
     from crfrnn.io.outputs import Item, claim
     from crfrnn.lattice.validate import warn
 
@@ -78,9 +78,9 @@ def tiles(
                 f"--unary {str(unary)!r}: label {scores.nodata:g} is also the file's nodata value, so that "
                 "its pixels take no part; if it is a label, take that out (gdal_edit.py -unsetnodata)"
             )
-        convert = as_logits(kind, labels, gt_prob, void)
+        convert = AsLogits(kind, labels, gt_prob, void)
         crf = common.build_crf(
-            labels if kind == "labels" else max(len(scores.bands), 2), params, preset, iterations,
+            convert.count(len(scores.bands), "--unary", unary), params, preset, iterations,
             theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
             spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
             guide_components=guide_components,

@@ -117,7 +117,7 @@ def volume(
 
 def _on_grid(path: Path, option: str, first: Volume) -> Volume:
     from crfrnn.io import read_nifti
-    from crfrnn.io.volume_scores import check_grid
+    from crfrnn.io.nifti import check_grid
 
     found = read_nifti(path, option)
     check_grid(path, option, found.values.shape[-3:], found.affine, first)

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from crfrnn.datasets.pictures import LabelledPicture, PictureSet, read_ids
 from crfrnn.datasets.voc import devkit
 from crfrnn.io.files import FileError, PathLike, read_text
+from crfrnn.io.labels import read_label_png
 from crfrnn.io.matfile import read_mat
-from crfrnn.io.palette import VOC_CLASSES, VOID, read_label_png
+from crfrnn.io.palette import VOC_CLASSES, VOID
 
 CONTEXT_CLASSES = (
     *VOC_CLASSES[1:], "bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "clothes", "computer",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from crfrnn.datasets.pictures import IMAGE_ENDINGS, LabelledPicture, PictureSet, read_ids
 from crfrnn.io.files import FileError, PathLike, read_text
-from crfrnn.io.palette import VOID, read_label_png
+from crfrnn.io.labels import read_label_png
+from crfrnn.io.palette import VOID
 from crfrnn.lattice.validate import warn
 
 LABELS_FILE = "labels.txt"

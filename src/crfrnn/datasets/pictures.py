@@ -16,7 +16,8 @@ from torch import Tensor
 
 from crfrnn.io.files import FileError, PathLike, read_text
 from crfrnn.io.images import read_image
-from crfrnn.io.palette import VOID, check_labels, only_white, read_label_png
+from crfrnn.io.labels import check_labels, only_white, read_label_png
+from crfrnn.io.palette import VOID
 from crfrnn.io.problems import by_kind
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from crfrnn.datasets.pictures import LabelledPicture, PictureSet, read_ids
 from crfrnn.io.files import FileError, PathLike
+from crfrnn.io.labels import check_labels
 from crfrnn.io.matfile import read_mat
-from crfrnn.io.palette import VOC_CLASSES, check_labels
+from crfrnn.io.palette import VOC_CLASSES
 
 SBD_SPLITS = ("train", "val")
 

@@ -14,7 +14,8 @@ from crfrnn.datasets.context import CONTEXT_CLASSES
 from crfrnn.datasets.pictures import PictureSet, some
 from crfrnn.io.files import FileError, PathLike, atomic
 from crfrnn.io.images import upright_size
-from crfrnn.io.palette import VOC_CLASSES, label_picture, read_label_png
+from crfrnn.io.labels import label_picture, read_label_png
+from crfrnn.io.palette import VOC_CLASSES
 from crfrnn.io.problems import by_kind
 
 COMPETITIONS = ("comp5", "comp6")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN, principal_directions
 from crfrnn.crf.unit import warn_of_guide
-from crfrnn.io.rectangles import Source, finite, valid_in_all
+from crfrnn.io.rectangles import Windowed, finite, valid_in_all
 
 SAMPLE, SAMPLES = 128, 3  # side of the pieces that are looked at, pieces along each side
 
@@ -25,12 +25,12 @@ class Guide:
     Attributes:
         image: real numbers [C, H, W].
         prepare: from [1, C, h, w], as it is read, to the guide, on the device where the CRF runs.
-        others: sources whose pixels without data count as pixels without data in the picture.
+        others: pictures or scores whose pixels without data count as pixels without data in the picture.
     """
 
-    image: Source
+    image: Windowed
     prepare: Callable[[Tensor], Tensor]
-    others: tuple[Source, ...] = ()
+    others: tuple[Windowed, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

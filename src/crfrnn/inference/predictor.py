@@ -32,7 +32,7 @@ from crfrnn.inference.prediction import Prediction, Tiling
 from crfrnn.inference.tiles import LARGEST, Progress, Write, deliver, reach, without_data
 from crfrnn.inference.windows import Tile, Window, faded, windows
 from crfrnn.io.files import PathLike
-from crfrnn.io.rectangles import InMemory, Source
+from crfrnn.io.rectangles import InMemory, Windowed
 from crfrnn.models import Segmenter
 
 OVERLAP = 128  # pixels that tiles share for a network
@@ -179,7 +179,7 @@ class Predictor:
         return Prediction(labels, before, p, self._names, crf, len(rows) * len(columns))
 
     @torch.no_grad()
-    def by_windows(self, image: Source, write: Write, *, progress: Progress | None = None) -> Tiling:
+    def by_windows(self, image: Windowed, write: Write, *, progress: Progress | None = None) -> Tiling:
         """Segment a picture that is never held whole, such as a `crfrnn.io.Raster`, at its own resolution.
 
         Pixels without data take no part: the network sees its mean colour there, and the CRF nothing.

@@ -17,8 +17,8 @@ from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertice
 from crfrnn.inference.memory import FILES, KEPT, crf_pixel, smallest, tile_within
 from crfrnn.inference.prediction import Tiling, count_labels
 from crfrnn.inference.windows import Tile, faded, windows
-from crfrnn.io.rectangles import Source
-from crfrnn.io.tile_unaries import AsLogits, Convert, as_logits
+from crfrnn.io.rectangles import Windowed
+from crfrnn.io.scores import AsLogits
 
 # top, left, labels Int[h, w], probabilities Float32[L, h, w], Bool[h, w] where there is data (None: all)
 Write = Callable[[int, int, NDArray[np.integer], NDArray[np.float32], "NDArray[np.bool_] | None"], None]
@@ -29,12 +29,12 @@ LARGEST = 4096  # pixels along a tile of a file: larger ones gain nothing
 
 @torch.no_grad()
 def refine_tiles(
-    image: Source,
-    unary: Source,
+    image: Windowed,
+    unary: Windowed,
     crf: CRFRNN,
     write: Write,
     *,
-    logits: Convert | None = None,
+    logits: Callable[..., Tensor] | None = None,
     memory: float = 2048,
     tile: int | None = None,
     overlap: int | None = None,
@@ -51,7 +51,8 @@ def refine_tiles(
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
         write: called with top, left, labels, probabilities and where there is data: in the picture and in
             its scores.
-        logits: makes logits of what `unary` reads; None: they are logits. See `as_logits`.
+        logits: makes logits of what `unary` reads; None: they are logits. Called with
+            values and where they are valid, such as `crfrnn.io.AsLogits`.
         memory: MiB for all of it, beside Python, torch and the weights (some 300 MiB). An estimate from the
             lattices of nine pieces of the picture.
         tile: side in pixels; None derives it from `memory`.
@@ -82,9 +83,9 @@ def refine_tiles(
     check_unit(crf, guide)
     shared = reach(crf) if overlap is None else overlap
     side = _side(guide, crf, directions, memory, tile, shared)
-    convert = logits or as_logits()
+    convert = logits or AsLogits()
     if isinstance(convert, AsLogits):
-        convert.ask(unary)
+        convert.ask_about_white(unary)
 
     def infer(rows: slice, columns: slice) -> Tile:
         valid = guide.valid(rows, columns)

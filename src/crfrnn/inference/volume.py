@@ -16,8 +16,9 @@ from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.crf.presets import Preset
 from crfrnn.inference.prediction import Prediction
-from crfrnn.io.volume_unaries import AXES, label_unary, score_unary
+from crfrnn.io.unaries import volume_unary
 
+AXES = 3
 Length = float | Sequence[float]
 
 # Lengths in millimetres, θ_β in steps of the range 0..255: chosen on one brain template, see docs/volumes.md.
@@ -64,7 +65,8 @@ def refine_volume(
         num_labels: L of "labels", whose numbers are 0..L-1; None takes the numbers that occur, and the
             result has these numbers.
         gt_prob: in (0, 1), for "labels".
-        unknown: the number of voxels without a label, for "labels"; None: every number is a label.
+        unknown: the number of voxels without a label, for "labels". None: with `num_labels` 255, as
+            `crfrnn.io.labels.known_labels` has it; without, every number is a label.
         rescale: map each channel so that its 0.5 and 99.5 percentile become 0 and 255, see
             `to_display_range`; False takes the guide as it stands.
         mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary, nothing is sent, and
@@ -88,11 +90,9 @@ def refine_volume(
     inside = _mask(mask, channels.shape[1:])
     _fill_outside(channels, mask)
     shape = channels.shape[1:]
-    numbers: NDArray[np.int64] | None = None
-    if kind == "labels":
-        unary, numbers = label_unary(probabilities, shape, num_labels, gt_prob, unknown, mask)
-    else:
-        unary = score_unary(probabilities, kind, shape, inside)
+    unary, numbers = volume_unary(
+        probabilities, kind, shape, num_labels=num_labels, gt_prob=gt_prob, unknown=unknown, mask=mask
+    )
     if rescale:
         channels = to_display_range(channels, mask)
     step = _lengths("spacing", spacing)

@@ -39,6 +39,13 @@ class OutputError(FileError, OSError):
     """A file that cannot be written: it names the file, the reason and the remedy."""
 
 
+def refusal(role: str, path: PathLike | None, expected: str, got: str, remedy: str) -> ValueError:
+    """The `FileError` of what a file holds, or the same words about what is held in memory."""
+    if path is not None:
+        return FileError(role, path, expected, got, remedy)
+    return ValueError(f"{role}: expected {expected}, got {got}; {remedy}")
+
+
 def existing(path: PathLike, role: str) -> Path:
     """The path of a file that is there and holds something."""
     found = Path(path)

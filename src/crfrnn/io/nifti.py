@@ -144,6 +144,34 @@ def write_nifti(path: PathLike, values: NDArray[Any], like: Volume, *, intent: s
         temporary.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if name.endswith(".gz") else raw)
 
 
+def check_grid(
+    path: PathLike, role: str, shape: tuple[int, ...], affine: NDArray[np.float64], guide: Volume
+) -> None:
+    """FileError where the voxels do not lie in the guide's places."""
+    wanted = guide.values.shape[-3:]
+    if shape != wanted:
+        turned = sorted(shape) == sorted(wanted)
+        raise FileError(
+            role, path, f"the guide's grid, {wanted} voxels", f"{shape}",
+            "it may be turned: bring both to one orientation with nibabel.as_closest_canonical"
+            if turned
+            else "resample it onto the guide",
+        )  # fmt: skip
+    if not same_places(affine, guide.affine):
+        same_axes = np.allclose(affine[:3, :3], guide.affine[:3, :3], rtol=1e-4, atol=1e-3)
+        raise FileError(
+            role, path, f"the guide's grid, affine {_rows(guide.affine)}", f"{_rows(affine)}",
+            "the voxels lie elsewhere: resample it onto the guide"
+            if same_axes
+            else "the axes are turned or scaled: bring both to one orientation with "
+            "nibabel.as_closest_canonical, or resample it onto the guide",
+        )  # fmt: skip
+
+
+def _rows(affine: NDArray[np.float64]) -> str:
+    return "; ".join(" ".join(f"{v:.5g}" for v in row) for row in affine[:3])
+
+
 def same_places(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """Whether two affines put voxels in the same places, to a thousandth of a millimetre or so."""
     return np.allclose(a, b, rtol=1e-4, atol=1e-3)

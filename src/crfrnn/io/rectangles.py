@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whatever gives a rectangle of a picture when asked for it."""
+"""Pictures and scores that are read rectangle by rectangle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Source(Protocol):
+class Windowed(Protocol):
     """A picture, or the scores of one, that is never held whole."""
 
     @property
@@ -49,13 +49,13 @@ class InMemory:
         return None
 
 
-def valid_in_all(rows: slice, columns: slice, *sources: Source) -> NDArray[np.bool_] | None:
-    """Bool[h, w], where all of the sources have data; None where they have everywhere."""
+def valid_in_all(rows: slice, columns: slice, *sources: Windowed) -> NDArray[np.bool_] | None:
+    """Bool[h, w], where all of the sources have data; None where that is everywhere."""
     found = [valid for source in sources if (valid := source.valid(rows, columns)) is not None]
     return np.logical_and.reduce(found) if found else None
 
 
-def finite(image: Source, rows: slice, columns: slice, valid: NDArray[np.bool_] | None) -> NDArray[Any]:
+def finite(image: Windowed, rows: slice, columns: slice, valid: NDArray[np.bool_] | None) -> NDArray[Any]:
     """A rectangle of the guide, [C, h, w].
 
     Raises: ValueError for NaN or infinity where there is data.

@@ -1,20 +1,146 @@
 # SPDX-License-Identifier: MIT
-"""What scores from elsewhere mean, as logits: one rule for pictures, tiles and volumes."""
+"""What numbers from elsewhere mean, as logits: one rule for pictures, tiles and volumes."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf.binary import two_labels, two_probabilities
 from crfrnn.crf.unit import warn_of_probabilities
-from crfrnn.io.files import FileError, PathLike
+from crfrnn.io.files import PathLike, refusal
+from crfrnn.io.labels import FREE, ask_about_white, known_labels, place_of
+from crfrnn.io.palette import VOID
+from crfrnn.io.rectangles import Windowed
 
-ScoreKind = Literal["logits", "probabilities"]
-SCORE_KINDS: tuple[str, ...] = get_args(ScoreKind)
+Kind = Literal["logits", "probabilities", "labels"]
+KINDS: tuple[str, ...] = get_args(Kind)
 SMALLEST = 1e-5  # of a probability, as in pydensecrf's unary_from_softmax
+STRIP = 2**22  # pixels of a label map that `AsLogits.ask_about_white` reads at once
+
+
+@dataclass(frozen=True)
+class AsLogits:
+    """The function from the numbers of a file to logits: what they mean is said by the caller, never guessed.
+
+    Attributes:
+        kind: "logits" (any finite numbers, larger = likelier), "probabilities" (0..1, sum 1 over the labels)
+            or "labels" (whole numbers, each right with probability `gt_prob`).
+        num_labels: L, required for labels, of which a file may show only some; None: as many as there are
+            scores.
+        gt_prob: in (0, 1), see `unary_from_labels`.
+        unknown: the value of pixels without a label, see `crfrnn.io.labels.known_labels`.
+
+    >>> AsLogits("labels", 2, 0.9)(np.array([[[1]]])).exp().flatten()
+    tensor([0.1000, 0.9000])
+    """
+
+    kind: str = "logits"
+    num_labels: int | None = None
+    gt_prob: float = 0.7
+    unknown: int | None = None
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind, KINDS)
+        if self.kind == "labels":
+            check_label_count(self.kind, self.num_labels)
+
+    def __call__(
+        self,
+        values: NDArray[Any],
+        valid: NDArray[np.bool_] | None = None,
+        *,
+        role: str = "unary",
+        path: PathLike | None = None,
+        dtype: type[np.floating] = np.float32,
+    ) -> Tensor:
+        """Logits Float[L, *spatial] of what a file holds.
+
+        Args:
+            values: [L, *spatial]; L = 1 for labels, and for a binary problem, see `scores_to_logits`.
+            valid: Bool[*spatial]; elsewhere anything is accepted.
+            role, path: what the values are to the caller, and their file if they come from one, for messages.
+            dtype: of the logits of scores; those of labels are float32.
+
+        Raises:
+            ValueError: numbers that are not what `kind` says.
+        """
+        check_type(values.dtype, self.kind, role, path)
+        self.count(len(values), role, path)
+        if self.kind == "labels":
+            assert self.num_labels is not None
+            known = known_labels(values[0], self.num_labels, self.unknown, valid=valid, role=role, path=path)
+            return unary_from_labels(
+                torch.from_numpy(known), self.num_labels, gt_prob=self.gt_prob, unknown=FREE
+            )
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            scores = np.array(values, dtype, order="C")
+        inside = None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))
+        return scores_to_logits(torch.from_numpy(scores), self.kind, role=role, path=path, valid=inside)
+
+    def count(self, values: int, role: str = "unary", path: PathLike | None = None) -> int:
+        """How many labels so many numbers per pixel give; ValueError where these are not `num_labels`."""
+        if self.kind == "labels":
+            if values != 1:
+                raise refusal(
+                    role, path, "one whole number per pixel for kind='labels'", f"{values}",
+                    "for scores say kind='probabilities' or kind='logits'",
+                )  # fmt: skip
+            return self.num_labels or 0
+        if self.num_labels not in (None, values, max(values, 2)):
+            raise refusal(
+                role, path, f"{self.num_labels} labels", f"{values}",
+                "correct num_labels, or give the scores that belong to it",
+            )  # fmt: skip
+        return max(values, 2)
+
+    def ask_about_white(self, source: Windowed) -> None:
+        """Refuse a label map of nothing but 0 and 255, which a tile alone may well be.
+
+        The first strip with another label ends the search.
+        """
+        if self.kind != "labels" or self.unknown is not None or self.count(1) < 2:
+            return
+        _, height, width = source.shape
+        step, seen = max(1, STRIP // width), np.zeros(0, np.int64)
+        for top in range(0, height, step):
+            rows, columns = slice(top, min(height, top + step)), slice(0, width)
+            values, valid = source.read(rows, columns)[0], source.valid(rows, columns)
+            seen = np.union1d(seen, values if valid is None else values[valid])
+            if not np.isin(seen, (0, VOID)).all():
+                return
+        ask_about_white(seen, "unary")
+
+
+def check_kind(kind: str, known: tuple[str, ...]) -> None:
+    """ValueError unless it is one of the kinds."""
+    if kind not in known:
+        raise ValueError(
+            f"kind: expected one of {', '.join(map(repr, known))}, got {kind!r}; say what the file holds"
+        )
+
+
+def check_label_count(kind: str, num_labels: int | None) -> None:
+    """ValueError where the number of labels is not said."""
+    if num_labels is None:
+        raise ValueError(
+            f"num_labels: expected a number for kind={kind!r}, got None; a map may show only some"
+        )
+
+
+def check_type(dtype: np.dtype[Any], kind: str, role: str, path: PathLike | None = None) -> None:
+    """ValueError unless numbers of this type can be what `kind` says."""
+    if dtype.kind not in ("iufb" if kind == "labels" else "f"):
+        raise refusal(
+            role, path, f"floating-point {kind}" if kind != "labels" else "whole numbers", f"dtype {dtype}",
+            "convert to float32 (bytes: values / 255), or for a label map say kind='labels'",
+        )  # fmt: skip
 
 
 def scores_to_logits(
@@ -33,7 +159,7 @@ def scores_to_logits(
         scores: Float[L, *spatial], L ≥ 1; what it holds may be overwritten.
         kind: "logits" (any finite numbers) or "probabilities" (0..1, sum 1 over the labels).
         role, path: what the scores are to the caller, and their file if they come from one, for messages.
-        valid: Bool[*spatial]; elsewhere anything is welcome, and NaN and infinity count as 0.
+        valid: Bool[*spatial]; elsewhere anything is accepted, and NaN and infinity count as 0.
 
     Returns:
         Float[max(L, 2), *spatial] in the dtype of the scores.
@@ -44,63 +170,77 @@ def scores_to_logits(
     >>> scores_to_logits(torch.tensor([[0.25]]), "probabilities").exp().flatten()
     tensor([0.7500, 0.2500])
     """
-    if kind not in SCORE_KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(map(repr, SCORE_KINDS))}, got {kind!r}")
+    check_kind(kind, KINDS[:2])
     if valid is not None:
         scores.masked_fill_(~(torch.isfinite(scores) | valid), 0)
-    _check_finite(scores, role, path)
+    bad = ~torch.isfinite(scores)
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        raise refusal(
+            role, path, "finite numbers",
+            f"{int(bad.sum())} NaN or infinite in {str(scores.dtype).removeprefix('torch.')} "
+            f"(first: label {first[0]}, {place_of(first[1:])})",
+            "limit infinite logits to ±50; for NaN look at the network that wrote them",
+        )  # fmt: skip
     inside = scores if valid is None else scores[:, valid]
     if kind == "logits":
         warn_of_probabilities(inside)
         return two_labels(scores)
-    _check_range(inside, role, path)
-    if len(scores) > 1:
-        _check_sums(inside, role, path)
+    if inside.numel():
+        _check_probabilities(inside, role, path)
     return two_probabilities(scores).clamp_(min=SMALLEST).log_()
 
 
-def _check_finite(scores: Tensor, role: str, path: PathLike | None) -> None:
-    bad = ~torch.isfinite(scores)
-    if bad.any():
-        first = tuple(bad.nonzero()[0].tolist())
-        raise _refused(
-            role, path, "finite numbers",
-            f"{int(bad.sum())} NaN or infinite in {str(scores.dtype).removeprefix('torch.')} "
-            f"(first: label {first[0]}, {_place(first[1:])})",
-            "limit infinite logits to ±50; for NaN look at the network that wrote them",
-        )  # fmt: skip
-
-
-def _place(position: tuple[int, ...]) -> str:
-    return f"row {position[0]}, column {position[1]}" if len(position) == 2 else f"position {position}"
-
-
-def _check_range(scores: Tensor, role: str, path: PathLike | None) -> None:
-    if not scores.numel():
-        return
+def _check_probabilities(scores: Tensor, role: str, path: PathLike | None) -> None:
     low, high = (float(v) for v in torch.aminmax(scores))
-    if low >= -1e-3 and high <= 1 + 1e-3:
-        return
-    whole = bool((scores == scores.round()).all()) and low >= 0
-    raise _refused(
-        role, path, "probabilities, numbers in 0..1", f"{low:.4g}..{high:.4g}",
-        "for a label map say kind='labels'" if whole else "for scores of any size say kind='logits'",
-    )  # fmt: skip
-
-
-def _check_sums(scores: Tensor, role: str, path: PathLike | None) -> None:
-    if not scores.numel():
-        return
+    if low < -1e-3 or high > 1 + 1e-3:
+        whole = bool((scores == scores.round()).all()) and low >= 0
+        raise refusal(
+            role, path, "probabilities, numbers in 0..1", f"{low:.4g}..{high:.4g}",
+            "for a label map say kind='labels'" if whole else "for scores of any size say kind='logits'",
+        )  # fmt: skip
     least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
-    if least < 0.99 or greatest > 1.01:
-        raise _refused(
+    if len(scores) > 1 and (least < 0.99 or greatest > 1.01):
+        raise refusal(
             role, path, "sum 1 over the labels", f"sums {least:.4g}..{greatest:.4g}",
             "add the background as a label of its own, divide independent sigmoids by their sum, or correct "
             "the order of the axes (labels that overlap: CRFRNN(L, activation='sigmoid'))",
         )  # fmt: skip
 
 
-def _refused(role: str, path: PathLike | None, expected: str, got: str, remedy: str) -> ValueError:
-    if path is not None:
-        return FileError(role, path, expected, got, remedy)
-    return ValueError(f"{role}: expected {expected}, got {got}; {remedy}")
+def unary_from_labels(
+    labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unknown: int = VOID
+) -> Tensor:
+    """Logits of a label map that is right with probability `gt_prob`.
+
+    ``U(l) = log gt_prob`` for the given label, ``log((1 - gt_prob) / (L - 1))`` for every other, ``-log L``
+    for all where the label is unknown: the negative of pydensecrf's ``unary_from_labels``.
+
+    Args:
+        labels: Int[\\*spatial] in 0..L-1 or `unknown`.
+        num_labels: L ≥ 1.
+        gt_prob: in (0, 1), exclusive: certainty itself is the CRF's ``clamp``.
+        unknown: the value of pixels without a label.
+
+    Returns:
+        Float32[L, \\*spatial].
+
+    >>> unary_from_labels(torch.tensor([[1, 255]]), 2, gt_prob=0.9).exp()[:, 0]
+    tensor([[0.1000, 0.5000],
+            [0.9000, 0.5000]])
+    """
+    if not 0 < gt_prob < 1:
+        raise ValueError(f"gt_prob: expected a number in (0, 1), got {gt_prob}; for certainty use clamp")
+    if num_labels < 1:
+        raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
+    labels = labels.long()
+    bad = ((labels < 0) | (labels >= num_labels)) & (labels != unknown)
+    if bool(bad.any()):
+        raise ValueError(
+            f"labels: expected 0..{num_labels - 1} or {unknown}, got {int(labels[bad][0])}; check num_labels"
+        )
+    other = math.log((1 - gt_prob) / (num_labels - 1)) if num_labels > 1 else math.log(gt_prob)
+    columns = torch.full((num_labels, num_labels + 1), other)  # the last column is an unknown pixel's
+    columns.fill_diagonal_(math.log(gt_prob))
+    columns[:, num_labels] = -math.log(num_labels)
+    return columns[:, labels.masked_fill(labels == unknown, num_labels)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Label maps and scribbles with unknown pixels, from pictures and from arrays of integers."""
+"""Scribbles: labels of a few pixels, from pictures and from arrays of whole numbers."""
 
 from __future__ import annotations
 
@@ -10,49 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn.io.arrays import MAX_BYTES, read_array
 from crfrnn.io.files import FileError, PathLike
 from crfrnn.io.images import MAX_PIXELS, decode, stored_as, stored_numbers
-from crfrnn.io.palette import VOID, ask_about_white, check_labels, read_label_png, voc_palette
+from crfrnn.io.labels import FREE, ask_about_white, known_labels, read_label_map
+from crfrnn.io.palette import VOID, voc_palette
 
-FREE = -1  # a pixel whose label is not known, as the `clamp` argument of the CRF counts
 BLACK = (0, 0, 0)
-
-
-def read_label_map(
-    path: PathLike,
-    num_labels: int,
-    *,
-    unknown: int | None = None,
-    key: str | None = None,
-    role: str = "unary",
-    paper: bool = False,
-) -> NDArray[np.int64]:
-    """Read labels per pixel, Int64[H, W] with -1 where they are unknown.
-
-    Args:
-        path: an indexed or grey PNG, or an array [H, W] of integers or bool in .npy, .npz or .pt.
-        num_labels: L; labels are 0..L-1.
-        unknown: the value of pixels without a label (-1 means that too); it must not be a label itself.
-            None: 255, but a map of nothing but 0 and 255 is refused, since it may be black and white.
-        key: which entry of an .npz file or of a dict in a .pt file.
-        paper: a map of 255 alone is welcome then too, as where nobody scribbled.
-
-    Raises:
-        ValueError: an unusable file, labels out of range, `unknown` among the labels.
-    """
-    asked, unknown = unknown is None, _unknown(unknown, num_labels)
-    if Path(path).suffix.lower() == ".png":
-        values: NDArray[Any] = read_label_png(path, role=role)
-    else:
-        values = read_array(path, role, key=key, max_bytes=MAX_BYTES // 8, check=_expect_labels(path, role))
-    labels = values.astype(np.int64)
-    labels = labels[0] if labels.ndim == 3 else labels
-    if asked and num_labels > 1:
-        ask_about_white(labels, role, path, paper=paper)
-    labels[labels == unknown] = FREE
-    check_labels(labels, num_labels, path, role, void=FREE)
-    return labels
 
 
 def read_scribbles(
@@ -65,7 +28,7 @@ def read_scribbles(
     key: str | None = None,
     role: str = "unary",
 ) -> NDArray[np.int64]:
-    """Read scribbles, Int64[H, W] with -1 where nobody scribbled.
+    """Read scribbles, Int64[H, W] with -1 where there is no scribble.
 
     Three forms are told apart by the picture's own type, never by its content:
 
@@ -75,7 +38,7 @@ def read_scribbles(
     - colour PNG without transparency: `unknown_colour` (black) is unknown, the rest is looked up.
 
     In colour pictures the palette's void colour (VOC: 224, 224, 192) is unknown too. Every other colour is
-    refused: soft edges of a brush would become labels nobody chose.
+    refused: soft edges of a brush would become labels that were not drawn.
 
     Args:
         path, num_labels, unknown, key: as in `read_label_map`.
@@ -94,9 +57,7 @@ def read_scribbles(
         labels, opaque = _seen_through(picture, path, role)
         if unknown is None and num_labels > 1:
             ask_about_white(labels[opaque], role, path, paper=bool(opaque.all()))  # strokes are no paper
-        labels[(labels == _unknown(unknown, num_labels)) | ~opaque] = FREE
-        check_labels(labels, num_labels, path, role, void=FREE)
-        return labels
+        return known_labels(labels, num_labels, unknown, valid=opaque, role=role, path=path)
     pixels = np.asarray(picture.convert("RGBA"))
     codes = _codes(pixels[..., :3])
     if picture.has_transparency_data:
@@ -108,16 +69,6 @@ def read_scribbles(
     return _look_up(
         codes, free, voc_palette() if palette is None else np.asarray(palette), num_labels, path, role
     )
-
-
-def _unknown(unknown: int | None, num_labels: int) -> int:
-    value = VOID if unknown is None else unknown
-    if 0 <= value < num_labels:
-        remedy = f"use 255 or, with more than 255 labels, -1; if {value} is the void one, take fewer labels"
-        raise ValueError(
-            f"unknown: expected a value outside the labels 0..{num_labels - 1}, got {value}; {remedy}"
-        )
-    return value
 
 
 def _seen_through(
@@ -166,22 +117,3 @@ def _look_up(
         )  # fmt: skip
     labels = np.array([FREE if code < 0 else table[int(code)] for code in present], np.int64)
     return labels[inverse.reshape(codes.shape)]
-
-
-def _expect_labels(path: PathLike, role: str):
-    def check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if dtype.kind not in "iub":
-            raise FileError(
-                role,
-                path,
-                "integer labels",
-                f"dtype {dtype}",
-                "for a map of whole numbers save labels.astype('uint8'), for scores use kind='logits' or "
-                "'probabilities'",
-            )
-        if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)) or 0 in shape:
-            raise FileError(
-                role, path, "labels [H, W] or [1, H, W]", f"shape {shape}", "save one picture a file"
-            )
-
-    return check

@@ -1,29 +1,39 @@
 # SPDX-License-Identifier: MIT
-"""The unary of a picture from a file: what the numbers mean is said by the caller, never guessed."""
+"""Unaries of pictures and of volumes: files as people have them, with the meaning that the caller says."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.io.arrays import MAX_BYTES, read_array
+from crfrnn.io.arrays import MAX_BYTES, npz_names, read_array
+from crfrnn.io.axes import MAP, PICTURE, VOLUME, VOLUME_MAP, Axes, check_axes
 from crfrnn.io.files import FileError, PathLike
 from crfrnn.io.images import stored_form, upright
-from crfrnn.io.palette import VOID
-from crfrnn.io.scores import scores_to_logits
-from crfrnn.io.scribbles import BLACK, FREE, read_label_map, read_scribbles
+from crfrnn.io.labels import FREE, ask_about_white, read_label_map, whole_numbers
+from crfrnn.io.nifti import ENDINGS, Volume, check_grid, read_grid, read_nifti
+from crfrnn.io.scores import (
+    KINDS,
+    AsLogits,
+    check_kind,
+    check_label_count,
+    check_type,
+    unary_from_labels,
+)
+from crfrnn.io.scribbles import BLACK, read_scribbles
 
-Kind = Literal["logits", "probabilities", "labels", "scribbles"]
-KINDS: tuple[str, ...] = get_args(Kind)
-BINARY = (1, 2)  # scores per pixel and the labels that they decide between, as a sigmoid has it
-AXES = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels, h = rows, w = columns
-LAYOUTS = (*AXES, "hw", "wh")  # without l: one score per pixel
+PICTURE_KINDS = (*KINDS, "scribbles")
+LAYOUTS = (*PICTURE, *MAP)  # without l: one score per pixel
+NNUNET_KEYS = ("probabilities", "softmax")  # of nnU-Net 2 and 1: [C, z, y, x]
+SLACK = 0.01  # of a sum of probabilities
+MOST_LABELS = 1024  # that one inference takes in one go
 
 
 @dataclass(frozen=True)
@@ -39,10 +49,19 @@ class Unary:
     clamp: Tensor | None = None
 
 
+def check_reading(kind: str, axes: str | None, num_labels: int | None) -> None:
+    """ValueError for what `read_unary` could not read whatever the file holds; before any work."""
+    check_kind(kind, PICTURE_KINDS)
+    if kind in ("labels", "scribbles"):
+        check_label_count(kind, num_labels)
+    else:
+        check_axes(axes, LAYOUTS)
+
+
 def read_unary(
     path: PathLike,
     *,
-    kind: Kind,
+    kind: str,
     axes: str | None = None,
     size: tuple[int, int] | None = None,
     picture: PathLike | None = None,
@@ -83,150 +102,50 @@ def read_unary(
     >>> read_unary(name, kind="probabilities", axes="hwl", size=(4, 5)).logits.shape
     torch.Size([2, 4, 5])
     """
-    if kind not in KINDS:
-        raise ValueError(
-            f"kind: expected one of {', '.join(map(repr, KINDS))}, got {kind!r}; say what it holds"
-        )
-    if kind in ("labels", "scribbles"):
-        if num_labels is None:
-            raise ValueError(
-                f"num_labels: expected a number for kind={kind!r}, got None; a map may show only some"
-            )
+    check_reading(kind, axes, num_labels)
+    of_labels = kind in ("labels", "scribbles")
+    layout = Axes(
+        path, "unary", MAP if of_labels else LAYOUTS, "hw" if of_labels else axes,
+        sizes={} if size is None else dict(zip("hw", size, strict=True)),
+        place="" if size is None else f"{size[0]} rows × {size[1]} columns as the picture has",
+        num_labels=None if of_labels else num_labels,
+        remedy="save the labels at the picture's size" if of_labels
+        else "resize the unary to the picture (bilinear, on logits), or give the picture it was made from",
+        turned=lambda shape, order: _turned(shape, order, picture, "labels" if of_labels else "unary"),
+    )  # fmt: skip
+    if of_labels:
+        assert num_labels is not None
         if kind == "labels":
             labels = read_label_map(path, num_labels, unknown=unknown, key=key)
         else:
             labels = read_scribbles(
                 path, num_labels, unknown=unknown, unknown_colour=unknown_colour, palette=palette, key=key
             )
-        remedy = _turned(labels.shape, picture, "labels", 0, 1) or "save the labels at the picture's size"
-        _check_size(labels.shape, size, path, remedy)
+        layout.order(labels.shape)
         known = torch.from_numpy(labels)
         logits = unary_from_labels(known, num_labels, gt_prob=gt_prob, unknown=FREE)
         return Unary(logits, known if kind == "scribbles" else None)
-    if axes not in LAYOUTS:
-        raise ValueError(
-            f"axes: expected the order of the file's axes, one of {', '.join(map(repr, LAYOUTS))} "
-            f"(l = labels, h = rows, w = columns), got {axes!r}; a file does not say it"
-        )
-    layout = _Layout(path, kind, axes, size, num_labels, picture)
-    values = read_array(path, "unary", key=key, max_bytes=max_bytes, check=layout.check)
-    return Unary(scores_to_logits(layout.arrange(values), kind, path=path))
+    values = _array(layout, kind, key, max_bytes)
+    return Unary(AsLogits(kind, num_labels)(values, path=path))
 
 
-def unary_from_labels(
-    labels: Tensor, num_labels: int, *, gt_prob: float = 0.7, unknown: int = VOID
-) -> Tensor:
-    """Logits of a label map that is right with probability `gt_prob`.
+def _array(layout: Axes, kind: str, key: str | None, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+    """[L, *space] of an array whose type and shape were right in its header."""
 
-    ``U(l) = log gt_prob`` for the given label, ``log((1 - gt_prob) / (L - 1))`` for every other, ``-log L``
-    for all where the label is unknown: the negative of pydensecrf's ``unary_from_labels``.
+    def check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        check_type(dtype, kind, layout.role, layout.path)
+        layout.order(shape)
 
-    Args:
-        labels: Int[\\*spatial] in 0..L-1 or `unknown`.
-        num_labels: L ≥ 1.
-        gt_prob: in (0, 1), exclusive: certainty itself is the CRF's ``clamp``.
-        unknown: the value of pixels without a label.
-
-    Returns:
-        Float32[L, \\*spatial].
-
-    >>> unary_from_labels(torch.tensor([[1, 255]]), 2, gt_prob=0.9).exp()[:, 0]
-    tensor([[0.1000, 0.5000],
-            [0.9000, 0.5000]])
-    """
-    if not 0 < gt_prob < 1:
-        raise ValueError(f"gt_prob: expected a number in (0, 1), got {gt_prob}; for certainty use clamp")
-    if num_labels < 1:
-        raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
-    labels = labels.long()
-    bad = ((labels < 0) | (labels >= num_labels)) & (labels != unknown)
-    if bool(bad.any()):
-        raise ValueError(
-            f"labels: expected 0..{num_labels - 1} or {unknown}, got {int(labels[bad][0])}; check num_labels"
-        )
-    other = math.log((1 - gt_prob) / (num_labels - 1)) if num_labels > 1 else math.log(gt_prob)
-    columns = torch.full((num_labels, num_labels + 1), other)  # the last column is an unknown pixel's
-    columns.fill_diagonal_(math.log(gt_prob))
-    columns[:, num_labels] = -math.log(num_labels)
-    return columns[:, labels.masked_fill(labels == unknown, num_labels)]
+    return layout.arrange(read_array(layout.path, layout.role, key=key, max_bytes=max_bytes, check=check))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The shape that was promised, checked on the header before any data is read."""
-
-    path: PathLike
-    kind: str
-    axes: str
-    size: tuple[int, int] | None
-    num_labels: int | None
-    picture: PathLike | None
-
-    def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        if dtype.kind != "f":
-            raise FileError(
-                "unary", self.path, f"floating-point {self.kind}", f"dtype {dtype}",
-                "convert to float32, or read a label map with kind='labels'",
-            )  # fmt: skip
-        named, count = ", ".join(self.axes.upper()), len(self.axes)
-        if not (len(shape) == count or (len(shape) == count + 1 and shape[0] == 1)) or 0 in shape:
-            one = "say axes='hw' for one score per pixel" if len(shape) == 2 else ""
-            raise FileError(
-                "unary", self.path, f"the axes [{named}] or [1, {named}], none empty", f"shape {shape}",
-                one or "save one file for each picture",
-            )  # fmt: skip
-        sizes = {"l": 1, **dict(zip(self.axes, shape[-count:], strict=True))}
-        if (
-            self.num_labels is not None
-            and sizes["l"] != self.num_labels
-            and (sizes["l"], self.num_labels) != BINARY
-        ):
-            other = self._fitting(shape[-count:])
-            raise FileError(
-                "unary", self.path, f"{self.num_labels} labels",
-                f"{sizes['l']} in shape {shape} read as [{named}]",
-                other or "correct num_labels, or give the scores that belong to it",
-            )  # fmt: skip
-        found = (sizes["h"], sizes["w"])
-        if self.size is None or found == tuple(self.size):
-            return
-        rows, columns = (self.axes.index(a) + len(shape) - count for a in "hw")
-        remedy = (
-            _turned(found, self.picture, "unary", rows, columns)
-            or self._fitting(shape[-count:])
-            or "resize the unary to the picture (bilinear, on logits), or give the picture it was made from"
-        )
-        _check_size(found, self.size, self.path, remedy, f" (shape {shape} read as [{named}])")
-
-    def _fitting(self, given: tuple[int, ...]) -> str:
-        """Which other order of the axes would fit, for a message; "" if none."""
-        wanted = {"h": self.size[0], "w": self.size[1]} if self.size is not None else {}
-        if self.num_labels is not None:
-            wanted["l"] = self.num_labels
-        fits = [
-            axes
-            for axes in LAYOUTS
-            if len(axes) == len(given)
-            and axes != self.axes
-            and all(wanted.get(a, n) == n for a, n in zip(axes, given, strict=True))
-        ]
-        return f"{' or '.join(f'axes={a!r}' for a in fits)} would fit" if fits else ""
-
-    def arrange(self, values: NDArray[Any]) -> Tensor:
-        """Float32[L, H, W], contiguous."""
-        axes = self.axes if "l" in self.axes else f"l{self.axes}"
-        shape = values.shape[-3:] if axes == self.axes else (1, *values.shape[-2:])
-        scores = values.reshape(shape).transpose([axes.index(a) for a in "lhw"])
-        scores = np.array(scores, np.float32, order="C")  # a copy: labels of a .pt may share memory
-        return torch.from_numpy(scores)
-
-
-def _turned(found: tuple[int, ...], picture: PathLike | None, name: str, rows: int, columns: int) -> str:
+def _turned(shape: tuple[int, ...], order: str, picture: PathLike | None, name: str) -> str:
     """What to do with an array made from pixels that EXIF turns for display; "" if that is not so."""
     if picture is None:
         return ""
     stored, orientation = stored_form(picture)
-    if orientation == 1 or tuple(found) != stored:
+    rows, columns = (order.index(a) + len(shape) - len(order) for a in "hw")
+    if orientation == 1 or (shape[rows], shape[columns]) != stored:
         return ""
     return (
         f"the picture carries EXIF orientation {orientation}, and the unary has the size of the stored "
@@ -235,11 +154,239 @@ def _turned(found: tuple[int, ...], picture: PathLike | None, name: str, rows: i
     )
 
 
-def _check_size(
-    found: tuple[int, ...], size: tuple[int, int] | None, path: PathLike, remedy: str, how: str = ""
-) -> None:
-    if size is not None and tuple(found) != tuple(size):
-        raise FileError(
-            "unary", path, f"{size[0]} rows × {size[1]} columns as the picture has",
-            f"{found[0]} × {found[1]}{how}", remedy,
-        )  # fmt: skip
+def read_scores(
+    paths: PathLike | Sequence[PathLike],
+    guide: Volume,
+    *,
+    kind: str = "probabilities",
+    axes: str | None = None,
+    num_labels: int | None = None,
+    key: str | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    role: str = "unary",
+) -> NDArray[Any]:
+    """Read what `refine_volume` takes as probabilities, logits or labels, in the guide's order of voxels.
+
+    A NIfTI file has three axes (one number per voxel), or four with the labels last, and must lie on the
+    guide's grid. An array (.npy, .npz, .pt) says nothing of its axes: its shape decides, and where it fits
+    in two orders, `axes`. The .npz of nnU-Net, known by its entry `probabilities` or `softmax`, is
+    [C, z, y, x] in that case; a NIfTI file of the same stem beside it must lie on the guide's grid.
+
+    Several files hold one label each. Label maps are masks: above 0 is label 1, 2, … in the order of the
+    files, 0 in all of them label 0. Probabilities that sum to 1 are the labels 0, 1, …; where they leave
+    something over, that is the background, which becomes label 0 before them. Logits are the labels 0, 1, ….
+
+    Args:
+        paths: one file, or one per label.
+        guide: what `read_nifti` made of the guide.
+        kind: "probabilities", "logits" or "labels".
+        axes: order of an array's axes, one of `crfrnn.io.axes.VOLUME`, without the l for one number per
+            voxel.
+        num_labels: L, checked; one more than the file or the files have adds the background. None: see above.
+        key: entry of an .npz or .pt file.
+        mask: Bool[X, Y, Z]; only there sums of probabilities are looked at.
+        role: what the files are to the caller, for messages.
+
+    Returns:
+        Float32[L, X, Y, Z], one label where a file holds one number per voxel; for "labels" real numbers
+        [X, Y, Z].
+
+    Raises:
+        ValueError: an unusable file, another grid, axes that do not fit or fit twice.
+        ImportError: nibabel is not installed.
+    """
+    check_kind(kind, KINDS)
+    files = [paths] if isinstance(paths, str | Path) or not isinstance(paths, Sequence) else list(paths)
+    if not files:
+        raise ValueError(f"{role}: expected a file, or one for each label, got none")
+    found = [_read_volume(file, guide, kind, axes, key, role) for file in files]
+    for file, values in zip(files, found, strict=True) if len(files) > 1 else ():
+        if values.shape[0] != 1:
+            raise FileError(
+                role, file, "one number per voxel, since each of several files holds one label",
+                f"{values.shape[0]} labels", "give this file alone, or one file for each label",
+            )  # fmt: skip
+    if kind == "labels":
+        return _one_map(files, found, role)
+    scores = np.concatenate(found)
+    if kind == "probabilities":
+        scores = _with_background(scores, num_labels, mask, several=len(files) > 1)
+    AsLogits(kind, num_labels).count(len(scores), role)
+    return scores
+
+
+def _read_volume(
+    path: PathLike, guide: Volume, kind: str, axes: str | None, key: str | None, role: str
+) -> NDArray[Any]:
+    """[C, X, Y, Z] of one file."""
+    if str(path).lower().endswith(ENDINGS):
+        for name, given in (("axes", axes), ("key", key)):
+            if given is not None:
+                raise FileError(
+                    role, path, f"no {name} for NIfTI, which has its own", repr(given), f"leave {name} out"
+                )
+        found = read_nifti(path, role)
+        check_grid(path, role, found.values.shape[-3:], found.affine, guide)
+        return found.values if found.values.ndim == 4 else found.values[None]
+    known = VOLUME_MAP if kind == "labels" else (*VOLUME, *VOLUME_MAP)
+    if axes is not None:
+        check_axes(axes, known)
+    names = npz_names(path, role) if str(path).lower().endswith(".npz") else []
+    entries = [name for name in NNUNET_KEYS if name in names]
+    if key is None and len(names) > 1 and len(entries) == 1:  # other entries beside nnU-Net's
+        key = entries[0]
+    nnunet = (key or (names[0] if len(names) == 1 else None)) in NNUNET_KEYS
+    sizes = dict(zip("xyz", guide.values.shape[-3:], strict=True))
+    layout = Axes(
+        path, role, known, axes, sizes,
+        f"the guide's {', '.join(f'{axis} {size}' for axis, size in sizes.items())}",
+        documented=("zyx" if kind == "labels" else "lzyx") if nnunet else None,
+        remedy="resample it onto the guide, or give the guide that it was made from",
+    )  # fmt: skip
+    values = _array(layout, kind, key)
+    if nnunet:
+        _check_beside(path, guide, role)
+    return np.array(values, values.dtype if kind == "labels" else np.float32, order="C")
+
+
+def _check_beside(path: PathLike, guide: Volume, role: str) -> None:
+    """An .npz has no affine; the segmentation that nnU-Net wrote beside it has."""
+    file = Path(path)
+    for ending in ENDINGS:
+        beside = file.with_name(file.name[: -len(".npz")] + ending)
+        if beside.is_file():
+            check_grid(
+                beside, f"{role} {str(path)!r}, by the file beside it", *read_grid(beside, role), guide
+            )
+
+
+def _one_map(files: Sequence[PathLike], found: list[NDArray[Any]], role: str) -> NDArray[Any]:
+    """The label map of one file, or of a mask for each label."""
+    if len(found) == 1:
+        if found[0].shape[0] != 1:
+            raise FileError(
+                role, files[0], "one number per voxel for kind='labels'", f"{found[0].shape[0]}",
+                "for scores say kind='probabilities' or kind='logits'",
+            )  # fmt: skip
+        return found[0][0]
+    labels = np.zeros(found[0].shape[1:], np.int64)
+    for number, (file, mask) in enumerate(zip(files, found, strict=True), 1):
+        values = np.unique(mask)
+        if len(values) > 2 or values[0] < 0:
+            raise FileError(
+                role, file, "a mask, 0 and one other number, since each of several files holds one label",
+                f"{len(values)} numbers, {values[0]:g}..{values[-1]:g}",
+                "give a map of several labels alone, scores with kind='probabilities'",
+            )  # fmt: skip
+        inside = mask[0] > 0
+        both = inside & (labels > 0)
+        if both.any():
+            other = files[int(labels[both][0]) - 1]
+            raise FileError(
+                role, file, "masks that do not overlap",
+                f"{int(both.sum())} voxels that are in {str(other)!r} too",
+                "give each voxel to one of them, or refine them one by one",
+            )  # fmt: skip
+        labels[inside] = number
+    return labels
+
+
+def _with_background(
+    scores: NDArray[np.float32], num_labels: int | None, mask: NDArray[np.bool_] | None, several: bool
+) -> NDArray[np.float32]:
+    """What the labels leave over as label 0, where that was asked for or several files leave something."""
+    if len(scores) < 2:
+        return scores  # a binary problem: the background is what one score leaves over, in any case
+    total = scores.sum(0, dtype=np.float64)
+    counts = total if mask is None else total[mask]
+    if num_labels is None:
+        missing = several and bool((counts < 1 - SLACK).any())
+    else:
+        missing = num_labels == len(scores) + 1
+    if not missing:
+        return scores
+    if (counts > 1 + SLACK).any():
+        raise ValueError(
+            f"probabilities: expected sums of at most 1, so that the rest is the background, got up to "
+            f"{counts.max():.4g}; labels that overlap (a sigmoid each) are refined one by one"
+        )
+    rest = (1 - total).clip(0, 1).astype(np.float32)
+    return np.concatenate([rest[None], scores])
+
+
+def volume_unary(
+    values: Any,
+    kind: str,
+    shape: tuple[int, ...],
+    *,
+    num_labels: int | None = None,
+    gt_prob: float = 0.7,
+    unknown: int | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> tuple[Tensor, NDArray[np.int64] | None]:
+    """Logits Float[L, X, Y, Z] of scores or labels in memory, and the numbers of the labels if not 0..L-1.
+
+    Args:
+        values: Float[L, X, Y, Z], or [X, Y, Z] for labels and for a binary problem.
+        kind, num_labels, gt_prob, unknown: as `AsLogits` takes them; without num_labels the labels are the
+            numbers that occur.
+        shape: X, Y, Z of the guide.
+        mask: Bool[X, Y, Z]; outside, values may be anything.
+    """
+    check_kind(kind, KINDS)
+    role, array = "probabilities", np.asarray(values)
+    check_type(array.dtype, kind, role)
+    array = array[None] if array.shape == shape else array
+    if array.shape[1:] != shape or (kind == "labels" and len(array) != 1):
+        axes = ", ".join(map(str, shape))
+        expected = f"labels [{axes}]" if kind == "labels" else f"[L, {axes}]"
+        raise ValueError(
+            f"{role}: expected {expected} as guide has it, got {np.shape(values)}; "
+            + _reorder(np.shape(values), shape)
+        )
+    if kind != "labels":
+        dtype = np.float64 if array.dtype == np.float64 else np.float32
+        return AsLogits(kind)(array, mask, role=role, dtype=dtype), None
+    if mask is not None and array.dtype.kind == "f":  # finite labels outside the mask are kept
+        array = np.where(mask | np.isfinite(array), array, 0)
+    if num_labels is not None:
+        _check_room(num_labels, array)
+        if unknown is None and num_labels > 1:
+            ask_about_white(array, role)
+        return AsLogits(kind, num_labels, gt_prob, unknown)(array, role=role), None
+    held = whole_numbers(array[0], None, role)
+    free = np.zeros(held.shape, bool) if unknown is None else held == unknown
+    numbers = np.unique(held[~free])
+    if len(numbers) and numbers[0] < 0:
+        raise ValueError(
+            f"{role}: expected labels 0 and above, got {numbers[0]}; say which one means unknown: "
+            f"unknown={numbers[0]}"
+        )
+    if len(numbers) < 2:  # a label alone has no rival
+        numbers = np.union1d(numbers, [0, 1])
+    _check_room(len(numbers), array)
+    places = torch.from_numpy(np.where(free, FREE, np.searchsorted(numbers, held)))
+    unary = unary_from_labels(places, len(numbers), gt_prob=gt_prob, unknown=FREE)
+    return unary, numbers.astype(np.int64)
+
+
+def _check_room(labels: int, array: NDArray[Any]) -> None:
+    if not 1 <= labels <= MOST_LABELS or labels * array.size * 4 > MAX_BYTES:
+        raise ValueError(
+            f"probabilities: expected at most {MOST_LABELS} labels and {MAX_BYTES} bytes for their scores, "
+            f"got {labels} × {array.size} × 4; crop the volume or merge labels, and for scores say "
+            "kind='probabilities'"
+        )
+
+
+def _reorder(given: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    """The expression that brings these axes to the guide's, where there is one."""
+    if given[:-1] == shape:
+        return "labels come first: np.moveaxis(probabilities, -1, 0)"
+    if given[1:] == shape[::-1]:
+        return "turn z, y, x round: probabilities.transpose(0, 3, 2, 1)"
+    if given == shape[::-1]:
+        return "turn z, y, x round: probabilities.transpose(2, 1, 0)"
+    if len(given) == len(shape) + 2 and given[0] == 1 and given[2:] == shape:
+        return "take the one volume of the batch: probabilities[0]"
+    return "resample them onto the guide"

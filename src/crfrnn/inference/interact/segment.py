@@ -15,8 +15,8 @@ from crfrnn.inference.interact.mixture import Mixture
 from crfrnn.inference.prediction import Prediction
 from crfrnn.inference.refine import refine
 from crfrnn.io.images import picture_and_map
-from crfrnn.io.palette import VOID, only_white
-from crfrnn.io.scribbles import FREE
+from crfrnn.io.labels import FREE, only_white
+from crfrnn.io.palette import VOID
 
 _OUTLIERS = 1e-3  # pixels of a label that look like nothing seen of it
 

@@ -22,7 +22,8 @@ from crfrnn.io.cams import Cams, read_cams
 from crfrnn.io.files import PathLike
 from crfrnn.io.outputs import Item, claim
 from crfrnn.io.scale import Scale, check_scale
-from crfrnn.io.unaries import LAYOUTS
+from crfrnn.io.scores import check_kind
+from crfrnn.io.unaries import check_reading
 from crfrnn.lattice.validate import InputWarning, warn
 
 KINDS = ("cams", "logits", "probabilities", "labels")
@@ -76,7 +77,7 @@ class _Settings:
         if self.kind == "cams":
             return image, read_cams(job.source, size=size, key=self.key)
         return image, read_unary(
-            job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,  # pyright: ignore
+            job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,
             picture=job.image, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
         ).logits  # fmt: skip
 
@@ -221,16 +222,9 @@ def _reason(error: Exception) -> str:
 
 
 def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
-    if settings.kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {settings.kind!r}")
-    if settings.kind in ("logits", "probabilities") and settings.axes not in LAYOUTS:
-        raise ValueError(
-            f"axes: expected one of {', '.join(LAYOUTS)}, got {settings.axes!r}; a file does not say it"
-        )
-    if settings.kind == "labels" and settings.num_labels is None:
-        raise ValueError(
-            "num_labels: expected a number for kind='labels', got None; a map may show only some"
-        )
+    check_kind(settings.kind, KINDS)
+    if settings.kind != "cams":
+        check_reading(settings.kind, settings.axes, settings.num_labels)
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")
     settings.recipe.crf(2, settings.quality)  # a wrong quality shows before any picture does

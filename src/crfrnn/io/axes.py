@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""The order of an array's axes, of a picture or of a volume: as the caller says, or as its shape decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from crfrnn.io.files import FileError, PathLike
+from crfrnn.lattice.validate import warn
+
+MAP = ("hw", "wh")  # h = rows, w = columns
+PICTURE = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels
+VOLUME_MAP = ("xyz", "zyx")  # x, y, z as nibabel has them; z, y, x as SimpleITK has them
+VOLUME = ("lxyz", "lzyx", "xyzl", "zyxl")
+BINARY = (1, 2)  # scores per pixel and the labels that they decide between, as a sigmoid has it
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The order of the axes of one file, found in its header before any data is read.
+
+    Batch axes of 1 may stand in front.
+
+    Attributes:
+        path, role: the file, and what it is to the caller.
+        known: the orders that may be; `arrange` brings every one to the first.
+        said: the one that the caller says; None: the shape decides, where only one of them fits.
+        sizes: of the axes of space, by their letters; empty: unknown.
+        place: the sizes in words, such as "9 rows × 7 columns as the picture has".
+        num_labels: of the axis l, where it is known; one score per pixel serves for two labels.
+        documented: what to take, with a warning, where several orders fit.
+        remedy: for other sizes.
+        turned: a better remedy, if there is one, by the shape and the order that was said.
+    """
+
+    path: PathLike
+    role: str
+    known: tuple[str, ...]
+    said: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    place: str = ""
+    num_labels: int | None = None
+    documented: str | None = None
+    remedy: str = "save it at the size of the picture"
+    turned: Callable[[tuple[int, ...], str], str] = lambda shape, order: ""
+
+    def order(self, shape: tuple[int, ...]) -> str:
+        """The order of the axes of an array of this shape; FileError where there is none, or several."""
+        most = len(self.said or max(self.known, key=len))
+        bare = shape
+        while len(bare) > most and bare[0] == 1:
+            bare = bare[1:]
+        if 0 in shape or len(bare) > most or (self.said and len(bare) != most):
+            raise self._refused_axes(shape)
+        fits = [order for order in self.known if self._fits(order, bare)]
+        if self.said is not None:
+            if self.said not in fits:
+                raise self._refused_sizes(shape, bare, fits)
+            return self.said
+        if len(fits) == 1:
+            return fits[0]
+        if not fits:
+            labels = " and an axis of labels" if any("l" in order for order in self.known) else ""
+            raise FileError(self.role, self.path, f"{self.place}{labels}", f"shape {shape}", self.remedy)
+        if self.documented in fits:
+            warn(
+                f"{self.role} {str(self.path)!r}: {shape} fits in more than one order; read as "
+                f"{_named(self.documented)}, as nnU-Net writes it; if another program wrote it, say "
+                f"axes={next(order for order in fits if order != self.documented)!r}"
+            )
+            return self.documented
+        raise FileError(
+            self.role, self.path, f"an order of the axes, since {shape} fits in {len(fits)}", "none",
+            f"say {_options(fits)}: x, y, z is nibabel's order, z, y, x SimpleITK's",
+        )  # fmt: skip
+
+    def check(self, shape: tuple[int, ...], dtype: object) -> None:
+        """`order`, as `read_array` calls it."""
+        self.order(shape)
+
+    def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The values [L, *space] in the first of the known orders; L = 1 where the array has no axis l."""
+        order = self.order(values.shape)
+        values = values.reshape(values.shape[-len(order) :])
+        if "l" not in order:
+            values, order = values[None], f"l{order}"
+        return values.transpose([order.index(a) for a in f"l{self.known[0].replace('l', '')}"])
+
+    def _fits(self, order: str, shape: tuple[int, ...]) -> bool:
+        found = dict(zip(order, shape, strict=False))
+        space = all(self.sizes.get(axis, size) == size for axis, size in found.items() if axis != "l")
+        return len(order) == len(shape) and space and self._fits_labels(found.get("l", 1))
+
+    def _fits_labels(self, labels: int) -> bool:
+        return self.num_labels in (None, labels) or (labels, self.num_labels) == BINARY
+
+    def _refused_axes(self, shape: tuple[int, ...]) -> FileError:
+        order = self.said or max(self.known, key=len)
+        named = _named(order)
+        remedy = "save one file for each picture"
+        if "l" not in order and len(shape) > len(order):
+            remedy += "; for scores say kind='logits' or kind='probabilities'"
+        elif "l" in order and len(shape) == len(order) - 1:
+            remedy = f"say axes={order.replace('l', '')!r} for one score per pixel"
+        return FileError(
+            self.role, self.path, f"the axes {named} or [1, {named[1:]}, none empty", f"shape {shape}", remedy
+        )
+
+    def _refused_sizes(self, shape: tuple[int, ...], bare: tuple[int, ...], fits: list[str]) -> FileError:
+        assert self.said is not None
+        labels = dict(zip(self.said, bare, strict=True)).get("l", 1)
+        got, would = (
+            f"shape {shape} read as {_named(self.said)}",
+            f"{_options(fits)} would fit" if fits else "",
+        )
+        if not self._fits_labels(labels):
+            return FileError(
+                self.role, self.path, f"{self.num_labels} labels", f"{labels} in {got}",
+                would or "correct num_labels, or give the scores that belong to it",
+            )  # fmt: skip
+        remedy = self.turned(shape, self.said) or would or self.remedy
+        return FileError(self.role, self.path, self.place, got, remedy)
+
+
+def check_axes(axes: str | None, known: tuple[str, ...]) -> None:
+    """ValueError unless it is one of the orders that may be said."""
+    if axes not in known:
+        raise ValueError(
+            f"axes: expected the order of the file's axes, one of {', '.join(map(repr, known))} "
+            f"(l = labels, {'x, y, z = voxels' if 'x' in known[0] else 'h = rows, w = columns'}), "
+            f"got {axes!r}; a file does not say it"
+        )
+
+
+def _named(order: str) -> str:
+    return f"[{', '.join(order.upper())}]"
+
+
+def _options(orders: list[str]) -> str:
+    return " or ".join(f"axes={order!r}" for order in orders)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""Label maps: indexed or grey PNG and arrays of whole numbers, and the one rule for what they may hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from crfrnn.io.arrays import MAX_BYTES, read_array
+from crfrnn.io.axes import MAP, Axes
+from crfrnn.io.files import FileError, PathLike, refusal
+from crfrnn.io.images import MAX_PIXELS, decode, stored_numbers, write_png
+from crfrnn.io.palette import VOID, voc_palette
+
+FREE = -1  # a pixel whose label is not known, as the `clamp` argument of the CRF counts
+
+
+def write_label_png(path: PathLike, labels: Any, palette: NDArray[np.uint8] | None = None) -> None:
+    """Write a label map as indexed PNG, whole or not at all.
+
+    Args:
+        path: where; the folder must exist. An existing file is replaced.
+        labels, palette: as `label_picture` takes them.
+
+    Raises: as `label_picture`; ValueError for no such folder.
+
+    >>> import tempfile, os
+    >>> name = os.path.join(tempfile.mkdtemp(), "a.png")
+    >>> write_label_png(name, [[0, 1], [15, 255]])
+    >>> read_label_png(name).tolist()
+    [[0, 1], [15, 255]]
+    """
+    write_png(label_picture(labels, palette), path)
+
+
+def label_picture(labels: Any, palette: NDArray[np.uint8] | None = None) -> Image.Image:
+    """A label map as a Pillow picture of indexed colours.
+
+    Args:
+        labels: Int[H, W] in 0..255 (numpy or CPU tensor), 255 = void.
+        palette: UInt8[K, 3], K ≤ 256; the VOC colours by default.
+
+    Raises:
+        ValueError: wrong shape, labels outside 0..255, a palette of another form.
+        TypeError: labels that are not integers.
+
+    >>> label_picture([[0, 1], [15, 255]]).mode
+    'P'
+    """
+    values = np.asarray(labels)
+    if values.dtype.kind not in "iu":
+        raise TypeError(
+            f"labels: expected integers, got {values.dtype}; take the argmax over the labels first"
+        )
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(
+            f"labels: expected [H, W] with at least one pixel, got {values.shape}; pass one picture"
+        )
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError(
+            f"labels: expected 0..255, got {values.min()}..{values.max()}; "
+            "an indexed PNG holds one byte per pixel, save more labels with numpy.save"
+        )
+    colours = voc_palette() if palette is None else np.asarray(palette)
+    if colours.dtype != np.uint8 or colours.shape[1:] != (3,) or not 1 <= len(colours) <= 256:
+        raise ValueError(f"palette: expected uint8 [K, 3], K in 1..256, got {colours.dtype} {colours.shape}")
+    picture = Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def read_label_png(
+    path: PathLike, num_labels: int | None = None, *, role: str = "labels", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Read a label map, UInt8[H, W], from an indexed or grey PNG; the values are the labels, 255 = void.
+
+    The stored numbers count, of 1, 2, 4, 8 or 16 bits alike.
+
+    Args:
+        path: the file.
+        num_labels: where given, every label but 255 must be smaller.
+        role: what the file is to the caller, for the message.
+        max_pixels: larger pictures are refused before anything is decoded.
+
+    Raises:
+        ValueError: no such file, not a PNG, damaged, too large, in colour, labels out of range.
+    """
+    picture = decode(path, role, formats=("PNG",), max_pixels=max_pixels)
+    if picture.mode not in ("P", "L", "1") and not picture.mode.startswith("I"):
+        raise FileError(
+            role, path, "an indexed or grey PNG whose values are labels", f"a picture of mode {picture.mode}",
+            "save it indexed; a colour drawing is read as kind='scribbles'",
+        )  # fmt: skip
+    values = stored_numbers(picture)
+    if values.dtype != np.uint8:
+        if values.max() > 255:
+            raise FileError(
+                role, path, "labels 0..255", f"16-bit values up to {values.max()}", "save an integer .npy"
+            )
+        values = values.astype(np.uint8)
+    check_labels(values, num_labels, path, role)
+    return values
+
+
+def read_label_map(
+    path: PathLike,
+    num_labels: int,
+    *,
+    unknown: int | None = None,
+    axes: str = "hw",
+    key: str | None = None,
+    role: str = "unary",
+    paper: bool = False,
+) -> NDArray[np.int64]:
+    """Read labels per pixel, Int64[H, W] with -1 where they are unknown.
+
+    Args:
+        path: an indexed or grey PNG, or an array [H, W] of whole numbers in .npy, .npz or .pt.
+        num_labels: L; labels are 0..L-1.
+        unknown: see `known_labels`. With None, a map of nothing but 0 and 255 is refused, since it may be
+            black and white.
+        axes: order of the axes of an array, "hw" or "wh".
+        key: which entry of an .npz file or of a dict in a .pt file.
+        paper: accept a map of 255 alone too, as of scribbles on an empty page.
+
+    Raises:
+        ValueError: an unusable file, labels out of range, `unknown` among the labels.
+    """
+    if Path(path).suffix.lower() == ".png":
+        values: NDArray[Any] = read_label_png(path, role=role)
+    else:
+        layout = Axes(path, role, MAP, axes)
+        values = layout.arrange(read_array(path, role, key=key, max_bytes=MAX_BYTES // 8, check=layout.check))
+        values = values[0]
+    if unknown is None and num_labels > 1:
+        ask_about_white(values, role, path, paper=paper)
+    return known_labels(values, num_labels, unknown, role=role, path=path)
+
+
+def known_labels(
+    values: NDArray[Any],
+    num_labels: int,
+    unknown: int | None = None,
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    role: str = "unary",
+    path: PathLike | None = None,
+) -> NDArray[np.int64]:
+    """The labels that an array holds, Int64[*spatial] with -1 where they are unknown.
+
+    Args:
+        values: whole numbers of any type, real or bool: 0..num_labels-1, -1 or `unknown`.
+        num_labels: L.
+        unknown: the value of pixels without a label. None: 255, and with more than 255 labels none, unless
+            255 occurs, which might mean either.
+        valid: Bool[*spatial]; elsewhere anything is accepted, and the label is unknown.
+        role, path: what the values are to the caller, and their file if they come from one, for messages.
+
+    Raises:
+        ValueError: fractions, NaN, labels out of range, `unknown` among the labels.
+
+    >>> known_labels(np.array([[0.0, 1.0, 255.0]]), 2)
+    array([[ 0,  1, -1]])
+    """
+    labels = whole_numbers(values, valid, role, path)
+    if valid is not None:
+        labels[~valid] = FREE
+    given = VOID if unknown is None else unknown
+    if 0 <= given < num_labels and (unknown is not None or (labels == given).any()):
+        raise ValueError(
+            f"unknown: expected a value outside the labels 0..{num_labels - 1}, got {given}; use 255 or, "
+            f"with more than 255 labels, -1; if {given} is the void one, take fewer labels"
+        )
+    labels[labels == given] = FREE
+    hint = "check the number of labels, or say which number means unknown: unknown={}"
+    check_labels(labels, num_labels, path, role, void=FREE, remedy=hint)
+    return labels
+
+
+def whole_numbers(
+    values: NDArray[Any], valid: NDArray[np.bool_] | None, role: str, path: PathLike | None = None
+) -> NDArray[np.int64]:
+    """The values as Int64, a copy; ValueError for fractions, NaN or infinity where they are valid."""
+    if valid is not None and values.dtype.kind == "f":
+        values = np.where(valid, values, 0)
+    whole = values.dtype.kind in "iub" or (
+        values.dtype.kind == "f" and bool(np.isfinite(values).all() and (values == np.round(values)).all())
+    )
+    if not whole:
+        raise refusal(
+            role, path, "labels, whole numbers", f"{values.dtype} with other values",
+            "for scores say kind='probabilities' or kind='logits'",
+        )  # fmt: skip
+    with np.errstate(invalid="ignore"):  # floats beyond 2^63 become negative, which no label is
+        return values.astype(np.int64)
+
+
+def only_white(held: NDArray[Any]) -> bool:
+    """True for the values of a black and white mask, 0 and 255 and no other (-1 is welcome)."""
+    return bool((held == VOID).any()) and bool(np.isin(held, (-1, 0, VOID)).all())
+
+
+def ask_about_white(
+    values: NDArray[Any], role: str, path: PathLike | None = None, *, paper: bool = False
+) -> None:
+    """Refuse labels of nothing but 0 and 255: black and white, or a background beside what is not known?
+
+    Read as labels, 255 means "not known", so that all of a black and white mask's foreground would vanish.
+
+    Args:
+        values: integers that the file holds, before 255 is taken for unknown.
+        role, path: what they are to the caller, and their file, for the message.
+        paper: 255 alone is welcome, as where nobody scribbled.
+    """
+    if not only_white(values) or (paper and not (values == 0).any()):
+        return
+    expected = f'labels, of which {VOID} is none but means "not known"'
+    got = f"nothing but {'0 and ' if (values == 0).any() else ''}{VOID}"
+    remedy = (
+        f"save white as 1, for example (mask > 0).astype('uint8'); if {VOID} does mean \"not known\", say "
+        f"so: --void {VOID} or unknown={VOID}"
+    )
+    raise refusal(role, path, expected, got, remedy)
+
+
+def check_labels(
+    values: NDArray[Any],
+    num_labels: int | None,
+    path: PathLike | None,
+    role: str,
+    void: int = VOID,
+    remedy: str = "check the number of labels, or the mapping of the file's values to labels",
+) -> None:
+    """Refuse labels outside 0..num_labels-1 other than `void`, naming the first one and where it is."""
+    if num_labels is None:
+        return
+    bad = ((values < 0) | (values >= num_labels)) & (values != void)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        what = "pixels" if bad.ndim == 2 else "voxels"
+        raise refusal(
+            role, path, f"labels 0..{num_labels - 1} or {void}",
+            f"{int(values[first])} at {place_of(first)} ({int(bad.sum())} such {what})",
+            remedy.format(int(values[first])),
+        )  # fmt: skip
+
+
+def place_of(position: tuple[int, ...]) -> str:
+    """A position in words.
+
+    >>> place_of((3, 4)), place_of((3, 4, 5))
+    ('row 3, column 4', 'position (3, 4, 5)')
+    """
+    return f"row {position[0]}, column {position[1]}" if len(position) == 2 else f"position {position}"
