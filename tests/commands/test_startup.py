@@ -19,7 +19,7 @@ from crfrnn.inference.pseudo import RECIPES
 from crfrnn.io.scores import KINDS
 from crfrnn.io.unaries import PICTURE_KINDS
 from crfrnn.models.importers import READERS
-from crfrnn.training.recipe_files import recipe_names
+from crfrnn.training.recipe import recipe_names
 
 HEAVY = ("torch", "numpy", "PIL", "scipy", "safetensors", "lightning", "optuna", "triton", "matplotlib")
 

@@ -18,7 +18,7 @@ from crfrnn.experiments.figures import curves, heat_map
 from crfrnn.io import read_label_png
 from crfrnn.models import Segmenter
 from crfrnn.training import load_parameters
-from crfrnn.training.recipe_files import load_recipe
+from crfrnn.training.recipe import load_recipe
 from toy import LABELS
 from toy_training import make
 

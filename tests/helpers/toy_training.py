@@ -11,8 +11,7 @@ import yaml
 from torch import nn
 
 from crfrnn.models import register_network
-from crfrnn.training.recipe import Recipe
-from crfrnn.training.recipe_files import recipe_from
+from crfrnn.training.recipe import Recipe, recipe_from
 from toy import LABELS, make_pictures
 
 

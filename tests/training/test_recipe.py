@@ -13,10 +13,10 @@ from torch import nn
 
 from crfrnn import CRFRNN, FCN8s, Segmenter
 from crfrnn.models import DeepLab, LiteFPN
+from crfrnn.training.config import text_of
 from crfrnn.training.loader import EpochBatches
 from crfrnn.training.rates import build_optimiser, kinds, parameter_groups, rate_factor
-from crfrnn.training.recipe import Rates, Recipe, Stage
-from crfrnn.training.recipe_files import load_recipe, recipe_from, recipe_names, recipe_text, save_recipe
+from crfrnn.training.recipe import Rates, Recipe, Stage, load_recipe, recipe_from, recipe_names, save_recipe
 from crfrnn.training.train import build_segmenter
 
 
@@ -29,7 +29,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     save_recipe(recipe, tmp_path / "again.yaml")
     again = load_recipe(tmp_path / "again.yaml")
-    assert again == recipe and recipe_text(again) == recipe_text(recipe)
+    assert again == recipe and text_of(again) == text_of(recipe)
 
 
 def test_the_papers_recipe_holds_the_papers_numbers() -> None:
@@ -69,7 +69,9 @@ def test_every_value_can_be_replaced() -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("speed=3", "expected keys among name, seed"),
+        ("speed=3", "configuration: expected keys among name, seed"),
+        ("defaults.epoch=3", "stages.0: expected keys among .* got epoch, did you mean epochs"),
+        ("stages.plain.workers=true", "stages.1.workers: expected int, got True"),
         ("stages.plain.rates.crf=1", "rates: expected keys among network, head"),
         ("stages.final.epochs=1", "expected one of head, plain, crf, joint, last"),
         ("stages.plain.epochs=many", "epochs: expected int, got 'many'"),
@@ -150,7 +152,7 @@ def test_layers_learn_at_rates_of_their_own() -> None:
     assert not any(network[name].requires_grad for name in frozen)
     with pytest.raises(ValueError, match=r"layers: .* got \*\.widen\.\* in stage 'all'"):
         parameter_groups(segmenter, Stage("all", layers={"*.widen.*": 2.0}))
-    with pytest.raises(ValueError, match="layers: expected factors of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"layers\.\*: expected a finite number of at least 0, got -1"):
         Stage("all", layers={"*": -1.0})
 
 

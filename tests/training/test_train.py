@@ -19,8 +19,7 @@ from crfrnn.training.loader import EpochBatches
 from crfrnn.training.losses import soft_iou
 from crfrnn.training.module import SegmentationModule
 from crfrnn.training.objective import border_weights, near_borders
-from crfrnn.training.recipe import Recipe
-from crfrnn.training.recipe_files import recipe_from
+from crfrnn.training.recipe import Recipe, recipe_from
 from crfrnn.training.run_files import Interrupted
 from crfrnn.training.train import Training, build_segmenter, read_sets, train
 from toy_training import content, make, one_stage

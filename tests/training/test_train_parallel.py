@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crfrnn.models import Segmenter
-from crfrnn.training.recipe_files import recipe_from, save_recipe
+from crfrnn.training.recipe import recipe_from, save_recipe
 from crfrnn.training.train import build_segmenter, train
 from toy_training import content, make, one_stage
 
@@ -21,7 +21,7 @@ SCRIPT = """
 import sys
 import torch
 import toy_training
-from crfrnn.training.recipe_files import load_recipe
+from crfrnn.training.recipe import load_recipe
 from crfrnn.training.train import train
 torch.set_num_threads(1)
 ddp = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}

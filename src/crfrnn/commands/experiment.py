@@ -80,7 +80,7 @@ def recipe_experiment(
 ) -> None:
     """Train, judge and compare, as `HELP` says of each; the name of the command chooses the plan."""
     from crfrnn.experiments import Experiment, ablations, table1, write_seeds
-    from crfrnn.training.recipe_files import load_recipe
+    from crfrnn.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, settings or ())
     numbers = [chosen.seed] if seeds is None else _counts("--seeds", seeds, 0)

@@ -24,6 +24,7 @@ from crfrnn.commands.experiment import (
     say,
 )
 from crfrnn.commands.experiment import experiments as experiments  # with this command in it
+from crfrnn.commands.train import Settings
 
 if TYPE_CHECKING:
     from crfrnn.datasets import UnaryDataset
@@ -61,7 +62,7 @@ def unary_experiment(
     rows: Annotated[
         list[str] | None, typer.Option("--row", help="Only this row; as often as you like.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of every fit.")] = 6,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Of every fit.")] = None,
     trials: Annotated[
         int, typer.Option("--trials", help="Of the cross-validation; 0: the package's numbers.")
     ] = 30,
@@ -71,6 +72,7 @@ def unary_experiment(
     seed: Annotated[int, typer.Option("--seed", help="Folds, trials and order.")] = 0,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
+    fit_settings: Settings = None,
     train_iterations: TrainIterations = COUNTS,
     test_iterations: TestIterations = COUNTS,
     report_only: ReportOnly = False,
@@ -79,6 +81,7 @@ def unary_experiment(
     from crfrnn.crf.validate import check_choice
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
     from crfrnn.training import FitConfig, TuneConfig
+    from crfrnn.training.config import configured
     from crfrnn.training.train import some_of
 
     check_choice("--judge-on", judge_on, ("val", "held-out"))
@@ -91,7 +94,7 @@ def unary_experiment(
         train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
     judged = judged.select(some_of(judged.pictures, val_pictures).ids)
     # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
-    config = FitConfig(epochs=epochs, seed=seed, select="last")
+    config = configured(FitConfig, fit_settings or (), epochs=epochs, seed=seed, select="last")
     settings: dict[str, Any] = {"quality": quality}
     if iterations is not None:
         settings["iterations"] = common.check_iterations(iterations)

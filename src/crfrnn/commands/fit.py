@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common
+from crfrnn.commands.train import Settings, show_keys
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
@@ -34,41 +35,38 @@ def fit(
     ] = None,
     preset: common.Preset = None,
     label_weights: Annotated[str, typer.Option("--label-weights", help="vector or matrix.")] = "vector",
-    compatibility: Annotated[
-        str, typer.Option("--compatibility", help="free, symmetric, diagonal or fixed.")
-    ] = "free",
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
-    epochs: Annotated[int, typer.Option("--epochs", help="At most.")] = 6,
-    batch: Annotated[int, typer.Option("--batch", help="Pictures per step.")] = 4,
-    folds: Annotated[int, typer.Option("--folds", help="Parts of the training pictures.")] = 5,
-    fold: Annotated[int, typer.Option("--fold", help="The part that is held out.")] = 0,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="At most.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Pictures per step.")] = None,
+    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the training pictures.")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", help="The part that is held out.")] = None,
     all_folds: Annotated[
         bool, typer.Option("--all-folds", help="Fit once per fold, save the mean of the parameters.")
     ] = False,
-    patience: Annotated[int, typer.Option("--patience", help="Epochs without gain before it stops.")] = 3,
+    patience: Annotated[
+        int | None, typer.Option("--patience", help="Epochs without gain before it stops.")
+    ] = None,
     select: Annotated[
-        str, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss; or last.")
-    ] = "both",
-    seed: Annotated[int, typer.Option("--seed", help="Folds and order.")] = 0,
-    set_iou: Annotated[float, typer.Option("--set-iou", help="Loss: mean IU of the data set.")] = 1.0,
-    set_iou_trimap: Annotated[float, typer.Option("--set-iou-trimap", help="The same near borders.")] = 0.5,
-    cross_entropy: Annotated[float, typer.Option("--cross-entropy", help="Loss: cross entropy.")] = 0.02,
-    lovasz: Annotated[float, typer.Option("--lovasz", help="Loss: Lovász-softmax of each picture.")] = 0.0,
-    boundary: Annotated[float, typer.Option("--boundary", help="Extra cross entropy near borders.")] = 2.0,
-    robustness: Annotated[
-        float, typer.Option("--robustness", help="ε of the cross entropy, -log(Q + ε).")
-    ] = 0.0,
-    balance: Annotated[float, typer.Option("--balance", help="0 counts pixels, 1 counts labels.")] = 0.0,
-    rate_weights: Annotated[float, typer.Option("--rate-weights", help="Adam, kernel weights.")] = 0.05,
-    rate_compatibility: Annotated[float, typer.Option("--rate-compatibility", help="Adam.")] = 0.02,
-    rate_theta: Annotated[float, typer.Option("--rate-theta", help="Adam, log bandwidths.")] = 0.05,
-    rate_temperature: Annotated[float, typer.Option("--rate-temperature", help="Adam, logarithm.")] = 0.05,
+        str | None, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss; or last.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Folds and order.")] = None,
+    compatibility: Annotated[
+        str | None, typer.Option("--compatibility", help="free, symmetric, diagonal or fixed.")
+    ] = None,
     temperature: Annotated[
         bool, typer.Option("--temperature/--no-temperature", help="Learn a divisor of the unary.")
     ] = True,
-    anchor: Annotated[float, typer.Option("--anchor", help="Pull back to the start.")] = 0.0,
-    crop: Annotated[int | None, typer.Option("--crop", help="Random squares of this side.")] = None,
+    settings: Settings = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            is_eager=True,
+            callback=show_keys("FitConfig"),
+            help="Print every key of -s with its default, and stop.",
+        ),
+    ] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
     """Learn weights, compatibility, bandwidths and temperature by back-propagation.
@@ -80,23 +78,23 @@ def fit(
     Example: crfrnn fit VOCdevkit --unaries logits/ --layout lhw -o learned.safetensors
 
     Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw --all-folds -o learned.safetensors
+
+    Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw -s rate_theta=0 -o learned.safetensors
     """
     from crfrnn.io.outputs import Item, claim
     from crfrnn.training import FitConfig, cross_fit
     from crfrnn.training import fit as fit_crf
+    from crfrnn.training.config import configured
 
-    config = FitConfig(
-        epochs=epochs, batch=batch, seed=seed, folds=folds, fold=fold, patience=patience, select=select,
-        rate_weights=rate_weights, rate_compatibility=rate_compatibility, rate_theta=rate_theta,
-        rate_temperature=rate_temperature, set_iou=set_iou, set_iou_trimap=set_iou_trimap,
-        cross_entropy=cross_entropy, lovasz=lovasz, boundary=boundary, robustness=robustness, balance=balance,
-        anchor=anchor, crop=crop, compatibility=compatibility,
+    config = configured(
+        FitConfig, settings or (), epochs=epochs, batch=batch, folds=folds, fold=fold, patience=patience,
+        select=select, seed=seed, compatibility=compatibility,
     )  # fmt: skip
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     crf = _start(start, data.num_labels, preset, label_weights, iterations, quality, temperature)
     log = output.with_suffix(".csv")
-    logs = [log.with_stem(f"{log.stem}-{number}") for number in range(folds)] if all_folds else [log]
+    logs = [log.with_stem(f"{log.stem}-{number}") for number in range(config.folds)] if all_folds else [log]
     with (
         claim(
             output.parent, "fit", common.settings(), [Item((), (*logs, output))],

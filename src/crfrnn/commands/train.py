@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +21,25 @@ RecipeName = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="KEY=VALUE, as often as you like: seed=3, data.root=voc2012."),
+    typer.Option("--set", "-s", help="KEY=VALUE of the configuration, as often as you like: seed=3."),
 ]
 Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda, … (Lightning's).")]
 Devices = Annotated[int, typer.Option("--devices", help="Processes, one device each.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Lightning's).")]
+
+
+def show_keys(name: str) -> Callable[[bool], None]:
+    """What `--show` calls: prints the keys of a configuration of `crfrnn.training`, and ends."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            from crfrnn import training
+            from crfrnn.training.config import described
+
+            common.out.print(described(getattr(training, name)), markup=False)
+            raise typer.Exit
+
+    return common.reported(show)
 
 
 def train(
@@ -51,14 +65,15 @@ def train(
 
     Example: crfrnn train --recipe mine.yaml -s stages.joint.epochs=5 -o run
     """  # fmt: skip
-    from crfrnn.training.recipe_files import load_recipe, recipe_text
+    from crfrnn.training.config import text_of
+    from crfrnn.training.recipe import load_recipe
     from crfrnn.training.run_files import Interrupted
     from crfrnn.training.train import read_sets
     from crfrnn.training.train import train as run_recipe
 
     chosen = load_recipe(recipe, settings or ())
     if show:
-        common.out.print(recipe_text(chosen), markup=False)
+        common.out.print(text_of(chosen), markup=False)
         return
     if output is None:
         raise ValueError("--output: expected the folder of the run, got none; -o FOLDER, or --show to look")

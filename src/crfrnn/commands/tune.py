@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.fit import check_output, provenance, save_result
+from crfrnn.commands.train import Settings, show_keys
 
 
 def tune(
@@ -23,21 +25,33 @@ def tune(
     labels: common.Labels = None,
     void: common.Void = None,
     limit: common.Limit = None,
-    trials: Annotated[int, typer.Option("--trials", help="Settings to try in all.")] = 60,
+    trials: Annotated[int | None, typer.Option("--trials", help="Settings to try in all.")] = None,
     study: Annotated[
         Path | None, typer.Option("--study", help="File that keeps the trials; resumed if it is there.")
     ] = None,
-    folds: Annotated[int, typer.Option("--folds", help="Parts of the training pictures.")] = 5,
+    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the training pictures.")] = None,
     metric: Annotated[
-        str, typer.Option("--metric", help="mean_iu, trimap_iu, both (their mean) or loss.")
-    ] = "both",
-    seed: Annotated[int, typer.Option("--seed", help="Folds and trials.")] = 0,
-    prune: Annotated[bool, typer.Option("--prune/--no-prune", help="Give bad trials up early.")] = True,
+        str | None, typer.Option("--metric", help="mean_iu, trimap_iu, both (their mean) or loss.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Folds and trials.")] = None,
+    prune: Annotated[
+        bool | None, typer.Option("--prune/--no-prune", help="Give bad trials up early.")
+    ] = None,
     temperature: Annotated[
         bool, typer.Option("--temperature/--no-temperature", help="Search a divisor of the unary too.")
     ] = True,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
+    settings: Settings = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show",
+            is_eager=True,
+            callback=show_keys("TuneConfig"),
+            help="Print every key of -s with its default, and stop.",
+        ),
+    ] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
     """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
@@ -50,13 +64,17 @@ def tune(
     from crfrnn.io.outputs import Item, claim
     from crfrnn.training import TuneConfig
     from crfrnn.training import tune as tune_crf
+    from crfrnn.training.config import configured, plain
     from crfrnn.training.tune import RANGES
 
     ranges = {name: limits for name, limits in RANGES.items() if temperature or name != "temperature"}
-    settings: dict[str, Any] = {"quality": quality}
+    layer: dict[str, Any] = {"quality": quality}
     if iterations is not None:
-        settings["iterations"] = common.check_iterations(iterations)
-    config = TuneConfig(trials, folds, seed, metric, prune, ranges, settings)
+        layer["iterations"] = common.check_iterations(iterations)
+    config = configured(
+        TuneConfig, settings or (), trials=trials, folds=folds, seed=seed, metric=metric, prune=prune,
+        ranges=ranges, settings=layer,
+    )  # fmt: skip
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     goes_on = "the same command goes on" if study else "with --study FILE the next one would go on from here"
@@ -75,8 +93,7 @@ def tune(
             ) from None
         figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
         how = {
-            "trials": len(result.trials), "folds": folds, "seed": seed, "metric": metric,
-            "ranges": {name: list(limits) for name, limits in ranges.items()}, "numbers": result.numbers,
+            **plain(asdict(config)), "trials": len(result.trials), "numbers": result.numbers,
         }  # fmt: skip
         save_result(output, result, data, figures, provenance("tune", data, unaries, split, how))
     common.out.print(f"Best on all pictures: {common.figures_line(figures['all_pictures'])}")

@@ -25,8 +25,8 @@ from crfrnn.experiments.plans import Plan, Row, Run
 from crfrnn.io.files import write_text
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig
+from crfrnn.training.config import text_of
 from crfrnn.training.recipe import Recipe
-from crfrnn.training.recipe_files import recipe_text
 from crfrnn.training.train import TrainingSets, read_sets, some_of, train
 from crfrnn.training.tune import RANGES
 
@@ -69,7 +69,7 @@ class Experiment:
         check_choice("judge_on", self.judge_on, ("val", "held-out"))
         self._files = Folder(self.folder, self.say, self.progress)
         self._files.claim({
-            "recipe": recipe_text(self.recipe), "hold_out": self.hold_out, "trials": self.trials,
+            "recipe": text_of(self.recipe), "hold_out": self.hold_out, "trials": self.trials,
             "tune_pictures": self.tune_pictures, "folds": self.folds, "val_pictures": self.val_pictures,
             **({} if self.judge_on == "val" else {"judge_on": self.judge_on}),
         })  # fmt: skip

@@ -1,115 +1,212 @@
 # SPDX-License-Identifier: MIT
-"""Every choice of a fit, in one frozen value that goes into the parameter file."""
+"""Configurations: frozen values, checked where they are made, changed by ``key=value``, written as YAML."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+import difflib
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, field, fields, is_dataclass
+from typing import Annotated, Any, TypeVar
 
-from crfrnn.crf import CRFRNN
-from crfrnn.crf.validate import check_choice
-from crfrnn.training.score import METRICS
+from typing_extensions import dataclass_transform
 
-COMPATIBILITIES = ("free", "symmetric", "diagonal", "fixed")
+from crfrnn.extras import install_line
+
+try:
+    from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+    from pydantic.dataclasses import dataclass as checked_dataclass
+except ImportError as error:
+    raise ImportError(f"training needs pydantic: {install_line('train')}") from error
+
+T = TypeVar("T")
+Count = Annotated[int, Field(strict=True, ge=0)]
+Number = Annotated[int, Field(strict=True, ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Words = BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value)  # YAML's 16
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """How to fit.
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def configuration(kind: type[T]) -> type[T]:
+    """A frozen dataclass whose values are checked and converted when it is made.
 
-    Attributes:
-        epochs: passes over the training pictures, at most.
-        batch: pictures whose gradients are summed for one step.
-        seed: of the folds, the order and the crops; the same seed gives the same bits.
-        folds, fold: the training ids are split in `folds` parts and part `fold` is held out; fold=None
-            holds nothing out and validates on the training pictures themselves.
-        patience: stop after so many epochs without a better held-out figure.
-        select: the held-out figure that chooses the epoch: "mean_iu", "trimap_iu", "both" (their mean)
-            or "loss"; "last" chooses none and keeps the last.
-        rate_weights, rate_compatibility, rate_theta, rate_temperature: Adam's, per kind of parameter; those
-            of θ and temperature act on logarithms. 0 freezes.
-        cosine: let the rates fall along a half cosine to 0 at `epochs`.
-        freeze: names of parameters that stay as they are, such as "log_theta_gamma".
-        set_iou, set_iou_trimap: weights of the loss `crfrnn.training.SetIoU` over all pixels, and over those
-            near borders: the figures of `evaluate`, with probabilities.
-        cross_entropy, lovasz: weights of the cross entropy and of the Lovász-softmax of each picture.
-        boundary, boundary_width: near borders is within so many pixels of void or of another label in the
-            truth; there the cross entropy counts 1 + `boundary`.
-        robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual.
-        balance: in the cross entropy labels count (their share of the pixels)^-balance; 0 counts pixels,
-            1 counts labels.
-        anchor: strength of a pull (squared distance) back to the starting parameters.
-        crop: side of a random square cut from each picture, None for whole pictures.
-        share_labels: one weight per kernel for all labels.
-        share_foreground: label 0 has kernel weights of its own, the others share theirs; a matrix is 5
-            numbers: (0, 0), the rest of the diagonal, of row 0 and of column 0, and all others.
-        compatibility: "free", "symmetric", "diagonal" or "fixed".
+    Raises (when it is made): ValueError that names the key, what was expected and what came.
+
+    >>> @configuration
+    ... class Speed:
+    ...     steps: Count = 3
+    >>> Speed(steps=-1)
+    Traceback (most recent call last):
+    ValueError: steps: expected a finite number of at least 0, got -1
     """
+    made = checked_dataclass(kind, frozen=True, config=ConfigDict(extra="forbid", coerce_numbers_to_str=True))
+    init = made.__init__
 
-    epochs: int = 6
-    batch: int = 4
-    seed: int = 0
-    folds: int = 5
-    fold: int | None = 0
-    patience: int = 3
-    select: str = "both"
-    rate_weights: float = 0.05
-    rate_compatibility: float = 0.02
-    rate_theta: float = 0.05
-    rate_temperature: float = 0.05
-    cosine: bool = True
-    freeze: tuple[str, ...] = ()
-    set_iou: float = 1.0
-    set_iou_trimap: float = 0.5
-    cross_entropy: float = 0.02
-    lovasz: float = 0.0
-    boundary: float = 2.0
-    boundary_width: int = 5
-    robustness: float = 0.0
-    balance: float = 0.0
-    anchor: float = 0.0
-    crop: int | None = None
-    share_labels: bool = False
-    share_foreground: bool = False
-    compatibility: str = "free"
+    @functools.wraps(init)
+    def worded(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            init(self, *values, **named)
+        except ValidationError as error:
+            raise ValueError(_worded(error, made)) from None
 
-    def check(self, crf: CRFRNN) -> None:
-        """ValueError for what cannot be done, or not with this layer."""
-        floors = {"epochs": 0, "batch": 1, "folds": 2, "patience": 1, "boundary_width": 1}
-        for name, least in floors.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-        if self.fold is not None and not 0 <= self.fold < self.folds:
-            raise ValueError(f"fold: expected None or 0..{self.folds - 1}, got {self.fold}")
-        numbers = ("rate_weights", "rate_compatibility", "rate_theta", "rate_temperature", "cross_entropy",
-                   "lovasz", "set_iou", "set_iou_trimap", "boundary", "robustness", "balance",
-                   "anchor")  # fmt: skip
-        for name in numbers:
-            check_least(self, name, 0)
-        if not any((self.set_iou, self.set_iou_trimap, self.cross_entropy, self.lovasz)):
-            raise ValueError(
-                "set_iou, set_iou_trimap, cross_entropy, lovasz: expected one above 0, got 0 for each"
-            )
-        if self.crop is not None and (self.set_iou or self.set_iou_trimap):
-            raise ValueError("set_iou: expected whole pictures, got a crop; leave out one of the two")
-        check_choice("select", self.select, (*METRICS, "last"))
-        if self.crop is not None and self.crop < 8:
-            raise ValueError(f"crop: expected None or at least 8 pixels, got {self.crop}")
-        check_choice("compatibility", self.compatibility, COMPATIBILITIES)
-        if self.share_labels and crf.label_weights == "matrix":
-            raise ValueError(
-                'share_labels: expected label_weights="vector", got "matrix"; choose one of both'
-            )
-        if self.share_labels and self.share_foreground:
-            raise ValueError("share_foreground: expected one of the two ways to share, got both; choose one")
-        names = [name for name, _ in crf.named_parameters()]
-        strange = [name for name in self.freeze if name not in names]
-        if strange:
-            raise ValueError(f"freeze: expected names among {', '.join(names)}, got {', '.join(strange)}")
+    made.__init__ = worded
+    return typing.cast("type[T]", made)
 
 
-def check_least(owner: Any, name: str, least: float) -> None:
-    """ValueError unless the attribute is a finite number of at least `least`."""
-    value = getattr(owner, name)
-    if not least <= value < float("inf"):
-        raise ValueError(f"{name}: expected a finite number of at least {least}, got {value}")
+def build(kind: type[T], content: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
+    """The value that nested mappings describe, changed by ``key=value``.
+
+    A key is a path of names with dots; in a list of things with names it is a name, a number, or ``*`` for
+    all of them. Values are YAML.
+
+    Raises: ValueError for an unknown key, which names the nearest, or a value that cannot be.
+    """
+    return kind(**changed(content, settings))
+
+
+def configured(kind: type[T], settings: Sequence[str] = (), /, **given: Any) -> T:
+    """The default value with what is given and is not None, and then with ``key=value`` put in.
+
+    >>> from crfrnn.training import FitConfig
+    >>> configured(FitConfig, ["freeze=[log_theta_gamma]"], epochs=2, batch=None).freeze
+    ('log_theta_gamma',)
+    """
+    value = kind(**{name: item for name, item in given.items() if item is not None})
+    return build(kind, plain(asdict(typing.cast("Any", value))), settings) if settings else value
+
+
+def described(kind: type[Any]) -> str:
+    """What each key means, as comments, and the default values, as YAML."""
+    about = inspect.getdoc(kind) or ""
+    return "\n".join(f"# {line}".rstrip() for line in about.splitlines()) + "\n" + text_of(kind())
+
+
+def changed(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested mappings with ``key=value`` put in."""
+    tree = copy.deepcopy(dict(content))
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ValueError(f"setting: expected KEY=VALUE, got {setting!r}")
+        _set(tree, key.split("."), yaml().safe_load(value), key)
+    return tree
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over`, mapping by mapping."""
+    both = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
+
+
+def text_of(value: Any) -> str:
+    """A configuration as YAML that reads back to the same value."""
+    return yaml().safe_dump(plain(asdict(value)), sort_keys=False, allow_unicode=True, width=100)
+
+
+def plain(value: Any) -> Any:
+    """Mappings, lists and numbers alone, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError(f"configurations need PyYAML: {install_line('train')}") from error
+    return yaml
+
+
+def _set(tree: Any, path: list[str], value: Any, key: str) -> None:
+    first, rest = path[0], path[1:]
+    if isinstance(tree, list):
+        names = [item.get("name") if isinstance(item, dict) else None for item in tree]
+        if first == "*":
+            chosen = list(range(len(tree)))
+        elif first in names:
+            chosen = [names.index(first)]
+        elif first.isdigit() and int(first) < len(tree):
+            chosen = [int(first)]
+        else:
+            known = ", ".join(str(name) for name in names if name) or f"0..{len(tree) - 1}"
+            raise ValueError(f"{key}: expected one of {known} or *, got {first!r}")
+        for index in chosen:
+            if rest:
+                _set(tree[index], rest, value, key)
+            else:
+                tree[index] = value
+    elif isinstance(tree, dict):
+        if not rest:
+            tree[first] = value
+            return
+        if not isinstance(tree.get(first), dict | list):
+            tree[first] = {}
+        _set(tree[first], rest, value, key)
+    else:
+        raise ValueError(f"{key}: expected a key that has parts, got {tree!r} above {first!r}")
+
+
+def _worded(error: ValidationError, kind: Any) -> str:
+    """The first thing that is wrong: key, expected, got."""
+    found = error.errors(include_url=False)[0]
+    path, said, got = list(found["loc"]), found["type"], repr(found["input"])
+    context = found.get("ctx", {})
+    if said == "unexpected_keyword_argument":
+        owner = _kind_at(kind, path[:-1])
+        known, strange = [f.name for f in fields(owner)], str(path.pop())
+        near = difflib.get_close_matches(strange, known, 1)
+        expected, got = f"keys among {', '.join(known)}", ", did you mean ".join([strange, *near])
+    elif said == "missing" and isinstance(path[-1], int):  # one of a fixed number of values
+        expected, got = f"{path[-1] + 1} values", str(len(found["input"]))
+        path.pop()
+    elif said == "missing":
+        expected, got = f"the key {path.pop()}", "none"
+    elif said == "too_long":
+        expected, got = f"{context['max_length']} values", str(context["actual_length"])
+    elif said == "value_error":
+        return ": ".join([*([_key(path)] if path else []), str(context["error"])])
+    elif said in _EXPECTED:
+        expected = _EXPECTED[said].format(**context)
+    elif said == "literal_error":
+        expected = "one of " + ", ".join(re.findall("'([^']*)'", context["expected"]))
+    else:
+        expected = found["msg"].removeprefix("Input should be ")
+    where = _key(path) if path else "configuration"
+    return f"{where}: expected {expected}, got {got}"
+
+
+_EXPECTED = {
+    "greater_than_equal": "a finite number of at least {ge:g}",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "int"),
+    **dict.fromkeys(("float_type", "float_parsing"), "float"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("dict_type", "mapping_type", "dataclass_type"), "keys and values"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    "string_type": "text",
+}
+
+
+def _key(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))
+
+
+def _kind_at(kind: Any, path: Sequence[Any]) -> Any:
+    """The dataclass at a path of names and numbers."""
+    for step in [*path, None]:
+        while not is_dataclass(kind):  # the last part of X | None, tuple[X, ...], Mapping[str, X]
+            kind = [part for part in typing.get_args(kind) if part not in (type(None), Ellipsis)][-1]
+        if isinstance(step, str):
+            hints = typing.get_type_hints(kind)
+            kind = hints.get(step, kind)
+    return kind

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.datasets import Sample, UnaryDataset, split_folds
-from crfrnn.training.config import FitConfig
 from crfrnn.training.objective import Objective, constrain_gradients
+from crfrnn.training.recipe import FitConfig
 from crfrnn.training.score import Counts, score, total
 
 WARM_UP = 8  # steps in which the rates rise: Adam's first steps know little about scale
@@ -219,7 +219,7 @@ def _backward(
     if not math.isfinite(value):
         raise ValueError(
             f"loss: expected a finite number, got {value} on picture {sample.id!r}; lower the rates "
-            "(--rate-theta first) or start nearer"
+            "(rate_theta first) or start nearer"
         )
     (loss / batch).backward()
     return value

@@ -21,13 +21,12 @@ from crfrnn.datasets import Batch, PictureSet, SegmentationDataset
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.io import VOID
 from crfrnn.models import Segmenter
-from crfrnn.training.config import FitConfig
 from crfrnn.training.guard import Guard
 from crfrnn.training.loader import EpochBatches, batch_loader, epoch_loader, mixed
 from crfrnn.training.losses import soft_iou
 from crfrnn.training.objective import border_weights, constrain_gradients
 from crfrnn.training.rates import backbone_of, build_optimiser, parameter_groups, rate_factor
-from crfrnn.training.recipe import Stage
+from crfrnn.training.recipe import FitConfig, Stage
 
 STATE = "crfrnn"
 

@@ -13,9 +13,8 @@ from crfrnn.crf import CRFRNN
 from crfrnn.datasets import Sample, UnaryDataset
 from crfrnn.evaluation import trimap_bins
 from crfrnn.io import VOID
-from crfrnn.training.config import FitConfig
 from crfrnn.training.losses import lovasz_softmax, weighted_cross_entropy
-from crfrnn.training.recipe import Stage
+from crfrnn.training.recipe import FitConfig, Stage
 from crfrnn.training.set_iou import SetIoU
 
 

@@ -1,23 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""Everything that a training run depends on, as frozen values that a YAML file holds one to one."""
+"""Everything that a training run depends on: frozen values, and the YAML files that hold them one to one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from crfrnn.crf import CRFRNN
 from crfrnn.datasets import RandomTransform, Source
-from crfrnn.training.config import COMPATIBILITIES, check_least
+from crfrnn.io.files import FileError, PathLike, read_text, write_text
+from crfrnn.training.config import (
+    Amount,
+    Count,
+    Number,
+    Words,
+    build,
+    changed,
+    configuration,
+    merged,
+    text_of,
+    yaml,
+)
+from crfrnn.training.score import Metric
 
+RECIPES = Path(__file__).with_name("recipes")
+MAX_BYTES = 2**20
 PARTS = ("network", "head", "crf")
-OPTIMISERS, SCHEDULES, LOSSES = ("adamw", "sgd"), ("constant", "poly", "cosine"), ("mean", "sum")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours → Lightning's
-LOGS = ("csv", "tensorboard")
+Compatibility = Literal["free", "symmetric", "diagonal", "fixed"]
+Optimiser = Literal["adamw", "sgd"]
 
 
-@dataclass(frozen=True)
+@configuration
 class NetworkChoice:
     """Which network, and what it starts from.
 
@@ -37,7 +55,7 @@ class NetworkChoice:
     backbone: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
+@configuration
 class SourceChoice:
     """A data set by name; see `crfrnn.datasets.Source`."""
 
@@ -52,7 +70,7 @@ class SourceChoice:
         return Source(self.kind, Path(root) / self.root, self.split, options)
 
 
-@dataclass(frozen=True)
+@configuration
 class Data:
     """What to learn from.
 
@@ -69,27 +87,27 @@ class Data:
     train: Mapping[str, tuple[SourceChoice, ...]] = field(default_factory=dict)
     val: tuple[SourceChoice, ...] = ()
     decode: bool = True
-    leaks: str = "refuse"
+    leaks: Literal["refuse", "drop", "ignore"] = "refuse"
     long_side: int | None = None
     validate: int | None = None
 
 
-@dataclass(frozen=True)
+@configuration
 class Rates:
     """Learning rates by kind of parameter; 0 freezes. `crf_theta` and `temperature` act on logarithms.
 
     `crf_theta` is for the CRF's bandwidths and its temperature, `temperature` for that of the loss.
     """
 
-    network: float = 1e-4
-    head: float = 1e-3
-    crf_weights: float = 1e-2
-    crf_compatibility: float = 1e-2
-    crf_theta: float = 1e-2
-    temperature: float = 0.0
+    network: Amount = 1e-4
+    head: Amount = 1e-3
+    crf_weights: Amount = 1e-2
+    crf_compatibility: Amount = 1e-2
+    crf_theta: Amount = 1e-2
+    temperature: Amount = 0.0
 
 
-@dataclass(frozen=True)
+@configuration
 class Stage:
     """One run of an optimiser over some parts of the segmenter.
 
@@ -127,63 +145,34 @@ class Stage:
     learn: tuple[str, ...] = PARTS
     crf: bool = True
     freeze_norms: bool = False
-    loss: str = "mean"
-    robustness: float = 0.0
-    temperature: float = 1.0
-    boundary: float = 0.0
-    boundary_width: int = 5
-    soft_iou: float = 0.0
-    auxiliary: float = 0.0
-    epochs: int = 10
-    batch: int = 4
-    accumulate: int = 1
-    workers: int = 0
-    optimiser: str = "adamw"
-    crf_optimiser: str | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    bias_rate: float = 1.0
-    layers: Mapping[str, float] = field(default_factory=dict)
+    loss: Literal["mean", "sum"] = "mean"
+    robustness: Amount = 0.0
+    temperature: Annotated[float, Field(ge=1e-3, allow_inf_nan=False)] = 1.0
+    boundary: Amount = 0.0
+    boundary_width: Number = 5
+    soft_iou: Amount = 0.0
+    auxiliary: Amount = 0.0
+    epochs: Count = 10
+    batch: Number = 4
+    accumulate: Number = 1
+    workers: Count = 0
+    optimiser: Optimiser = "adamw"
+    crf_optimiser: Optimiser | None = None
+    momentum: Amount = 0.9
+    weight_decay: Amount = 0.0
+    bias_rate: Amount = 1.0
+    layers: Mapping[str, Amount] = field(default_factory=dict)
     rates: Rates = Rates()
-    schedule: str = "constant"
-    power: float = 0.9
-    warm_up: int = 0
-    clip: float | None = None
-    precision: str = "32"
-    compatibility: str = "free"
+    schedule: Literal["constant", "poly", "cosine"] = "constant"
+    power: Amount = 0.9
+    warm_up: Count = 0
+    clip: Annotated[float, Field(gt=0)] | None = None
+    precision: Annotated[Literal["32", "bf16", "16"], Words] = "32"
+    compatibility: Compatibility = "free"
     share_labels: bool = False
     transform: RandomTransform = field(default_factory=RandomTransform)
 
     def __post_init__(self) -> None:
-        _choice(self, "optimiser", OPTIMISERS)
-        if self.crf_optimiser is not None:
-            _choice(self, "crf_optimiser", OPTIMISERS)
-        _choice(self, "schedule", SCHEDULES)
-        _choice(self, "loss", LOSSES)
-        _choice(self, "precision", tuple(PRECISIONS))
-        _choice(self, "compatibility", COMPATIBILITIES)
-        for name, least in {
-            "epochs": 0,
-            "batch": 1,
-            "accumulate": 1,
-            "workers": 0,
-            "warm_up": 0,
-            "boundary_width": 1,
-        }.items():
-            check_least(self, name, least)
-        for name in (
-            "robustness", "boundary", "soft_iou", "auxiliary", "momentum", "weight_decay", "bias_rate",
-            "power",
-        ):  # fmt: skip
-            check_least(self, name, 0)
-        check_least(self, "temperature", 1e-3)
-        for rate in fields(self.rates):
-            check_least(self.rates, rate.name, 0)
-        for pattern, factor in self.layers.items():
-            if not 0 <= factor < float("inf"):
-                raise ValueError(f"layers: expected factors of at least 0, got {factor} for {pattern!r}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip: expected null or a number above 0, got {self.clip}")
         strange = [part for part in self.learn if part not in PARTS]
         if strange or not self.learn:
             raise ValueError(
@@ -197,7 +186,7 @@ class Stage:
             )
 
 
-@dataclass(frozen=True)
+@configuration
 class Recipe:
     """A whole training run: everything but the folder it is written to.
 
@@ -211,11 +200,10 @@ class Recipe:
     crf: Mapping[str, Any] = field(default_factory=dict)
     data: Data = Data()
     stages: tuple[Stage, ...] = ()
-    log: str = "csv"
+    log: Literal["csv", "tensorboard"] = "csv"
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        _choice(self, "log", LOGS)
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"stages: expected at least one, with names of their own, got {names}")
@@ -243,6 +231,141 @@ class Recipe:
         return replace(self, **values)
 
 
-def _choice(owner: Any, name: str, known: tuple[str, ...]) -> None:
-    if getattr(owner, name) not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(owner, name)!r}")
+@configuration
+class FitConfig:
+    """How to fit.
+
+    Attributes:
+        epochs: passes over the training pictures, at most.
+        batch: pictures whose gradients are summed for one step.
+        seed: of the folds, the order and the crops; the same seed gives the same bits.
+        folds, fold: the training ids are split in `folds` parts and part `fold` is held out; fold=None
+            holds nothing out and validates on the training pictures themselves.
+        patience: stop after so many epochs without a better held-out figure.
+        select: the held-out figure that chooses the epoch: "mean_iu", "trimap_iu", "both" (their mean)
+            or "loss"; "last" chooses none and keeps the last.
+        rate_weights, rate_compatibility, rate_theta, rate_temperature: Adam's, per kind of parameter; those
+            of θ and temperature act on logarithms. 0 freezes.
+        cosine: let the rates fall along a half cosine to 0 at `epochs`.
+        freeze: names of parameters that stay as they are, such as "log_theta_gamma".
+        set_iou, set_iou_trimap: weights of the loss `crfrnn.training.SetIoU` over all pixels, and over those
+            near borders: the figures of `evaluate`, with probabilities.
+        cross_entropy, lovasz: weights of the cross entropy and of the Lovász-softmax of each picture.
+        boundary, boundary_width: near borders is within so many pixels of void or of another label in the
+            truth; there the cross entropy counts 1 + `boundary`.
+        robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual.
+        balance: in the cross entropy labels count (their share of the pixels)^-balance; 0 counts pixels,
+            1 counts labels.
+        anchor: strength of a pull (squared distance) back to the starting parameters.
+        crop: side of a random square cut from each picture, None for whole pictures.
+        share_labels: one weight per kernel for all labels.
+        share_foreground: label 0 has kernel weights of its own, the others share theirs; a matrix is 5
+            numbers: (0, 0), the rest of the diagonal, of row 0 and of column 0, and all others.
+        compatibility: "free", "symmetric", "diagonal" or "fixed".
+    """
+
+    epochs: Count = 6
+    batch: Number = 4
+    seed: int = 0
+    folds: Annotated[int, Field(strict=True, ge=2)] = 5
+    fold: Count | None = 0
+    patience: Number = 3
+    select: Literal[Metric, "last"] = "both"
+    rate_weights: Amount = 0.05
+    rate_compatibility: Amount = 0.02
+    rate_theta: Amount = 0.05
+    rate_temperature: Amount = 0.05
+    cosine: bool = True
+    freeze: tuple[str, ...] = ()
+    set_iou: Amount = 1.0
+    set_iou_trimap: Amount = 0.5
+    cross_entropy: Amount = 0.02
+    lovasz: Amount = 0.0
+    boundary: Amount = 2.0
+    boundary_width: Number = 5
+    robustness: Amount = 0.0
+    balance: Amount = 0.0
+    anchor: Amount = 0.0
+    crop: Annotated[int, Field(strict=True, ge=8)] | None = None
+    share_labels: bool = False
+    share_foreground: bool = False
+    compatibility: Compatibility = "free"
+
+    def __post_init__(self) -> None:
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: expected None or 0..{self.folds - 1}, got {self.fold}")
+        if not any((self.set_iou, self.set_iou_trimap, self.cross_entropy, self.lovasz)):
+            raise ValueError(
+                "set_iou, set_iou_trimap, cross_entropy, lovasz: expected one above 0, got 0 for each"
+            )
+        if self.crop is not None and (self.set_iou or self.set_iou_trimap):
+            raise ValueError("set_iou: expected whole pictures, got a crop; leave out one of the two")
+        if self.share_labels and self.share_foreground:
+            raise ValueError("share_foreground: expected one of the two ways to share, got both; choose one")
+
+    def check(self, crf: CRFRNN) -> None:
+        """ValueError for what cannot be done with this layer."""
+        if self.share_labels and crf.label_weights == "matrix":
+            raise ValueError(
+                'share_labels: expected label_weights="vector", got "matrix"; choose one of both'
+            )
+        names = [name for name, _ in crf.named_parameters()]
+        strange = [name for name in self.freeze if name not in names]
+        if strange:
+            raise ValueError(f"freeze: expected names among {', '.join(names)}, got {', '.join(strange)}")
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the package."""
+    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
+def load_recipe(name_or_file: PathLike, settings: Sequence[str] = ()) -> Recipe:
+    """A packaged recipe or a YAML file, with values replaced by ``key=value``.
+
+    A key is a path of names with dots: ``seed``, ``network.name``, ``stages.joint.rates.crf_theta`` (stages
+    by name or number, ``*`` for all of them), ``defaults.batch``. Values are YAML.
+
+    Raises:
+        ValueError: no such recipe, no YAML, unknown keys, values that cannot be; each names key and remedy.
+        ImportError: PyYAML is not installed.
+
+    >>> load_recipe("cpu-small", ["seed=3", "stages.*.epochs=1"]).seed
+    3
+    """
+    path = Path(name_or_file)
+    if str(name_or_file) in recipe_names():
+        path = RECIPES / f"{name_or_file}.yaml"
+    elif not path.is_file():
+        raise FileError(
+            "recipe", name_or_file, f"one of {', '.join(recipe_names())}, or a YAML file", "neither",
+            "check the spelling",
+        )  # fmt: skip
+    if path.stat().st_size > MAX_BYTES:
+        raise FileError("recipe", path, f"at most {MAX_BYTES} bytes", "more", "name the right file")
+    try:
+        content = yaml().safe_load(read_text(path, "recipe"))
+    except yaml().YAMLError as error:
+        raise FileError("recipe", path, "YAML", " ".join(str(error).split()), "mend that line") from error
+    if not isinstance(content, dict):
+        raise FileError("recipe", path, "keys and values", type(content).__name__, "see docs/training.md")
+    return recipe_from(content, settings)
+
+
+def recipe_from(content: Mapping[str, Any], settings: Sequence[str] = ()) -> Recipe:
+    """A recipe from nested mappings; ``defaults`` in them holds for every stage that says nothing else."""
+    tree = changed(content, settings)
+    defaults = tree.pop("defaults", {}) or {}
+    stages = tree.get("stages", [])
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise ValueError("stages: expected a list of mappings with a name each")
+    tree["stages"] = [merged(defaults, stage) for stage in stages]
+    train = (tree.get("data") or {}).get("train")
+    if isinstance(train, list):
+        tree["data"] = {**tree["data"], "train": {"train": train}}
+    return build(Recipe, tree)
+
+
+def save_recipe(recipe: Recipe, path: PathLike) -> None:
+    """Write the recipe as YAML that reads back to the same value, whole or not at all."""
+    write_text(path, text_of(recipe))

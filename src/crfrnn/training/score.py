@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from crfrnn.evaluation import (
 from crfrnn.training.losses import weighted_cross_entropy
 
 TRIMAP_WIDTH = 5
-METRICS = ("mean_iu", "trimap_iu", "both", "loss")
+Metric = Literal["mean_iu", "trimap_iu", "both", "loss"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Counts:
             "loss": self.loss / self.pictures,
         }
 
-    def selection(self, metric: str) -> float:
+    def selection(self, metric: Metric) -> float:
         """The figure to be made large: "both" is the mean of mean IU and trimap IU, "loss" is negated."""
         figures = self.figures()
         if metric == "both":

@@ -38,8 +38,7 @@ from crfrnn.models import (
 from crfrnn.models.fcn import STAGES
 from crfrnn.models.pretrained import CONFIG, WEIGHTS
 from crfrnn.training.loader import mixed
-from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage
-from crfrnn.training.recipe_files import load_recipe, save_recipe
+from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage, load_recipe, save_recipe
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
 Say = Callable[[str], None]

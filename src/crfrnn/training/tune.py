@@ -8,16 +8,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
-from crfrnn.crf.validate import check_choice
 from crfrnn.datasets import UnaryDataset, split_folds
 from crfrnn.extras import install_line
-from crfrnn.training.score import METRICS, Counts, score, total
+from crfrnn.training.config import Count, configuration
+from crfrnn.training.score import Counts, Metric, score, total
 from crfrnn.training.study_file import STUDY, open_storage, worded
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ FIXED = {"temperature": 1.0}  # what the presets, which know no temperature, are
 Report = Callable[[str, int, int, int, float], None]
 
 
-@dataclass(frozen=True)
+@configuration
 class TuneConfig:
     """How to tune.
 
@@ -49,20 +50,17 @@ class TuneConfig:
         settings: further arguments of `CRFRNN` (iterations, quality, normalization, …).
     """
 
-    trials: int = 60
-    folds: int = 5
+    trials: Count = 60
+    folds: Annotated[int, Field(strict=True, ge=2)] = 5
     seed: int = 0
-    metric: str = "both"
+    metric: Metric = "both"
     prune: bool = True
     ranges: dict[str, tuple[float, float]] = field(default_factory=lambda: dict(RANGES))
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def check(self) -> None:
-        if self.trials < 1:
-            raise ValueError(f"trials: expected at least 1, got {self.trials}")
-        check_choice("metric", self.metric, METRICS)
+    def __post_init__(self) -> None:
         for name, (low, high) in self.ranges.items():
-            if name not in RANGES or not 0 < low <= high:
+            if name not in RANGES or not 0 < low <= high < float("inf"):
                 raise ValueError(
                     f"ranges: expected 0 < low ≤ high for {', '.join(RANGES)}, got {name!r}: ({low}, {high})"
                 )
@@ -113,7 +111,8 @@ def tune(
         ImportError: optuna is not installed.
     """
     config = config or TuneConfig()
-    config.check()
+    if config.trials < 1:
+        raise ValueError("trials: expected at least 1, got 0")
     optuna = _optuna()
     parts = split_folds(data.ids, config.folds, config.seed)
     position = {name: index for index, name in enumerate(data.ids)}
