@@ -23,10 +23,10 @@ namespace {
 
 constexpr size_t line = 64, page = 4096, huge_page = size_t{2} << 20;
 
-// The system hands out memory cleared, page by page, which took a fifth of a training step. So large blocks come from one region
-// of address space that is kept: its pages are cleared once, when they are first touched, and what one part of a call gives back
-// the next part takes. First fit, lowest address first, so that no more of it is touched than was in use at one time; what finds
-// no room is asked of the system.
+// The system hands out memory cleared, page by page, which took a fifth of a training step. So large blocks
+// come from one region of address space that is kept: its pages are cleared once, when they are first
+// touched, and what one part of a call gives back the next part takes. First fit, lowest address first, so
+// that no more of it is touched than was in use at one time; what finds no room is asked of the system.
 class Region {
  public:
   static constexpr size_t size = size_t{256} << 20, most_blocks = 64;
@@ -55,7 +55,9 @@ class Region {
       }
     return nullptr;
   }
-  bool holds(const void* data) const { return base_ && !std::less<const void*>()(data, base_) && std::less<const void*>()(data, base_ + size); }
+  bool holds(const void* data) const {
+    return base_ && !std::less<const void*>()(data, base_) && std::less<const void*>()(data, base_ + size);
+  }
   void give(void* data, size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex);
     const size_t offset = static_cast<size_t>(static_cast<char*>(data) - base_);
@@ -101,7 +103,8 @@ Region& region() {
 
 #if !defined(_WIN32)
 // A process forked while another thread was in here would find the region locked for good.
-const int at_fork = pthread_atfork([] { region().mutex.lock(); }, [] { region().mutex.unlock(); }, [] { region().mutex.unlock(); });
+const int at_fork = pthread_atfork([] { region().mutex.lock(); }, [] { region().mutex.unlock(); },
+                                   [] { region().mutex.unlock(); });
 #endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -132,7 +135,8 @@ void* take_block(size_t bytes) {
   void* data = kept_size(bytes) ? region().take(whole_pages(bytes)) : nullptr;
   if (!data) data = allocate(bytes);
   in_use.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
-  if (poisoned.load(std::memory_order_relaxed)) std::memset(data, 0xff, bytes);  // NaN to a float or double, -1 to an index
+  // NaN to a float or double, -1 to an index
+  if (poisoned.load(std::memory_order_relaxed)) std::memset(data, 0xff, bytes);
   return data;
 }
 
@@ -154,14 +158,15 @@ void wish_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + huge_page - 1) / huge_page * huge_page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / huge_page * huge_page;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a wish, not a need
+  // a wish, not a need
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;
 #endif
 }
 
-// Large blocks are walked in scattered order: with 4 KiB pages much of that time would go into address translation, and
-// the first touch of each page into asking the system for it.
+// Large blocks are walked in scattered order: with 4 KiB pages much of that time would go into address
+// translation, and the first touch of each page into asking the system for it.
 void* allocate(size_t bytes) {
   const size_t alignment = bytes >= huge_page ? huge_page : line;
   const size_t whole = (bytes + line - 1) / line * line;

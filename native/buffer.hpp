@@ -9,15 +9,18 @@ namespace crfrnn {
 
 void* allocate(size_t bytes);  // aligned to cache lines, large blocks to huge pages; throws std::bad_alloc
 void deallocate(void* data);
-void wish_for_huge_pages(void* data, size_t bytes);  // for memory that somebody else has allocated and nobody touched yet
+// for memory that somebody else has allocated and nobody touched yet
+void wish_for_huge_pages(void* data, size_t bytes);
 
-// The same, but a large block may be one that was given before (see buffer.cpp). What is taken must be given, with its size.
+// The same, but a large block may be one that was given before (see buffer.cpp). What is taken must be given,
+// with its size.
 void* take_block(size_t bytes);
 void give_block(void* data, size_t bytes);
 void release_kept_memory();
 
-// For tests. Whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read; the count-th block from now
-// and all after it are refused (0: none); how many bytes are taken and not given back.
+// For tests. Whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read; the
+// count-th block from now and all after it are refused (0: none); how many bytes are taken and not given
+// back.
 void poison_memory(bool on);
 void refuse_memory(int64_t count);
 int64_t memory_in_use();

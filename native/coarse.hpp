@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
-// A wide Gaussian along x and y by way of a coarser grid: K ≈ D Dᵀ, where Dᵀ takes the pixels to every step-th one by a Gaussian
-// of bandwidth a = θ/√2, and D takes them back. Summed over the coarse pixels c, the two make the wide Gaussian again,
+// A wide Gaussian along x and y by way of a coarser grid: K ≈ D Dᵀ, where Dᵀ takes the pixels to every
+// step-th one by a Gaussian of bandwidth a = θ/√2, and D takes them back. Summed over the coarse pixels c,
+// the two make the wide Gaussian again,
 //   Σ_c exp(-(i - c)²/2a²) exp(-(c - j)²/2a²) = exp(-(i - j)²/2θ²) Σ_c exp(-(c - (i + j)/2)²/a²),
-// and the last sum is a√π/step but for a ripple of 2 exp(-π²a²/step²) of itself: below 3e-5 while step <= θ/1.5. So the cost does
-// not grow with θ, and at θ = 3 it is half that of the plain sums.
+// and the last sum is a√π/step but for a ripple of 2 exp(-π²a²/step²) of itself: below 3e-5 while step <=
+// θ/1.5. So the cost does not grow with θ, and at θ = 3 it is half that of the plain sums.
 //
-// One row of pixels after another goes to coarse columns; out of these, coarse rows; each of them back to all columns; and out of
-// those the pixels' rows. Pixels whose place in a step is the same, their *phase*, lie in one line, so that along every axis
-// the sums run over flat arrays.
+// One row of pixels after another goes to coarse columns; out of these, coarse rows; each of them back to all
+// columns; and out of those the pixels' rows. Pixels whose place in a step is the same, their *phase*, lie in
+// one line, so that along every axis the sums run over flat arrays.
 #pragma once
 
 #include "buffer.hpp"
@@ -42,7 +43,8 @@ struct CoarseAxis {
   CoarseAxis(double theta, int64_t size)
       : step(step_of(theta, size)), reach(static_cast<int>(reach_of(theta))), margin(reach / step + 2),
         values(sizeof(float) * static_cast<size_t>(2 * reach + 1)) {
-    const double gain = std::sqrt(step / (theta * std::sqrt(0.5 * 3.141592653589793)));  // both ways: the product peaks at 1
+    // both ways: the product peaks at 1
+    const double gain = std::sqrt(step / (theta * std::sqrt(0.5 * 3.141592653589793)));
     float* at = values.as<float>();
     for (int p = 0; p < step; ++p) {
       const int low = -((reach + p) / step), high = (reach - p) / step;
@@ -53,7 +55,8 @@ struct CoarseAxis {
       }
     }
   }
-  // The same weights as seen from a pixel of phase p: those of the phase on the other side of the coarse pixel.
+  // The same weights as seen from a pixel of phase p: those of the phase on the other side of the coarse
+  // pixel.
   Phase back(int p) const {
     return p == 0 ? phase[0] : Phase{phase[step - p].weights, phase[step - p].low + 1, phase[step - p].count};
   }
@@ -67,8 +70,10 @@ struct CoarseAxis {
 
 struct Coarse {
   using P = Pack<float>;
-  static constexpr int outputs = 4, packs = 2;  // sums computed together: one behind the other, and side by side
-  static constexpr int64_t lanes = P::lanes, wide = outputs * packs * lanes, slack = 2 * wide;  // slack: behind each line
+  // sums computed together: one behind the other, and side by side
+  static constexpr int outputs = 4, packs = 2;
+  // slack: behind each line
+  static constexpr int64_t lanes = P::lanes, wide = outputs * packs * lanes, slack = 2 * wide;
 
   const Problem& problem;
   int64_t labels;
@@ -87,9 +92,12 @@ struct Coarse {
     int64_t columns, phase, coarse, fine, rows, coarse_rows;  // of the two rings: how many
 
     Lines(const Coarse& c, const CoarseAxis& x, const CoarseAxis& y, int64_t width)
-        : columns(width / x.step + 2 * x.margin + 2), phase(c.line_of(columns + 2 * x.margin)), coarse(c.line_of(columns)),
-          fine(c.line_of(width)), rows(y.step * (outputs + 2 * y.margin)), coarse_rows(2 * (outputs + y.margin)) {}
-    int64_t numbers(const CoarseAxis& x) const { return 2 * x.step * phase + (rows + outputs) * coarse + coarse_rows * fine; }
+        : columns(width / x.step + 2 * x.margin + 2), phase(c.line_of(columns + 2 * x.margin)),
+          coarse(c.line_of(columns)), fine(c.line_of(width)), rows(y.step * (outputs + 2 * y.margin)),
+          coarse_rows(2 * (outputs + y.margin)) {}
+    int64_t numbers(const CoarseAxis& x) const {
+      return 2 * x.step * phase + (rows + outputs) * coarse + coarse_rows * fine;
+    }
     int64_t longest() const { return coarse > fine ? coarse : fine; }
   };
 
@@ -106,8 +114,8 @@ struct Coarse {
     for (int64_t i = 0; i < lines.longest(); ++i) nothing[i] = 0.f;
     parallel_for(planes * tiles, threads, [&](int64_t task, int worker) {
       const int64_t left = n * (task % tiles) / tiles, right = n * (task % tiles + 1) / tiles;
-      Tile<Source>(*this, source, x, y, lines, memory.as<float>() + worker * own, places.as<const float*>() + worker * lines.rows, nothing,
-                   task / tiles * rows, left, right)
+      Tile<Source>(*this, source, x, y, lines, memory.as<float>() + worker * own,
+                   places.as<const float*>() + worker * lines.rows, nothing, task / tiles * rows, left, right)
           .run(out);
     });
   }
@@ -129,14 +137,17 @@ struct Coarse {
     const int64_t labels, n, rows, base, left, right;  // base: the plane's first row
     const int64_t begin, count;                        // coarse columns
     float *phases, *back;  // the pixels of one row, to coarse columns and back from them
-    float *kept, *between, *finished;  // rows in coarse columns, a ring; coarse rows; these in all columns, a ring
-    const float **places, *nothing;    // where the lines of a sum lie; a line of zeros
+    // rows in coarse columns, a ring; coarse rows; these in all columns, a ring
+    float *kept, *between, *finished;
+    const float **places, *nothing;  // where the lines of a sum lie; a line of zeros
 
-    Tile(const Coarse& c, const Source& s, const CoarseAxis& x_, const CoarseAxis& y_, const Lines& l, float* memory,
-         const float** places_, const float* nothing_, int64_t base_, int64_t left_, int64_t right_)
-        : source(s), x(x_), y(y_), lines(l), labels(c.labels), n(c.problem.grid[2]), rows(c.problem.grid[1]), base(base_), left(left_),
-          right(right_), begin(x.first(left)), count(x.last(right) - begin + 1), phases(memory), back(phases + x.step * lines.phase),
-          kept(back + x.step * lines.phase), between(kept + lines.rows * lines.coarse), finished(between + outputs * lines.coarse),
+    Tile(const Coarse& c, const Source& s, const CoarseAxis& x_, const CoarseAxis& y_, const Lines& l,
+         float* memory, const float** places_, const float* nothing_, int64_t base_, int64_t left_,
+         int64_t right_)
+        : source(s), x(x_), y(y_), lines(l), labels(c.labels), n(c.problem.grid[2]), rows(c.problem.grid[1]),
+          base(base_), left(left_), right(right_), begin(x.first(left)), count(x.last(right) - begin + 1),
+          phases(memory), back(phases + x.step * lines.phase), kept(back + x.step * lines.phase),
+          between(kept + lines.rows * lines.coarse), finished(between + outputs * lines.coarse),
           places(places_), nothing(nothing_) {}
 
     void run(float* out) const {
@@ -146,9 +157,11 @@ struct Coarse {
       for (int64_t at = 0; at * y.step < rows; at += outputs) {
         check_stop();
         for (; made < end && made < at + outputs + y.margin; made += outputs) {
-          for (; ready < rows && ready <= (made + outputs - 1) * y.step + y.reach; ++ready) to_coarse_columns(ready);
+          for (; ready < rows && ready <= (made + outputs - 1) * y.step + y.reach; ++ready)
+            to_coarse_columns(ready);
           to_coarse_rows(made);
-          for (int64_t c = made; c < made + outputs && c < end; ++c) to_all_columns(between + (c - made) * lines.coarse, ring(c));
+          for (int64_t c = made; c < made + outputs && c < end; ++c)
+            to_all_columns(between + (c - made) * lines.coarse, ring(c));
         }
         to_all_rows(at, made < end ? made : end, out);
       }
@@ -169,15 +182,19 @@ struct Coarse {
         if (++p == x.step) p = 0, ++place;
       }
       for (int q = 0; q < x.step; ++q)  // what the last row left behind it
-        for (int64_t b = 0; b < 2 * lanes; b += lanes) P::zero().store(phases + q * lines.phase + (place + (q < p)) * labels + b);
+        for (int64_t b = 0; b < 2 * lanes; b += lanes)
+          P::zero().store(phases + q * lines.phase + (place + (q < p)) * labels + b);
       const int64_t below = (row + 1 < rows ? base + row + 1 : base) * n, length = count * labels;
       float* to = kept + row % lines.rows * lines.coarse;
       int64_t asked = low;
       for (int64_t c = 0; c < length; c += wide) {
-        for (const int64_t last = low + (high - low) * (c + wide) / length; asked < last && asked < high; ++asked) source.ask(below + asked);
+        for (const int64_t last = low + (high - low) * (c + wide) / length; asked < last && asked < high;
+             ++asked)
+          source.ask(below + asked);
         P sum[outputs * packs];
         for (auto& s : sum) s = P::zero();
-        for (int q = 0; q < x.step; ++q) along(x.phase[q], phases + q * lines.phase + (x.margin + x.phase[q].low) * labels + c, sum);
+        for (int q = 0; q < x.step; ++q)
+          along(x.phase[q], phases + q * lines.phase + (x.margin + x.phase[q].low) * labels + c, sum);
         for (int j = 0; j < outputs * packs; ++j) sum[j].store(to + c + j * lanes);
       }
     }
@@ -186,11 +203,13 @@ struct Coarse {
     void to_coarse_rows(int64_t first) const {
       const int64_t above = (first - y.margin) * y.step;
       for (int64_t i = 0; i < lines.rows; ++i)
-        places[i] = above + i < 0 || above + i >= rows ? nothing : kept + (above + i) % lines.rows * lines.coarse;
+        places[i] =
+            above + i < 0 || above + i >= rows ? nothing : kept + (above + i) % lines.rows * lines.coarse;
       for (int64_t c = 0; c < count * labels; c += packs * lanes) {
         P sum[outputs][packs];
         clear(sum);
-        for (int q = 0; q < y.step; ++q) across(y.phase[q], places + (y.margin + y.phase[q].low) * y.step + q, y.step, c, sum);
+        for (int q = 0; q < y.step; ++q)
+          across(y.phase[q], places + (y.margin + y.phase[q].low) * y.step + q, y.step, c, sum);
         for (int j = 0; j < outputs; ++j)
           for (int m = 0; m < packs; ++m) sum[j][m].store(between + j * lines.coarse + c + m * lanes);
       }
@@ -212,7 +231,8 @@ struct Coarse {
       int64_t place = 0;
       int p = static_cast<int>(left % x.step);
       for (int64_t i = left; i < right; ++i) {
-        for (int64_t b = 0; b < labels; b += lanes) P::load(back + p * lines.phase + place * labels + b).store(to + (i - left) * labels + b);
+        for (int64_t b = 0; b < labels; b += lanes)
+          P::load(back + p * lines.phase + place * labels + b).store(to + (i - left) * labels + b);
         if (++p == x.step) p = 0, ++place;
       }
     }
@@ -232,7 +252,8 @@ struct Coarse {
           across(phase, places, 1, c, sum);
           for (int64_t j = 0; j < outputs && (at + j) * y.step + q < rows; ++j)
             for (int m = 0; m < packs; ++m)
-              sum[j][m].store(out + ((base + (at + j) * y.step + q) * n + left) * labels + c + m * lanes, P::Lanes::first(length - c - m * lanes));
+              sum[j][m].store(out + ((base + (at + j) * y.step + q) * n + left) * labels + c + m * lanes,
+                              P::Lanes::first(length - c - m * lanes));
         }
       }
     }
@@ -241,12 +262,15 @@ struct Coarse {
     CRFRNN_INLINE void along(const CoarseAxis::Phase& phase, const float* at, P* sum) const {
       for (int k = 0; k < phase.count; ++k) {
         const P weight = P::set(phase.weights[k]);
-        for (int j = 0; j < outputs * packs; ++j) sum[j] = P::fma(weight, P::load(at + k * labels + j * lanes), sum[j]);
+        for (int j = 0; j < outputs * packs; ++j)
+          sum[j] = P::fma(weight, P::load(at + k * labels + j * lanes), sum[j]);
       }
     }
 
-    // Adds one phase to `outputs` sums, each a line further: line[i · apart] is the i-th of the lines that they share.
-    static CRFRNN_INLINE void across(const CoarseAxis::Phase& phase, const float* const* line, int64_t apart, int64_t c, P (*sum)[packs]) {
+    // Adds one phase to `outputs` sums, each a line further: line[i · apart] is the i-th of the lines that
+    // they share.
+    static CRFRNN_INLINE void across(const CoarseAxis::Phase& phase, const float* const* line, int64_t apart,
+                                     int64_t c, P (*sum)[packs]) {
       const auto add = [&]<int From, int Until>(int i) CRFRNN_INLINE_LAMBDA {
         const float* at = line[i * apart] + c;
         P value[packs];

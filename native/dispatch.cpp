@@ -12,12 +12,12 @@
 
 namespace crfrnn {
 
-#define CRFRNN_DECLARE(isa)                \
-  namespace isa {                          \
-  template <class T>                       \
-  const EmbedTable<T>& embed_table();      \
-  template <class T>                       \
-  const FilterTable<T>& filter_table();    \
+#define CRFRNN_DECLARE(isa)                 \
+  namespace isa {                           \
+  template <class T>                        \
+  const EmbedTable<T>& embed_table();       \
+  template <class T>                        \
+  const FilterTable<T>& filter_table();     \
   const MeanFieldTable& mean_field_table(); \
   }
 CRFRNN_DECLARE(baseline)
@@ -48,8 +48,8 @@ bool machine_has(int level) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (level == 1 || !avx2) return avx2;
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 #endif
 #endif
@@ -78,7 +78,8 @@ std::string instruction_set() { return names[level().load()]; }
 void use_instruction_set(const std::string& name) {
   const auto sets = instruction_sets();
   const auto found = std::find(sets.begin(), sets.end(), name);
-  if (found == sets.end()) throw std::invalid_argument("name: this machine cannot run instruction set '" + name + "'");
+  if (found == sets.end())
+    throw std::invalid_argument("name: this machine cannot run instruction set '" + name + "'");
   level() = static_cast<int>(found - sets.begin());
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The kernels of the best instruction set this machine has. Chosen once, at first use; tests may choose another.
+// The kernels of the best instruction set this machine has. Chosen once, at first use; tests may choose
+// another.
 #pragma once
 
 #include <string>

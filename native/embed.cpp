@@ -17,10 +17,11 @@ void elevation_scales(int dim, double scale, T* out) {
 template <class T>
 constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
 
-// The block that begins with point `first`: `count` of its points are there. D features a point where that is a constant, so that
-// all its numbers live in registers, else (D = 0) as many as `dim` says.
+// The block that begins with point `first`: `count` of its points are there. D features a point where that is
+// a constant, so that all its numbers live in registers, else (D = 0) as many as `dim` says.
 template <class T, int D>
-int embed_one(const T* features, int64_t first, int count, int dim, const T* scales, const Embedded<T>& out, Pack<T>* least, Pack<T>* most) {
+int embed_one(const T* features, int64_t first, int count, int dim, const T* scales, const Embedded<T>& out,
+              Pack<T>* least, Pack<T>* most) {
   using P = Pack<T>;
   constexpr int block = embed_block<T>, room = D ? D : max_dim;
   const int d = D ? D : dim;
@@ -102,7 +103,8 @@ int embed_one(const T* features, int64_t first, int count, int dim, const T* sca
 }
 
 template <class T, int D>
-int embed_points(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most) {
+int embed_points(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out,
+                 T* least, T* most) {
   using P = Pack<T>;
   constexpr int room = D ? D : max_dim;
   const int d = D ? D : dim;
@@ -112,7 +114,8 @@ int embed_points(const T* features, int64_t begin, int64_t end, int dim, double 
   for (int i = 0; i < d; ++i) low[i] = P::set(limit<T>), high[i] = P::set(-limit<T>);
   constexpr int block = embed_block<T>;
   for (int64_t p = begin; p < end; p += block) {
-    const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), d, scales, out, low, high);
+    const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), d,
+                                    scales, out, low, high);
     if (bad) return bad;
   }
   for (int i = 0; i < d; ++i) {
@@ -122,10 +125,11 @@ int embed_points(const T* features, int64_t begin, int64_t end, int dim, double 
   return 0;
 }
 
-// A code of its own for grids of two and three axes, and for pictures of three colours. With so many numbers that they do not all
-// live in registers, others take hardly longer for being counted at run time.
+// A code of its own for grids of two and three axes, and for pictures of three colours. With so many numbers
+// that they do not all live in registers, others take hardly longer for being counted at run time.
 template <class T>
-int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most) {
+int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out,
+          T* least, T* most) {
   switch (dim) {
     case 2: return embed_points<T, 2>(features, begin, end, dim, scale, out, least, most);
     case 3: return embed_points<T, 3>(features, begin, end, dim, scale, out, least, most);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Points into the lattice: elevation, the enclosing simplex, barycentric weights (Adams, Baek & Davis 2010, section 3).
+// Points into the lattice: elevation, the enclosing simplex, barycentric weights (Adams, Baek & Davis 2010,
+// section 3).
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,9 @@ namespace crfrnn {
 
 constexpr int max_dim = 32;
 
-// Points are embedded in blocks that fill a register. Inside a block the numbers of one kind lie one behind the other: number j of
-// point p, of n a point, at [p / embed_block][j][p % embed_block]. So whoever goes on with them needs no shuffles.
+// Points are embedded in blocks that fill a register. Inside a block the numbers of one kind lie one behind
+// the other: number j of point p, of n a point, at [p / embed_block][j][p % embed_block]. So whoever goes on
+// with them needs no shuffles.
 template <class T>
 constexpr int embed_block = 64 / sizeof(T);
 template <class T>
@@ -27,9 +29,12 @@ template <class T>
 struct EmbedTable {
   // Points [begin, end), `begin` the first of a block; least and most [dim]: the range of their coordinates.
   // Returns 0, 1 (a feature is not finite) or 2 (a feature is too large for the precision of T).
-  int (*embed)(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out, T* least, T* most);
-  // The derivative: gradient of the weights [dim + 1] and the rank of the simplex -> gradient of the features [dim].
-  void (*feature_gradient)(const T* grad_weights, const uint8_t* rank, int dim, double scale, T* grad_features);
+  int (*embed)(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out,
+               T* least, T* most);
+  // The derivative: gradient of the weights [dim + 1] and the rank of the simplex -> gradient of the features
+  // [dim].
+  void (*feature_gradient)(const T* grad_weights, const uint8_t* rank, int dim, double scale,
+                           T* grad_features);
 };
 
 }  // namespace crfrnn

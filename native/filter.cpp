@@ -11,8 +11,8 @@ namespace {
 
 constexpr int fixed_packs = 2;  // the number of packs is a constant up to here
 
-// Columns [column, column + count) of an array [total][channels] of points in their own order, in NB packs, or, NB = 0, in
-// as many as they take.
+// Columns [column, column + count) of an array [total][channels] of points in their own order, in NB packs,
+// or, NB = 0, in as many as they take.
 template <class T, int NB>
 struct Columns {
   const T* values;
@@ -42,7 +42,8 @@ struct Columns {
 };
 
 template <class T, int NB>
-void filter_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source, bool reverse, T* out, int threads, T* between, T* rows) {
+void filter_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source, bool reverse,
+                    T* out, int threads, T* between, T* rows) {
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source.count, threads));
   const Sweep<T, NB> sweep(lattice, weights, source.count, fixed_packs, reverse, threads, scratch.as<T>());
   const Pack<T> factor = Pack<T>::set(slice_factor<T>(lattice.dim));
@@ -58,7 +59,9 @@ void filter_columns(const Lattice& lattice, const T* weights, const Columns<T, N
 }
 
 template <class T, int NB>
-void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source_x, const Columns<T, NB>& source_g, T* grad_weights, int threads, T* between, T* rows_x, T* rows_g) {
+void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T, NB>& source_x,
+                      const Columns<T, NB>& source_g, T* grad_weights, int threads, T* between, T* rows_x,
+                      T* rows_g) {
   const T factor = slice_factor<T>(lattice.dim);
   const int corners = lattice.dim + 1;
   const Buffer scratch(Sweep<T, NB>::scratch_bytes(lattice, source_x.count, threads));
@@ -89,8 +92,8 @@ void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T,
   });
 }
 
-// One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis. A neighbour that
-// is missing has the number of vertices for its index, and there lies a zero.
+// One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis.
+// A neighbour that is missing has the number of vertices for its index, and there lies a zero.
 template <class T>
 struct SingleColumn {
   const Lattice& lattice;
@@ -151,8 +154,10 @@ struct SingleColumn {
 };
 
 template <class T>
-void filter_single(const Lattice& lattice, const T* weights, const T* values, bool reverse, T* out, int threads) {
-  const Buffer first(static_cast<size_t>(lattice.vertices + 1) * sizeof(T)), second(static_cast<size_t>(lattice.vertices + 1) * sizeof(T));
+void filter_single(const Lattice& lattice, const T* weights, const T* values, bool reverse, T* out,
+                   int threads) {
+  const Buffer first(static_cast<size_t>(lattice.vertices + 1) * sizeof(T)),
+      second(static_cast<size_t>(lattice.vertices + 1) * sizeof(T));
   T* rows = first.as<T>();
   T* spare = second.as<T>();
   const SingleColumn<T> column{lattice, weights, threads};
@@ -167,8 +172,8 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
   });
 }
 
-// How many columns go through the lattice at a time: all that most_packs hold. In float64, which checks more than it works, two
-// packs and no more: a walk over rows of any width costs the compiler seconds.
+// How many columns go through the lattice at a time: all that most_packs hold. In float64, which checks more
+// than it works, two packs and no more: a walk over rows of any width costs the compiler seconds.
 template <class T>
 constexpr int64_t group_columns = (sizeof(T) == sizeof(float) ? most_packs : 2) * Pack<T>::lanes;
 
@@ -204,8 +209,7 @@ void clear(T* numbers, int64_t count, int threads) {
 template <class T>
 void filter(const Lattice& lattice, const T* weights, const T* values, int64_t channels, bool reverse, T* out,
             int threads) {
-  if (lattice.points < lattice.total)
-    clear(out, lattice.total * channels, threads);
+  if (lattice.points < lattice.total) clear(out, lattice.total * channels, threads);
   if (lattice.points == 0) return;
   if (channels == 1) return filter_single(lattice, weights, values, reverse, out, threads);
   const Buffer between(row_bytes<T>(lattice, channels)), rows(row_bytes<T>(lattice, channels));
@@ -223,8 +227,11 @@ void weight_gradient(const Lattice& lattice, const T* weights, const T* x, const
   const Buffer between(row_bytes<T>(lattice, channels)), rows_x(row_bytes<T>(lattice, channels)),
       rows_g(row_bytes<T>(lattice, channels));
   each_column_group<T>(channels, [&]<int NB>(int64_t column, int64_t count) {
-    const auto of = [&](const T* values) { return Columns<T, NB>{values, channels, column, count, lattice.order, lattice.points}; };
-    gradient_columns<T, NB>(lattice, weights, of(x), of(g), grad_weights, threads, between.as<T>(), rows_x.as<T>(), rows_g.as<T>());
+    const auto of = [&](const T* values) {
+      return Columns<T, NB>{values, channels, column, count, lattice.order, lattice.points};
+    };
+    gradient_columns<T, NB>(lattice, weights, of(x), of(g), grad_weights, threads, between.as<T>(),
+                            rows_x.as<T>(), rows_g.as<T>());
   });
 }
 

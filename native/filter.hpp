@@ -10,9 +10,10 @@ namespace crfrnn {
 
 template <class T>
 struct FilterTable {
-  // out = slice(blur(splat(values))) / (1 + 2^-d); values and out [total][channels]. reverse: the axes d .. 0, the adjoint.
-  void (*filter)(const Lattice& lattice, const T* weights, const T* values, int64_t channels, bool reverse, T* out,
-                 int threads);
+  // out = slice(blur(splat(values))) / (1 + 2^-d); values and out [total][channels]. reverse: the axes d ..
+  // 0, the adjoint.
+  void (*filter)(const Lattice& lattice, const T* weights, const T* values, int64_t channels, bool reverse,
+                 T* out, int threads);
   // d<g, K x> / d weights, [points][dim + 1] in sorted order.
   void (*weight_gradient)(const Lattice& lattice, const T* weights, const T* x, const T* g, int64_t channels,
                           T* grad_weights, int threads);

@@ -44,7 +44,8 @@ struct Gram {
   }
 };
 
-// Products hᵀ q of rows, gathered a few rows at a time: one set for each fixed part, so that no thread count shows.
+// Products hᵀ q of rows, gathered a few rows at a time: one set for each fixed part, so that no thread count
+// shows.
 template <int NP>
 struct Grams {
   static constexpr int batch = Gram<NP>::batch;
@@ -53,10 +54,12 @@ struct Grams {
   Buffer sums, messages, marginals, counts;
 
   Grams(const Problem& problem, const Packs<NP>& packs)
-      : kernels(problem.kernel_count), width(packs.width()), matrix(problem.labels * width), products{problem.labels, width, packs},
+      : kernels(problem.kernel_count), width(packs.width()), matrix(problem.labels * width),
+        products{problem.labels, width, packs},
         sums(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * matrix)),
         messages(sizeof(float) * static_cast<size_t>(fixed_parts * kernels * batch * width)),
-        marginals(sizeof(float) * static_cast<size_t>(fixed_parts * batch * width)), counts(64 * fixed_parts) {
+        marginals(sizeof(float) * static_cast<size_t>(fixed_parts * batch * width)),
+        counts(64 * fixed_parts) {
     for (int64_t i = 0; i < fixed_parts * kernels * matrix; ++i) sums.as<float>()[i] = 0.f;
     for (int64_t i = 0; i < fixed_parts; ++i) count(i) = 0;
   }
@@ -65,13 +68,16 @@ struct Grams {
   CRFRNN_INLINE float* message(int64_t part, int64_t m) const {
     return messages.as<float>() + ((part * kernels + m) * batch + count(part)) * width;
   }
-  CRFRNN_INLINE float* marginal(int64_t part) const { return marginals.as<float>() + (part * batch + count(part)) * width; }
+  CRFRNN_INLINE float* marginal(int64_t part) const {
+    return marginals.as<float>() + (part * batch + count(part)) * width;
+  }
   CRFRNN_INLINE void next(int64_t part) const {
     if (++count(part) == batch) flush(part);
   }
   CRFRNN_NOINLINE void flush(int64_t part) const {
     for (int64_t m = 0; m < kernels; ++m)
-      products.add(messages.as<float>() + (part * kernels + m) * batch * width, marginals.as<float>() + part * batch * width, count(part),
+      products.add(messages.as<float>() + (part * kernels + m) * batch * width,
+                   marginals.as<float>() + part * batch * width, count(part),
                    sums.as<float>() + (part * kernels + m) * matrix);
     count(part) = 0;
   }

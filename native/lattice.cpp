@@ -30,20 +30,25 @@ struct Points {
   List<int32_t> list;
   int64_t count, per_picture;
 
-  Points(const uint8_t* mask, int64_t total, int64_t per_picture_) : count(total), per_picture(per_picture_ < 1 ? 1 : per_picture_) {
+  Points(const uint8_t* mask, int64_t total, int64_t per_picture_)
+      : count(total), per_picture(per_picture_ < 1 ? 1 : per_picture_) {
     if (!mask) return;
     list.reserve(static_cast<size_t>(total));
     for (int64_t i = 0; i < total; ++i)
       if (mask[i]) list.push_back(static_cast<int32_t>(i));
     count = static_cast<int64_t>(list.size());
   }
-  int32_t operator[](int64_t p) const { return list.empty() ? static_cast<int32_t>(p) : list[static_cast<size_t>(p)]; }
+  int32_t operator[](int64_t p) const {
+    return list.empty() ? static_cast<int32_t>(p) : list[static_cast<size_t>(p)];
+  }
 };
 
-// The simplex of every point: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab first: some corners lie
-// one slab lower than the remainder-0 vertex exactly when the rank of `lead` is above that of lead + 1.
+// The simplex of every point: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab
+// first: some corners lie one slab lower than the remainder-0 vertex exactly when the rank of `lead` is above
+// that of lead + 1.
 template <class T, int W>
-Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, const Layout& layout, int rank_bits, int threads) {
+Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, const Layout& layout,
+                             int rank_bits, int threads) {
   constexpr int64_t block = embed_block<T>;
   const int dim = layout.dim, lead = layout.lead;
   Array<Keyed<W>> items(static_cast<size_t>(points.count));
@@ -53,7 +58,8 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
       const uint8_t* r = embedded.rank + first * (dim + 1);
       const int64_t count = std::min(block, points.count - first);
       Key<W> key[block];
-      for (int64_t p = 0; p < count; ++p) key[p] = key_of<W>(points[first + p] / points.per_picture) << layout.picture_shift;
+      for (int64_t p = 0; p < count; ++p)
+        key[p] = key_of<W>(points[first + p] / points.per_picture) << layout.picture_shift;
       for (int i = 0; i < dim; ++i)
         for (int64_t p = 0; p < count; ++p) {
           const int64_t below = i == lead && r[i * block + p] > r[(i + 1) * block + p];
@@ -61,7 +67,8 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
         }
       for (int i = 0; i < dim; ++i)
         for (int64_t p = 0; p < count; ++p) key[p] = (key[p] << rank_bits) + key_of<W>(r[i * block + p]);
-      for (int64_t p = 0; p < count; ++p) items[static_cast<size_t>(first + p)] = {key[p], static_cast<int32_t>(first + p)};
+      for (int64_t p = 0; p < count; ++p)
+        items[static_cast<size_t>(first + p)] = {key[p], static_cast<int32_t>(first + p)};
     }
   });
   return items;
@@ -69,7 +76,8 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
 
 // The table; sorts the simplices' keys, so that `items` holds the order of its points.
 template <int W>
-Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total, const BuildOptions& options) {
+Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total,
+                        const BuildOptions& options) {
   const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
   const int64_t points = valid.count;
   const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
@@ -81,7 +89,8 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   });
   const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
 
-  // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all together by sorting.
+  // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all
+  // together by sorting.
   constexpr int64_t chunk = 4096;
   const int64_t chunks = (simplices + chunk - 1) / chunk;
   List<List<Key<W>>> lists(static_cast<size_t>(chunks));
@@ -112,13 +121,15 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   });
   List<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
   for (int64_t c = 0; c < chunks; ++c)
-    offset[static_cast<size_t>(c) + 1] = offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
+    offset[static_cast<size_t>(c) + 1] =
+        offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
   Sorted<W> sorted = sort_unique(std::move(lists), threads);
   List<Key<W>> keys = std::move(sorted.keys);
   Array<int32_t>& position = sorted.position;
   if (options.rings > 0) {
     List<Key<W>> grown = keys;
-    for (int ring = 0; ring < options.rings; ++ring) grown = grow(grown, layout, options.ring_support, threads);
+    for (int ring = 0; ring < options.rings; ++ring)
+      grown = grow(grown, layout, options.ring_support, threads);
     List<int32_t> moved(keys.size());
     for (size_t i = 0, j = 0; i < keys.size(); ++i) {
       while (!(grown[j] == keys[i])) ++j;
@@ -130,7 +141,8 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   const int64_t vertices = static_cast<int64_t>(keys.size());
 
   const List<int32_t> slab_vertex = run_starts(vertices, threads, [&](int64_t v) {
-    return keys[static_cast<size_t>(v)] >> layout.slab_shift == keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
+    return keys[static_cast<size_t>(v)] >> layout.slab_shift ==
+           keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
   });
   const int64_t slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
 
@@ -147,19 +159,24 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   const Header header = shape.header();
   std::memcpy(table.data(), &header, sizeof header);
   const Lattice view = Lattice::decode(table.data(), static_cast<int64_t>(table.size()));
-  const auto writable = [](const auto* p) { return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p); };
+  const auto writable = [](const auto* p) {
+    return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p);
+  };
   // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
-  std::fill(writable(view.simplex_rank) + simplices * corners, reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
+  std::fill(writable(view.simplex_rank) + simplices * corners,
+            reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
 
   parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
+    for (int64_t i = begin; i < end; ++i)
+      writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
   });
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
   parallel_for(chunks, threads, [&](int64_t c, int) {
     for (int64_t s = c * chunk; s < std::min(simplices, (c + 1) * chunk); ++s) {
       for (int k = 0; k <= dim; ++k) {
         const size_t at = static_cast<size_t>(s * corners + k);
-        writable(view.simplex_vertex)[at] = position[static_cast<size_t>(offset[static_cast<size_t>(c)] + corner[at])];
+        writable(view.simplex_vertex)[at] =
+            position[static_cast<size_t>(offset[static_cast<size_t>(c)] + corner[at])];
         writable(view.simplex_rank)[at] = ranks[at];
       }
     }
@@ -170,15 +187,17 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
   parallel_for((corners - 2) * slabs, threads, [&](int64_t task, int) {
     const int64_t which = task / slabs, slab = task % slabs, axis = which < lead ? which : which + 2;
-    link_chains(view, axis, slab, writable(view.chain) + which * vertices, writable(view.chain_end)[which * slabs + slab]);
+    link_chains(view, axis, slab, writable(view.chain) + which * vertices,
+                writable(view.chain_end)[which * slabs + slab]);
   });
   int64_t s = 0;
   for (int64_t slab = 0; slab < slabs; ++slab) {
     check_stop();
     writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
-    const Key<W> here = keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
-    while (s < simplices &&
-           (items[static_cast<size_t>(first[static_cast<size_t>(s)])].key >> (layout.slab_shift + code_bits)) == here)
+    const Key<W> here =
+        keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
+    while (s < simplices && (items[static_cast<size_t>(first[static_cast<size_t>(s)])].key >>
+                             (layout.slab_shift + code_bits)) == here)
       ++s;
   }
   writable(view.slab_simplex)[slabs] = static_cast<int32_t>(s);
@@ -190,10 +209,13 @@ template <class T, int W>
 Array<T> sorted_weights(const Array<Keyed<W>>& items, const T* weights, int corners, int threads) {
   const int64_t points = static_cast<int64_t>(items.size());
   Array<T> out(static_cast<size_t>(points * corners));
-  const auto weights_of = [&](int64_t i) { return weights + int64_t{items[static_cast<size_t>(i)].value} * corners; };
+  const auto weights_of = [&](int64_t i) {
+    return weights + int64_t{items[static_cast<size_t>(i)].value} * corners;
+  };
   parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (i + ahead < end) prefetch_bytes(weights_of(i + ahead), corners * static_cast<int64_t>(sizeof(T)) + 63);
+      if (i + ahead < end)
+        prefetch_bytes(weights_of(i + ahead), corners * static_cast<int64_t>(sizeof(T)) + 63);
       std::copy_n(weights_of(i), corners, &out[static_cast<size_t>(i * corners)]);
     }
   });
@@ -215,9 +237,10 @@ TableShape TableShape::of(const int32_t* table, int64_t size) {
   s.slabs = header.slabs;
   s.total = header.total;
   s.scale = header.scale;
-  if (header.magic != Header::magic_word || s.dim < 1 || s.dim > max_dim || s.lead < 0 || s.lead >= s.dim || s.points < 0 ||
-      s.simplices < 0 || s.vertices < 0 || s.slabs < 0 || s.total < s.points)
-    throw std::invalid_argument("structure: not a lattice table; pass the structure that Lattice.build returned");
+  if (header.magic != Header::magic_word || s.dim < 1 || s.dim > max_dim || s.lead < 0 || s.lead >= s.dim ||
+      s.points < 0 || s.simplices < 0 || s.vertices < 0 || s.slabs < 0 || s.total < s.points)
+    throw std::invalid_argument(
+        "structure: not a lattice table; pass the structure that Lattice.build returned");
   return s;
 }
 
@@ -237,8 +260,9 @@ Header TableShape::header() const {
 
 std::array<int64_t, 10> TableShape::parts() const {
   const int64_t corners = dim + 1, inner = dim - 1;  // axes whose neighbours lie in the slab
-  return {header_words, points, simplices + 1, simplices * corners, (simplices * corners + 3) / 4, 2 * corners * vertices,
-          slabs + 1, slabs + 1, inner * vertices, inner * slabs};
+  return {
+      header_words,           points,    simplices + 1, simplices * corners, (simplices * corners + 3) / 4,
+      2 * corners * vertices, slabs + 1, slabs + 1,     inner * vertices,    inner * slabs};
 }
 
 int64_t TableShape::words() const {
@@ -271,14 +295,16 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   BuildResult<T> result;
   const int64_t total = batch * points_per_item;
   if (total * (dim + 1) > INT32_MAX)
-    throw std::invalid_argument("features: more than 2^31 lattice corners; split the batch or tile the picture");
+    throw std::invalid_argument(
+        "features: more than 2^31 lattice corners; split the batch or tile the picture");
   const Points valid(mask, total, points_per_item);
   const int64_t points = valid.count;
   Array<T> kept;
   if (points < total) {
     kept = Array<T>(static_cast<size_t>(points * dim));
     parallel_ranges(points, 4096, options.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) std::copy_n(features + int64_t{valid[i]} * dim, dim, &kept[static_cast<size_t>(i * dim)]);
+      for (int64_t i = begin; i < end; ++i)
+        std::copy_n(features + int64_t{valid[i]} * dim, dim, &kept[static_cast<size_t>(i * dim)]);
     });
     features = kept.data();
   }
@@ -295,7 +321,8 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   const EmbedTable<T>& functions = embed_functions<T>();
   parallel_for(ranges, options.threads, [&](int64_t c, int) {
     T lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
-    const int code = functions.embed(features, c * range, std::min(points, (c + 1) * range), dim, options.scale, embedded, lowest, highest);
+    const int code = functions.embed(features, c * range, std::min(points, (c + 1) * range), dim,
+                                     options.scale, embedded, lowest, highest);
     status[static_cast<size_t>(c)] = code;
     if (code) return;
     std::copy_n(lowest, dim, &least[static_cast<size_t>(c * dim)]);

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// The permutohedral lattice of a set of points: which simplex holds each point, which vertices a simplex has, which
-// vertices are neighbours. Vertices carry d integer coordinates f_i = (k_i - k_{i+1}) / (d + 1), k being the usual
-// d + 1 coordinates that sum to zero: in them the neighbour along axis j is one step, f_j - 1 and f_{j-1} + 1.
+// The permutohedral lattice of a set of points: which simplex holds each point, which vertices a simplex has,
+// which vertices are neighbours. Vertices carry d integer coordinates f_i = (k_i - k_{i+1}) / (d + 1), k
+// being the usual d + 1 coordinates that sum to zero: in them the neighbour along axis j is one step, f_j - 1
+// and f_{j-1} + 1.
 //
-// Vertices are sorted by (picture, f_lead, the other f): a run of equal (picture, f_lead) is a *slab*. Every axis but
-// two (lead and lead + 1) has its neighbours in the same slab, those two in the next ones, and every simplex lies in two
-// consecutive slabs. That is why a whole filter can work slab by slab in the cache.
+// Vertices are sorted by (picture, f_lead, the other f): a run of equal (picture, f_lead) is a *slab*. Every
+// axis but two (lead and lead + 1) has its neighbours in the same slab, those two in the next ones, and every
+// simplex lies in two consecutive slabs. That is why a whole filter can work slab by slab in the cache.
 #pragma once
 
 #include <array>
@@ -52,8 +53,9 @@ struct Lattice : TableShape {
   const int32_t* chain = nullptr;           // [dim - 1][vertices] runs of neighbours, see below
   const int32_t* chain_end = nullptr;       // [dim - 1][slabs]
 
-  // The vertices of a slab that have neighbours along an axis whose neighbours lie in the slab: one after the other, counted
-  // from the slab's first vertex, the last of each run as its complement. They fill the slab's own places from the front.
+  // The vertices of a slab that have neighbours along an axis whose neighbours lie in the slab: one after the
+  // other, counted from the slab's first vertex, the last of each run as its complement. They fill the slab's
+  // own places from the front.
   struct Chains {
     const int32_t *begin, *end;
   };
@@ -65,7 +67,8 @@ struct Lattice : TableShape {
 
   // Throws std::invalid_argument if the table is not as long as its header says.
   static Lattice decode(const int32_t* table, int64_t size);
-  // Throws std::invalid_argument if an index leads out of the table, or out of what a filter allocates by it (verify.cpp).
+  // Throws std::invalid_argument if an index leads out of the table, or out of what a filter allocates by it
+  // (verify.cpp).
   void verify(int threads) const;
 };
 
@@ -79,9 +82,9 @@ struct BuildResult {
 };
 
 struct BuildOptions {
-  double scale = 1.0;      // multiplies the features
-  int rings = 0;           // how many rings of missing vertices are added
-  int ring_support = 1;    // a missing vertex is added when it has at least this many neighbours
+  double scale = 1.0;    // multiplies the features
+  int rings = 0;         // how many rings of missing vertices are added
+  int ring_support = 1;  // a missing vertex is added when it has at least this many neighbours
   int threads = 1;
 };
 

@@ -13,8 +13,8 @@ inline int bits_for(uint64_t count) {  // bits that hold 0 .. count - 1
   return bits;
 }
 
-// Where each coordinate lives in a key: [picture | f_lead | the other f]. Ranges are the data's own plus a margin, so
-// that no step of the blur, and no ring, can run over into the neighbouring field.
+// Where each coordinate lives in a key: [picture | f_lead | the other f]. Ranges are the data's own plus a
+// margin, so that no step of the blur, and no ring, can run over into the neighbouring field.
 struct Layout {
   int dim = 0, lead = 0, bits = 0, slab_shift = 0;
   int64_t low[max_dim] = {};

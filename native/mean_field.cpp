@@ -33,7 +33,8 @@ struct Forward {
   }
 };
 
-// All iterations; the finished x is left in `state`. What they need in between is given back before the planes are written.
+// All iterations; the finished x is left in `state`. What they need in between is given back before the
+// planes are written.
 template <int NP>
 void iterate(const Problem& problem, const Order& order, const float* u, float* state, float* kept) {
   const int64_t total = problem.total(), labels = problem.labels;
@@ -60,7 +61,8 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
   for (int t = 0; t < problem.iterations; ++t) {
     others.pass(leading, q);
     float* next = t + 1 == problem.iterations ? nullptr : (kept ? kept + (t + 1) * problem.plane() : q);
-    leading.turn(next, is_common(problem, leading, transforms), Forward<NP, true>{problem, common, u, state, next},
+    leading.turn(next, is_common(problem, leading, transforms),
+                 Forward<NP, true>{problem, common, u, state, next},
                  Forward<NP, false>{problem, any, u, state, next});
     q = next;
   }
@@ -85,7 +87,8 @@ bool forward(const Problem& problem, const float* unary, const float* initial, f
   return true;
 }
 
-bool forward_any(const Problem& problem, const float* unary, const float* initial, float* logits, float* marginals) {
+bool forward_any(const Problem& problem, const float* unary, const float* initial, float* logits,
+                 float* marginals) {
   bool finite = true;
   with_packs(problem, [&]<int NP>() { finite = forward<NP>(problem, unary, initial, logits, marginals); });
   return finite;
@@ -112,7 +115,8 @@ void update(const Problem& problem, const float* u, const float* marginals, bool
   });
 }
 
-void update_any(const Problem& problem, const float* unary, const float* marginals, bool normalize, float* out) {
+void update_any(const Problem& problem, const float* unary, const float* marginals, bool normalize,
+                float* out) {
   with_packs(problem, [&]<int NP>() { update<NP>(problem, unary, marginals, normalize, out); });
 }
 

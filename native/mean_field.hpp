@@ -10,7 +10,8 @@
 
 namespace crfrnn {
 
-// One kernel: a lattice, or a separable Gaussian over the grid. Scales are per pixel, in the pixels' own order, or null.
+// One kernel: a lattice, or a separable Gaussian over the grid. Scales are per pixel, in the pixels' own
+// order, or null.
 struct Kernel {
   bool is_lattice = false;
   Lattice lattice;
@@ -49,15 +50,18 @@ struct KernelGradient {
 };
 
 struct MeanFieldTable {
-  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][plane()], the rows of Q_t
-  // kept for the backward pass, or null.
-  // False: unary or initial hold NaN or infinity.
-  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits, float* marginals);
-  void (*backward)(const Problem& problem, const float* grad_logits, const float* marginals, float* grad_unary,
-                   float* grad_initial, float* grad_transform, KernelGradient* grad_kernels);
-  // One iteration over rows [total][labels] in the pixels' own order, for those who look at Q in between: x of the marginals
-  // into `out`, or softmax(x), in which case `out` may be `marginals`. All kernels are lattices; mask and clamp are not read.
-  void (*update)(const Problem& problem, const float* unary, const float* marginals, bool normalize, float* out);
+  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][plane()],
+  // the rows of Q_t kept for the backward pass, or null. False: unary or initial hold NaN or infinity.
+  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits,
+                  float* marginals);
+  void (*backward)(const Problem& problem, const float* grad_logits, const float* marginals,
+                   float* grad_unary, float* grad_initial, float* grad_transform,
+                   KernelGradient* grad_kernels);
+  // One iteration over rows [total][labels] in the pixels' own order, for those who look at Q in between: x
+  // of the marginals into `out`, or softmax(x), in which case `out` may be `marginals`. All kernels are
+  // lattices; mask and clamp are not read.
+  void (*update)(const Problem& problem, const float* unary, const float* marginals, bool normalize,
+                 float* out);
 };
 
 }  // namespace crfrnn

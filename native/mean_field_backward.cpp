@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The derivative of mean_field.cpp. K_m acts on pixels, A_m on labels, so they commute: Kᵀg is filtered once and serves the
-// gradient of the marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀg · Qᵀ).
+// The derivative of mean_field.cpp. K_m acts on pixels, A_m on labels, so they commute: Kᵀg is filtered once
+// and serves the gradient of the marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀg · Qᵀ).
 #include "gram.hpp"
 #include "mean_field.hpp"
 #include "steps.hpp"
@@ -10,8 +10,9 @@ namespace {
 
 // The parts of K_m's own derivative that one iteration adds: barycentric weights, scales, bandwidths.
 template <int NP>
-void kernel_gradients(const Problem& problem, const Order& order, const Messages& messages, int m, const Transform& forward_a,
-                      const Transform& transposed_a, const float* q, const float* g, const float* reversed, bool spread_ready, KernelGradient& out) {
+void kernel_gradients(const Problem& problem, const Order& order, const Messages& messages, int m,
+                      const Transform& forward_a, const Transform& transposed_a, const float* q,
+                      const float* g, const float* reversed, bool spread_ready, KernelGradient& out) {
   const Kernel& kernel = problem.kernels[m];
   const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
   const Packs<NP> packs(problem);
@@ -20,7 +21,8 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     const Lattice& lattice = kernel.lattice;
     const int corners = lattice.dim + 1;
     const size_t bytes = Messages::lattice_bytes(problem);
-    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes), mixed(static_cast<size_t>(2 * total * width) * sizeof(float));
+    const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes),
+        mixed(static_cast<size_t>(2 * total * width) * sizeof(float));
     float* g_hat = mixed.as<float>();      // Aᵀ g, one row a point of this lattice
     float* q_hat = g_hat + total * width;  // A q
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
@@ -38,18 +40,23 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
       }
     });
     const float factor = slice_factor<float>(kernel.lattice.dim);
-    const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();  // of Kᵀ g, already there
+    // of Kᵀ g, already there
+    const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();
     const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel, false);
     const RowShape<float, NP> like = sweep.shape;
-    messages.spread_rows(sweep, messages.template source_of<NP>(kernel, q, kernel.pre), forward_rows.as<float>());
+    messages.spread_rows(sweep, messages.template source_of<NP>(kernel, q, kernel.pre),
+                         forward_rows.as<float>());
     if (!spread_ready)
-      messages.spread_rows(messages.template sweep_of<NP>(kernel, true), messages.template source_of<NP>(kernel, g, kernel.post), backward_rows.as<float>());
+      messages.spread_rows(messages.template sweep_of<NP>(kernel, true),
+                           messages.template source_of<NP>(kernel, g, kernel.post),
+                           backward_rows.as<float>());
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
       for (int64_t s = begin; s < end; ++s) {
         const int32_t* vertex = lattice.simplex_vertex + s * corners;
         for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
           const int64_t pixel = lattice.order[p];
-          const float pre = kernel.pre ? kernel.pre[pixel] : 1.f, post = kernel.post ? kernel.post[pixel] : 1.f;
+          const float pre = kernel.pre ? kernel.pre[pixel] : 1.f,
+                      post = kernel.post ? kernel.post[pixel] : 1.f;
           float pre_sum = 0.f, post_sum = 0.f;
           for (int k = 0; k < corners; ++k) {
             const int64_t at = vertex[k] * like.width;
@@ -114,7 +121,8 @@ void kernel_gradients(const Problem& problem, const Order& order, const Messages
     });
 }
 
-// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), and what of g stays with the iteration before.
+// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), and what of g stays with the
+// iteration before.
 template <int NP, bool common>
 struct Backward {
   const Problem& problem;
@@ -128,7 +136,8 @@ struct Backward {
     const Packs<NP>& packs = inbox.packs;
     const int64_t at = row * packs.labels;
     inbox.ask(row, q);
-    P dq[Packs<NP>::capacity], qs[Packs<NP>::capacity], here[Packs<NP>::capacity], sum[Packs<NP>::capacity], dot = P::zero();
+    P dq[Packs<NP>::capacity], qs[Packs<NP>::capacity], here[Packs<NP>::capacity], sum[Packs<NP>::capacity],
+        dot = P::zero();
     packs.load(q + at, qs);
     packs.load(g + at, here);
     packs.load(du + at, sum);
@@ -156,15 +165,16 @@ struct Backward {
 
 // Back through all iterations: g is dL/dx_t, du gathers what reaches the unary on the way.
 template <int NP>
-void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du, float* grad_transform,
-                  KernelGradient* grad_kernels) {
+void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du,
+                  float* grad_transform, KernelGradient* grad_kernels) {
   const int64_t labels = problem.labels;
   const int kernels = problem.kernel_count;
   const Packs<NP> packs(problem);
   const Messages messages(problem, order);
   bool bandwidths = false;
   for (int m = 0; m < kernels; ++m)
-    bandwidths = bandwidths || grad_kernels[m].weights || grad_kernels[m].theta || grad_kernels[m].pre || grad_kernels[m].post;
+    bandwidths = bandwidths || grad_kernels[m].weights || grad_kernels[m].theta || grad_kernels[m].pre ||
+                 grad_kernels[m].post;
   const Leading<NP> leading(messages, true, !bandwidths && problem.damping == 1.f);
   const Others others(problem, kernels - leading.sliced);
   const Transforms transforms(problem, true), plain(problem, false);
@@ -176,17 +186,19 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
   leading.begin(g);
   for (int t = problem.iterations - 1; t >= 0; --t) {
     const float* q = kept + t * problem.plane();
-    if (step != 1.f)  // x_t = (1 - η) x_{t-1} + η (...): the second part takes η g, the first is added back below
-      each_pack(problem, [&](int64_t i) { (P::load(g + i) * P::set(step)).store(g + i); });
+    // x_t = (1 - η) x_{t-1} + η (...): the second part takes η g, the first is added back below
+    if (step != 1.f) each_pack(problem, [&](int64_t i) { (P::load(g + i) * P::set(step)).store(g + i); });
     others.pass(leading, g);
     leading.spread(g);
     if (bandwidths)
       for (int m = 0; m < kernels; ++m)
-        kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m], leading.is(m), grad_kernels[m]);
+        kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m],
+                             leading.is(m), grad_kernels[m]);
     float* made = t > 0 ? g : nullptr;
     const Backward<NP, false> body{problem, grams, any, q, g, du, back};
     if (leading.turning)
-      leading.turn(made, is_common(problem, leading, transforms), Backward<NP, true>{problem, grams, common, q, g, du, back}, body);
+      leading.turn(made, is_common(problem, leading, transforms),
+                   Backward<NP, true>{problem, grams, common, q, g, du, back}, body);
     else
       leading.slice(body);
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) { grams.flush(part); });
@@ -202,8 +214,8 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
 }
 
 template <int NP>
-void backward(const Problem& problem, const float* grad_logits, const float* kept, float* grad_unary, float* grad_initial,
-              float* grad_transform, KernelGradient* grad_kernels) {
+void backward(const Problem& problem, const float* grad_logits, const float* kept, float* grad_unary,
+              float* grad_initial, float* grad_transform, KernelGradient* grad_kernels) {
   const Order order(problem);
   const int64_t total = problem.total(), labels = problem.labels;
   const Packs<NP> packs(problem);
@@ -233,8 +245,9 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
 
 }  // namespace
 
-void mean_field_backward(const Problem& problem, const float* grad_logits, const float* marginals, float* grad_unary,
-                         float* grad_initial, float* grad_transform, KernelGradient* grad_kernels) {
+void mean_field_backward(const Problem& problem, const float* grad_logits, const float* marginals,
+                         float* grad_unary, float* grad_initial, float* grad_transform,
+                         KernelGradient* grad_kernels) {
   with_packs(problem, [&]<int NP>() {
     backward<NP>(problem, grad_logits, marginals, grad_unary, grad_initial, grad_transform, grad_kernels);
   });

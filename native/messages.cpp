@@ -5,7 +5,8 @@
 namespace crfrnn::CRFRNN_ISA {
 
 template <int NB>
-void Messages::splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own, float* next) {
+void Messages::splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own,
+                     float* next) {
   with_corners<NB>(sweep.lattice.dim, [&]<int V>() { sweep.template splat<V>(slab, source, own, next); });
 }
 
@@ -21,11 +22,13 @@ void Messages::spread_rows(const Sweep<float, NB>& sweep, const PixelRows<NB>& s
 }
 
 template <int NB>
-void Messages::lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const {
+void Messages::lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale,
+                                float* out) const {
   const P factor = P::set(slice_factor<float>(kernel.lattice.dim));
   const Packs<NB> packs(problem);
   const int32_t* pixel_of = kernel.lattice.order;
-  if (kernel.lattice.points < problem.total()) each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
+  if (kernel.lattice.points < problem.total())
+    each_pack(problem, [&](int64_t i) { P::zero().store(out + i); });
   const Sweep<float, NB> sweep = sweep_of<NB>(kernel, reverse);
   spread_rows<NB>(sweep, source_of<NB>(kernel, rows, scale), spread.as<float>());
   with_corners<NB>(kernel.lattice.dim, [&]<int V>() {
@@ -39,8 +42,10 @@ void Messages::lattice_messages(const Kernel& kernel, bool reverse, const float*
   });
 }
 
-void Messages::separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const {
-  separable.apply(kernel.theta, derivative, GridRows{rows, scale, order.row, labels, problem.width()}, volume.as<float>(), out);
+void Messages::separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale,
+                                  float* out) const {
+  separable.apply(kernel.theta, derivative, GridRows{rows, scale, order.row, labels, problem.width()},
+                  volume.as<float>(), out);
 }
 
 #define CRFRNN_DEFINE(NB) CRFRNN_MESSAGES(, NB)

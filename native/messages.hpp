@@ -14,7 +14,8 @@ struct PixelRows {
   using P = Pack<float>;
   Packs<NB> packs;
   const float *rows, *scale;  // scale: null for 1
-  const int32_t *pixel_of, *place, *scaled;  // null: the rows are in the lattice's order, the pixels', the scale in that of the rows
+  // null: the rows are in the lattice's order, the pixels', the scale in that of the rows
+  const int32_t *pixel_of, *place, *scaled;
   int64_t points;
 
   CRFRNN_INLINE void operator()(int64_t p, P* out) const {
@@ -39,13 +40,15 @@ struct Messages {
   Separable separable;
 
   Messages(const Problem& p, const Order& o)
-      : problem(p), order(o), labels(p.labels), between(lattice_bytes(p)), spread(lattice_bytes(p)), scratch(scratch_bytes(p)),
-        volume(p.grid[0] > 1 ? static_cast<size_t>(p.plane()) * sizeof(float) : 0), separable(p) {}
+      : problem(p), order(o), labels(p.labels), between(lattice_bytes(p)), spread(lattice_bytes(p)),
+        scratch(scratch_bytes(p)), volume(p.grid[0] > 1 ? static_cast<size_t>(p.plane()) * sizeof(float) : 0),
+        separable(p) {}
 
   static size_t lattice_bytes(const Problem& p) {
     int64_t most = 0;
     for (int m = 0; m < p.kernel_count; ++m)
-      if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most) most = p.kernels[m].lattice.vertices;
+      if (p.kernels[m].is_lattice && p.kernels[m].lattice.vertices > most)
+        most = p.kernels[m].lattice.vertices;
     return static_cast<size_t>(most * RowShape<float, 0>::width_of(p.labels)) * sizeof(float);
   }
   static size_t scratch_bytes(const Problem& p) {
@@ -60,27 +63,38 @@ struct Messages {
 
   template <int NB>
   Sweep<float, NB> sweep_of(const Kernel& kernel, bool reverse) const {
-    return {kernel.lattice, kernel.weights, labels, narrow_packs, reverse, problem.threads, scratch.as<float>()};
+    return {kernel.lattice,  kernel.weights,     labels, narrow_packs, reverse,
+            problem.threads, scratch.as<float>()};
   }
 
-  // The rows of the pixels in the order of a lattice's points, times a scale that is given in the order of the rows or of the pixels.
+  // The rows of the pixels in the order of a lattice's points, times a scale that is given in the order of
+  // the rows or of the pixels.
   template <int NB>
-  PixelRows<NB> source_of(const Kernel& kernel, const float* rows, const float* scale, bool scale_by_row = false) const {
+  PixelRows<NB> source_of(const Kernel& kernel, const float* rows, const float* scale,
+                          bool scale_by_row = false) const {
     const int32_t* const order_of = kernel.lattice.order;
-    return {Packs<NB>(problem), rows, scale, order.lattice == &kernel.lattice ? nullptr : order_of, order.lattice ? order.row : nullptr,
-            scale_by_row ? nullptr : order_of, kernel.lattice.points};
+    return {Packs<NB>(problem),
+            rows,
+            scale,
+            order.lattice == &kernel.lattice ? nullptr : order_of,
+            order.lattice ? order.row : nullptr,
+            scale_by_row ? nullptr : order_of,
+            kernel.lattice.points};
   }
 
-  // The walks over a lattice, compiled once (messages.cpp): Sweep::splat, splat_and_begin and spread for the lattice's dimension.
+  // The walks over a lattice, compiled once (messages.cpp): Sweep::splat, splat_and_begin and spread for the
+  // lattice's dimension.
   template <int NB>
-  static void splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own, float* next);
+  static void splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own,
+                    float* next);
   template <int NB>
   void begin(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* out) const;
   template <int NB>
   void spread_rows(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* to) const;
   // K of one kernel except its closing scale; `out` [total][labels] in the pixels' own order.
   template <int NB>
-  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale, float* out) const;
+  void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale,
+                        float* out) const;
 
   // Rows for the separable kernel, which walks the grid: they are scattered.
   struct GridRows {
@@ -89,7 +103,9 @@ struct Messages {
     int64_t labels, width;
 
     CRFRNN_INLINE const float* row(int64_t pixel) const { return rows + int64_t{place[pixel]} * labels; }
-    CRFRNN_INLINE void ask(int64_t pixel) const { prefetch_bytes(row(pixel), labels * static_cast<int64_t>(sizeof(float)) + 63); }
+    CRFRNN_INLINE void ask(int64_t pixel) const {
+      prefetch_bytes(row(pixel), labels * static_cast<int64_t>(sizeof(float)) + 63);
+    }
     CRFRNN_INLINE void operator()(int64_t pixel, float* line) const {
       const float* from = row(pixel);
       const P factor = P::set(scale ? scale[pixel] : 1.f);
@@ -97,15 +113,19 @@ struct Messages {
     }
   };
 
-  // K of one separable kernel except its closing scale, or the derivative of K in θ along an axis (-1: K itself).
-  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale, float* out) const;
+  // K of one separable kernel except its closing scale, or the derivative of K in θ along an axis (-1: K
+  // itself).
+  void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale,
+                          float* out) const;
 };
 
-#define CRFRNN_MESSAGES(keyword, NB)                                                                                            \
-  keyword template void Messages::splat(const Sweep<float, NB>&, const PixelRows<NB>&, int64_t, float*, float*);                  \
-  keyword template void Messages::begin(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const;                             \
-  keyword template void Messages::spread_rows(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const;                       \
-  keyword template void Messages::lattice_messages<NB>(const Kernel&, bool, const float*, const float*, float*) const;
+#define CRFRNN_MESSAGES(keyword, NB)                                                                        \
+  keyword template void Messages::splat(const Sweep<float, NB>&, const PixelRows<NB>&, int64_t, float*,     \
+                                        float*);                                                            \
+  keyword template void Messages::begin(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const;       \
+  keyword template void Messages::spread_rows(const Sweep<float, NB>&, const PixelRows<NB>&, float*) const; \
+  keyword template void Messages::lattice_messages<NB>(const Kernel&, bool, const float*, const float*,     \
+                                                       float*) const;
 #define CRFRNN_EXTERN(NB) CRFRNN_MESSAGES(extern, NB)
 CRFRNN_EACH_PACKS(CRFRNN_EXTERN)
 #undef CRFRNN_EXTERN

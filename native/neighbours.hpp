@@ -13,9 +13,9 @@
 
 namespace crfrnn {
 
-// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them all. Which of the two
-// lists goes on next nobody can foretell, so there is no branch; and several stretches take turns, so that none waits for its last
-// load.
+// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them
+// all. Which of the two lists goes on next nobody can foretell, so there is no branch; and several stretches
+// take turns, so that none waits for its last load.
 template <int W>
 struct Merge {
   const Key<W>* keys;
@@ -25,9 +25,14 @@ struct Merge {
   struct Stretch {
     int64_t v, last_v, j, last_j;
   };
-  int64_t lower_bound(int64_t v) const { return v < vertices ? std::lower_bound(keys, keys + vertices, keys[v] + step) - keys : vertices; }
-  Stretch stretch(int64_t begin, int64_t end) const { return {begin, end, lower_bound(begin), lower_bound(end)}; }
-  static int64_t left(const Stretch& s) { return std::min(s.last_v - s.v, s.last_j - s.j); }  // so many turns at least
+  int64_t lower_bound(int64_t v) const {
+    return v < vertices ? std::lower_bound(keys, keys + vertices, keys[v] + step) - keys : vertices;
+  }
+  Stretch stretch(int64_t begin, int64_t end) const {
+    return {begin, end, lower_bound(begin), lower_bound(end)};
+  }
+  // so many turns at least
+  static int64_t left(const Stretch& s) { return std::min(s.last_v - s.v, s.last_j - s.j); }
 
   // Both are written at every turn; the last one, before v or j goes on, is right.
   void turn(Stretch& s) const {
@@ -57,7 +62,8 @@ struct Merge {
 };
 
 template <int W>
-void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Layout& layout, int32_t* neighbour, int threads) {
+void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Layout& layout,
+                     int32_t* neighbour, int threads) {
   const int64_t vertices = lattice.vertices, corners = lattice.dim + 1;
   constexpr int64_t strands = 4, tasks = 8;  // for an axis
   const auto first = [=](int64_t part) { return vertices * part / (strands * tasks); };
@@ -68,15 +74,17 @@ void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Lay
   parallel_for(corners * tasks, threads, [&](int64_t task, int) {
     const int64_t axis = task / tasks, part = task % tasks * strands;
     int32_t* plus = neighbour + 2 * axis * vertices;
-    const Merge<W> merge{keys.data(), layout.step<W>(static_cast<int>(axis)), static_cast<int32_t>(vertices), plus, plus + vertices};
+    const Merge<W> merge{keys.data(), layout.step<W>(static_cast<int>(axis)), static_cast<int32_t>(vertices),
+                         plus, plus + vertices};
     std::array<typename Merge<W>::Stretch, strands> stretches;
-    for (int64_t i = 0; i < strands; ++i) stretches[static_cast<size_t>(i)] = merge.stretch(first(part + i), first(part + i + 1));
+    for (int64_t i = 0; i < strands; ++i)
+      stretches[static_cast<size_t>(i)] = merge.stretch(first(part + i), first(part + i + 1));
     merge(stretches);
   });
 }
 
-// The runs of neighbours of one slab (lattice.hpp), from one end of each to the other. No branch here either: where a run ends, the
-// next begins in the same turn.
+// The runs of neighbours of one slab (lattice.hpp), from one end of each to the other. No branch here either:
+// where a run ends, the next begins in the same turn.
 inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int32_t* list, int32_t& filled) {
   const int32_t absent = static_cast<int32_t>(lattice.vertices);
   const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per instruction set:
-// everything here lives in that set's namespace, so the linker can never mix two of them. This file has the pack that every
-// processor can work with, plain loops; pack_avx512.hpp, pack_avx2.hpp and pack_neon.hpp say the same in a set's own words.
+// A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per
+// instruction set: everything here lives in that set's namespace, so the linker can never mix two of them.
+// This file has the pack that every processor can work with, plain loops; pack_avx512.hpp, pack_avx2.hpp and
+// pack_neon.hpp say the same in a set's own words.
 #pragma once
 
 #include <cmath>
@@ -18,7 +19,8 @@ namespace crfrnn {
 
 namespace CRFRNN_ISA {
 
-// a b + c, rounded once where the processor has an instruction for it. The compiler itself contracts nothing (CMakeLists.txt).
+// a b + c, rounded once where the processor has an instruction for it. The compiler itself contracts nothing
+// (CMakeLists.txt).
 template <class T>
 CRFRNN_INLINE T multiply_add(T a, T b, T c) {
 #if defined(__aarch64__) || defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
@@ -59,8 +61,8 @@ template <class T>
 struct Pack {
   static constexpr int lanes = 64 / sizeof(T);  // float: 16, double: 8; one cache line either way
   T v[lanes];
-#define CRFRNN_LANES(expression)                        \
-  Pack r;                                               \
+#define CRFRNN_LANES(expression)                       \
+  Pack r;                                              \
   for (int i = 0; i < lanes; ++i) r.v[i] = expression; \
   return r;
   static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(T(0)) }
@@ -73,16 +75,18 @@ struct Pack {
   };
   static CRFRNN_INLINE Pack load(const T* p, Lanes some) { CRFRNN_LANES(i < some.count ? p[i] : T(0)) }
   // a in `some` lanes, b in the others.
-  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) { CRFRNN_LANES(i < some.count ? a.v[i] : b.v[i]) }
+  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b){CRFRNN_LANES(i < some.count ? a.v[i] : b.v[i])}
   CRFRNN_INLINE void store(T* p) const {
     for (int i = 0; i < lanes; ++i) p[i] = v[i];
   }
   CRFRNN_INLINE void store(T* p, Lanes some) const {
     for (int i = 0; i < lanes && i < some.count; ++i) p[i] = v[i];
   }
-  CRFRNN_INLINE Pack operator+(Pack o) const { CRFRNN_LANES(v[i] + o.v[i]) }
-  CRFRNN_INLINE Pack operator-(Pack o) const { CRFRNN_LANES(v[i] - o.v[i]) }
-  CRFRNN_INLINE Pack operator*(Pack o) const { CRFRNN_LANES(v[i] * o.v[i]) }
+  CRFRNN_INLINE Pack operator+(Pack o) const {CRFRNN_LANES(v[i] + o.v[i])}
+  CRFRNN_INLINE Pack operator-(Pack o) const {CRFRNN_LANES(v[i] - o.v[i])}
+  CRFRNN_INLINE Pack operator*(Pack o) const {
+    CRFRNN_LANES(v[i] * o.v[i])
+  }
   static CRFRNN_INLINE Pack fma(Pack a, Pack b, Pack c) { CRFRNN_LANES(multiply_add(a.v[i], b.v[i], c.v[i])) }
   static CRFRNN_INLINE Pack max(Pack a, Pack b) { CRFRNN_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]) }
   static CRFRNN_INLINE Pack min(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]) }
@@ -91,7 +95,7 @@ struct Pack {
   // 1 where a < b, else 0
   static CRFRNN_INLINE Pack less(Pack a, Pack b) { CRFRNN_LANES(a.v[i] < b.v[i] ? T(1) : T(0)) }
   // a where x = y, else 0
-  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a) { CRFRNN_LANES(x.v[i] == y.v[i] ? a.v[i] : T(0)) }
+  static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack a){CRFRNN_LANES(x.v[i] == y.v[i] ? a.v[i] : T(0))}
   CRFRNN_INLINE T sum() const {
     T s = 0;
     for (int i = 0; i < lanes; ++i) s += v[i];
@@ -116,8 +120,9 @@ struct Pack {
 #undef CRFRNN_LANES
 };
 
-// The last pack of a lattice row, of which `grain` lanes or a multiple are kept: all of them, unless an instruction set has a
-// cheap way to load and store a part. The fewer bytes a row has, the more slabs fit the cache.
+// The last pack of a lattice row, of which `grain` lanes or a multiple are kept: all of them, unless an
+// instruction set has a cheap way to load and store a part. The fewer bytes a row has, the more slabs fit the
+// cache.
 template <class T>
 struct RowEnd {
   static constexpr int grain = Pack<T>::lanes;

@@ -18,15 +18,18 @@ struct Pack<float> {
   struct Lanes {
     __m256i a, b;
     static CRFRNN_INLINE Lanes first(int64_t n) {
-      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), most = _mm256_set1_epi32(static_cast<int>(n > 16 ? 16 : n));
-      return {_mm256_cmpgt_epi32(most, lane), _mm256_cmpgt_epi32(most, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
+      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                    most = _mm256_set1_epi32(static_cast<int>(n > 16 ? 16 : n));
+      return {_mm256_cmpgt_epi32(most, lane),
+              _mm256_cmpgt_epi32(most, _mm256_add_epi32(lane, _mm256_set1_epi32(8)))};
     }
   };
   static CRFRNN_INLINE Pack load(const float* p, Lanes some) {
     return {_mm256_maskload_ps(p, some.a), _mm256_maskload_ps(p + 8, some.b)};
   }
   static CRFRNN_INLINE Pack select(Lanes some, Pack x, Pack y) {
-    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(some.a)), _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(some.b))};
+    return {_mm256_blendv_ps(y.a, x.a, _mm256_castsi256_ps(some.a)),
+            _mm256_blendv_ps(y.b, x.b, _mm256_castsi256_ps(some.b))};
   }
   CRFRNN_INLINE void store(float* p) const {
     _mm256_storeu_ps(p, a);
@@ -60,10 +63,12 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack ceil(Pack x) { return {_mm256_ceil_ps(x.a), _mm256_ceil_ps(x.b)}; }
   static CRFRNN_INLINE Pack less(Pack x, Pack y) {
     const __m256 one = _mm256_set1_ps(1.f);
-    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), one), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), one)};
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), one),
+            _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ), one)};
   }
   static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack z) {
-    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), z.a), _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ), z.b)};
+    return {_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), z.a),
+            _mm256_and_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ), z.b)};
   }
   // 2^n for integral n in [-126, 127]
   static CRFRNN_INLINE Pack exp2i(Pack n) {

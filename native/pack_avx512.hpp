@@ -15,14 +15,18 @@ struct Pack<float> {
   // Some of the lanes, from the first on.
   struct Lanes {
     __mmask16 bits;
-    static CRFRNN_INLINE Lanes first(int64_t n) { return {static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << (n < 0 ? 0 : n)) - 1u)}; }
+    static CRFRNN_INLINE Lanes first(int64_t n) {
+      return {static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << (n < 0 ? 0 : n)) - 1u)};
+    }
   };
   static CRFRNN_INLINE Pack zero() { return {_mm512_setzero_ps()}; }
   static CRFRNN_INLINE Pack set(float x) { return {_mm512_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static CRFRNN_INLINE Pack load(const float* p, Lanes some) { return {_mm512_maskz_loadu_ps(some.bits, p)}; }
   // a in `some` lanes, b in the others.
-  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) { return {_mm512_mask_mov_ps(b.v, some.bits, a.v)}; }
+  static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) {
+    return {_mm512_mask_mov_ps(b.v, some.bits, a.v)};
+  }
   CRFRNN_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   CRFRNN_INLINE void store(float* p, Lanes some) const { _mm512_mask_storeu_ps(p, some.bits, v); }
   CRFRNN_INLINE Pack operator+(Pack o) const { return {_mm512_add_ps(v, o.v)}; }
@@ -33,8 +37,12 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack min(Pack a, Pack b) { return {_mm512_min_ps(a.v, b.v)}; }
   CRFRNN_INLINE float sum() const { return _mm512_reduce_add_ps(v); }
   CRFRNN_INLINE float most() const { return _mm512_reduce_max_ps(v); }
-  static CRFRNN_INLINE Pack floor(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-  static CRFRNN_INLINE Pack ceil(Pack a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)}; }
+  static CRFRNN_INLINE Pack floor(Pack a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+  }
+  static CRFRNN_INLINE Pack ceil(Pack a) {
+    return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)};
+  }
   // 1 where a < b, else 0
   static CRFRNN_INLINE Pack less(Pack a, Pack b) {
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), _mm512_set1_ps(1.f))};
@@ -59,8 +67,10 @@ struct Pack<float> {
       b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
     }
     for (int i = 0; i < 4; ++i) {  // the quarters themselves
-      const __m512 low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88), low2 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
-      const __m512 high = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88), high2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+      const __m512 low = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
+                   low2 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
+      const __m512 high = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88),
+                   high2 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
       rows[i].v = _mm512_shuffle_f32x4(low, high, 0x88);
       rows[i + 4].v = _mm512_shuffle_f32x4(low2, high2, 0x88);
       rows[i + 8].v = _mm512_shuffle_f32x4(low, high, 0xdd);

@@ -19,7 +19,9 @@ struct Pack<float> {
     uint32x4_t a, b, c, d;  // all bits of the lanes that are meant
     static CRFRNN_INLINE Lanes first(int64_t n) {
       static constexpr uint32_t number[4] = {0, 1, 2, 3};
-      const uint32x4_t lane = vld1q_u32(number), most = vdupq_n_u32(n > 16 ? 16u : n < 0 ? 0u : static_cast<uint32_t>(n));
+      const uint32x4_t lane = vld1q_u32(number), most = vdupq_n_u32(n > 16  ? 16u
+                                                                    : n < 0 ? 0u
+                                                                            : static_cast<uint32_t>(n));
       const auto below = [&](uint32_t from) { return vcltq_u32(vaddq_u32(lane, vdupq_n_u32(from)), most); };
       return {n, below(0), below(4), below(8), below(12)};
     }
@@ -38,17 +40,24 @@ struct Pack<float> {
     if (n == 3) vst1q_lane_f32(p + 2, q, 2);
     if (n == 1) vst1q_lane_f32(p, q, 0);
   }
-  static CRFRNN_INLINE Quad both(Quad q, uint32x4_t bits) { return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(q), bits)); }
+  static CRFRNN_INLINE Quad both(Quad q, uint32x4_t bits) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(q), bits));
+  }
 
-  static CRFRNN_INLINE Pack set(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
+  static CRFRNN_INLINE Pack set(float x) {
+    return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)};
+  }
   static CRFRNN_INLINE Pack zero() { return set(0.f); }
-  static CRFRNN_INLINE Pack load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}; }
+  static CRFRNN_INLINE Pack load(const float* p) {
+    return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
+  }
   static CRFRNN_INLINE Pack load(const float* p, Lanes some) {
     const int64_t n = some.count;
     return {load_quad(p, n), load_quad(p + 4, n - 4), load_quad(p + 8, n - 8), load_quad(p + 12, n - 12)};
   }
   static CRFRNN_INLINE Pack select(Lanes s, Pack x, Pack y) {
-    return {vbslq_f32(s.a, x.a, y.a), vbslq_f32(s.b, x.b, y.b), vbslq_f32(s.c, x.c, y.c), vbslq_f32(s.d, x.d, y.d)};
+    return {vbslq_f32(s.a, x.a, y.a), vbslq_f32(s.b, x.b, y.b), vbslq_f32(s.c, x.c, y.c),
+            vbslq_f32(s.d, x.d, y.d)};
   }
   CRFRNN_INLINE void store(float* p) const {
     vst1q_f32(p, a);
@@ -70,20 +79,29 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack max(Pack x, Pack y) { return CRFRNN_QUADS(vmaxq_f32, x, y); }
   static CRFRNN_INLINE Pack min(Pack x, Pack y) { return CRFRNN_QUADS(vminq_f32, x, y); }
   static CRFRNN_INLINE Pack fma(Pack x, Pack y, Pack z) {
-    return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c), vfmaq_f32(z.d, x.d, y.d)};
+    return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c),
+            vfmaq_f32(z.d, x.d, y.d)};
   }
   CRFRNN_INLINE float sum() const { return vaddvq_f32(vaddq_f32(vaddq_f32(a, b), vaddq_f32(c, d))); }
   CRFRNN_INLINE float most() const { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a, b), vmaxq_f32(c, d))); }
-  static CRFRNN_INLINE Pack floor(Pack x) { return {vrndmq_f32(x.a), vrndmq_f32(x.b), vrndmq_f32(x.c), vrndmq_f32(x.d)}; }
-  static CRFRNN_INLINE Pack ceil(Pack x) { return {vrndpq_f32(x.a), vrndpq_f32(x.b), vrndpq_f32(x.c), vrndpq_f32(x.d)}; }
+  static CRFRNN_INLINE Pack floor(Pack x) {
+    return {vrndmq_f32(x.a), vrndmq_f32(x.b), vrndmq_f32(x.c), vrndmq_f32(x.d)};
+  }
+  static CRFRNN_INLINE Pack ceil(Pack x) {
+    return {vrndpq_f32(x.a), vrndpq_f32(x.b), vrndpq_f32(x.c), vrndpq_f32(x.d)};
+  }
   static CRFRNN_INLINE Pack less(Pack x, Pack y) {
     const Quad one = vdupq_n_f32(1.f);
-    return {both(one, vcltq_f32(x.a, y.a)), both(one, vcltq_f32(x.b, y.b)), both(one, vcltq_f32(x.c, y.c)), both(one, vcltq_f32(x.d, y.d))};
+    return {both(one, vcltq_f32(x.a, y.a)), both(one, vcltq_f32(x.b, y.b)), both(one, vcltq_f32(x.c, y.c)),
+            both(one, vcltq_f32(x.d, y.d))};
   }
   static CRFRNN_INLINE Pack if_equal(Pack x, Pack y, Pack z) {
-    return {both(z.a, vceqq_f32(x.a, y.a)), both(z.b, vceqq_f32(x.b, y.b)), both(z.c, vceqq_f32(x.c, y.c)), both(z.d, vceqq_f32(x.d, y.d))};
+    return {both(z.a, vceqq_f32(x.a, y.a)), both(z.b, vceqq_f32(x.b, y.b)), both(z.c, vceqq_f32(x.c, y.c)),
+            both(z.d, vceqq_f32(x.d, y.d))};
   }
-  static CRFRNN_INLINE Quad exp2i(Quad n) { return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23)); }
+  static CRFRNN_INLINE Quad exp2i(Quad n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+  }
   static CRFRNN_INLINE Pack exp2i(Pack n) { return {exp2i(n.a), exp2i(n.b), exp2i(n.c), exp2i(n.d)}; }
   static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
 
@@ -97,9 +115,11 @@ struct Pack<float> {
     s = vreinterpretq_f32_f64(vtrn2q_f64(wide(pq2), wide(rs2)));
   }
   static CRFRNN_INLINE void transpose(Pack* rows) {
-    constexpr Quad Pack::*quad[4] = {&Pack::a, &Pack::b, &Pack::c, &Pack::d};
+    constexpr Quad Pack::* quad[4] = {&Pack::a, &Pack::b, &Pack::c, &Pack::d};
     for (int i = 0; i < 4; ++i)
-      for (int j = 0; j < 4; ++j) transpose(rows[4 * i].*quad[j], rows[4 * i + 1].*quad[j], rows[4 * i + 2].*quad[j], rows[4 * i + 3].*quad[j]);
+      for (int j = 0; j < 4; ++j)
+        transpose(rows[4 * i].*quad[j], rows[4 * i + 1].*quad[j], rows[4 * i + 2].*quad[j],
+                  rows[4 * i + 3].*quad[j]);
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < i; ++j)
         for (int k = 0; k < 4; ++k) {

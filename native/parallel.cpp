@@ -21,8 +21,8 @@
 namespace crfrnn {
 namespace {
 
-// Numbers below the smallest normal one count as zero while this lives: a softmax is full of them, and each costs x86
-// processors some 150 cycles otherwise.
+// Numbers below the smallest normal one count as zero while this lives: a softmax is full of them, and each
+// costs x86 processors some 150 cycles otherwise.
 class FlushDenormals {
 #if defined(CRFRNN_X86)
  public:
@@ -41,7 +41,8 @@ class FlushDenormals {
 
 struct Stopped {};  // leaves a task whose loop has failed in another thread
 
-// A loop that is shared out. No exception may leave a thread of OpenMP or std::thread: the process would be aborted.
+// A loop that is shared out. No exception may leave a thread of OpenMP or std::thread: the process would be
+// aborted.
 class Loop {
  public:
   explicit Loop(const Loop* outer) : outer_(outer) {}
@@ -84,7 +85,8 @@ thread_local Question question;           // of the thread that has called
 thread_local const Loop* loop = nullptr;  // whose task this thread runs
 
 // One thread's share of a loop.
-void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction function, const void* task, int worker) {
+void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction function, const void* task,
+          int worker) {
   const FlushDenormals flush;
   const Loop* const outer = loop;
   loop = &own;
@@ -127,7 +129,8 @@ void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* ta
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(std::min<int64_t>(threads, tasks)));
   try {
-    for (int t = 1; t < threads && t < tasks; ++t) others.emplace_back(work, std::ref(own), std::ref(next), tasks, function, task, t);
+    for (int t = 1; t < threads && t < tasks; ++t)
+      others.emplace_back(work, std::ref(own), std::ref(next), tasks, function, task, t);
   } catch (const std::system_error&) {  // no more threads to be had: those that are there do it
   }
   work(own, next, tasks, function, task, 0);

@@ -6,16 +6,19 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Asks for the row of a point that comes later, in an array [total][channels] of points in their own order: there it is scattered.
+// Asks for the row of a point that comes later, in an array [total][channels] of points in their own order:
+// there it is scattered.
 template <class T>
-CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p, const T* columns, int64_t channels, int packs) {
+CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p, const T* columns,
+                                 int64_t channels, int packs) {
   if (p + ahead >= points) return;
   const T* early = columns + int64_t{order[p + ahead]} * channels;
   for (int b = 0; b < packs; ++b) prefetch(early + b * Pack<T>::lanes);
 }
 
-// NB packs, or any number that is known at run time (NB = 0), and of the last one as much as the columns need. Whoever loops
-// over rows keeps one of his own: the compiler cannot know that stores to rows leave it alone.
+// NB packs, or any number that is known at run time (NB = 0), and of the last one as much as the columns
+// need. Whoever loops over rows keeps one of his own: the compiler cannot know that stores to rows leave it
+// alone.
 template <class T, int NB>
 struct RowShape {
   using P = Pack<T>;
@@ -27,7 +30,9 @@ struct RowShape {
   explicit RowShape(int64_t columns)
       : width(width_of(columns)), count(packs_of(columns)), end(width - (packs_of(columns) - 1) * P::lanes) {}
 
-  static int packs_of(int64_t columns) { return NB ? NB : static_cast<int>((columns + P::lanes - 1) / P::lanes); }
+  static int packs_of(int64_t columns) {
+    return NB ? NB : static_cast<int>((columns + P::lanes - 1) / P::lanes);
+  }
   static int64_t width_of(int64_t columns) {
     constexpr int64_t grain = RowEnd<T>::grain;
     const int64_t whole = (packs_of(columns) - 1) * P::lanes;
@@ -35,7 +40,9 @@ struct RowShape {
     return whole + (last < P::lanes ? last : P::lanes);
   }
   CRFRNN_INLINE int packs() const { return NB ? NB : count; }
-  CRFRNN_INLINE P load(const T* row, int b) const { return b + 1 < packs() ? P::load(row + b * P::lanes) : end.load(row + b * P::lanes); }
+  CRFRNN_INLINE P load(const T* row, int b) const {
+    return b + 1 < packs() ? P::load(row + b * P::lanes) : end.load(row + b * P::lanes);
+  }
   CRFRNN_INLINE void store(const P& pack, T* row, int b) const {
     if (b + 1 < packs())
       pack.store(row + b * P::lanes);

@@ -14,8 +14,9 @@ namespace crfrnn::CRFRNN_ISA {
 constexpr float minus_infinity = -1e30f;  // the logit of a lane that is no label
 constexpr int64_t grain = 1024;
 
-// The order of the rows: that of the largest lattice (its points first, the masked ones after them), else the grid's own.
-// With it that lattice reads and writes its rows one after the other. Rows that come from outside lie in the pixels' own order.
+// The order of the rows: that of the largest lattice (its points first, the masked ones after them), else the
+// grid's own. With it that lattice reads and writes its rows one after the other. Rows that come from outside
+// lie in the pixels' own order.
 struct Order {
   const Lattice* lattice = nullptr;
   int first = -1;  // the kernel whose order it is
@@ -24,8 +25,9 @@ struct Order {
   int32_t* row;    // [total] pixel -> row
 
   explicit Order(const Problem& problem, bool of_pixels = false)
-      : rows(static_cast<size_t>(problem.total()) * sizeof(int32_t)), places(static_cast<size_t>(problem.total()) * sizeof(int32_t)),
-        pixel(rows.as<int32_t>()), row(places.as<int32_t>()) {
+      : rows(static_cast<size_t>(problem.total()) * sizeof(int32_t)),
+        places(static_cast<size_t>(problem.total()) * sizeof(int32_t)), pixel(rows.as<int32_t>()),
+        row(places.as<int32_t>()) {
     const int64_t total = problem.total();
     for (int m = 0; m < problem.kernel_count && !of_pixels; ++m) {
       const Kernel& kernel = problem.kernels[m];
@@ -56,7 +58,8 @@ struct Order {
   }
 };
 
-// Rows are exactly `labels` numbers, one behind the other. Behind the last one lie zeros, for packs that read beyond it.
+// Rows are exactly `labels` numbers, one behind the other. Behind the last one lie zeros, for packs that read
+// beyond it.
 inline void clear_pad(const Problem& problem, float* rows) {
   for (int64_t i = problem.total() * problem.labels; i < problem.plane(); ++i) rows[i] = 0.f;
 }
@@ -84,14 +87,15 @@ void each_block(const Problem& problem, const Body& body) {
   });
 }
 
-CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const int32_t* place, int64_t first) {
+CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const int32_t* place,
+                                int64_t first) {
   const int64_t bytes = problem.labels * static_cast<int64_t>(sizeof(float)) + 63;
   for (int64_t p = first; p < first + Pack<float>::lanes && p < problem.total(); ++p)
     prefetch_bytes(rows + int64_t{place[p]} * problem.labels, bytes);
 }
 
-// planes [batch][labels][pixels] -> rows [total][labels] and the zeros behind them. False: a pixel that is not masked holds
-// NaN or infinity.
+// planes [batch][labels][pixels] -> rows [total][labels] and the zeros behind them. False: a pixel that is
+// not masked holds NaN or infinity.
 inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
   using P = Pack<float>;
   const int64_t labels = problem.labels, n = problem.pixels;
@@ -114,7 +118,8 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
     alignas(64) float lane[P::lanes];
     difference.store(lane);
     for (int p = 0; p < count; ++p)
-      if (lane[p] != 0.f && (!problem.mask || problem.mask[b * n + at + p])) finite.store(false, std::memory_order_relaxed);
+      if (lane[p] != 0.f && (!problem.mask || problem.mask[b * n + at + p]))
+        finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
 }
@@ -129,14 +134,17 @@ inline void rows_to_planes(const Problem& problem, const Order& order, const flo
     P tile[P::lanes];
     for (int64_t l = 0; l < labels; l += P::lanes) {
       const auto some_labels = P::Lanes::first(labels - l);
-      for (int p = 0; p < P::lanes; ++p) tile[p] = p < count ? P::load(rows + int64_t{place[p]} * labels + l, some_labels) : P::zero();
+      for (int p = 0; p < P::lanes; ++p)
+        tile[p] = p < count ? P::load(rows + int64_t{place[p]} * labels + l, some_labels) : P::zero();
       P::transpose(tile);
-      for (int i = 0; i < P::lanes && l + i < labels; ++i) tile[i].store(planes + (b * labels + l + i) * n + at, some_pixels);
+      for (int i = 0; i < P::lanes && l + i < labels; ++i)
+        tile[i].store(planes + (b * labels + l + i) * n + at, some_pixels);
     }
   });
 }
 
-// A row of labels in packs: NP of them where that is a constant, so that rows live in registers, else counted at run time.
+// A row of labels in packs: NP of them where that is a constant, so that rows live in registers, else counted
+// at run time.
 template <int NP>
 struct Packs {
   using P = Pack<float>;
@@ -170,7 +178,8 @@ struct Packs {
   }
 };
 
-// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time) beyond.
+// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time)
+// beyond.
 #if CRFRNN_SPECIALISED
 #define CRFRNN_EACH_PACKS(use) use(0) use(1) use(2) use(3) use(4)
 #else
@@ -198,7 +207,8 @@ CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* 
     total = total + e[b];
   }
   float sum = total.sum();
-  if (!(sum > 1e-10f && sum < 1e30f)) {  // rare: only then is the maximum, a second walk across the lanes, worth its time
+  // rare: only then is the maximum, a second walk across the lanes, worth its time
+  if (!(sum > 1e-10f && sum < 1e30f)) {
     P most = x[0];
     for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
     const P top = P::set(most.most());

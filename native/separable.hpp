@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where its weights fall
-// below the precision of the rows; a wide one by way of coarse.hpp. Rows are `labels` numbers, one behind the other: along every axis the sums
-// run over a flat array, so no lane is spent on padding.
+// The separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where
+// its weights fall below the precision of the rows; a wide one by way of coarse.hpp. Rows are `labels`
+// numbers, one behind the other: along every axis the sums run over a flat array, so no lane is spent on
+// padding.
 #pragma once
 
 #include <utility>
@@ -11,9 +12,11 @@
 namespace crfrnn::CRFRNN_ISA {
 
 constexpr int outputs = 8;  // sums computed together: every value read serves that many
-constexpr int64_t tile = 256;  // pixels of a line worked on together, so that the lines around them stay in the cache
+// pixels of a line worked on together, so that the lines around them stay in the cache
+constexpr int64_t tile = 256;
 
-// exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ, r²/θ³ times it.
+// exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ, r²/θ³ times
+// it.
 struct Taps {
   int radius;
   Buffer values;
@@ -36,19 +39,23 @@ struct Taps {
   }
 };
 
-// sum[j] += taps[k - G j] value for the outputs j that value k reaches: those from `from` on, the first `until` of them.
+// sum[j] += taps[k - G j] value for the outputs j that value k reaches: those from `from` on, the first
+// `until` of them.
 template <int G, int Begin, int End>
 CRFRNN_INLINE void reach_outputs(const float* taps, int k, Pack<float> value, Pack<float>* sum) {
-  for (int j = Begin; j < End; ++j) sum[j] = Pack<float>::fma(Pack<float>::set(taps[k - G * j]), value, sum[j]);
+  for (int j = Begin; j < End; ++j)
+    sum[j] = Pack<float>::fma(Pack<float>::set(taps[k - G * j]), value, sum[j]);
 }
 
 template <int G, int N, int... K, class Load>
-CRFRNN_INLINE void ramp_up(const float* taps, const Load& load, Pack<float>* sum, std::integer_sequence<int, K...>) {
+CRFRNN_INLINE void ramp_up(const float* taps, const Load& load, Pack<float>* sum,
+                           std::integer_sequence<int, K...>) {
   (reach_outputs<G, 0, K / G + 1>(taps, K, load(K), sum), ...);
 }
 
 template <int G, int N, int... K, class Load>
-CRFRNN_INLINE void ramp_down(const float* taps, int count, const Load& load, Pack<float>* sum, std::integer_sequence<int, K...>) {
+CRFRNN_INLINE void ramp_down(const float* taps, int count, const Load& load, Pack<float>* sum,
+                             std::integer_sequence<int, K...>) {
   (reach_outputs<G, K / G + 1, N>(taps, count + K, load(count + K), sum), ...);
 }
 
@@ -78,15 +85,19 @@ struct Separable {
   Buffer memory, places;  // of all workers, for the widest kernel
 
   explicit Separable(const Problem& p)
-      : problem(p), labels(p.labels), line_size((widest_tile(p) + 4 * outputs + 2 * widest(p, 2)) * labels + slack),
-        stride(((widest_tile(p) + 4) * labels + 2 * P::lanes - 1) / P::lanes * P::lanes),  // room for a group that runs over
+      : problem(p), labels(p.labels),
+        line_size((widest_tile(p) + 4 * outputs + 2 * widest(p, 2)) * labels + slack),
+        // room for a group that runs over
+        stride(((widest_tile(p) + 4) * labels + 2 * P::lanes - 1) / P::lanes * P::lanes),
         ring(2 * widest(p, 1) + outputs), threads(p.threads < 1 ? 1 : p.threads),
-        memory(any(p) ? static_cast<size_t>(threads * (line_size + ring * stride) + stride) * sizeof(float) : 0),
+        memory(any(p) ? static_cast<size_t>(threads * (line_size + ring * stride) + stride) * sizeof(float)
+                      : 0),
         places(static_cast<size_t>(threads * ring) * sizeof(float*)) {}
 
   // Tiles of a line: also enough of them to share out.
   static int64_t tile_count(const Problem& p) {
-    const int64_t planes = p.batch * p.grid[0] > 0 ? p.batch * p.grid[0] : 1, wanted = (p.threads + planes - 1) / planes;
+    const int64_t planes = p.batch * p.grid[0] > 0 ? p.batch * p.grid[0] : 1,
+                  wanted = (p.threads + planes - 1) / planes;
     const int64_t most = (p.grid[2] + 15) / 16, count = (p.grid[2] + tile - 1) / tile;
     const int64_t tiles = count > wanted ? count : wanted;
     return tiles < most ? (tiles < 1 ? 1 : tiles) : (most < 1 ? 1 : most);
@@ -117,8 +128,8 @@ struct Separable {
     return best;
   }
 
-  // Along x, n pixels: from `line`, which begins `radius` pixels before the first, to `out`. `ask(x)` is called for each, for
-  // what is to be fetched from memory while this computes.
+  // Along x, n pixels: from `line`, which begins `radius` pixels before the first, to `out`. `ask(x)` is
+  // called for each, for what is to be fetched from memory while this computes.
   template <int G, class Ask>
   void along_x(const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
     const int64_t block = G * labels;
@@ -135,7 +146,8 @@ struct Separable {
   }
 
   template <class Ask>
-  void line_along_x(int grouped, const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
+  void line_along_x(int grouped, const Taps& taps, const float* line, int64_t n, float* out,
+                    const Ask& ask) const {
     if constexpr (specialised) {
       if (grouped == 2) return along_x<2>(taps, line, n, out, ask);
       if (grouped == 3) return along_x<3>(taps, line, n, out, ask);
@@ -144,8 +156,9 @@ struct Separable {
     along_x<1>(taps, line, n, out, ask);
   }
 
-  // Along x and then y, one tile of columns after another; `source(pixel, numbers)` gives the rows and may write a pack beyond
-  // them, `source.ask(pixel)` fetches one that will be wanted. The lines after x live in a ring of 2 radius + outputs lines.
+  // Along x and then y, one tile of columns after another; `source(pixel, numbers)` gives the rows and may
+  // write a pack beyond them, `source.ask(pixel)` fetches one that will be wanted. The lines after x live in
+  // a ring of 2 radius + outputs lines.
   template <class Source>
   void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, float* out) const {
     const int64_t rows = problem.grid[1], n = problem.grid[2];
@@ -158,7 +171,8 @@ struct Separable {
       float* line = memory.as<float>() + worker * (line_size + ring * stride);
       float* kept = line + line_size;
       const float** at = places.as<const float*>() + worker * ring;
-      const int64_t base = task / tiles * rows, left = n * (task % tiles) / tiles, right = n * (task % tiles + 1) / tiles;
+      const int64_t base = task / tiles * rows, left = n * (task % tiles) / tiles,
+                    right = n * (task % tiles + 1) / tiles;
       const int64_t begin = left - reach > 0 ? left - reach : 0, end = right + reach < n ? right + reach : n;
       const int64_t length = (right - left) * labels, filled = (end - (left - reach)) * labels;
       for (int64_t i = 0; i < line_size; ++i) line[i] = 0.f;
@@ -166,10 +180,13 @@ struct Separable {
       for (int64_t y = 0; y < rows; y += outputs) {
         check_stop();
         for (; ready < rows && ready < y + outputs + radius; ++ready) {
-          for (int64_t x = begin; x < end; ++x) source((base + ready) * n + x, line + (x - (left - reach)) * labels);
-          for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + filled + b);  // what the last row left
+          for (int64_t x = begin; x < end; ++x)
+            source((base + ready) * n + x, line + (x - (left - reach)) * labels);
+          // what the last row left
+          for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + filled + b);
           const int64_t below = ready + 1 < rows ? (base + ready + 1) * n + left : base * n + left;
-          line_along_x(grouped, taps_x, line, right - left, kept + ready % lines * stride, [&](int64_t x) CRFRNN_INLINE_LAMBDA { source.ask(below + x); });
+          line_along_x(grouped, taps_x, line, right - left, kept + ready % lines * stride,
+                       [&](int64_t x) CRFRNN_INLINE_LAMBDA { source.ask(below + x); });
         }
         const int64_t from = y - radius, count = rows - y < outputs ? rows - y : outputs;
         for (int64_t k = 0; k < lines; ++k)
@@ -178,7 +195,8 @@ struct Separable {
           P sum[outputs];
           convolve<1, outputs>(taps_y, [&](int k) CRFRNN_INLINE_LAMBDA { return P::load(at[k] + c); }, sum);
           const auto some = P::Lanes::first(length - c);
-          for (int64_t j = 0; j < count; ++j) sum[j].store(out + ((base + y + j) * n + left) * labels + c, some);
+          for (int64_t j = 0; j < count; ++j)
+            sum[j].store(out + ((base + y + j) * n + left) * labels + c, some);
         }
       }
     });
@@ -204,7 +222,8 @@ struct Separable {
               },
               sum);
           const auto some = P::Lanes::first(last - c);
-          for (int j = 0; j < outputs && z + j < n; ++j) sum[j].store(out + base + (z + j) * stride + c, some);
+          for (int j = 0; j < outputs && z + j < n; ++j)
+            sum[j].store(out + base + (z + j) * stride + c, some);
         }
     });
   }
@@ -215,9 +234,11 @@ struct Separable {
     const int64_t* grid = problem.grid;
     const bool volume = grid[0] > 1;
     if (derivative < 0 && Coarse::serves(problem, theta))
-      Coarse(problem).plane(source, CoarseAxis(theta[2], grid[2]), CoarseAxis(theta[1], grid[1]), volume ? between : out);
+      Coarse(problem).plane(source, CoarseAxis(theta[2], grid[2]), CoarseAxis(theta[1], grid[1]),
+                            volume ? between : out);
     else
-      plane(source, Taps(theta[2], grid[2], derivative == 2), Taps(theta[1], grid[1], derivative == 1), volume ? between : out);
+      plane(source, Taps(theta[2], grid[2], derivative == 2), Taps(theta[1], grid[1], derivative == 1),
+            volume ? between : out);
     if (volume) along_z(between, Taps(theta[0], grid[0], derivative == 0), out);
   }
 };

@@ -14,8 +14,9 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Whether loops whose length the data give have copies of their own for the usual lengths. Only processors from before 2013 run the
-// baseline of x86, and with such copies it took longer to compile than the other instruction sets.
+// Whether loops whose length the data give have copies of their own for the usual lengths. Only processors
+// from before 2013 run the baseline of x86, and with such copies it took longer to compile than the other
+// instruction sets.
 #if defined(CRFRNN_X86) && defined(CRFRNN_ISA_baseline)
 #define CRFRNN_SPECIALISED 0
 #else
@@ -23,10 +24,13 @@ namespace crfrnn::CRFRNN_ISA {
 #endif
 constexpr bool specialised = CRFRNN_SPECIALISED;
 
-constexpr int most_packs = 64;    // in a row, where their number is no constant: 1024 labels
-constexpr int narrow_packs = 4;   // in a row that fits the registers: 64 labels
+constexpr int most_packs = 64;   // in a row, where their number is no constant: 1024 labels
+constexpr int narrow_packs = 4;  // in a row that fits the registers: 64 labels
 
-// e^x = 2^t, t = x / ln 2, to 1e-6 relative for |x| <= 20; far below that 0 or next to nothing, far above it infinity or 2^127.
-CRFRNN_INLINE Pack<float> exp(Pack<float> x) { return Pack<float>::exp2(x * Pack<float>::set(1.44269504088896341f)); }
+// e^x = 2^t, t = x / ln 2, to 1e-6 relative for |x| <= 20; far below that 0 or next to nothing, far above it
+// infinity or 2^127.
+CRFRNN_INLINE Pack<float> exp(Pack<float> x) {
+  return Pack<float>::exp2(x * Pack<float>::set(1.44269504088896341f));
+}
 
 }  // namespace crfrnn::CRFRNN_ISA

@@ -54,7 +54,9 @@ inline int64_t sweep_chunks(const Lattice& lattice, int threads) {
 
 // First slab of chunk i of n: slabs are shared out by the vertices and points they hold.
 inline int64_t chunk_slab(const Lattice& lattice, int64_t i, int64_t n) {
-  const auto before = [&](int64_t slab) { return int64_t{lattice.slab_vertex[slab]} + lattice.simplex_start[lattice.slab_simplex[slab]]; };
+  const auto before = [&](int64_t slab) {
+    return int64_t{lattice.slab_vertex[slab]} + lattice.simplex_start[lattice.slab_simplex[slab]];
+  };
   const int64_t target = (lattice.vertices + lattice.points) * i / n;
   int64_t low = 0, high = lattice.slabs;
   while (low < high) {

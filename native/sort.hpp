@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// A stable radix sort of keyed items: first into buckets by the highest bits in which keys differ, then each bucket, which fits
-// the cache, from its lowest bits on. Equal keys keep their order, so the result does not depend on the number of threads.
+// A stable radix sort of keyed items: first into buckets by the highest bits in which keys differ, then each
+// bucket, which fits the cache, from its lowest bits on. Equal keys keep their order, so the result does not
+// depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -42,9 +43,12 @@ void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
     }
     return;
   }
-  if constexpr (W > 2) {  // so many bits that a look at each eight of them takes longer than comparing the first words
+  // so many bits that a look at each eight of them takes longer than comparing the first words
+  if constexpr (W > 2) {
     std::copy(items, items + n, out);
-    std::sort(out, out + n, [](const Keyed<W>& a, const Keyed<W>& b) { return a.key < b.key || (a.key == b.key && a.value < b.value); });
+    std::sort(out, out + n, [](const Keyed<W>& a, const Keyed<W>& b) {
+      return a.key < b.key || (a.key == b.key && a.value < b.value);
+    });
     return;
   }
   const Key<W> differing = differing_bits(items, n);
@@ -74,7 +78,8 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   List<Key<W>> differing(static_cast<size_t>(parts));
   parallel_for(parts, threads, [&](int64_t t, int) {
     const int64_t before = t > 0;  // each part looks at the last item of the part before, too
-    differing[static_cast<size_t>(t)] = differing_bits(items + part(t) - before, part(t + 1) - part(t) + before);
+    differing[static_cast<size_t>(t)] =
+        differing_bits(items + part(t) - before, part(t + 1) - part(t) + before);
   });
   int top = 0;  // the bits below it differ, or some of them
   for (const Key<W>& key : differing)
@@ -91,7 +96,8 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   int64_t sum = 0;
   for (uint32_t b = 0; b < buckets; ++b) {
     begin[b] = sum;
-    for (int64_t t = 0; t < parts; ++t) sum += std::exchange(count[static_cast<size_t>(t) * buckets + b], sum);
+    for (int64_t t = 0; t < parts; ++t)
+      sum += std::exchange(count[static_cast<size_t>(t) * buckets + b], sum);
   }
   begin[buckets] = n;
   parallel_for(parts, threads, [&](int64_t t, int) {
@@ -106,7 +112,8 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
       std::copy_n(other + low, size, items + low);
   });
   for (uint32_t b = 0; b < buckets; ++b)  // what does not fit the cache is shared out again
-    if (begin[b + 1] - begin[b] > cached) sort_items(items + begin[b], other + begin[b], begin[b + 1] - begin[b], threads);
+    if (begin[b + 1] - begin[b] > cached)
+      sort_items(items + begin[b], other + begin[b], begin[b + 1] - begin[b], threads);
 }
 
 template <int W>

@@ -10,15 +10,16 @@ namespace crfrnn::CRFRNN_ISA {
 
 using P = Pack<float>;
 
-// The scales of all kernels in the order of the rows, so that they are read one after the other; without a lattice that leads
-// it is the pixels' own.
+// The scales of all kernels in the order of the rows, so that they are read one after the other; without a
+// lattice that leads it is the pixels' own.
 struct RowScales {
   Buffer memory, places;
   const float** of;  // null: 1
 
   // closing: what the messages are multiplied by, else what goes into the filter; reverse: that of Kᵀ.
   RowScales(const Problem& problem, const Order& order, bool reverse, bool closing)
-      : memory(order.lattice ? static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float) : 0),
+      : memory(order.lattice ? static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float)
+                             : 0),
         places(static_cast<size_t>(problem.kernel_count) * sizeof(float*)), of(places.as<const float*>()) {
     for (int m = 0; m < problem.kernel_count; ++m) {
       const float* scale = reverse == closing ? problem.kernels[m].pre : problem.kernels[m].post;
@@ -38,8 +39,8 @@ CRFRNN_NOINLINE void apart(const Body& body, int64_t row, const P* sliced, int p
   body(row, sliced, part);
 }
 
-// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where nobody needs its spread
-// rows, `turning` begins the next iteration in that walk too (turn.hpp).
+// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where nobody
+// needs its spread rows, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
 struct Leading {
   const Problem& problem;
@@ -51,8 +52,9 @@ struct Leading {
   float* turning_rows;
 
   Leading(const Messages& m, bool reverse_, bool turning_)
-      : problem(m.problem), order(m.order), messages(m), reverse(reverse_), sliced(m.order.lattice != nullptr),
-        turning(sliced && turning_), opening(problem, order, reverse, false), closing(problem, order, reverse, true),
+      : problem(m.problem), order(m.order), messages(m), reverse(reverse_),
+        sliced(m.order.lattice != nullptr), turning(sliced && turning_),
+        opening(problem, order, reverse, false), closing(problem, order, reverse, true),
         own_rows(turning && lattices() > 1 ? Messages::lattice_bytes(problem) : 0),
         turning_rows((lattices() > 1 ? own_rows : messages.between).template as<float>()) {}
 
@@ -63,28 +65,34 @@ struct Leading {
   }
   bool is(int m) const { return sliced && m == order.first; }
   const Kernel& kernel() const { return problem.kernels[order.first]; }
-  PixelRows<NP> source(const float* rows) const { return messages.template source_of<NP>(kernel(), rows, opening.of[order.first], true); }
+  PixelRows<NP> source(const float* rows) const {
+    return messages.template source_of<NP>(kernel(), rows, opening.of[order.first], true);
+  }
 
   struct Splat {
     const Sweep<float, NP>& sweep;
     PixelRows<NP> source;
-    void operator()(int64_t slab, float* own, float* next) const { Messages::splat(sweep, source, slab, own, next); }
+    void operator()(int64_t slab, float* own, float* next) const {
+      Messages::splat(sweep, source, slab, own, next);
+    }
   };
 
   // Before the first iteration: the lattice rows of `rows` after the first sweep.
   void begin(const float* rows) const {
-    if (turning) messages.begin(messages.template sweep_of<NP>(kernel(), reverse), source(rows), turning_rows);
+    if (turning)
+      messages.begin(messages.template sweep_of<NP>(kernel(), reverse), source(rows), turning_rows);
   }
 
   // Where it is not turning: the spread rows of this iteration.
   void spread(const float* rows) const {
     if (!sliced || turning) return;
-    messages.spread_rows(messages.template sweep_of<NP>(kernel(), reverse), source(rows), messages.spread.template as<float>());
+    messages.spread_rows(messages.template sweep_of<NP>(kernel(), reverse), source(rows),
+                         messages.spread.template as<float>());
   }
 
-  // Both call body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The parts are fixed: sums
-  // over them do not depend on the number of threads. `made`: the rows that body writes, null in the last iteration; common: a
-  // quicker body for the rows of the lattice, where it `fits`.
+  // Both call body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The
+  // parts are fixed: sums over them do not depend on the number of threads. `made`: the rows that body
+  // writes, null in the last iteration; common: a quicker body for the rows of the lattice, where it `fits`.
   template <class Common, class Body>
   void turn(const float* made, bool fits, const Common& common, const Body& body) const {
     if (sliced) {
@@ -93,7 +101,8 @@ struct Leading {
       const Turn<float, NP, Splat> walk(sweep, splat, turning_rows, made != nullptr);
       const auto to_common = scaled<true>(common);
       const auto to = scaled<false>(body);
-      with_corners<NP>(kernel().lattice.dim, [&]<int V>() { walk.template operator()<V>(fits, to_common, to); });
+      with_corners<NP>(kernel().lattice.dim,
+                       [&]<int V>() { walk.template operator()<V>(fits, to_common, to); });
     }
     rest(body);
   }
@@ -121,7 +130,8 @@ struct Leading {
     parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
       P none[Packs<NP>::capacity];
       for (auto& pack : none) pack = P::zero();
-      for (int64_t row = from + (total - from) * part / fixed_parts; row < from + (total - from) * (part + 1) / fixed_parts; ++row)
+      for (int64_t row = from + (total - from) * part / fixed_parts;
+           row < from + (total - from) * (part + 1) / fixed_parts; ++row)
         apart(body, row, none, static_cast<int>(part));
     });
   }
@@ -130,7 +140,8 @@ struct Leading {
   template <bool inlined, class Body>
   auto scaled(const Body& body) const {
     const float* scale = closing.of[order.first];
-    return [body, scale, packs = Packs<NP>(problem), factor = slice_factor<float>(kernel().lattice.dim)](int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
+    return [body, scale, packs = Packs<NP>(problem), factor = slice_factor<float>(kernel().lattice.dim)](
+               int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
       const P f = P::set(scale ? scale[row] * factor : factor);
       for (int b = 0; b < packs; ++b) sum[b] = sum[b] * f;
       if constexpr (inlined)
@@ -149,9 +160,11 @@ struct Others {
 
   Others(const Problem& problem, int count_)
       : pointers(sizeof(float*) * static_cast<size_t>(problem.kernel_count)),
-        memory(static_cast<size_t>(count_ * problem.plane()) * sizeof(float)), at(pointers.as<const float*>()), count(count_) {}
+        memory(static_cast<size_t>(count_ * problem.plane()) * sizeof(float)),
+        at(pointers.as<const float*>()), count(count_) {}
 
-  // Runs every other kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages lie, or null.
+  // Runs every other kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages
+  // lie, or null.
   template <int NP>
   void pass(const Leading<NP>& leading, const float* rows) const {
     const Problem& problem = leading.problem;
@@ -172,15 +185,17 @@ struct Others {
   }
 };
 
-// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel that is known or
-// missing, no damping. A row's body is compiled for it (common = true) and for every other problem.
+// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel
+// that is known or missing, no damping. A row's body is compiled for it (common = true) and for every other
+// problem.
 template <int NP>
 bool is_common(const Problem& problem, const Leading<NP>& leading, const Transforms& transforms) {
-  return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal && !problem.mask &&
-         !problem.clamp && problem.damping == 1.f;
+  return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal &&
+         !problem.mask && !problem.clamp && problem.damping == 1.f;
 }
 
-// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered, and asked for early.
+// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered, and
+// asked for early.
 template <int NP, bool common>
 struct Inbox {
   static constexpr int held = common ? Packs<NP>::capacity : 1;
@@ -189,15 +204,17 @@ struct Inbox {
   const int32_t* pixel_of;
   const float *const *rows, *const *scales;
   const float* scattered;  // the first plane in the pixels' own order
-  int64_t scattered_size, kernels, first, last;  // first: the leading kernel; last: the last row that is asked for early
-  const float* other_scale = nullptr;            // common: of the other kernel, or null
-  P weight[held], other_weight[held];            // common: the two diagonals
+  // first: the leading kernel; last: the last row that is asked for early
+  int64_t scattered_size, kernels, first, last;
+  const float* other_scale = nullptr;  // common: of the other kernel, or null
+  P weight[held], other_weight[held];  // common: the two diagonals
 
   Inbox(const Leading<NP>& leading, const Others& others, const Transforms& transforms_)
-      : packs(leading.problem), transforms(transforms_), pixel_of(leading.order.pixel), rows(others.at), scales(leading.closing.of),
-        scattered(others.memory.template as<float>()),
+      : packs(leading.problem), transforms(transforms_), pixel_of(leading.order.pixel), rows(others.at),
+        scales(leading.closing.of), scattered(others.memory.template as<float>()),
         scattered_size(others.count ? leading.problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0),
-        kernels(leading.problem.kernel_count), first(leading.order.first), last(leading.problem.total() - 1 - ahead) {
+        kernels(leading.problem.kernel_count), first(leading.order.first),
+        last(leading.problem.total() - 1 - ahead) {
     if (!common || !is_common(leading.problem, leading, transforms)) return;
     other_scale = scales[1 - first];
     for (int b = 0; b < held && b < packs; ++b) {
@@ -218,8 +235,8 @@ struct Inbox {
     }
   }
 
-  // x += Σ_m A_m h_m over the messages h_m, or, where x is `fresh`, x = Σ_m A_m h_m; `sliced` is what the leading lattice sends.
-  // seen(m, h_m) meets each of them.
+  // x += Σ_m A_m h_m over the messages h_m, or, where x is `fresh`, x = Σ_m A_m h_m; `sliced` is what the
+  // leading lattice sends. seen(m, h_m) meets each of them.
   template <bool fresh, class Seen>
   CRFRNN_INLINE void take(int64_t row, const P* sliced, P* x, const Seen& seen) const {
     const int64_t pixel = pixel_of[row];
@@ -268,7 +285,8 @@ void write_known(const Problem& problem, int64_t pixel, const Packs<NP>& packs, 
 }
 
 template <int NP, bool common = false>
-CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs, float* out) {
+CRFRNN_INLINE void write_marginals(const Problem& problem, int64_t pixel, const P* x, const Packs<NP>& packs,
+                                   float* out) {
   if (is_held<common>(problem, pixel)) return write_known(problem, pixel, packs, out);
   softmax(x, packs, out);
 }

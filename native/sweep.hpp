@@ -2,8 +2,9 @@
 // The filter as two sweeps over the slabs of a lattice (lattice.hpp says what a slab is):
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
 //   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
-// and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the number of
-// threads nor the chunking can change a bit. Rows have NB packs; for NB = 0 their number is known at run time (row_shape.hpp).
+// and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the
+// number of threads nor the chunking can change a bit. Rows have NB packs; for NB = 0 their number is known
+// at run time (row_shape.hpp).
 #pragma once
 
 #include "buffer.hpp"
@@ -34,17 +35,19 @@ struct Sweep {
     return static_cast<size_t>(((slab_buffers * rows + 1) * width + P::lanes - 1) / P::lanes * P::lanes);
   }
   static size_t scratch_bytes(const Lattice& lattice, int64_t columns, int threads) {
-    return static_cast<size_t>(threads < 1 ? 1 : threads) * worker_scalars(largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
+    return static_cast<size_t>(threads < 1 ? 1 : threads) *
+           worker_scalars(largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
   }
 
-  // columns: how many of a row are wanted; narrow: packs of the widest rows that are summed by simplex, which is quicker where
-  // they fit the registers; `memory`: scratch_bytes of it, for as long as this lives.
+  // columns: how many of a row are wanted; narrow: packs of the widest rows that are summed by simplex, which
+  // is quicker where they fit the registers; `memory`: scratch_bytes of it, for as long as this lives.
   Sweep(const Lattice& l, const T* w, int64_t columns, int narrow, bool reverse, int threads_, T* memory)
       : lattice(l), weights(w), shape(columns), axes(l, reverse), threads(threads_ < 1 ? 1 : threads_),
         by_simplex(shape.packs() <= narrow), slab_rows(largest_slab(l)), scratch(memory) {}
 
   T* slab_buffer(int worker, int i) const {
-    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows, shape.width) + static_cast<size_t>(i * slab_rows * shape.width);
+    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows, shape.width) +
+           static_cast<size_t>(i * slab_rows * shape.width);
   }
   const T* zero_row(int worker) const {
     T* row = slab_buffer(worker, slab_buffers);
@@ -54,9 +57,11 @@ struct Sweep {
 
   T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * shape.width; }
 
-  // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's lies in `above` or
-  // `below`, both counted from vertex 0. Which neighbours are missing nobody can foretell: their row is found in a table, too.
-  void blur_across(int axis, int64_t slab, const T* self, const T* above, const T* below, const T* zero, T* out) const {
+  // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's
+  // lies in `above` or `below`, both counted from vertex 0. Which neighbours are missing nobody can foretell:
+  // their row is found in a table, too.
+  void blur_across(int axis, int64_t slab, const T* self, const T* above, const T* below, const T* zero,
+                   T* out) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
     const int32_t absent = static_cast<int32_t>(lattice.vertices);
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
@@ -68,12 +73,13 @@ struct Sweep {
     for (int64_t v = begin; v < end; ++v, self += row.width, out += row.width) {
       const T* a = up[plus[v] == absent] + plus[v] * row.width;
       const T* b = down[minus[v] == absent] + minus[v] * row.width;
-      for (int i = 0; i < row.packs(); ++i) row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
+      for (int i = 0; i < row.packs(); ++i)
+        row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
     }
   }
 
-  // One axis whose neighbours lie in the slab itself, in place: along each run of neighbours a row is read and written once,
-  // and a vertex without neighbours, which the stencil leaves as it is, is not touched.
+  // One axis whose neighbours lie in the slab itself, in place: along each run of neighbours a row is read
+  // and written once, and a vertex without neighbours, which the stencil leaves as it is, is not touched.
   void blur_inside(int axis, int64_t slab, T* rows) const {
     const Lattice::Chains chains = lattice.chains(axis, slab);
     if (chains.begin == chains.end) return;
@@ -96,13 +102,16 @@ struct Sweep {
     }
   }
 
-  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not wanted here. Most
-  // often the two lie one behind the other, and nobody has to ask, for every corner, in which of them it is.
+  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not
+  // wanted here. Most often the two lie one behind the other, and nobody has to ask, for every corner, in
+  // which of them it is.
   template <int V, class Source>
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
     if (own && next == own + (border - base) * shape.width)
-      return splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA { return own + (v - base) * width; });
+      return splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA {
+        return own + (v - base) * width;
+      });
     splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA {
       T* rows = v < border ? own : next;
       return rows ? rows + (v - (v < border ? base : border)) * width : nullptr;
@@ -110,7 +119,8 @@ struct Sweep {
   }
 
   template <int V, class Source, class RowOf>
-  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB != 0) {
+  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB != 0)
+  {
     const int corners = V ? V : lattice.dim + 1;
     const int64_t end = lattice.slab_simplex[slab + 1];
     const Shape like = shape;
@@ -140,7 +150,8 @@ struct Sweep {
 
   // Straight into the rows, which lie in the cache: sums of so many packs would, too.
   template <int V, class Source, class RowOf>
-  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0) {
+  CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0)
+  {
     const int corners = V ? V : lattice.dim + 1;
     const Shape like = shape;
     if constexpr (!specialised)
@@ -169,7 +180,8 @@ struct Sweep {
         source(p, value);
         for (int k = 0; k < corners; ++k) {
           const P wk = P::set(weights[p * corners + k]);
-          for (int b = 0; b < like.packs(); ++b) sum[k][b] = p == lattice.simplex_start[s] ? wk * value[b] : P::fma(wk, value[b], sum[k][b]);
+          for (int b = 0; b < like.packs(); ++b)
+            sum[k][b] = p == lattice.simplex_start[s] ? wk * value[b] : P::fma(wk, value[b], sum[k][b]);
         }
       }
       for (int k = 0; k < corners; ++k) {
@@ -204,8 +216,9 @@ struct Sweep {
   // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
   int64_t direction(int axis) const { return axis == lattice.lead ? -1 : 1; }
 
-  // Blurs the pair of axes that cross slabs, and the axes after them, for one slab after another. The slabs around it,
-  // blurred along the first axis of the pair, are kept in a ring. `in` gives the rows of a slab, counted from vertex 0.
+  // Blurs the pair of axes that cross slabs, and the axes after them, for one slab after another. The slabs
+  // around it, blurred along the first axis of the pair, are kept in a ring. `in` gives the rows of a slab,
+  // counted from vertex 0.
   template <class In>
   struct Crossing {
     const Sweep& sweep;
@@ -215,15 +228,18 @@ struct Sweep {
     int64_t ready;  // the first slab that is not in the ring yet
 
     Crossing(const Sweep& s, const In& in_, int64_t first_slab, int worker)
-        : sweep(s), in(in_), ring{s.slab_buffer(worker, 0), s.slab_buffer(worker, 1), s.slab_buffer(worker, 2)},
+        : sweep(s), in(in_),
+          ring{s.slab_buffer(worker, 0), s.slab_buffer(worker, 1), s.slab_buffer(worker, 2)},
           zero(s.zero_row(worker)), ready(first_slab > 0 ? first_slab - 1 : 0) {}
 
     void along_first(int64_t slab) {
       const int64_t direction = sweep.direction(sweep.axes.first);
-      sweep.blur_across(sweep.axes.first, slab, in(slab) + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in(slab + direction),
+      sweep.blur_across(sweep.axes.first, slab,
+                        in(slab) + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in(slab + direction),
                         in(slab - direction), zero, ring[slab % 3]);
     }
-    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a neighbour in it.
+    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a
+    // neighbour in it.
     const T* kept(int64_t slab) const {
       const bool any = slab >= 0 && slab < sweep.lattice.slabs;
       return ring[(slab + 3) % 3] - (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
@@ -233,7 +249,8 @@ struct Sweep {
     void finish(int64_t slab, T* out) {
       for (; ready < sweep.lattice.slabs && ready <= slab + 1; ++ready) along_first(ready);
       const int64_t direction = sweep.direction(sweep.axes.second);
-      sweep.blur_across(sweep.axes.second, slab, ring[slab % 3], kept(slab + direction), kept(slab - direction), zero, out);
+      sweep.blur_across(sweep.axes.second, slab, ring[slab % 3], kept(slab + direction),
+                        kept(slab - direction), zero, out);
       sweep.blur_after(slab, out);
     }
   };
@@ -282,10 +299,11 @@ struct Sweep {
     });
   }
 
-  // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k. Vertices before `border` have their
-  // rows in `own`, the others in `next`, both counted from vertex 0.
+  // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k. Vertices before
+  // `border` have their rows in `own`, the others in `next`, both counted from vertex 0.
   template <int V, class Sink>
-  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const requires(NB != 0) {
+  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border,
+                           const Sink& sink) const requires(NB != 0) {
     const int corners = V ? V : lattice.dim + 1;
     const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
     const Shape like = shape;
@@ -310,7 +328,8 @@ struct Sweep {
 
   // The corners' rows come from the cache for every point.
   template <int V, class Sink>
-  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border, const Sink& sink) const requires(NB == 0) {
+  CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border,
+                           const Sink& sink) const requires(NB == 0) {
     const int corners = V ? V : lattice.dim + 1;
     const Shape like = shape;
     for (int64_t s = begin; s < end; ++s) {
@@ -336,7 +355,8 @@ struct Sweep {
     slice<V>(begin, end, rows, rows, lattice.vertices, sink);
   }
 
-  // body(begin, end, part) over all simplices, in a fixed number of parts that hold about as many points each.
+  // body(begin, end, part) over all simplices, in a fixed number of parts that hold about as many points
+  // each.
   template <class Body>
   void each_simplex_range(const Body& body) const {
     constexpr int64_t parts = fixed_parts;
@@ -352,12 +372,14 @@ struct Sweep {
       }
       return i == parts ? lattice.simplices : low;
     };
-    parallel_for(parts, threads, [&](int64_t i, int) { body(first_simplex(i), first_simplex(i + 1), static_cast<int>(i)); });
+    parallel_for(parts, threads,
+                 [&](int64_t i, int) { body(first_simplex(i), first_simplex(i + 1), static_cast<int>(i)); });
   }
 };
 
-// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the others. Of wide rows,
-// whose work lies in their packs, only five dimensions have one of their own: each costs the compiler seconds.
+// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the
+// others. Of wide rows, whose work lies in their packs, only five dimensions have one of their own: each
+// costs the compiler seconds.
 template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {
   if constexpr (specialised && (NB == 1 || NB == 2)) {

@@ -58,8 +58,10 @@ struct Transform {
 struct Transforms {
   Buffer memory;
   int count;
-  Transforms(const Problem& problem, bool transposed) : Transforms(static_cast<size_t>(problem.kernel_count)) {
-    for (; count < problem.kernel_count; ++count) new (memory.as<Transform>() + count) Transform(problem, count, transposed);
+  Transforms(const Problem& problem, bool transposed)
+      : Transforms(static_cast<size_t>(problem.kernel_count)) {
+    for (; count < problem.kernel_count; ++count)
+      new (memory.as<Transform>() + count) Transform(problem, count, transposed);
   }
   ~Transforms() {
     for (int m = 0; m < count; ++m) memory.as<Transform>()[m].~Transform();

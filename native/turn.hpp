@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// From the lattice rows of one iteration to those of the next without leaving the cache. For one slab after another:
+// From the lattice rows of one iteration to those of the next without leaving the cache. For one slab after
+// another:
 //   finish the blur, slice, let `body` make the new row of every point, splat it, begin the next blur.
 // The new rows take the place of the old ones: a slab's are not read any more when the splat reaches it.
 #pragma once
@@ -14,13 +15,15 @@ struct Turn {
 
   const S& sweep;
   const Splat& splat;  // splat(slab, own, next): the new rows of its points, see Sweep::splat
-  T* rows;       // after the first sweep; those of the next iteration, if there is one, in the end
-  bool goes_on;  // this is not the last iteration
-  Buffer edges;  // a slab for each chunk: what its last simplices leave to the chunk after it
-  Buffer spared, spared_rows;  // the old rows of slabs that a neighbouring chunk reads, where there are any: table and memory
+  T* rows;             // after the first sweep; those of the next iteration, if there is one, in the end
+  bool goes_on;        // this is not the last iteration
+  Buffer edges;        // a slab for each chunk: what its last simplices leave to the chunk after it
+  // the old rows of slabs that a neighbouring chunk reads, where there are any: table and memory
+  Buffer spared, spared_rows;
 
   Turn(const S& s, const Splat& splat_, T* rows_, bool goes_on_)
-      : sweep(s), splat(splat_), rows(rows_), goes_on(goes_on_), edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)),
+      : sweep(s), splat(splat_), rows(rows_), goes_on(goes_on_),
+        edges(static_cast<size_t>(chunks(s) * s.slab_rows * s.shape.width) * sizeof(T)),
         spared(static_cast<size_t>(s.lattice.slabs) * sizeof(T*)), spared_rows(spare()) {
     parallel_for(sweep.lattice.slabs, goes_on ? sweep.threads : 1, [&](int64_t slab, int) {
       T*& kept = spared.as<T*>()[slab];
@@ -30,8 +33,8 @@ struct Turn {
     });
   }
 
-  // Chunks are whole parts, so that sums by parts do not depend on the number of threads. One for each thread: where two meet,
-  // the slabs around are blurred twice.
+  // Chunks are whole parts, so that sums by parts do not depend on the number of threads. One for each
+  // thread: where two meet, the slabs around are blurred twice.
   static int64_t chunks(const S& sweep) {
     if (sweep.threads <= 1) return 1;
     return sweep.threads < fixed_parts ? sweep.threads : fixed_parts;
@@ -41,7 +44,8 @@ struct Turn {
   int64_t first_slab(int64_t chunk) const { return part_slab(first_part(chunk)); }
   T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * sweep.shape.width; }
 
-  // Marks the slabs that a chunk reads beyond its own, two below and three above each border; returns the bytes they need.
+  // Marks the slabs that a chunk reads beyond its own, two below and three above each border; returns the
+  // bytes they need.
   size_t spare() const {
     const Lattice& lattice = sweep.lattice;
     T** table = spared.as<T*>();
@@ -61,11 +65,13 @@ struct Turn {
   // body(p, packs, part) takes what was sliced for a point, or `common`, if it fits: one walk for two bodies.
   template <int V, class Common, class Body>
   void operator()(bool fits, const Common& common, const Body& body) const {
-    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) { run<V>(chunk, worker, fits, common, body); });
+    parallel_for(chunks(sweep), sweep.threads,
+                 [&](int64_t chunk, int worker) { run<V>(chunk, worker, fits, common, body); });
     join();
   }
 
-  // After all chunks: a slab takes the points of the slab below before its own, so the first one of a chunk has waited.
+  // After all chunks: a slab takes the points of the slab below before its own, so the first one of a chunk
+  // has waited.
   void join() const {
     if (!goes_on) return;
     parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int) {
@@ -80,13 +86,15 @@ struct Turn {
     });
   }
 
-  // The rows of a slab before this turn, counted from vertex 0; chunk [low, high) overwrites its own only when it is done with them.
+  // The rows of a slab before this turn, counted from vertex 0; chunk [low, high) overwrites its own only
+  // when it is done with them.
   struct OldRows {
     const Turn& turn;
     int64_t low, high;
     const T* operator()(int64_t slab) const {
       const Lattice& lattice = turn.sweep.lattice;
-      if (!turn.goes_on || (slab >= low && slab < high) || slab < 0 || slab >= lattice.slabs) return turn.rows;
+      if (!turn.goes_on || (slab >= low && slab < high) || slab < 0 || slab >= lattice.slabs)
+        return turn.rows;
       return turn.spared.template as<T*>()[slab] - lattice.slab_vertex[slab] * turn.sweep.shape.width;
     }
   };
@@ -110,8 +118,9 @@ struct Turn {
       const T* own_rows = finished[slab % 2] - base * sweep.shape.width;
       const T* next_rows = finished[(slab + 1) % 2] - border * sweep.shape.width;
       const auto take = [&](const auto& to) CRFRNN_INLINE_LAMBDA {
-        sweep.template slice<V>(lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
-                                [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
+        sweep.template slice<V>(
+            lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
+            [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
       };
       if (fits)
         take(common);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Distinct keys: of a small set by hashing, of a large one by sorting; and the rings of missing ones around them.
+// Distinct keys: of a small set by hashing, of a large one by sorting; and the rings of missing ones around
+// them.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 
 namespace crfrnn {
 
-// Keys of which most come again soon: each is kept when it is first seen, and now and then once more, where another one has taken its
-// slot. Whether a key is there nobody can foretell, so there is no branch.
+// Keys of which most come again soon: each is kept when it is first seen, and now and then once more, where
+// another one has taken its slot. Whether a key is there nobody can foretell, so there is no branch.
 template <int W>
 class RecentKeys {
  public:
@@ -23,7 +24,8 @@ class RecentKeys {
     int32_t& slot = slots_[key.hash() & (slot_count - 1)];
     const bool there = (slot != 0) & (keys_[static_cast<size_t>(slot)] == key);
     count_ += !there;
-    keys_[static_cast<size_t>(count_ + there)] = key;  // behind the last one: it does no harm where the key is there
+    // behind the last one: it does no harm where the key is there
+    keys_[static_cast<size_t>(count_ + there)] = key;
     slot = there ? slot : count_;
     return slot - 1;
   }
@@ -36,7 +38,8 @@ class RecentKeys {
   int32_t count_ = 0;
 };
 
-// Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it; and n at the end.
+// Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it;
+// and n at the end.
 template <class Same>
 List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
   constexpr int64_t part = 1 << 14;
@@ -60,8 +63,8 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
 
 template <int W>
 struct Sorted {
-  List<Key<W>> keys;  // distinct, ascending
-  Array<int32_t> position;   // of each item that went in
+  List<Key<W>> keys;        // distinct, ascending
+  Array<int32_t> position;  // of each item that went in
 };
 
 // Sorts keys (chunk by chunk lists) and removes the double ones.
@@ -76,17 +79,20 @@ Sorted<W> sort_unique(List<List<Key<W>>> lists, int threads) {
     for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
   });
   sort_keyed(items, threads);
-  const auto starts = run_starts(static_cast<int64_t>(items.size()), threads,
-                                 [&](int64_t i) { return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key; });
+  const auto starts = run_starts(static_cast<int64_t>(items.size()), threads, [&](int64_t i) {
+    return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
+  });
   const int64_t distinct = static_cast<int64_t>(starts.size()) - 1;
   Sorted<W> out;
   out.position = Array<int32_t>(items.size());
   out.keys.resize(static_cast<size_t>(distinct));
   parallel_ranges(distinct, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
-      const size_t first = static_cast<size_t>(starts[static_cast<size_t>(k)]), last = static_cast<size_t>(starts[static_cast<size_t>(k) + 1]);
+      const size_t first = static_cast<size_t>(starts[static_cast<size_t>(k)]),
+                   last = static_cast<size_t>(starts[static_cast<size_t>(k) + 1]);
       out.keys[static_cast<size_t>(k)] = items[first].key;
-      for (size_t i = first; i < last; ++i) out.position[static_cast<size_t>(items[i].value)] = static_cast<int32_t>(k);
+      for (size_t i = first; i < last; ++i)
+        out.position[static_cast<size_t>(items[i].value)] = static_cast<int32_t>(k);
     }
   });
   return out;
@@ -98,7 +104,8 @@ List<Key<W>> grow(const List<Key<W>>& keys, const Layout& layout, int support, i
   const int steps = 2 * (layout.dim + 1);
   Array<Keyed<W>> items(keys.size() * static_cast<size_t>(steps + 1));
   for (int j = 0; j <= steps; ++j) {
-    const Key<W> step = j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
+    const Key<W> step =
+        j == steps ? Key<W>::zero() : (j % 2 ? -layout.step<W>(j / 2) : layout.step<W>(j / 2));
     const size_t at = keys.size() * static_cast<size_t>(j);
     each_in_turn(0, static_cast<int64_t>(keys.size()), [&](int64_t i) {
       items[at + static_cast<size_t>(i)] = {keys[static_cast<size_t>(i)] + step, j == steps};

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
-// `crfrnn_fuzz [cases] [first]`: cases first, first + 1, ... of random lattices, damaged tables and mean-field problems, on
-// every instruction set of this machine. A case depends on its number alone, so `crfrnn_fuzz 1 NUMBER` repeats one. Scratch
-// memory is NaN before it is written: where that reaches a result, a case fails.
+// `crfrnn_fuzz [cases] [first]`: cases first, first + 1, ... of random lattices, damaged tables and
+// mean-field problems, on every instruction set of this machine. A case depends on its number alone, so
+// `crfrnn_fuzz 1 NUMBER` repeats one. Scratch memory is NaN before it is written: where that reaches a
+// result, a case fails.
 #include "buffer.hpp"
 #include "fuzz.hpp"
 
 using namespace crfrnn;
 
 int main(int count, char** arguments) {
-  const long long cases = count > 1 ? std::atoll(arguments[1]) : 200, first = count > 2 ? std::atoll(arguments[2]) : 1;
+  const long long cases = count > 1 ? std::atoll(arguments[1]) : 200,
+                  first = count > 2 ? std::atoll(arguments[2]) : 1;
   const auto sets = instruction_sets();
   poison_memory(true);
   for (long long i = first; i < first + cases; ++i)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the fuzzer's parts share: numbers that are the same on every machine, arrays of the exact size, and a check that
-// names its case.
+// What the fuzzer's parts share: numbers that are the same on every machine, arrays of the exact size, and a
+// check that names its case.
 #pragma once
 
 #include <cmath>
@@ -47,13 +47,15 @@ template <class T>
 struct Exact {
   std::unique_ptr<T[]> data;
   size_t size;
-  explicit Exact(int64_t n, T value = T()) : data(new T[static_cast<size_t>(n)]), size(static_cast<size_t>(n)) {
+  explicit Exact(int64_t n, T value = T())
+      : data(new T[static_cast<size_t>(n)]), size(static_cast<size_t>(n)) {
     for (size_t i = 0; i < size; ++i) data[i] = value;
   }
   T* get() const { return data.get(); }
   T& operator[](int64_t i) const { return data[static_cast<size_t>(i)]; }
   bool same_bits(const Exact& other) const {
-    return size == other.size && (size == 0 || std::memcmp(data.get(), other.data.get(), size * sizeof(T)) == 0);
+    return size == other.size &&
+           (size == 0 || std::memcmp(data.get(), other.data.get(), size * sizeof(T)) == 0);
   }
 };
 
@@ -75,7 +77,8 @@ inline void check(bool holds, const char* what) {
   std::exit(1);
 }
 
-// `work` with memory that comes to an end after some blocks: it throws bad_alloc or it is done, and gives everything back.
+// `work` with memory that comes to an end after some blocks: it throws bad_alloc or it is done, and gives
+// everything back.
 template <class Work>
 void without_memory(Random& random, const Work& work) {
   const int64_t before = memory_in_use();
@@ -98,17 +101,20 @@ void fill_features(Random& random, Cloud cloud, int dim, Exact<T>& out) {
     const double x = random.normal();
     double value = scale * x;
     const int64_t axis = static_cast<int64_t>(i) % dim, point = static_cast<int64_t>(i) / dim;
-    if (cloud == Cloud::grid) value = static_cast<double>(axis == 0 ? point % 16 : axis == 1 ? point / 16 : point * 37 % 5) / 3.0;
+    if (cloud == Cloud::grid)
+      value = static_cast<double>(axis == 0 ? point % 16 : axis == 1 ? point / 16 : point * 37 % 5) / 3.0;
     if (cloud == Cloud::same) value = scale;
     if (cloud == Cloud::ties) value = static_cast<double>(random.between(-4, 4)) * std::sqrt(1.5) / (dim + 1);
     if (cloud == Cloud::tiny) value = x * static_cast<double>(std::numeric_limits<T>::denorm_min()) * 8;
     if (cloud == Cloud::wide) value = x * (sizeof(T) == 4 ? 2e4 : 1e10);
-    if (cloud == Cloud::huge) value = random.chance(20) ? x * std::pow(10.0, static_cast<double>(random.between(5, 37))) : x;
+    if (cloud == Cloud::huge)
+      value = random.chance(20) ? x * std::pow(10.0, static_cast<double>(random.between(5, 37))) : x;
     out[static_cast<int64_t>(i)] = static_cast<T>(value);
   }
   if (cloud == Cloud::bad && out.size) {
     const double worst[] = {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),
-                            -std::numeric_limits<double>::infinity(), static_cast<double>(std::numeric_limits<T>::max()),
+                            -std::numeric_limits<double>::infinity(),
+                            static_cast<double>(std::numeric_limits<T>::max()),
                             static_cast<double>(std::numeric_limits<T>::lowest())};
     for (int64_t i = random.between(1, 3); i > 0; --i)
       out[random.below(static_cast<int64_t>(out.size))] = static_cast<T>(worst[random.below(5)]);

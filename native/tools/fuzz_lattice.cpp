@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Lattices of odd points: is the structure sound, is the filter the plain one, is its adjoint its transpose, is every
-// number of threads the same to the last bit?
+// Lattices of odd points: is the structure sound, is the filter the plain one, is its adjoint its transpose,
+// is every number of threads the same to the last bit?
 #include <algorithm>
 #include <stdexcept>
 
@@ -12,11 +12,13 @@ namespace {
 template <class T>
 void check_structure(const Lattice& lattice, const BuildResult<T>& result, const uint8_t* mask) {
   const int corners = lattice.dim + 1;
-  check(result.weights.size() == static_cast<size_t>(lattice.points * corners), "one weight for each corner of each valid point");
+  check(result.weights.size() == static_cast<size_t>(lattice.points * corners),
+        "one weight for each corner of each valid point");
   std::vector<int> seen(static_cast<size_t>(lattice.total), 0);
   for (int64_t i = 0; i < lattice.points; ++i) {
     const int32_t p = lattice.order[i];
-    check(p >= 0 && p < lattice.total && seen[static_cast<size_t>(p)]++ == 0, "the order holds every valid point once");
+    check(p >= 0 && p < lattice.total && seen[static_cast<size_t>(p)]++ == 0,
+          "the order holds every valid point once");
     check(!mask || mask[p], "a masked point makes no vertices");
     double sum = 0;
     for (int k = 0; k < corners; ++k) {
@@ -26,7 +28,8 @@ void check_structure(const Lattice& lattice, const BuildResult<T>& result, const
     }
     check(std::abs(sum - 1) < 1e-4, "barycentric weights sum to one");
   }
-  check(lattice.simplex_start[0] == 0 && lattice.simplex_start[lattice.simplices] == lattice.points, "simplices hold all points");
+  check(lattice.simplex_start[0] == 0 && lattice.simplex_start[lattice.simplices] == lattice.points,
+        "simplices hold all points");
   for (int64_t s = 0; s < lattice.simplices; ++s) {
     check(lattice.simplex_start[s] < lattice.simplex_start[s + 1], "no simplex without points");
     for (int k = 0; k < corners; ++k) {
@@ -34,30 +37,36 @@ void check_structure(const Lattice& lattice, const BuildResult<T>& result, const
       check(v >= 0 && v < lattice.vertices, "corners are vertices");
     }
   }
-  check(lattice.slab_vertex[0] == 0 && lattice.slab_vertex[lattice.slabs] == lattice.vertices, "slabs hold all vertices");
+  check(lattice.slab_vertex[0] == 0 && lattice.slab_vertex[lattice.slabs] == lattice.vertices,
+        "slabs hold all vertices");
   check(lattice.slab_simplex[lattice.slabs] == lattice.simplices, "slabs hold all simplices");
   for (int64_t j = 0; j < corners; ++j) {
     const int32_t* plus = lattice.neighbour + 2 * j * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
     for (int64_t v = 0; v < lattice.vertices; ++v) {
-      check(plus[v] >= 0 && plus[v] <= lattice.vertices && minus[v] >= 0 && minus[v] <= lattice.vertices, "neighbours are vertices");
-      check(plus[v] == lattice.vertices || minus[plus[v]] == v, "the neighbour's neighbour is the vertex itself");
+      check(plus[v] >= 0 && plus[v] <= lattice.vertices && minus[v] >= 0 && minus[v] <= lattice.vertices,
+            "neighbours are vertices");
+      check(plus[v] == lattice.vertices || minus[plus[v]] == v,
+            "the neighbour's neighbour is the vertex itself");
     }
   }
 }
 
 // Splat, blur, slice in double and in the order of the definition.
 template <class T>
-std::vector<double> plain_filter(const Lattice& l, const Array<T>& weights, const T* values, int64_t channels, bool reverse) {
+std::vector<double> plain_filter(const Lattice& l, const Array<T>& weights, const T* values, int64_t channels,
+                                 bool reverse) {
   const int corners = l.dim + 1;
-  const size_t size = static_cast<size_t>((l.vertices + 1) * channels), c_size = static_cast<size_t>(channels);
+  const size_t size = static_cast<size_t>((l.vertices + 1) * channels),
+               c_size = static_cast<size_t>(channels);
   std::vector<double> rows(size, 0.0), blurred(size, 0.0), out(static_cast<size_t>(l.total * channels), 0.0);
   const auto each = [&](const auto& body) {
     for (int64_t s = 0; s < l.simplices; ++s)
       for (int64_t p = l.simplex_start[s]; p < l.simplex_start[s + 1]; ++p)
         for (int k = 0; k < corners; ++k)
           for (size_t c = 0; c < c_size; ++c)
-            body(static_cast<size_t>(l.simplex_vertex[s * corners + k]) * c_size + c, static_cast<size_t>(l.order[p]) * c_size + c,
+            body(static_cast<size_t>(l.simplex_vertex[s * corners + k]) * c_size + c,
+                 static_cast<size_t>(l.order[p]) * c_size + c,
                  static_cast<double>(weights[static_cast<size_t>(p * corners + k)]));
   };
   each([&](size_t v, size_t p, double w) { rows[v] += w * static_cast<double>(values[p]); });
@@ -67,8 +76,9 @@ std::vector<double> plain_filter(const Lattice& l, const Array<T>& weights, cons
     for (int64_t v = 0; v < l.vertices; ++v)
       for (size_t c = 0; c < c_size; ++c)
         blurred[static_cast<size_t>(v) * c_size + c] =
-            rows[static_cast<size_t>(v) * c_size + c] + 0.5 * (rows[static_cast<size_t>(plus[v]) * c_size + c] +
-                                                             rows[static_cast<size_t>(plus[v + l.vertices]) * c_size + c]);
+            rows[static_cast<size_t>(v) * c_size + c] +
+            0.5 * (rows[static_cast<size_t>(plus[v]) * c_size + c] +
+                   rows[static_cast<size_t>(plus[v + l.vertices]) * c_size + c]);
     rows.swap(blurred);
     std::fill(rows.end() - channels, rows.end(), 0.0);  // the row of the absent neighbour
   }
@@ -90,7 +100,8 @@ double dot(const A* a, const B* b, size_t n, double& magnitude) {
 template <class T>
 void check_filter(Random& random, const Lattice& lattice, const Array<T>& weights) {
   const double epsilon = sizeof(T) == 4 ? 2e-5 : 1e-12;
-  const int64_t many = random.chance(30) ? random.between(1000, 1100) : random.between(1, 100);  // about as many as one walk takes
+  // about as many as one walk takes
+  const int64_t many = random.chance(30) ? random.between(1000, 1100) : random.between(1, 100);
   const int64_t channels = random.chance(3) ? many : random.between(0, 20), size = lattice.total * channels;
   const auto x = normals<T>(random, size), y = normals<T>(random, size);
   const int threads = static_cast<int>(random.between(2, 4));
@@ -107,10 +118,12 @@ void check_filter(Random& random, const Lattice& lattice, const Array<T>& weight
     double most = 1e-30;
     for (const double value : truth) most = std::max(most, std::abs(value));
     for (int64_t i = 0; i < size; ++i)
-      check(std::abs(static_cast<double>(one[i]) - truth[static_cast<size_t>(i)]) <= 20 * epsilon * most, "filter: as the definition has it");
+      check(std::abs(static_cast<double>(one[i]) - truth[static_cast<size_t>(i)]) <= 20 * epsilon * most,
+            "filter: as the definition has it");
   }
   double magnitude = 1e-30;
-  const double forward = dot(y.get(), out[0].get(), y.size, magnitude), adjoint = dot(x.get(), out[1].get(), x.size, magnitude);
+  const double forward = dot(y.get(), out[0].get(), y.size, magnitude),
+               adjoint = dot(x.get(), out[1].get(), x.size, magnitude);
   check(std::abs(forward - adjoint) <= 10 * epsilon * magnitude, "adjoint identity <y, Kx> = <Kᵀy, x>");
 
   Exact<T> gradient(lattice.points * (lattice.dim + 1)), again(lattice.points * (lattice.dim + 1));
@@ -121,13 +134,18 @@ void check_filter(Random& random, const Lattice& lattice, const Array<T>& weight
   const double euler = dot(gradient.get(), weights.data(), gradient.size, size_of);
   check(std::abs(euler - 2 * forward) <= 20 * epsilon * size_of, "weight gradient: Euler's identity");
 
-  without_memory(random, [&] { functions.filter(lattice, weights.data(), x.get(), channels, false, out[0].get(), threads); });
-  without_memory(random, [&] { functions.weight_gradient(lattice, weights.data(), x.get(), y.get(), channels, again.get(), threads); });
+  without_memory(random, [&] {
+    functions.filter(lattice, weights.data(), x.get(), channels, false, out[0].get(), threads);
+  });
+  without_memory(random, [&] {
+    functions.weight_gradient(lattice, weights.data(), x.get(), y.get(), channels, again.get(), threads);
+  });
 
   Exact<T> slope(lattice.dim);
   for (int64_t s = 0; s < lattice.simplices; ++s)
     embed_functions<T>().feature_gradient(gradient.get() + lattice.simplex_start[s] * (lattice.dim + 1),
-                                          lattice.simplex_rank + s * (lattice.dim + 1), lattice.dim, lattice.scale, slope.get());
+                                          lattice.simplex_rank + s * (lattice.dim + 1), lattice.dim,
+                                          lattice.scale, slope.get());
 }
 
 }  // namespace
@@ -137,7 +155,10 @@ void lattice_case(Random& random, bool large) {
   const bool many = !large && random.chance(5);
   const int dim = static_cast<int>(many ? random.between(9, max_dim) : random.between(1, 8));
   const int64_t batch = random.between(large ? 1 : 0, 3);
-  const int64_t points = large ? random.between(9000, 20000) : random.below(random.chance(4) ? 3 : many ? 50 : 300);
+  const int64_t points = large ? random.between(9000, 20000)
+                               : random.below(random.chance(4) ? 3
+                                              : many           ? 50
+                                                               : 300);
   const auto cloud = static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::count)));
   Exact<T> features(batch * points * dim);
   fill_features(random, cloud, dim, features);
@@ -149,29 +170,37 @@ void lattice_case(Random& random, bool large) {
   BuildOptions options;
   const double scales[] = {1.0, 1.25, 0.5, 2.0};
   options.scale = scales[random.below(4)];
-  options.rings = many ? 0 : large ? static_cast<int>(random.below(2)) : static_cast<int>(random.below(dim <= 4 ? 3 : 2));
+  options.rings = many    ? 0
+                  : large ? static_cast<int>(random.below(2))
+                          : static_cast<int>(random.below(dim <= 4 ? 3 : 2));
   options.ring_support = static_cast<int>(random.between(1, 3));
-  current_case() += " lattice d=" + std::to_string(dim) + " B=" + std::to_string(batch) + " N=" + std::to_string(points) +
-                    " cloud=" + std::to_string(static_cast<int>(cloud)) + " mask=" + std::to_string(kind) +
-                    " rings=" + std::to_string(options.rings) + (sizeof(T) == 4 ? " float32 " : " float64 ") + instruction_set();
+  current_case() += " lattice d=" + std::to_string(dim) + " B=" + std::to_string(batch) +
+                    " N=" + std::to_string(points) + " cloud=" + std::to_string(static_cast<int>(cloud)) +
+                    " mask=" + std::to_string(kind) + " rings=" + std::to_string(options.rings) +
+                    (sizeof(T) == 4 ? " float32 " : " float64 ") + instruction_set();
 
   const auto result = build<T>(features.get(), valid, batch, points, dim, options);
   options.threads = static_cast<int>(random.between(2, 4));
   const auto again = build<T>(features.get(), valid, batch, points, dim, options);
   check(result.status == again.status, "build: any number of threads gives the same status");
   bool finite = true;
-  for (int64_t i = 0; i < batch * points * dim; ++i) finite &= std::isfinite(features[i]) || (valid && !valid[i / dim]);
-  check(finite || result.status == BuildStatus::not_finite || result.status == BuildStatus::too_large, "build: NaN and infinity are refused");
-  check(!finite || result.status != BuildStatus::not_finite, "build: finite features are not called infinite");
+  for (int64_t i = 0; i < batch * points * dim; ++i)
+    finite &= std::isfinite(features[i]) || (valid && !valid[i / dim]);
+  check(finite || result.status == BuildStatus::not_finite || result.status == BuildStatus::too_large,
+        "build: NaN and infinity are refused");
+  check(!finite || result.status != BuildStatus::not_finite,
+        "build: finite features are not called infinite");
   if (result.status != BuildStatus::ok) return;
-  check(cloud == Cloud::huge || cloud == Cloud::bad || result.status == BuildStatus::ok, "build: ordinary features are taken");
+  check(cloud == Cloud::huge || cloud == Cloud::bad || result.status == BuildStatus::ok,
+        "build: ordinary features are taken");
   check(result.table.size() == again.table.size() && result.weights.size() == again.weights.size() &&
             std::equal(result.table.data(), result.table.data() + result.table.size(), again.table.data(),
                        [&, i = size_t{0}](int32_t a, int32_t b) mutable { return i++, a == b; }) &&
             std::memcmp(result.weights.data(), again.weights.data(), result.weights.size() * sizeof(T)) == 0,
         "build: any number of threads gives the same bits");
   const Lattice lattice = Lattice::decode(result.table.data(), static_cast<int64_t>(result.table.size()));
-  check(lattice.total == batch * points && lattice.dim == dim, "build: the table says what it was built from");
+  check(lattice.total == batch * points && lattice.dim == dim,
+        "build: the table says what it was built from");
   lattice.verify(options.threads);
   check_structure(lattice, result, valid);
   without_memory(random, [&] { build<T>(features.get(), valid, batch, points, dim, options); });
@@ -180,7 +209,8 @@ void lattice_case(Random& random, bool large) {
 template void lattice_case<float>(Random&, bool);
 template void lattice_case<double>(Random&, bool);
 
-// A table cut short, with a damaged header, with damaged numbers: it is refused, or whoever walks it stays inside all arrays.
+// A table cut short, with a damaged header, with damaged numbers: it is refused, or whoever walks it stays
+// inside all arrays.
 void table_case(Random& random) {
   current_case() += " table";
   const int dim = static_cast<int>(random.between(1, random.chance(4) ? max_dim : 5));
@@ -193,22 +223,28 @@ void table_case(Random& random) {
   const int64_t reach = random.chance(2) ? 12 : size;  // the header alone, or all
   if (size == whole || random.chance(2))
     for (int64_t i = random.between(1, 2); i > 0 && size; --i)
-      table[random.below(size < reach ? size : reach)] = random.chance(2) ? static_cast<int32_t>(random.bits()) : static_cast<int32_t>(random.between(-2, 9));
+      table[random.below(size < reach ? size : reach)] = random.chance(2)
+                                                             ? static_cast<int32_t>(random.bits())
+                                                             : static_cast<int32_t>(random.between(-2, 9));
   try {
     const Lattice lattice = Lattice::decode(table.get(), size);
     check(lattice.dim >= 1 && lattice.dim <= max_dim && lattice.lead < lattice.dim, "decode: a sane header");
     lattice.verify(static_cast<int>(random.between(1, 3)));
-    if (lattice.total > 100000) return;  // more points than the table was built from: nobody has values for them
+    // more points than the table was built from: nobody has values for them
+    if (lattice.total > 100000) return;
     const int64_t channels = random.between(1, 40), corners = lattice.points * (lattice.dim + 1);
-    const auto values = normals<float>(random, lattice.total * channels), weights = normals<float>(random, corners);
+    const auto values = normals<float>(random, lattice.total * channels),
+               weights = normals<float>(random, corners);
     Exact<float> out(lattice.total * channels), gradient(corners), slope(lattice.dim);
     for (const bool reverse : {false, true})
       filter_functions<float>().filter(lattice, weights.get(), values.get(), channels, reverse, out.get(), 2);
     filter_functions<float>().filter(lattice, weights.get(), values.get(), 1, false, out.get(), 2);
-    filter_functions<float>().weight_gradient(lattice, weights.get(), values.get(), values.get(), channels, gradient.get(), 2);
+    filter_functions<float>().weight_gradient(lattice, weights.get(), values.get(), values.get(), channels,
+                                              gradient.get(), 2);
     for (int64_t s = 0; s < lattice.simplices; ++s)
       embed_functions<float>().feature_gradient(gradient.get() + lattice.simplex_start[s] * (lattice.dim + 1),
-                                                lattice.simplex_rank + s * (lattice.dim + 1), lattice.dim, lattice.scale, slope.get());
+                                                lattice.simplex_rank + s * (lattice.dim + 1), lattice.dim,
+                                                lattice.scale, slope.get());
   } catch (const std::invalid_argument&) {
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Mean field over odd problems: one to a hundred labels, any kernels, masks, clamps; forward and backward with one thread
-// and with several must agree to the last bit, and what is held must hold.
+// Mean field over odd problems: one to a hundred labels, any kernels, masks, clamps; forward and backward
+// with one thread and with several must agree to the last bit, and what is held must hold.
 #include <algorithm>
 
 #include "fuzz.hpp"
@@ -35,10 +35,11 @@ struct Outputs {
     check(marginals.same_bits(other.marginals), "mean field: any number of threads gives the same marginals");
     check(grad_unary.same_bits(other.grad_unary) && grad_initial.same_bits(other.grad_initial),
           "backward: any number of threads gives the same gradient of unary and initial");
-    check(grad_transform.same_bits(other.grad_transform), "backward: any number of threads gives the same gradient of the transform");
+    check(grad_transform.same_bits(other.grad_transform),
+          "backward: any number of threads gives the same gradient of the transform");
     for (size_t m = 0; m < pre.size(); ++m)
-      check(weights[m].same_bits(other.weights[m]) && pre[m].same_bits(other.pre[m]) && post[m].same_bits(other.post[m]) &&
-                theta[m].same_bits(other.theta[m]),
+      check(weights[m].same_bits(other.weights[m]) && pre[m].same_bits(other.pre[m]) &&
+                post[m].same_bits(other.post[m]) && theta[m].same_bits(other.theta[m]),
             "backward: any number of threads gives the same gradients of a kernel");
   }
   void check_finite() const {
@@ -94,31 +95,36 @@ void mean_field_case(Random& random) {
     p.mask = mask.get();
   }
   if (random.chance(3)) {
-    for (int64_t i = 0; i < total; ++i) clamp[i] = random.chance(3) ? static_cast<int32_t>(random.below(p.labels)) : -1;
+    for (int64_t i = 0; i < total; ++i)
+      clamp[i] = random.chance(3) ? static_cast<int32_t>(random.below(p.labels)) : -1;
     p.clamp = clamp.get();
   }
 
   const int count = static_cast<int>(random.below(4));
   std::vector<KernelData> data(static_cast<size_t>(count));
   std::vector<Kernel> kernels(static_cast<size_t>(count));
-  current_case() += " mean_field L=" + std::to_string(p.labels) + " B=" + std::to_string(p.batch) + " grid=" + std::to_string(p.grid[0]) +
-                    "x" + std::to_string(p.grid[1]) + "x" + std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) +
-                    (keep ? " kept" : "") + (started ? " initial" : "") + (p.mask ? " mask" : "") +
-                    (p.clamp ? " clamp" : "") + (p.damping != 1 ? " damped" : "") + " kernels=";
+  current_case() += " mean_field L=" + std::to_string(p.labels) + " B=" + std::to_string(p.batch) +
+                    " grid=" + std::to_string(p.grid[0]) + "x" + std::to_string(p.grid[1]) + "x" +
+                    std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) + (keep ? " kept" : "") +
+                    (started ? " initial" : "") + (p.mask ? " mask" : "") + (p.clamp ? " clamp" : "") +
+                    (p.damping != 1 ? " damped" : "") + " kernels=";
   for (int m = 0; m < count; ++m) {
     Kernel& kernel = kernels[static_cast<size_t>(m)];
     KernelData& own = data[static_cast<size_t>(m)];
     if (random.chance(2)) {
       const int dim = static_cast<int>(random.between(1, random.chance(8) && total < 200 ? 20 : 6));
       Exact<float> features(total * dim);
-      fill_features(random, static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::tiny))), dim, features);
+      fill_features(random, static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::tiny))), dim,
+                    features);
       own.lattice = build<float>(features.get(), p.mask, p.batch, p.pixels, dim, {});
       check(own.lattice.status == BuildStatus::ok, "build: ordinary features are taken");
       kernel.is_lattice = true;
-      kernel.lattice = Lattice::decode(own.lattice.table.data(), static_cast<int64_t>(own.lattice.table.size()));
+      kernel.lattice =
+          Lattice::decode(own.lattice.table.data(), static_cast<int64_t>(own.lattice.table.size()));
       kernel.weights = own.lattice.weights.data();
     } else {
-      for (double& theta : kernel.theta) theta = wide ? 2.5 + 15 * random.uniform() : std::pow(10.0, 4 * random.uniform() - 2);
+      for (double& theta : kernel.theta)
+        theta = wide ? 2.5 + 15 * random.uniform() : std::pow(10.0, 4 * random.uniform() - 2);
     }
     current_case() += kernel.is_lattice ? "l" + std::to_string(kernel.lattice.dim) : std::string("s");
     own.pre = normals<float>(random, total, 0.3);
@@ -139,17 +145,20 @@ void mean_field_case(Random& random) {
   const auto run = [&](int threads) {
     p.threads = threads;
     Outputs out(p);
-    const bool finite = functions.forward(p, unary.get(), started ? initial.get() : nullptr, out.logits.get(), keep ? out.marginals.get() : nullptr);
+    const bool finite = functions.forward(p, unary.get(), started ? initial.get() : nullptr, out.logits.get(),
+                                          keep ? out.marginals.get() : nullptr);
     check(finite, "mean field: finite logits are taken");
     if (!keep) return out;
     std::vector<KernelGradient> gradients(static_cast<size_t>(count));
     for (size_t m = 0; m < gradients.size(); ++m) {
       const bool lattice = kernels[m].is_lattice;
       gradients[m] = {lattice ? out.weights[m].get() : nullptr, lattice ? nullptr : out.theta[m].get(),
-                      kernels[m].pre ? out.pre[m].get() : nullptr, kernels[m].post ? out.post[m].get() : nullptr};
+                      kernels[m].pre ? out.pre[m].get() : nullptr,
+                      kernels[m].post ? out.post[m].get() : nullptr};
     }
-    functions.backward(p, grad.get(), out.marginals.get(), out.grad_unary.get(), started ? out.grad_initial.get() : nullptr,
-                       out.grad_transform.get(), gradients.data());
+    functions.backward(p, grad.get(), out.marginals.get(), out.grad_unary.get(),
+                       started ? out.grad_initial.get() : nullptr, out.grad_transform.get(),
+                       gradients.data());
     return out;
   };
   const Outputs one = run(1);
@@ -160,7 +169,8 @@ void mean_field_case(Random& random) {
   for (int64_t i = 0; i < size; ++i) {
     check(std::isfinite(one.logits[i]), "mean field: finite logits");
     const bool held = p.mask && !p.mask[i / (p.labels * p.pixels) * p.pixels + i % p.pixels];
-    if (held || p.iterations == 0) check(one.logits[i] == start[i], "mean field: what is masked, or zero iterations, changes nothing");
+    if (held || p.iterations == 0)
+      check(one.logits[i] == start[i], "mean field: what is masked, or zero iterations, changes nothing");
   }
 
   // One iteration over rows: any number of threads, in place or not.
@@ -178,18 +188,23 @@ void mean_field_case(Random& random) {
     update(several, rows.get(), false, again);
     update(1, rows.get(), true, q);
     update(several, in_place.get(), true, in_place);
-    check(x.same_bits(again) && q.same_bits(in_place), "update: any number of threads, and in place, gives the same");
-    for (int64_t i = 0; i < size; ++i) check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
+    check(x.same_bits(again) && q.same_bits(in_place),
+          "update: any number of threads, and in place, gives the same");
+    for (int64_t i = 0; i < size; ++i)
+      check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
   }
 
   // NaN is seen, except under the mask.
   if (size) {
     const int64_t at = random.below(size);
-    unary[at] = random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+    unary[at] =
+        random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
     const bool held = p.mask && !p.mask[at / (p.labels * p.pixels) * p.pixels + at % p.pixels];
     Exact<float> logits(size);
-    check(functions.forward(p, unary.get(), nullptr, logits.get(), nullptr) == held, "mean field: NaN is seen, except under the mask");
-    for (int64_t i = 0; i < size && held; ++i) check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
+    check(functions.forward(p, unary.get(), nullptr, logits.get(), nullptr) == held,
+          "mean field: NaN is seen, except under the mask");
+    for (int64_t i = 0; i < size && held; ++i)
+      check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
   }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Commits one fault on purpose, so that a sanitizer that is not really there shows: `crfrnn_selftest overflow|signed|cast|race`
-// must be stopped. Without an argument it prints what this machine runs and ends well.
+// Commits one fault on purpose, so that a sanitizer that is not really there shows: `crfrnn_selftest
+// overflow|signed|cast|race` must be stopped. Without an argument it prints what this machine runs and ends
+// well.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -24,7 +25,9 @@ int past_the_end() {
 
 int signed_overflow() { return std::numeric_limits<int>::max() - 1 + 2 * one; }
 
-int cast_of_nan() { return static_cast<int>(std::numeric_limits<float>::quiet_NaN() * static_cast<float>(one)); }
+int cast_of_nan() {
+  return static_cast<int>(std::numeric_limits<float>::quiet_NaN() * static_cast<float>(one));
+}
 
 // Through parallel_for, the way all threads of the library run.
 int race() {
