@@ -50,6 +50,7 @@ build/toolkits/.stamp: $(VENV)/.stamp-dev constraints.txt
 lint: $(VENV)/.stamp-dev
 	$(PY) -m ruff check $(LINTED)
 	$(PY) -m ruff format --check $(LINTED)
+	$(VENV)/bin/clang-format --dry-run -Werror $(wildcard native/*.[ch]pp native/tools/*.[ch]pp)
 
 types: $(VENV)/.stamp-dev
 	$(PY) -m pyright
