@@ -25,7 +25,8 @@ def test_train_writes_a_segmenter_that_loads(tmp_path: Path) -> None:
     words = ("train", "-r", path, "-o", out, "--accelerator", "cpu")
     code, said, _ = run(*words, "-s", "stages.*.epochs=1", "-s", "crf.iterations=3")
     assert code == 0 and "stage joint" in said and str(out) in said
-    wanted = {"best", "config.json", "log.csv", "model.safetensors", "recipe.yaml", "plain", "crf", "joint"}
+    wanted = {"best", "config.json", "data.json", "log.csv", "model.safetensors", "recipe.yaml"}
+    wanted |= {"plain", "crf", "joint"}
     assert set(names(out)) - {"progress.log"} == wanted
     assert "Best epoch by validation: 1 of joint, mean IU" in said and "epoch 1 of 1: loss" in said
     segmenter = Segmenter.from_pretrained(out)

@@ -126,6 +126,24 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "model.safetensors").read_bytes() == b"converted weights"
 
 
+def test_other_pictures_are_refused_in_the_same_folder(tmp_path: Path) -> None:
+    recipe = make(tmp_path, stages=one_stage(epochs=1))
+    run(recipe, tmp_path / "out")
+    (tmp_path / "out" / "data.json").unlink()  # as a run of before left it
+    run(recipe, tmp_path / "out")
+    picture = tmp_path / "train" / "images" / "p1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole + b"another size")
+    with pytest.raises(ValueError, match=r"data: expected the 5 pictures of 'train' .* got 5 .* bring those"):
+        run(recipe, tmp_path / "out")
+    picture.write_bytes(whole)
+    run(recipe, tmp_path / "out")
+    picture.unlink()
+    (tmp_path / "train" / "masks" / "p1.png").unlink()
+    with pytest.raises(ValueError, match=r"data: expected the 5 pictures of 'train' .* got 4 "):
+        run(recipe, tmp_path / "out")
+
+
 def test_the_size_of_its_pictures_goes_with_the_segmenter(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=[*one_stage(epochs=1), {"name": "more", "epochs": 0}])
     run(replace(recipe, data=replace(recipe.data, long_side=16)), tmp_path / "out")

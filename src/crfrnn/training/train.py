@@ -193,7 +193,7 @@ def train(
 
     Args:
         recipe: see `crfrnn.training.recipe.Recipe`.
-        folder: made if it is not there; one of another recipe is refused.
+        folder: made if it is not there; one of another recipe, or of other pictures, is refused.
         sets: the pictures; None reads those of the recipe.
         start: trained in place of the recipe's own network and CRF.
         say, progress: called with lines, and with (what, done, in all).
@@ -210,6 +210,7 @@ def train(
     say, progress = (say, progress) if first else (None, None)
     _claim(place, recipe)
     sets = sets or read_sets(recipe, progress)
+    _same_pictures(place, sets)
     segmenter = start or build_segmenter(recipe, sets.num_labels, sets.class_names)
     history: list[dict[str, Any]] = []
     stop = StopRequest(stop_after)
@@ -269,7 +270,7 @@ def _copy_files(source: Path, target: Path) -> None:
 def _claim(place: Path, recipe: Recipe) -> None:
     new_folder(place, "folder")
     known = place / "recipe.yaml"
-    names = (WEIGHTS, CONFIG, "log.csv", BEST, *(stage.name for stage in recipe.stages))
+    names = (WEIGHTS, CONFIG, "log.csv", "data.json", BEST, *(stage.name for stage in recipe.stages))
     check_new(place, names, "folder", known.name)
     if known.is_file() and load_recipe(known) != recipe:  # keys that are newer than the file do no harm
         raise ValueError(
@@ -277,6 +278,26 @@ def _claim(place: Path, recipe: Recipe) -> None:
             "differs; name another folder, or go on with --recipe FOLDER/recipe.yaml"
         )
     save_recipe(recipe, known)
+
+
+def _same_pictures(place: Path, sets: TrainingSets) -> None:
+    """Write down which pictures a run learns from, or compare them with those that it was begun with."""
+    parts = {**sets.train, **({} if sets.val is None else {"val, looked at": sets.val})}
+    found = {n: {"pictures": len(part), "fingerprint": part.fingerprint()} for n, part in parts.items()}
+    known = place / "data.json"
+    if not known.is_file():  # also of a run of before this file was written
+        write_text(known, json.dumps(found, indent=1))
+        return
+    before = json.loads(known.read_text(encoding="utf-8"))
+    other = [name for name in {**before, **found} if before.get(name) != found.get(name)]
+    if other:
+        name = other[0]
+        then, now = (part.get(name, {"pictures": 0, "fingerprint": "none"}) for part in (before, found))
+        raise ValueError(
+            f"data: expected the {then['pictures']} pictures of {name!r} that the run in {str(place)!r} was "
+            f"begun with (fingerprint {then['fingerprint']}), got {now['pictures']} ({now['fingerprint']}); "
+            "bring those pictures back, or name another folder to begin again"
+        )
 
 
 def _next_network(segmenter: Segmenter, stage: Stage) -> Segmenter:
