@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 from crfrnn.io import voc_palette
-from crfrnn.plots import CHANGED, difference, overlay, painted, panel, shrunk
+from crfrnn.plots import CHANGED, curves, difference, heat_map, overlay, painted, panel, shrunk
 
 IMAGE = np.full((6, 8, 3), 128, np.uint8)
 BEFORE = np.zeros((6, 8), int)
@@ -107,3 +109,32 @@ def test_shrunk_pictures_keep_labels_labels() -> None:
     assert small.shape == (30, 100, 3) and found.tolist() == [[3] * 50 + [200] * 50] * 30
     same, kept = shrunk(image, labels, long_side=300)
     assert same is image and kept is labels
+
+
+def test_a_heat_map_is_white_at_0_and_blue_below() -> None:
+    picture = np.asarray(heat_map(np.array([[-1.0, 0.0], [0.0, 0.0]]), ("a", "b"))).astype(int)
+    blue, red = ((picture == colour).all(-1) for colour in ((5, 48, 97), (103, 0, 31)))
+    white = (np.abs(picture - 247) <= 1).all(-1)
+    cell = blue.sum() - red.sum()  # the ends of the colour bar are of one size
+    assert cell > 400 and white.sum() == pytest.approx(3 * cell, rel=0.1)
+    with pytest.raises(ValueError, match="L = 1 names"):
+        heat_map(np.eye(2), ("a",))
+
+
+def test_curves_have_their_size_and_gaps() -> None:
+    gap = [0.2, float("nan"), 0.3]
+    for name in ("a", "$x_{", "_a", "a name of a row that is longer than the figure has room for"):
+        assert curves({name: gap, "b": [0.1, 0.2, 0.3]}, "x", "y").size == (760, 460)
+    joined, apart = (
+        (np.asarray(curves({"a": line}, "x", "y")) == (31, 119, 180)).all(-1).sum()
+        for line in ([0.2, 0.25, 0.3], gap)
+    )
+    assert joined > 4 * apart > 0  # two points, and no line between them
+    names = [np.asarray(curves({name: gap}, "x", "y")) for name in ("_a", "_b")]
+    assert (names[0] != names[1]).any()  # matplotlib leaves such names out of its own legends
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"matplotlib, got none; pip install '\.\[plots\]'"):
+        curves({"a": [1.0, 2.0]}, "x", "y")

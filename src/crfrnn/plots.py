@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Pictures for people, with Pillow alone: label maps over photographs, and the panel of a refinement."""
+"""Pictures to look at: label maps over photographs, the panel of a refinement, heat maps and curves.
+
+What shows pixels is drawn with Pillow, heat maps and curves with matplotlib (the extra `plots`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from crfrnn.extras import install_line
 from crfrnn.io import VOID, voc_palette
 from crfrnn.io.images import picture_and_map
 
@@ -17,6 +22,7 @@ PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
 UNTINTED = (0, VOID)  # labels that show the photograph
 LEAST = 0.0005  # share of the pixels of a label that legends name: less is 0.0 %
+DPI = 100
 _MOST_NAMES = 24
 _NARROWEST = 320  # a legend below this is a column of single words
 
@@ -165,6 +171,111 @@ def panel(
         canvas.paste(Image.fromarray(tile).resize((tile_width, tile_height), resample), (x, y + title))
     canvas.paste(legend, (gap, canvas.height - legend.height - gap // 2))
     return canvas
+
+
+def rows_of_pictures(
+    rows: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDArray[Any]]]],
+    captions: Sequence[str],
+    height: int = 170,
+) -> Image.Image:
+    """A line for each (note, picture, label maps): the picture and its label maps under one head.
+
+    Args:
+        rows: picture UInt8[H, W, 3] and as many label maps Int[H, W] as there are captions.
+        captions: of the label maps.
+    """
+    gap, head, note_height = 8, 26, 20
+    tiles: list[tuple[str, list[Image.Image]]] = []
+    for note, image, maps in rows:
+        if len(maps) != len(captions):
+            raise ValueError(f"rows: expected {len(captions)} label maps, got {len(maps)}")
+        width = max(1, round(height * image.shape[1] / image.shape[0]))
+        pixels = [image, *(overlay(image, labels) for labels in maps)]
+        tiles.append((note, [Image.fromarray(p).resize((width, height)) for p in pixels]))
+    widest = max(line[0].width for _, line in tiles)
+    columns = len(captions) + 1
+    canvas = Image.new(
+        "RGB", (gap + columns * (widest + gap), head + len(tiles) * (height + note_height + gap)), PAPER
+    )
+    draw = ImageDraw.Draw(canvas)
+    for k, caption in enumerate(("picture", *captions)):
+        draw.text((gap + k * (widest + gap), head / 2), caption, INK, _font(15), anchor="lm")
+    for number, (note, line) in enumerate(tiles):
+        y = head + number * (height + note_height + gap)
+        for k, tile in enumerate(line):
+            canvas.paste(tile, (gap + k * (widest + gap), y))
+        draw.text((gap, y + height + 10), note, FAINT, _font(13), anchor="lm")
+    return canvas
+
+
+def heat_map(matrix: NDArray[Any], names: Sequence[str], title: str = "") -> Image.Image:
+    """A matrix [L, L] as coloured cells: white is 0, blue below (labels support each other), red above.
+
+    Raises: ValueError for another shape; ImportError where matplotlib (the extra `plots`) is not installed.
+
+    >>> heat_map(np.eye(2), ("a", "b")).mode
+    'RGB'
+    """
+    values = np.asarray(matrix, np.float64)
+    if values.ndim != 2 or values.shape != (len(names), len(names)) or not np.isfinite(values).all():
+        raise ValueError(f"matrix: expected finite [L, L] with L = {len(names)} names, got {values.shape}")
+    top = float(np.abs(values).max()) or 1.0
+    side = 1.5 + 0.26 * len(names) + 0.075 * max(map(len, names))
+    figure, axes = _figure(max(side + 0.8, 0.4 + 0.085 * len(title)), side)
+    cells = axes.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    figure.suptitle(title, fontsize=11)
+    figure.colorbar(cells, ax=axes, shrink=0.8)
+    return _drawn(figure)
+
+
+def curves(
+    lines: Mapping[str, Sequence[float]], across: str, upwards: str, size: tuple[int, int] = (760, 460)
+) -> Image.Image:
+    """Lines over 1, 2, 3, … with a legend; NaN leaves a gap.
+
+    Args: lines, by name; across and upwards, what the axes are; size, width and height in pixels.
+
+    Raises: ImportError where matplotlib (the extra `plots`) is not installed.
+
+    >>> curves({"a": [0.1, 0.4]}, "width", "IU").size
+    (760, 460)
+    """
+    figure, axes = _figure(size[0] / DPI, size[1] / DPI)
+    drawn = [axes.plot(range(1, len(line) + 1), line, marker=".")[0] for line in lines.values()]
+    axes.set(xlabel=across, ylabel=upwards)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    names = [textwrap.fill(name, 28) for name in lines]
+    figure.legend(drawn, names, loc="outside right upper", frameon=False)
+    return _drawn(figure)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches with one pair of axes; no window, and nothing is kept from call to call."""
+    try:
+        from matplotlib.figure import Figure  # late: only reports need it
+    except ImportError as error:
+        raise ImportError(
+            f"figures: expected the package matplotlib, got none; {install_line('plots')}"
+        ) from error
+    figure = Figure((width, height), dpi=DPI, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _drawn(figure: Any) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # names are no formulas, whatever signs are in them
+        text.set(parse_math=False, usetex=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _seen(labels: NDArray[Any]) -> list[int]:

@@ -51,7 +51,11 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "accuracy": (),
     "doctor": (),
     "demo": (Need({"skimage": "scikit-image", "sklearn": "scikit-learn"}, "demo"),),
-    "experiment": (Need({**_LIGHTNING, **_OPTUNA}, "train"), *_TRAINING),
+    "experiment": (
+        Need({**_LIGHTNING, **_OPTUNA}, "train"),
+        *_TRAINING,
+        Need({"matplotlib": "matplotlib"}, "plots", "figures"),
+    ),
 }
 
 

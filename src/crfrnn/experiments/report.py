@@ -14,12 +14,13 @@ from PIL import Image
 from crfrnn.datasets import PictureSet
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu_of_truth
 from crfrnn.evaluation.tables import write_csv
-from crfrnn.experiments.figures import curves, heat_map, rows_of_pictures
 from crfrnn.experiments.plans import Plan, Row
 from crfrnn.io import read_label_png
 from crfrnn.io.files import write_text
 from crfrnn.io.images import write_png
 from crfrnn.io.parameters import load_parameters
+from crfrnn.lattice.validate import warn
+from crfrnn.plots import curves, heat_map, rows_of_pictures
 
 Pair = tuple[str, str]
 PANELS = 6  # best and worst pictures in a figure
@@ -57,20 +58,15 @@ def write_report(
     if twins:
         text += ["", "Rows minus those they differ from in one thing, paired over pictures:", ""]
         text += _against(result, twins, options)
-    text += ["", f"![trimap]({plan.name}_trimap.png)"]
     stem = folder / plan.name
     result.write_csv(f"{stem}_scores.csv", **options)
     result.write_curve_csv(f"{stem}_trimap.csv")
     write_csv(f"{stem}_labels.csv", _labels(result))
     write_csv(f"{stem}_differences.csv", _differences(result, plan, base, twins, options))
-    lines = {name: (100 * result.trimap_curve(name)).tolist() for name in names}
-    write_png(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
-    learned = folder / "rows" / plan.main / "crf.safetensors"
-    if learned.is_file():
-        matrix = load_parameters(learned).crf.compatibility.detach().double().numpy()
-        title = f"compatibility of {plan.main}, as it is learned"
-        write_png(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
-        text.append(f"![compatibility]({plan.name}_mu.png)")
+    try:
+        text += ["", *_figures(result, plan, folder)]
+    except ImportError as error:  # the runs took hours: their tables are written without figures
+        warn(f"the trimap and the compatibility are not drawn: {error}; then give the same command again")
     if plan.main in names and base != plan.main:
         for word, ids in _extremes(result, plan.main, base).items():
             shown = [name for name in names if name in {base, "post-processing", plan.main}]
@@ -79,6 +75,20 @@ def write_report(
     path = Path(f"{stem}.md")
     write_text(path, "\n".join(text) + "\n")
     return path
+
+
+def _figures(result: Evaluation, plan: Plan[Any], folder: Path) -> list[str]:
+    """Draw the trimap's curves and the main row's compatibility; the Markdown that shows them."""
+    stem = folder / plan.name
+    lines = {name: (100 * result.trimap_curve(name)).tolist() for name in result.methods}
+    write_png(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
+    learned = folder / "rows" / plan.main / "crf.safetensors"
+    if not learned.is_file():
+        return [f"![trimap]({plan.name}_trimap.png)"]
+    matrix = load_parameters(learned).crf.compatibility.detach().double().numpy()
+    title = f"compatibility of {plan.main}, as it is learned"
+    write_png(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
+    return [f"![trimap]({plan.name}_trimap.png)", f"![compatibility]({plan.name}_mu.png)"]
 
 
 def evaluate_rows(rows: list[Row], folder: Path, val: PictureSet, num_labels: int) -> Evaluation:
