@@ -75,7 +75,7 @@ def test_non_finite_unaries_are_refused_by_the_operator() -> None:
 
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 30, 3, requires_grad=True)
-    weights, table = torch.ops.crfrnn.lattice_build(features, None, 1.0, 0, 1, False)
+    weights, table = torch.ops.crfrnn.lattice_build("cpu", features, None, 1.0, 0, 1, False)
     weights = weights.detach().requires_grad_()
     values = torch.randn(30, 4, requires_grad=True)
     none = torch.empty(0)
@@ -84,10 +84,10 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     kernels = ([weights, none], [table, none], [none, theta], [none, none], [scale, scale])
     unary, transform = torch.randn(1, 4, 30, requires_grad=True), torch.randn(2, 4, 4, requires_grad=True)
     return {
-        "lattice_build": (features, None, 1.0, 0, 1, True),
-        "lattice_filter": (values, weights, False, table),
-        "lattice_weight_gradient": (values.detach(), values.detach(), weights.detach(), table),
-        "lattice_feature_gradient": (weights.detach(), features.detach(), 1.0, table),
+        "lattice_build": ("cpu", features, None, 1.0, 0, 1, True),
+        "lattice_filter": ("cpu", values, weights, False, table),
+        "lattice_weight_gradient": ("cpu", values.detach(), values.detach(), weights.detach(), table),
+        "lattice_feature_gradient": ("cpu", weights.detach(), features.detach(), 1.0, table),
         "mean_field": (unary, None, transform, *kernels, [1, 5, 6], None, None, 2, 1.0, True),
     }
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crfrnn.lattice import Exact, exact, exact_filter
+from crfrnn.lattice import Exact, exact_filter, reference
 
 F64 = torch.float64
 
@@ -31,7 +31,7 @@ def test_equals_the_formula_whatever_the_block(
     features = torch.randn(batch, points, dimension, dtype=F64)
     values = torch.randn(batch, points, channels, dtype=F64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "BLOCK", block)
+        patch.setattr(reference, "BLOCK", block)
         out = exact_filter(features, values)
     torch.testing.assert_close(out, dense(features) @ values)
 
@@ -46,7 +46,7 @@ def test_queries_elsewhere() -> None:
 
 @pytest.mark.parametrize("block", [1, 30, 10**6])
 def test_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact, "BLOCK", block)
+    monkeypatch.setattr(reference, "BLOCK", block)
     features = torch.randn(2, 6, 3, dtype=F64, requires_grad=True)
     values = torch.randn(2, 6, 2, dtype=F64, requires_grad=True)
     queries = torch.randn(2, 3, 3, dtype=F64, requires_grad=True)
@@ -67,8 +67,8 @@ def test_memory_does_not_grow_with_the_square() -> None:
     points = 20_000  # the kernel itself would take 3.2 GB in float64
     features = torch.randn(1, points, 1, dtype=F64)
     queries = features[:, :300]
-    sizes = [block.shape for _, block in exact._kernel_blocks(features, queries)]
-    assert sum(s[1] for s in sizes) == 300 and max(s.numel() for s in sizes) <= exact.BLOCK
+    sizes = [block.shape for _, block in reference.kernel_blocks(features, queries)]
+    assert sum(s[1] for s in sizes) == 300 and max(s.numel() for s in sizes) <= reference.BLOCK
 
 
 def test_vmap_and_functional_gradients() -> None:

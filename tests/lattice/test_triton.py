@@ -68,7 +68,7 @@ def test_half_values_are_summed_in_float32(kind: torch.dtype, channels: int) -> 
         Lattice.build(features, backend="triton"),
         Lattice.build(features.double(), backend="reference"),
     )
-    out = torch.ops.crfrnn.triton_lattice_filter(values, built.weights, False, *built.structure)
+    out = torch.ops.crfrnn.lattice_filter("triton", values, built.weights, False, *built.structure)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), truth.filter(values.double()[None])[0], rtol=1e-5, atol=1e-5)
 
@@ -106,7 +106,7 @@ def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> No
 
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 12, 2, requires_grad=True)
-    built = torch.ops.crfrnn.triton_lattice_build(features, None, 1.0, 0, 1)
+    built = torch.ops.crfrnn.lattice_build("triton", features, None, 1.0, 0, 1, False)
     weights, structure = built[0].detach().requires_grad_(), built[1:]
     values, none = torch.randn(12, 3, requires_grad=True), torch.empty(0)
     theta, scale = torch.tensor([1.0, 1.3], requires_grad=True), torch.rand(12).requires_grad_()
@@ -114,22 +114,21 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     kernels = ([weights, none], tables, [none, theta], [none, none], [scale, scale])
     unary, transform = torch.randn(1, 3, 12, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
     return {
-        "lattice_build": (features, None, 1.0, 0, 1),
-        "lattice_filter": (values, weights, False, *structure),
-        "lattice_feature_gradient": (weights.detach(), features.detach(), 1.0, *structure),
-        "mean_field": (unary, None, transform, *kernels, [3, 4], None, None, 1.0, 2, True),
+        "lattice_build": ("triton", features, None, 1.0, 0, 1, False),
+        "lattice_filter": ("triton", values, weights, False, *structure),
+        "lattice_feature_gradient": ("triton", weights.detach(), features.detach(), 1.0, *structure),
+        "triton_mean_field": (unary, None, transform, *kernels, [3, 4], None, None, 1.0, 2, True),
     }
 
 
 @interpreted
 @pytest.mark.parametrize(
-    "name", ["lattice_build", "lattice_filter", "lattice_feature_gradient", "mean_field"]
+    "name", ["lattice_build", "lattice_filter", "lattice_feature_gradient", "triton_mean_field"]
 )
 def test_opcheck(name: str) -> None:
     importlib.import_module("crfrnn.crf.triton.ops")
-    backend.find("triton")
     torch.library.opcheck(
-        getattr(torch.ops.crfrnn, f"triton_{name}").default,
+        getattr(torch.ops.crfrnn, name).default,
         operator_arguments()[name],
         test_utils=["test_schema", "test_autograd_registration", "test_faketensor"],
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import GaussianKernel
-from crfrnn.lattice import backend, exact, exact_filter
+from crfrnn.lattice import backend, exact_filter, reference
 
 pytest.importorskip("triton")
 F64 = torch.float64
@@ -48,7 +48,7 @@ def test_equals_the_torch_version_with_every_gradient(
 
 def test_it_runs_in_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests here would pass by the torch version too."""
-    monkeypatch.setattr(exact, "_kernel_blocks", None)
+    monkeypatch.setattr(reference, "kernel_blocks", None)
     features = torch.randn(1, 9, 3, requires_grad=True)
     kernel = GaussianKernel(features, method="exact", mask=torch.arange(9)[None] != 4)
     out = kernel @ torch.randn(2, 9, 2)
@@ -100,9 +100,10 @@ def test_opcheck_and_compile() -> None:
     tests = ["test_schema", "test_faketensor"]
     features, values, queries = torch.randn(2, 7, 3), torch.randn(2, 7, 4), torch.randn(2, 5, 3)
     ops = torch.ops.crfrnn
-    torch.library.opcheck(ops.triton_gaussian_sum.default, (features, values, queries), test_utils=tests)
-    pulled = (queries, features, torch.randn(2, 5, 4), values)
-    torch.library.opcheck(ops.triton_gaussian_pull.default, pulled, test_utils=tests)
+    given = ("triton", features, values, queries)
+    torch.library.opcheck(ops.gaussian_sum.default, given, test_utils=tests)
+    given = (*given, torch.randn(2, 5, 4), [True, True, True])
+    torch.library.opcheck(ops.gaussian_gradients.default, given, test_utils=tests)
     compiled = torch.compile(exact_filter, fullgraph=True, backend="aot_eager")
     leaf = features.clone().requires_grad_()
     slopes = [torch.autograd.grad(f(leaf, values).square().sum(), leaf)[0] for f in (compiled, exact_filter)]

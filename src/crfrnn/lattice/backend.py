@@ -8,16 +8,23 @@ a module with the members of `Backend`.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.quality import Quality
+from crfrnn.lattice.reference import Simplices
 
 
 class Backend(Protocol):
-    """What a backend implements. Arguments are checked before, gradients are recorded."""
+    """What a backend implements, over checked arguments and without gradients (`ops` and `exact` have them).
+
+    A lattice has a row for each of its P points: barycentric weights Float[P, d+1], in an order of its own,
+    and the structure, one tensor to seven. Values come and go in the caller's order, Float[B·N, C].
+    """
+
+    differentiable: bool  # True: of torch's operations, which differentiate a lattice by themselves
 
     def can(self, device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
         """Why it cannot filter points of `dimension` numbers by `method`, "lattice" or "exact"; None: it can.
@@ -27,21 +34,54 @@ class Backend(Protocol):
         ...
 
     def build(
-        self, features: Tensor, quality: Quality, mask: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Float[B, N, d] to the barycentric weights, in an order of its own, and its structure."""
+        self, features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+    ) -> list[Tensor]:
+        """Float[B, N, d] -> [weights, *structure]; `padded`: where it can, of sizes that the shapes give."""
         ...
 
-    def filter(self, values: Tensor, weights: Tensor, structure: tuple[Tensor, ...], reverse: bool) -> Tensor:
-        """Float[B, N, C] -> Float[B, N, C]; the adjoint with `reverse`."""
+    def filter(self, values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
+        """Splat, blur, slice; the adjoint with `reverse`."""
         ...
 
-    def diagonal(self, weights: Tensor, structure: tuple[Tensor, ...]) -> Tensor:
-        """What each point receives from itself, B·N numbers."""
-        ...
-
-    def num_vertices(self, structure: tuple[Tensor, ...]) -> int:
+    def num_vertices(self, *structure: Tensor) -> int:
         """Vertices of the whole batch."""
+        ...
+
+    def simplices(self, *structure: Tensor, weights: Tensor | None = None) -> Simplices:
+        """Where the points lie, for the diagonal and the tangent of the weights.
+
+        `weights`, where given, are compared with the structure, should it be damaged.
+        """
+        ...
+
+    def gaussian_sum(self, features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+        """[B, N, d], [B, N, C], [B, M, d] -> Σ_j exp(-½ |q_i - f_j|²) v_j, [B, M, C]."""
+        ...
+
+    def gaussian_gradients(
+        self, features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor]:
+        """Of <grad, gaussian_sum>, by features, values and queries; anything for what is not wanted."""
+        ...
+
+
+class Compiled(Backend, Protocol):
+    """What `ops` needs besides to differentiate a lattice that torch cannot."""
+
+    def fake_build(
+        self, features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+    ) -> list[Tensor]:
+        """Tensors of the sizes that `build` would return, without values."""
+        ...
+
+    def weight_gradient(self, x: Tensor, g: Tensor, weights: Tensor, *structure: Tensor) -> Tensor:
+        """The gradient of <g, filter(x)> by the weights."""
+        ...
+
+    def feature_gradient(
+        self, grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor
+    ) -> Tensor:
+        """From the gradient of the weights that of the features, whose shape alone counts."""
         ...
 
 
@@ -60,7 +100,8 @@ if TYPE_CHECKING:  # compares every module with the protocol
     from crfrnn.lattice import cpu, reference
     from crfrnn.lattice.triton import backend as triton
 
-    _all: tuple[Backend, ...] = (cpu, triton, reference)
+    _compiled: tuple[Compiled, ...] = (cpu, triton)
+    _all: tuple[Backend, ...] = (*_compiled, reference)
 
 
 def find(name: str) -> Backend:

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: MIT
 """The compiled backend: all cores, float32 and float64, the same bits for any number of threads.
 
-Weights and structure keep the valid points in the lattice's own order (native/lattice.hpp), unlike the
-reference's.
+Its structure is one int32 table (native/lattice.hpp). The table and the barycentric weights have the valid
+points in the lattice's own order, unlike the reference's. Under `torch.compile` the table is padded to a size
+that the shapes alone give.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from crfrnn import _native
-from crfrnn.lattice import ops, reference
-from crfrnn.lattice.quality import Quality
-from crfrnn.lattice.samples import Structure, joined, split
+from crfrnn.lattice.reference import Simplices
+from crfrnn.lattice.reference import gaussian_gradients as gaussian_gradients
+from crfrnn.lattice.reference import gaussian_sum as gaussian_sum
 from crfrnn.lattice.validate import readable
+
+differentiable = False
+VERTICES = 6  # word of the table that holds the number of vertices
 
 
 def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
@@ -26,32 +32,93 @@ def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -
     )
 
 
-def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
+def build(
+    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+) -> list[Tensor]:
     """Float[B, N, d] -> barycentric weights Float[P, d+1] of the P valid points, and the table."""
-    options = (quality.scale, quality.rings, quality.ring_support, torch.compiler.is_compiling())
-    weights, table = ops.operators.build(features, mask, *options)
-    return reference.unit_diagonal(weights) if quality.unit_diagonal else weights, (table,)
+    bits = None if mask is None else mask.to(torch.uint8).contiguous()
+    threads = torch.get_num_threads()
+    arrays = _native.build(features.contiguous(), bits, scale, rings, ring_support, threads)
+    weights, table = (torch.from_numpy(array) for array in arrays)
+    if padded:
+        points, size = features.shape[0] * features.shape[1], features.shape[2]
+        whole = weights.new_zeros(points, size + 1)
+        whole[: len(weights)] = weights
+        room = table.new_empty(_capacity(points, size, rings))
+        room[: len(table)] = table
+        weights, table = whole, room
+    return [weights, table]
 
 
-def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+def fake_build(
+    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+) -> list[Tensor]:
+    points: Any = features.shape[0] * features.shape[1]
+    size = features.shape[2]
+    if padded:
+        words = _capacity(points, size, rings)
+    else:
+        context = torch.library.get_ctx()
+        words = context.new_dynamic_size(min=16)
+        if mask is not None:
+            points = context.new_dynamic_size(min=0)
+    return [features.new_empty(points, size + 1), features.new_empty(words, dtype=torch.int32)]
+
+
+def _capacity(points: Any, dimension: int, rings: int) -> Any:
+    """Words of the largest table that these points can need: every corner a vertex of its own."""
+    corners = dimension + 1
+    simplex_words = 1 + corners + (corners + 3) // 4
+    vertices = points * corners * (1 + 2 * corners) ** rings
+    neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and the chains of them
+    return 17 + points * (1 + simplex_words) + neighbours + 2 * (vertices + 1)
+
+
+def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
     """Splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
-    batch, points, channels = values.shape
-    out = ops.operators.filter(values.reshape(batch * points, channels), weights, reverse, structure)
-    return out.view(batch, points, channels)
+    (table,) = structure
+    values = values.contiguous()
+    out = torch.empty_like(values)
+    _native.filter(values, weights.contiguous(), table, reverse, torch.get_num_threads(), out)
+    return out
 
 
-def num_vertices(structure: Structure) -> int:
-    return ops.shape_of(structure[0]).vertices
+def weight_gradient(x: Tensor, g: Tensor, weights: Tensor, *structure: Tensor) -> Tensor:
+    (table,) = structure
+    out = torch.zeros_like(weights)
+    _native.weight_gradient(
+        x.contiguous(), g.contiguous(), weights.contiguous(), table, torch.get_num_threads(), out
+    )
+    return out
 
 
-def diagonal(weights: Tensor, structure: Structure) -> Tensor:
-    """The operator's own diagonal, Float[B·N] in the caller's order, 0 at masked points."""
-    if readable(structure[0]):
-        _native.verify(structure[0], len(weights), weights.shape[1])
-    table = ops.read_table(*joined(structure))
-    corner, rank = (t.repeat_interleave(table.run, 0) for t in (table.corner, table.rank))
-    absent = table.neighbour.new_full((len(table.neighbour), 2, 1), table.vertices)
-    # The reference counts a step down first, the table a step along n_j.
-    neighbour = torch.cat([table.neighbour.flip(1), absent], -1)
-    own = reference.diagonal(weights[: len(corner)], (corner, neighbour, rank))
-    return split(weights.new_zeros(table.total).index_copy(0, table.order, own), structure)
+def feature_gradient(grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor) -> Tensor:
+    (table,) = structure
+    out = features.new_empty(features.shape)
+    flat = out.view(-1, features.shape[-1])
+    _native.feature_gradient(grad_weights.contiguous(), table, torch.get_num_threads(), flat)
+    return out
+
+
+def num_vertices(*structure: Tensor) -> int:
+    return int(structure[0][VERTICES])
+
+
+def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
+    (table,) = structure
+    if weights is not None and readable(table):
+        _native.verify(table, len(weights), weights.shape[1])
+    head = table[:16].tolist()
+    size, points, count, vertices = head[1] + 1, head[4], head[5], head[VERTICES]
+    words = (points, count + 1, count * size, (count * size + 3) // 4, 2 * size * vertices)
+    order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
+    run = start.diff().long()  # points of each simplex
+    absent = table.new_full((size, 2, 1), vertices)
+    return Simplices(
+        corner.view(count, size).repeat_interleave(run, 0),
+        # The reference counts a step down first, the table a step along n_j.
+        torch.cat([neighbour.view(size, 2, vertices).flip(1), absent], -1),
+        rank.contiguous().view(torch.uint8)[: count * size].view(count, size).repeat_interleave(run, 0),
+        head[8],
+        order.long(),
+    )

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: MIT
 """The exact Gaussian filter, O(N²): the truth that the lattice is measured against, on any device.
 
-CUDA tensors in float32 go to Triton's kernels (`triton_exact`), which this torch is the readable version of.
+One operator for all backends; plain torch (`reference.gaussian_sum`) is the readable one and runs everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from crfrnn.lattice.backend import choose
+from crfrnn.lattice import reference
+from crfrnn.lattice.backend import choose, find
+from crfrnn.lattice.samples import front
 from crfrnn.lattice.validate import (
     check_features,
     check_values,
     compute_dtype,
-    exporting,
+    needs_graph,
     refuse_forward_over_forward,
 )
-
-BLOCK = 2**21  # kernel entries held at once: 16 MiB in float64, whatever N is
 
 
 def exact_filter(
@@ -48,20 +48,15 @@ def exact_filter(
             f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
             f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
         )
-    if not torch.compiler.is_compiling():
-        refuse_forward_over_forward()
-    gaussian_sum = (_GaussianSum if torch.compiler.is_compiling() else _SumInBothModes).apply
     dtype = compute_dtype(features, values, queries)
     # Contiguous, because the bits of torch's products depend on the layout.
     features, values, queries = (t.to(dtype).contiguous() for t in (features, values, queries))
     backend = choose(features.device, "exact", dtype, features.shape[2], backend)
     if values.shape[0] == features.shape[0]:
-        return gaussian_sum(features, values, queries, backend)
-    pictures, points, channels = (
-        values.shape
-    )  # one set of points for the whole batch: pictures become channels
+        return _sum(backend, features, values, queries)
+    pictures, points, channels = values.shape  # one set of points for all pictures: they become channels
     joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
-    out = gaussian_sum(features, joined, queries, backend)
+    out = _sum(backend, features, joined, queries)
     return out.view(out.shape[1], pictures, channels).transpose(0, 1)
 
 
@@ -92,99 +87,83 @@ class Exact:
         return self.features.shape[0], self.features.shape[1]
 
 
-class _GaussianSum(torch.autograd.Function):
-    """Recomputes the kernel in backward instead of keeping N² numbers; vmap works too."""
-
-    generate_vmap_rule = True
+class GaussianSum(Function):
+    """The exact sum with its rules. The kernel is recomputed in backward, instead of keeping N² numbers."""
 
     @staticmethod
-    def forward(features: Tensor, values: Tensor, queries: Tensor, backend: str) -> Tensor:
-        if backend == "triton":
-            return torch.ops.crfrnn.triton_gaussian_sum(features, values, queries)
-        with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
-            blocks = [kernel @ values for _, kernel in _kernel_blocks(features, queries)]
-        return torch.cat(blocks, 1)
+    def forward(*arguments: Any) -> Tensor:
+        return torch.ops.crfrnn.gaussian_sum(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.backend = inputs
+        ctx.backend, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values, queries = ctx.saved_tensors
-        moves = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
-        if ctx.backend == "triton" and not torch.is_grad_enabled():  # a gradient of it needs the torch below
-            return *_triton_backward(ctx.needs_input_grad, features, values, queries, grad), None
-        to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
-        with torch.autocast(values.device.type, enabled=False):
-            for rows, kernel in _kernel_blocks(features, queries):
-                # Not grad[:, rows], which is an alias where it is all: jacobian(vectorize=True) has none.
-                g = grad.narrow(1, rows.start, kernel.shape[1])
-                to_values = to_values + kernel.transpose(1, 2) @ g
-                if not moves:
-                    continue
-                # ∂k_ij/∂f_j = k_ij (q_i - f_j) = -∂k_ij/∂q_i
-                pull = kernel * (g @ values.transpose(1, 2))
-                q = queries[:, rows]
-                to_features = to_features + pull.transpose(1, 2) @ q - pull.sum(1).unsqueeze(-1) * features
-                to_queries.append(pull @ features - pull.sum(2, keepdim=True) * q)
-        if not moves:
-            return None, to_values, None, None
-        return to_features, to_values, torch.cat(to_queries, 1), None
-
-
-class _SumInBothModes(_GaussianSum):
-    """Apart, because torch.compile refuses functions with a forward mode."""
+        arguments = features, values, queries, grad, list(ctx.needs_input_grad[1:])
+        if needs_graph(grad):  # torch differentiates the reference
+            gradients = reference.gaussian_gradients(*arguments)
+        else:
+            gradients = torch.ops.crfrnn.gaussian_gradients(ctx.backend, *arguments)
+        return None, *(g if want else None for g, want in zip(gradients, arguments[-1], strict=True))
 
     @staticmethod
-    def jvp(
-        ctx: Any,
-        features_step: Tensor | None,
-        values_step: Tensor | None,
-        queries_step: Tensor | None,
-        _: None,
-    ) -> Tensor:
+    def jvp(ctx: Any, _: None, features_step: Any, values_step: Any, queries_step: Any) -> Tensor:
         features, values, queries = ctx.saved_tensors
-        moved = [torch.zeros_like(values[:, :0])]
-        with torch.autocast(values.device.type, enabled=False):
-            for rows, kernel in _kernel_blocks(features, queries):
-                step = torch.zeros_like(kernel)  # of log k_ij
-                if features_step is not None:
-                    along = features_step.transpose(1, 2)
-                    step = step + queries[:, rows] @ along - (features * features_step).sum(-1).unsqueeze(1)
-                if queries_step is not None:
-                    q = queries_step[:, rows]
-                    step = step + q @ features.transpose(1, 2) - (queries[:, rows] * q).sum(-1, keepdim=True)
-                part = (kernel * step) @ values
-                moved.append(part if values_step is None else part + kernel @ values_step)
-        return torch.cat(moved, 1)
+        return reference.gaussian_tangent(features, values, queries, features_step, values_step, queries_step)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, backend: str, *tensors: Tensor) -> tuple[Tensor, int]:
+        """The samples are more pictures of the batch."""
+        whole = [front(t, d, info.batch_size) for t, d in zip(tensors, in_dims[1:], strict=True)]
+        return _sum(backend, *(t.flatten(0, 1) for t in whole)).unflatten(0, whole[0].shape[:2]), 0
 
 
-def _triton_backward(
-    wanted: tuple[bool, ...], features: Tensor, values: Tensor, queries: Tensor, grad: Tensor
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """K is symmetric in its two lists of points: each gradient is a forward product with them exchanged."""
-    ops = torch.ops.crfrnn
-    to_features = ops.triton_gaussian_pull(features, queries, values, grad) if wanted[0] else None
-    to_values = ops.triton_gaussian_sum(queries, grad, features) if wanted[1] else None
-    to_queries = ops.triton_gaussian_pull(queries, features, grad, values) if wanted[2] else None
-    return to_features, to_values, to_queries
+def _sum(*arguments: Any) -> Tensor:
+    if torch.compiler.is_compiling():  # which cannot trace a function with a forward mode
+        return torch.ops.crfrnn.gaussian_sum(*arguments)
+    refuse_forward_over_forward()
+    return GaussianSum.apply(*arguments)  # pyright: ignore[reportReturnType]
 
 
-def _kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, if an empty one."""
-    batch, points, dimension = features.shape
-    if exporting():  # a program has one number of blocks, whatever the size of its inputs
-        starts, step = range(1), queries.shape[1]
-    else:
-        step = max(1, BLOCK // max(1, batch * points))
-        starts = range(0, max(1, queries.shape[1]), step)
-    for start in starts:
-        rows = slice(start, start + step)
-        # Differences, not |q|² + |f|² - 2qf: colours at 85 bandwidths would cost four digits of the exponent.
-        distance = (queries[:, rows, 0, None] - features[:, None, :, 0]).square()
-        for k in range(1, dimension):
-            distance = distance + (queries[:, rows, k, None] - features[:, None, :, k]).square()
-        yield rows, torch.exp(-0.5 * distance)
+# Registration
+
+
+def _vmap_gradients(info: Any, in_dims: Any, backend: str, *arguments: Any) -> tuple[list[Tensor], list[int]]:
+    *tensors, wanted = arguments
+    whole = [front(t, d, info.batch_size) for t, d in zip(tensors, in_dims[1:], strict=False)]
+    gradients = torch.ops.crfrnn.gaussian_gradients(backend, *(t.flatten(0, 1) for t in whole), wanted)
+    return [g.unflatten(0, whole[0].shape[:2]) for g in gradients], [0, 0, 0]
+
+
+_TENSORS = "str backend, Tensor features, Tensor values, Tensor queries"
+_library = torch.library.Library("crfrnn", "FRAGMENT")
+_library.define(f"gaussian_sum({_TENSORS}) -> Tensor")
+_library.define(f"gaussian_gradients({_TENSORS}, Tensor grad, bool[] wanted) -> Tensor[]")
+for _name in ("gaussian_sum", "gaussian_gradients"):
+    # One for every device, as those of a lattice.
+    _library.impl(
+        _name,
+        lambda backend, *arguments, name=_name: getattr(find(backend), name)(*arguments),
+        "CompositeExplicitAutograd",
+    )
+
+
+@torch.library.register_fake("crfrnn::gaussian_sum", lib=_library)
+def _(backend, features, values, queries):
+    return values.new_empty(values.shape[0], queries.shape[1], values.shape[2])
+
+
+@torch.library.register_fake("crfrnn::gaussian_gradients", lib=_library)
+def _(backend, features, values, queries, grad, wanted):
+    return [t.new_empty(t.shape) for t in (features, values, queries)]
+
+
+torch.library.register_autograd(
+    "crfrnn::gaussian_sum", GaussianSum.backward, setup_context=GaussianSum.setup_context, lib=_library
+)
+torch.library.register_vmap("crfrnn::gaussian_sum", GaussianSum.vmap, lib=_library)
+torch.library.register_vmap("crfrnn::gaussian_gradients", _vmap_gradients, lib=_library)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crfrnn.lattice import ops, reference
 from crfrnn.lattice.backend import choose, find
 from crfrnn.lattice.quality import Quality, get_quality
+from crfrnn.lattice.samples import Structure, joined, split
 from crfrnn.lattice.validate import check_features, check_values, compute_dtype, refuse_torchscript
 
 
@@ -28,8 +30,8 @@ class Lattice:
     torch.Size([2, 30, 4])
     """
 
-    weights: Tensor  # barycentric, differentiable in the features; in the backend's own order
-    structure: tuple[Tensor, ...]  # private to the backend
+    weights: Tensor  # barycentric, differentiable in the features; rows in the backend's own order
+    structure: Structure  # private to the backend
     backend: str
     shape: tuple[int, int]  # (B, N)
 
@@ -53,8 +55,10 @@ class Lattice:
         setting = get_quality(quality)
         features = check_features(features, mask)
         name = choose(features.device, "lattice", features.dtype, features.shape[2], backend)
-        weights, structure = find(name).build(features, setting, mask)
-        return Lattice(weights, structure, name, (features.shape[0], features.shape[1]))
+        weights, *structure = ops.build(name, features.contiguous(), mask, *setting[:3])
+        if setting.unit_diagonal:
+            weights = reference.unit_diagonal(weights)
+        return Lattice(weights, tuple(structure), name, (features.shape[0], features.shape[1]))
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
         """Float[B, N, C] -> Float[B, N, C]; `reverse` gives the adjoint. A lattice of batch 1 serves any.
@@ -66,23 +70,24 @@ class Lattice:
         values = check_values(values, batch, points, self.weights.device)
         dtype = compute_dtype(values, self.weights)
         values, weights = values.to(dtype), self.weights.to(dtype)
-        module = find(self.backend)
-        if values.shape[0] == batch:
-            return module.filter(values, weights, self.structure, reverse)
-        pictures, _, channels = values.shape  # one lattice for the whole batch: pictures become channels
-        joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
-        out = module.filter(joined, weights, self.structure, reverse)
+        pictures, _, channels = values.shape
+        if pictures == batch:
+            rows = values.reshape(pictures * points, channels)
+            return ops.filter(self.backend, rows, weights, reverse, *self.structure).view(values.shape)
+        # One lattice for the whole batch: pictures become channels.
+        rows = values.transpose(0, 1).reshape(points, pictures * channels)
+        out = ops.filter(self.backend, rows, weights, reverse, *self.structure)
         return out.view(points, pictures, channels).transpose(0, 1)
 
     def diagonal(self) -> Tensor:
         """What each point receives from itself, Float[B, N]: the diagonal of the operator that runs."""
-        diagonal = find(self.backend).diagonal(self.weights, self.structure)
-        return diagonal.view(self.shape)
+        simplices = find(self.backend).simplices(*joined(self.structure), weights=self.weights)
+        return split(reference.diagonal(self.weights, simplices), self.structure).view(self.shape)
 
     @property
     def num_vertices(self) -> int:
         """Vertices of the whole batch."""
-        return find(self.backend).num_vertices(self.structure)
+        return find(self.backend).num_vertices(*self.structure)
 
     def to(self, device: torch.device | str) -> Lattice:
         """The same lattice on another device; only the backend "reference" works on every device."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The permutohedral lattice in plain torch: slow, readable, on any device, in float32 and float64.
+"""The backend in plain torch: the permutohedral lattice and the exact sum, readable, on any device.
 
 Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Computer Graphics
 Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x. A point in d dimensions is lifted onto the plane
@@ -7,47 +7,69 @@ Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x. A point in d dimensions
 lattice. It lies in one simplex and hands its value to the d+1 corners (splat); along each of d+1 axes the
 vertices are convolved with ½, 1, ½ (blur); the corners are read back (slice).
 
-This is the documentation of the compiled backends and the oracle of their tests. Gradients are torch's own:
-only the barycentric weights depend smoothly on the features, the simplex a point lies in is a constant.
+This is the documentation of the compiled backends and the oracle of their tests. Gradients of a lattice are
+torch's own: only the barycentric weights depend smoothly on the features, the simplex of a point is constant.
+The lattice is slow. The exact sum is not: it holds a block of rows at a time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.quality import Quality
+differentiable = True
+BLOCK = 2**21  # entries of an exact kernel held at once: 16 MiB in float64, whatever N is
 
-Structure = tuple[Tensor, ...]
+
+class Simplices(NamedTuple):
+    """Where points lie in a lattice, in any integer type.
+
+    corner      Int[P, d+1]       vertex of remainder r of the point's simplex; M = none (a masked point)
+    neighbour   Int[d+1, 2, M+1]  vertex one step down and up along an axis; M = missing
+    rank        Int[P, d+1]       place of each axis among the point's offsets in falling order
+    total       the number of points, masked ones included
+    point       Int64[P], the point that a row belongs to; None: row p is point p
+    """
+
+    corner: Tensor
+    neighbour: Tensor
+    rank: Tensor
+    total: int
+    point: Tensor | None
 
 
 def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
     return None
 
 
-def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tensor, Structure]:
+def build(
+    features: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    rings: int,
+    ring_support: int,
+    padded: bool = False,
+) -> list[Tensor]:
     """Find every point's simplex and number the lattice's vertices.
 
-    Float[B, N, d] -> barycentric weights Float[B, N, d+1] and the structure
-
-    corner      Int[B, N, d+1]   vertex of remainder r of the point's simplex; M = none (a masked point)
-    neighbour   Int[d+1, 2, M+1] vertex one step down and up along an axis; M = missing
-    rank        Int[B, N, d+1]   place of each axis among the point's offsets in falling order
+    Float[B, N, d] -> barycentric weights Float[B·N, d+1]; corner, neighbour and rank as in `Simplices`.
     """
-    elevated = elevate(features * quality.scale)
+    elevated = elevate(features * scale)
     with torch.no_grad():
         base, rank = enclosing_simplex(elevated)
         rows = _corner_rows(base, rank)
         valid = rows if mask is None else rows[mask]
         vertices, number = _unique_rows(valid.flatten(0, -2))
-        for _ in range(quality.rings):
+        for _ in range(rings):
             steps = _axis_steps(features.shape[-1], vertices.device)
             ring = [vertices + s for s in torch.cat([steps, -steps])]
             grown, renumber = _unique_rows(torch.cat([vertices, *ring]))
             support = torch.bincount(renumber[len(vertices) :], minlength=len(grown))
-            kept = support >= quality.ring_support
+            kept = support >= ring_support
             kept[renumber[: len(vertices)]] = True
             place = kept.long().cumsum(0) - 1
             number, vertices = place[renumber[: len(vertices)]][number], grown[kept]
@@ -57,24 +79,20 @@ def build(features: Tensor, quality: Quality, mask: Tensor | None) -> tuple[Tens
             corner = number.new_full(rows.shape[:-1], len(vertices))
             corner[mask] = number.view(valid.shape[:-1])
         neighbour = _neighbours(vertices, features.shape[-1])
-        structure: Structure = (corner, neighbour, rank)
     weights = barycentric(elevated, base, rank)
-    if quality.unit_diagonal:
-        weights = unit_diagonal(weights)
     if mask is not None:
         weights = torch.where(mask.unsqueeze(-1), weights, 0)
-    return weights, structure
+    return [weights.flatten(0, 1), corner.flatten(0, 1), neighbour, rank.flatten(0, 1)]
 
 
-def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
     """Splat, blur along axes 0..d (d..0 when `reverse`: the exact adjoint), slice, times 1 / (1 + 2^-d)."""
     corner, neighbour, _ = structure
-    size, count = corner.shape[-1], num_vertices(structure)
+    size, count = corner.shape[-1], num_vertices(*structure)
     channels = values.shape[-1]
     lattice = values.new_zeros(count + 1, channels)
     for r in range(size):
-        shares = weights[..., r, None] * values
-        lattice = lattice.index_add(0, corner[..., r].flatten(), shares.flatten(0, 1))
+        lattice = lattice.index_add(0, corner[:, r], weights[:, r, None] * values)
     # Row M stands for every vertex that is not there: whatever masked points sent to it is dropped.
     lattice = torch.cat([lattice[:count], lattice.new_zeros(1, channels)])
     for axis in reversed(range(size)) if reverse else range(size):
@@ -82,20 +100,21 @@ def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool)
         lattice = lattice + 0.5 * (lattice[down] + lattice[up])
     out = torch.zeros_like(values)
     for r in range(size):
-        out = out + weights[..., r, None] * lattice[corner[..., r]]
+        out = out + weights[:, r, None] * lattice[corner[:, r]]
     return out / (1 + 2.0 ** (1 - size))
 
 
-def diagonal(weights: Tensor, structure: Structure) -> Tensor:
-    """The operator's own diagonal, Float[B, N]: the blur followed between the corners of each simplex.
+def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
+    """The operator's own diagonal, Float[total]: the blur followed between the corners of each simplex.
 
     One blur moves a value by at most one step along each axis. The d+1 steps n_j sum to zero and satisfy no
     other relation, so from corner r a value reaches corner r + k (modulo d+1) in two ways only: up along the
     k axes that lead there round the simplex, or down along the others. Back to r itself: up all round, down
     all round, or staying.
     """
-    corner, neighbour, rank = structure
-    size, count = corner.shape[-1], num_vertices(structure)
+    corner, neighbour, rank = (t.long() for t in simplices[:3])
+    weights = weights[: len(corner)]  # without the padding of torch.compile
+    size, count = corner.shape[-1], neighbour.shape[-1] - 1
     total = torch.zeros_like(weights[..., 0])
     for r in range(size):
         # Going up from corner r the first axis to move is the one of rank d - r, then d - r - 1, and so on.
@@ -111,14 +130,17 @@ def diagonal(weights: Tensor, structure: Structure) -> Tensor:
                     here = torch.where(moves, neighbour[axis, direction][here], here)
                 end = (r + k if direction else r - k) % size
                 total = total + torch.where(here < count, gain, 0) * weights[..., r] * weights[..., end]
-    return total / (1 + 2.0 ** (1 - size))
+    total = total / (1 + 2.0 ** (1 - size))
+    if simplices.point is None:
+        return total
+    return total.new_zeros(simplices.total).index_copy(0, simplices.point, total)
 
 
 def unit_diagonal(weights: Tensor) -> Tensor:
     """w / √(wᵀ G w / (1 + 2^-d)), G_kl the blur's weight between corners k and l of a simplex.
 
     G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the ways round it that `diagonal` follows, no
-    vertex missing on the way.
+    vertex missing on the way. Weights that are all 0, of no point, stay 0.
     """
     size = weights.shape[-1]
     # Not weights @ G: autocast and TF32 would take three of the weights' digits.
@@ -126,11 +148,17 @@ def unit_diagonal(weights: Tensor) -> Tensor:
     for m in range(1, size):
         pairs = (weights[..., m:] * weights[..., :-m]).sum(-1, keepdim=True)
         response = response + 2 * (2.0**-m + 2.0 ** (m - size)) * pairs
+    response = torch.where(response > 0, response, 1)
     return weights * (response / (1 + 2.0 ** (1 - size))).rsqrt()
 
 
-def num_vertices(structure: Structure) -> int:
+def num_vertices(*structure: Tensor) -> int:
     return structure[1].shape[-1] - 1
+
+
+def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
+    corner, neighbour, rank = structure
+    return Simplices(corner, neighbour, rank, len(corner), None)
 
 
 def elevate(features: Tensor) -> Tensor:
@@ -239,3 +267,67 @@ def _codes(rows: Tensor) -> Tensor:
             span, width = int(code.max()) + 1, int(column.max()) + 1
         code, span = code * width + column, span * width
     return code
+
+
+def gaussian_sum(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
+    """Σ_j k_ij v_j with k_ij = exp(-½ |q_i - f_j|²): [B, N, d], [B, N, C], [B, M, d] -> [B, M, C]."""
+    with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
+        return torch.cat([kernel @ values for _, kernel in kernel_blocks(features, queries)], 1)
+
+
+def gaussian_gradients(
+    features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
+) -> list[Tensor]:
+    """Gradients of <grad, gaussian_sum> by features, values and queries; zeros for what is not wanted."""
+    moves = wanted[0] or wanted[2]
+    to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
+    with torch.autocast(values.device.type, enabled=False):
+        for rows, kernel in kernel_blocks(features, queries):
+            # Not grad[:, rows], which is an alias where it is all: jacobian(vectorize=True) has none.
+            g = grad.narrow(1, rows.start, kernel.shape[1])
+            to_values = to_values + kernel.transpose(1, 2) @ g
+            if not moves:
+                continue
+            # ∂k_ij/∂f_j = k_ij (q_i - f_j) = -∂k_ij/∂q_i
+            pull = kernel * (g @ values.transpose(1, 2))
+            q = queries[:, rows]
+            to_features = to_features + pull.transpose(1, 2) @ q - pull.sum(1).unsqueeze(-1) * features
+            to_queries.append(pull @ features - pull.sum(2, keepdim=True) * q)
+    return [to_features, to_values, torch.cat(to_queries, 1) if moves else torch.zeros_like(queries)]
+
+
+def gaussian_tangent(
+    features: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    features_step: Tensor | None,
+    values_step: Tensor | None,
+    queries_step: Tensor | None,
+) -> Tensor:
+    """What steps of features, values and queries move `gaussian_sum` by; None: no step."""
+    moved = [torch.zeros_like(values[:, :0])]
+    with torch.autocast(values.device.type, enabled=False):
+        for rows, kernel in kernel_blocks(features, queries):
+            step = torch.zeros_like(kernel)  # of log k_ij
+            if features_step is not None:
+                along = features_step.transpose(1, 2)
+                step = step + queries[:, rows] @ along - (features * features_step).sum(-1).unsqueeze(1)
+            if queries_step is not None:
+                q = queries_step[:, rows]
+                step = step + q @ features.transpose(1, 2) - (queries[:, rows] * q).sum(-1, keepdim=True)
+            part = (kernel * step) @ values
+            moved.append(part if values_step is None else part + kernel @ values_step)
+    return torch.cat(moved, 1)
+
+
+def kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, if an empty one."""
+    batch, points, dimension = features.shape
+    step = max(1, BLOCK // max(1, batch * points))
+    for start in range(0, max(1, queries.shape[1]), step):
+        rows = slice(start, start + step)
+        # Differences, not |q|² + |f|² - 2qf: colours at 85 bandwidths would cost four digits of the exponent.
+        distance = (queries[:, rows, 0, None] - features[:, None, :, 0]).square()
+        for k in range(1, dimension):
+            distance = distance + (queries[:, rows, k, None] - features[:, None, :, k]).square()
+        yield rows, torch.exp(-0.5 * distance)

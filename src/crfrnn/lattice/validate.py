@@ -99,6 +99,18 @@ def transformed() -> bool:
     return in_functorch() or in_forward_mode()
 
 
+def needs_graph(grad: Tensor) -> bool:
+    """True where a backward pass has to be made of torch's operations.
+
+    That is with create_graph=True, and with is_grads_batched=True, many gradients at once, which
+    torch.autograd.functional.jacobian(vectorize=True) uses.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    batched = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", lambda _: False)
+    return torch.is_grad_enabled() or batched(grad)
+
+
 def fit_for_a_bandwidth(numbers: Tensor) -> bool:
     """True where all are positive and finite, or cannot be read.
 

@@ -62,6 +62,6 @@ def scattered_kernel(features: Tensor, normalization: str) -> GaussianKernel:
     if features.shape[2] <= MAX_DIMENSION:
         return GaussianKernel(features, "lattice", normalization, QUALITY)
     features = check_features(features, max_dimension=None)
-    weights, structure = reference.build(features, get_quality(QUALITY), None)
-    lattice = Lattice(weights, structure, "reference", (features.shape[0], features.shape[1]))
+    weights, *structure = reference.build(features, None, *get_quality(QUALITY)[:3])
+    lattice = Lattice(weights, tuple(structure), "reference", (features.shape[0], features.shape[1]))
     return GaussianKernel(features, normalization=normalization, operator=lattice)

@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 
 from crfrnn.lattice import reference
-from crfrnn.lattice.quality import Quality
 from crfrnn.lattice.triton import numbering as triton_numbering
 from crfrnn.lattice.triton.launch import FUSED, block, ceil_div, on_device, power_of_2
 
@@ -183,9 +182,7 @@ def build(
         return weights, torch.zeros_like(quotient, dtype=index), rank, empty, empty.new_empty(0), *tables
     keys, steps = _packed(quotient, rank, hidden, batch, points, rings)
     if keys is None or steps is None:  # too wide for 64 bits: the slow and general way
-        setting = Quality(scale, rings, ring_support)
-        weights, (corner, neighbour, rank) = reference.build(features, setting, mask)
-        weights, corner, rank = (t.reshape(-1, size) for t in (weights, corner, rank))
+        weights, corner, neighbour, rank = reference.build(features, mask, scale, rings, ring_support)
         number, order = corner.flatten().sort(stable=True)
         rank = rank.to(torch.int8)
     else:

@@ -10,14 +10,10 @@ tf32x3, tensor cores at float32's accuracy. The sum over column tiles carries it
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from crfrnn.lattice.samples import front
 from crfrnn.lattice.triton.launch import FUSED, ceil_div, on_device, power_of_2
 
 TILE = 64  # rows and columns of a tile; half the columns where there are two products: no spills
@@ -142,37 +138,3 @@ def gaussian_pull(queries: Tensor, features: Tensor, left: Tensor, right: Tensor
 def _lines(points: Tensor) -> Tensor:
     """[B, N, d] -> [B, d, N]: neighbouring threads read neighbouring numbers."""
     return points.mT.contiguous()
-
-
-# Operators, for torch.compile and vmap; `exact` has the gradients.
-
-_library = torch.library.Library("crfrnn", "FRAGMENT")
-_library.define("triton_gaussian_sum(Tensor features, Tensor values, Tensor queries) -> Tensor")
-_library.define("triton_gaussian_pull(Tensor queries, Tensor features, Tensor left, Tensor right) -> Tensor")
-_library.impl("triton_gaussian_sum", gaussian_sum, "CompositeExplicitAutograd")
-_library.impl("triton_gaussian_pull", gaussian_pull, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("crfrnn::triton_gaussian_sum")
-def _(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
-    return values.new_empty(values.shape[0], queries.shape[1], values.shape[2])
-
-
-@torch.library.register_fake("crfrnn::triton_gaussian_pull")
-def _(queries: Tensor, features: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    return queries.new_empty(queries.shape)
-
-
-def _batched(name: str) -> Any:
-    """Under vmap the samples are more pictures of the batch."""
-
-    def rule(info: Any, in_dims: tuple[int | None, ...], *tensors: Tensor) -> tuple[Tensor, int]:
-        whole = [front(t, d, info.batch_size) for t, d in zip(tensors, in_dims, strict=True)]
-        out = getattr(torch.ops.crfrnn, name)(*(t.flatten(0, 1) for t in whole))
-        return out.view(whole[0].shape[:2] + out.shape[1:]), 0
-
-    return rule
-
-
-for _name in ("triton_gaussian_sum", "triton_gaussian_pull"):
-    torch.library.register_vmap(f"crfrnn::{_name}", _batched(_name), lib=_library)
