@@ -21,7 +21,7 @@ from crfrnn.training.train import build_segmenter
 
 
 def test_names() -> None:
-    assert recipe_names() == ("cpu-small", "deeplab", "deeplab-fresh", "default", "paper")
+    assert recipe_names() == ("cpu-fcn8s", "cpu-small", "deeplab", "deeplab-fresh", "default", "paper")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -98,7 +98,9 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     path.write_text("!!python/object/apply:os.system ['touch /tmp/never']")
     with pytest.raises(ValueError, match="expected YAML"):
         load_recipe(path)
-    with pytest.raises(ValueError, match="one of cpu-small, deeplab, deeplab-fresh, default, paper"):
+    with pytest.raises(
+        ValueError, match="one of cpu-fcn8s, cpu-small, deeplab, deeplab-fresh, default, paper"
+    ):
         load_recipe("fast")
     with pytest.raises(ValueError, match="stages: expected at least one"):
         recipe_from({"name": "empty"})

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", "-r", help="cpu-small, deeplab, deeplab-fresh, default, paper, or a YAML file."),
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="cpu-fcn8s, cpu-small, deeplab, deeplab-fresh, default, paper, or a YAML file.",
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
