@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""GeoTIFF by windows: georeference kept, never the whole array, and `crfrnn tiles` as a user runs it."""
+"""GeoTIFF by windows, georeference kept: `crfrnn tiles` and `segment` as users run them."""
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
+from colour_network import nearest, save_colours
 from command_line import names, run
-from crfrnn import CRFRNN
+from crfrnn import CRFRNN, Segmenter
 from crfrnn.inference import refine_tiles
 from crfrnn.io import InMemory, LabelRaster, Raster
 from rasters import save
@@ -170,3 +173,82 @@ def test_an_interrupted_file_is_not_there(root: Path) -> None:
     ):
         raise KeyboardInterrupt
     assert not [name for name in names(root) if name not in ("scene.tif", "scores.tif", "map.tif")]
+
+
+def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rasterio.open(root / "scene.tif") as file:
+        image, crs, transform = file.read(), file.crs, file.transform
+    image = image.clip(1)
+    image[:, 30:90, 50:120] = 0
+    deep = np.roll(image, -1, 0).astype(np.uint16) * 40  # green, blue, red
+    save(root / "deep.tif", deep, nodata=0)
+    save_colours(root / "net")
+    sizes, plain = [], Raster.read
+
+    def watched(self: Raster, rows: slice, columns: slice) -> np.ndarray:
+        sizes.append((rows.stop - rows.start, columns.stop - columns.start))
+        return plain(self, rows, columns)
+
+    monkeypatch.setattr(Raster, "read", watched)
+    words = (
+        "segment", root / "deep.tif", "-o", root / "new/out.tif", "-c", root / "net", "--bands", "3,1,2",
+        "-T", 3, "--scale", 0, 10200, "--tile", 256, "--overlap", 64, "--save-probabilities",
+    )  # fmt: skip
+    code, said, error = run(*words)
+    assert (code, error) == (0, "")
+    assert "6 tiles of at most 256 pixels, overlap 64; " in said and "deep.tif: suit" in said
+    assert max(map(max, sizes)) <= 256
+    assert names(root / "new") == ["out.json", "out.tif", "out_probabilities.tif"]
+    hole = (image == 0).all(0)
+    with rasterio.open(root / "new/out.tif") as file:
+        labels = file.read(1)
+        assert (file.crs, file.transform, file.nodata) == (crs, transform, 255)
+    with rasterio.open(root / "new/out_probabilities.tif") as file:
+        p = file.read()
+        assert (file.crs, file.transform, file.count) == (crs, transform, 4)
+    assert ((labels == 255) == hole).all() and np.isnan(p[:, hole]).all()
+    segmenter = Segmenter.from_pretrained(root / "net")
+    batch, mask = torch.from_numpy(image)[None], torch.from_numpy(~hole)[None]
+    with torch.no_grad():
+        whole = segmenter(batch.float(), mask, iterations=3)[0].softmax(0).numpy()
+    assert (labels != whole.argmax(0))[~hole].mean() < 2e-4  # as docs/big-pictures.md says
+    assert np.abs(p - whole)[:, ~hole].mean() < 1e-4
+    record = json.loads((root / "new/out.json").read_text())
+    said = [record[name] for name in ("width", "height", "tiles", "picture")]
+    assert said == [420, 300, 6, "deep.tif"]
+    assert sum(area["pixels"] for area in record["areas"]) == (~hole).sum() and 0 < record["changed"] < 1
+
+    written = (root / "new/out.tif").stat().st_mtime_ns
+    code, said, error = run(*words, "--skip-existing")
+    assert (code, error) == (0, "") and "1 was there already" in said
+    assert (root / "new/out.tif").stat().st_mtime_ns == written
+    code, said, error = run(*(w for w in words if w not in ("-T", 3)), "--no-crf", "--overwrite")
+    assert (code, error) == (0, "") and "overlap 64." in said
+    with rasterio.open(root / "new/out.tif") as file:
+        assert (file.read(1) == nearest(image.transpose(1, 2, 0)))[~hole].mean() > 0.999  # but for ties
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scene.tif", "--bands", "1,2"], "--bands: expected three, red, green, blue"),
+        (["scene.tif", "--bands", "red"], "--bands: expected numbers"),
+        (["scene.tif", "--compare"], "--compare: expected none for a GeoTIFF"),
+        (["scene.tif", "--long-side", 90], "--long-side: expected none for a GeoTIFF"),
+        (["scene.tif", "map.tif"], "-o: expected a folder, or FILE.tif for one GeoTIFF"),
+        (["absent.tif"], "-o: expected a folder, or FILE.tif for one GeoTIFF"),
+        (["scores.tif"], "8 bits per band"),
+        (["scene.tif", "--memory", 60], "memory: expected at least"),
+        (["scene.tif", "-o", "scene.tif"], "scene.tif"),
+        (["scene.tif", "--bands", "3,2,1", "-o", "folder"], "--bands: expected -o FILE.tif"),
+    ],
+)
+def test_segment_refuses_a_geotiff_in_one_line(
+    root: Path, words: list[object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    save_colours(root / "net")
+    before = names(root)
+    code, _, error = run("segment", "-o", "out.tif", "-c", "net", *words)
+    assert code == 2 and said in error and len(error.strip().splitlines()) == 1, error
+    assert names(root) == before

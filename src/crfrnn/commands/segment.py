@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crfrnn.commands import common
+from crfrnn.commands import common, scenes
 from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
 
 if TYPE_CHECKING:
     import torch
 
-    from crfrnn.inference import Prediction, Predictor
+    from crfrnn.inference import Prediction, Predictor, Tiling
     from crfrnn.io.outputs import Item
 
 PANEL_SIDE = 1400
@@ -27,7 +27,9 @@ CAPTIONS = ("photograph", "network alone", "with the CRF", "difference")
 
 def segment(
     images: Pictures,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the results.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder of the results, or LABELS.tif of one GeoTIFF.")
+    ],
     checkpoint: Annotated[
         str | None,
         typer.Option(
@@ -61,6 +63,7 @@ def segment(
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
     ] = False,
     scale: common.Scale = None,
+    bands: scenes.Bands = scenes.BANDS,
     recursive: Recursive = False,
     limit: common.Limit = None,
     skip_existing: common.SkipExisting = False,
@@ -68,6 +71,8 @@ def segment(
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
+
+    A GeoTIFF of any size: with -o LABELS.tif it is read and written by windows, with its georeference.
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
     stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
@@ -77,13 +82,20 @@ def segment(
     Example: crfrnn segment photos/*.jpg -o segmented/ --long-side 1024 --compare
 
     Example: crfrnn segment photos/ --recursive -o segmented/
+
+    Example: crfrnn segment scene.tif -o labels.tif --bands 4,3,2 --scale 0 3000 --memory 2048
     """
     from crfrnn.inference import Predictor, default_checkpoint
     from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
 
-    names = find_pictures(images, recursive)
+    scene = output.suffix.lower() in scenes.ENDINGS
+    names = {} if scene else find_pictures(images, recursive)
+    if scene:
+        _check_scene(images, output, compare=compare, recursive=recursive, long_side=long_side, limit=limit)
+    elif bands != scenes.BANDS:
+        raise ValueError(f"--bands: expected -o FILE.tif, a GeoTIFF, got {str(output)!r}; leave one out")
     name = default_checkpoint() if checkpoint is None else checkpoint
     predictor = Predictor.from_pretrained(
         name, device=_device(device), use_crf=crf, iterations=iterations, long_side=long_side, memory=memory,
@@ -94,13 +106,19 @@ def segment(
         if given and not refines:
             why = "--no-crf" if not crf else f"{name!r}, which has none"
             raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
-    work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
-    pictures = common.spread(list(names), limit)
-    items = [work.item(path, output / names[path]) for path in pictures]
     settings = {
         "checkpoint": find_checkpoint(name) or name, "crf": crf, "iterations": iterations,
         "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap, "scale": scale,
     }  # fmt: skip
+    if scene:
+        _scene(
+            Path(images[0]), output, predictor, str(name), settings, bands, scale, save_probabilities,
+            skip_existing, overwrite,
+        )  # fmt: skip
+        return
+    work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
+    pictures = common.spread(list(names), limit)
+    items = [work.item(path, output / names[path]) for path in pictures]
     failures, done, skipped, stopped = Failures(), 0, 0, False
     with (
         claim(output, "segment", settings, items, resume=skip_existing, overwrite=overwrite) as outputs,
@@ -187,7 +205,54 @@ class _Work:
         return found
 
 
-def _areas(found: Prediction) -> str:
+def _check_scene(images: list[str], output: Path, **others: Any) -> None:
+    if len(images) != 1 or not Path(images[0]).is_file():
+        raise ValueError(
+            f"-o: expected a folder, or FILE.tif for one GeoTIFF that is there, got {str(output)!r} for "
+            f"{' '.join(images[:3])!r}; name a folder, or one scene at a time"
+        )
+    for option, given in others.items():
+        if given:
+            raise ValueError(
+                f"--{option.replace('_', '-')}: expected none for a GeoTIFF, segmented by windows at its own "
+                f"resolution, got {given}; leave it out"
+            )
+
+
+def _scene(
+    image: Path, output: Path, predictor: Predictor, checkpoint: str, settings: dict[str, Any], bands: str,
+    scale: tuple[float, float] | None, save_probabilities: bool, skip_existing: bool, overwrite: bool,
+) -> None:  # fmt: skip
+    """Segment a GeoTIFF by windows: label map, areas and, if wanted, marginals."""
+    from crfrnn.io import LabelRaster
+    from crfrnn.io.files import write_text
+    from crfrnn.io.outputs import Item, claim
+
+    extra, areas, done = scenes.beside(output, save_probabilities), output.with_suffix(AREAS), None
+    item = Item((image,), (*([extra] if extra else ()), areas, output))
+    with scenes.open_scene(image, bands, scale) as scene:
+        if scene.shape[0] != 3:
+            raise ValueError(f"--bands: expected three, red, green, blue, such as 4,3,2, got {bands!r}")
+        with claim(
+            output.parent, "segment", {**settings, "bands": bands}, [item], whole=False, resume=skip_existing,
+            overwrite=overwrite,
+        ) as outputs:  # fmt: skip
+            if not outputs.finished(item):
+                with (
+                    LabelRaster(output, scene, predictor.num_labels, extra) as out,
+                    scenes.tile_bar() as progress,
+                ):
+                    done = predictor.by_windows(scene, out.write, progress=progress)
+                    record = {"picture": image.name, "checkpoint": checkpoint, **done.as_dict()}
+                    if done.crf:
+                        record["changed"] = round(done.changed, 6)
+                    write_text(areas, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    if done is not None:
+        common.out.print(f"{image.name}: {_areas(done)}", markup=False)
+    scenes.say(done, output)
+
+
+def _areas(found: Prediction | Tiling) -> str:
     """The labels, the largest first, without those of 0.0 %."""
     from crfrnn.plots import LEAST
 

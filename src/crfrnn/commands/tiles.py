@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from crfrnn.commands import common
+from crfrnn.commands import common, scenes
 
 
 def tiles(
@@ -16,7 +16,7 @@ def tiles(
     unary: Annotated[Path, typer.Option("--unary", "-u", help="SCORES.tif: a band per label, or labels.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="LABELS.tif")],
     kind: Annotated[str, typer.Option("--kind", help="logits, probabilities, labels.")],
-    bands: Annotated[str, typer.Option("--bands", help="Bands of the guide, such as 3,2,1.")] = "1,2,3",
+    bands: scenes.Bands = scenes.BANDS,
     scale: common.Scale = None,
     labels: common.Labels = None,
     void: common.Void = None,
@@ -39,6 +39,7 @@ def tiles(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.tif, float32 bands.")
     ] = False,
+    skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
 ) -> None:
     """Refine a big picture tile by tile; GeoTIFF in and out, read and written by windows.
@@ -47,27 +48,12 @@ def tiles(
 
     Example: crfrnn tiles scene.tif -u map.tif --kind labels --labels 6 --gt-prob 0.8 -o labels.tif
     """
-    import numpy as np
-
     from crfrnn.inference import refine_tiles
     from crfrnn.io import AsLogits, FileError, LabelRaster, Raster
     from crfrnn.io.outputs import Item, claim
     from crfrnn.lattice.validate import warn
 
-    with (
-        Raster(image, "IMAGE", bands=_bands(bands), scale=scale) as guide,
-        Raster(unary, "--unary") as scores,
-    ):
-        if guide.indexed:
-            raise FileError(
-                "IMAGE", image, "bands of grey or colour", "numbers that stand for colours of a palette",
-                "write the colours themselves: gdal_translate -expand rgb",
-            )  # fmt: skip
-        if (guide.dtype != np.uint8 or guide.bits != 8) and scale is None:
-            raise FileError(
-                "IMAGE", image, "8 bits per band", f"{guide.dtype} of {guide.bits} bits",
-                "say --scale LOW HIGH, the numbers that become 0 and 255",
-            )  # fmt: skip
+    with scenes.open_scene(image, bands, scale) as guide, Raster(unary, "--unary") as scores:
         if misfit := guide.misfit(scores):
             raise FileError(
                 "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
@@ -85,29 +71,16 @@ def tiles(
             spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, quality=quality,
             guide_components=guide_components,
         ).crf.eval()  # fmt: skip
-        extra = output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None
-        item = Item((image, unary), (*([extra] if extra else ()), output))
-        with (
-            claim(output.parent, "tiles", common.settings(), [item], inputs=[params] if params else [],
-                  whole=False, overwrite=overwrite),
-            LabelRaster(output, guide, crf.num_labels, extra) as out,
-            common.progress() as bar,
-        ):  # fmt: skip
-            task = bar.add_task("tiles", total=None)
-            done = refine_tiles(
-                guide, scores, crf, out.write, logits=convert, memory=memory, tile=tile, overlap=overlap,
-                progress=lambda n, total: bar.update(task, completed=n, total=total),
-            )  # fmt: skip
-    common.out.print(
-        f"{done.tiles} {'tile' if done.tiles == 1 else 'tiles'} of at most {done.side} pixels, "
-        f"overlap {done.overlap}; "
-        f"{100 * done.changed:.1f} % of the pixels changed."
-    )
-    common.out.print(f"Label map: {output}", markup=False)
-
-
-def _bands(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--bands: expected numbers such as 3,2,1, got {text!r}") from None
+        extra = scenes.beside(output, save_probabilities)
+        item, done = Item((image, unary), (*([extra] if extra else ()), output)), None
+        with claim(
+            output.parent, "tiles", common.settings(), [item], inputs=[params] if params else [],
+            whole=False, resume=skip_existing, overwrite=overwrite,
+        ) as outputs:  # fmt: skip
+            if not outputs.finished(item):
+                with LabelRaster(output, guide, crf.num_labels, extra) as out, scenes.tile_bar() as progress:
+                    done = refine_tiles(
+                        guide, scores, crf, out.write, logits=convert, memory=memory, tile=tile,
+                        overlap=overlap, progress=progress,
+                    )  # fmt: skip
+    scenes.say(done, output)

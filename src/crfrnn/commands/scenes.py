@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""A GeoTIFF that is read and written by windows: what `crfrnn tiles` and `crfrnn segment` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from crfrnn.commands import common
+
+if TYPE_CHECKING:
+    from crfrnn.inference import Tiling
+    from crfrnn.io import Raster
+
+Bands = Annotated[str, typer.Option("--bands", help="Bands of a GeoTIFF, such as 3,2,1.")]
+BANDS = "1,2,3"
+ENDINGS = (".tif", ".tiff")
+
+
+def open_scene(path: Path, bands: str, scale: tuple[float, float] | None) -> Raster:
+    """The bands of a picture as numbers in 0..255; FileError where it is not said how they become that."""
+    import numpy as np
+
+    from crfrnn.io import FileError, Raster
+
+    try:
+        chosen = [int(word) for word in bands.split(",")]
+    except ValueError:
+        raise ValueError(f"--bands: expected numbers such as 3,2,1, got {bands!r}") from None
+    scene = Raster(path, "IMAGE", bands=chosen, scale=scale)
+    try:
+        if scene.indexed:
+            raise FileError(
+                "IMAGE", path, "bands of grey or colour", "numbers that stand for colours of a palette",
+                "write the colours themselves: gdal_translate -expand rgb",
+            )  # fmt: skip
+        if (scene.dtype != np.uint8 or scene.bits != 8) and scale is None:
+            raise FileError(
+                "IMAGE", path, "8 bits per band", f"{scene.dtype} of {scene.bits} bits",
+                "say --scale LOW HIGH, the numbers that become 0 and 255",
+            )  # fmt: skip
+    except FileError:
+        scene.close()
+        raise
+    return scene
+
+
+def beside(output: Path, save_probabilities: bool) -> Path | None:
+    """The file of the marginals, if they are wanted."""
+    return output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None
+
+
+@contextmanager
+def tile_bar() -> Iterator[Callable[[int, int], None]]:
+    """A callback for the tiles done and the tiles in all."""
+    with common.progress() as bar:
+        task = bar.add_task("tiles", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def say(done: Tiling | None, output: Path) -> None:
+    """How it was cut and what changed; None: it was there already."""
+    if done is None:
+        common.out.print("0 of 1 done, 1 was there already.")
+    else:
+        changed = f"; {100 * done.changed:.1f} % of the pixels changed" if done.crf else ""
+        common.out.print(
+            f"{done.tiles} {'tile' if done.tiles == 1 else 'tiles'} of at most {done.side} pixels, "
+            f"overlap {done.overlap}{changed}."
+        )
+    common.out.print(f"Label map: {output}", markup=False)
