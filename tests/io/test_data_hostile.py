@@ -50,9 +50,9 @@ def test_pickled_arrays(tmp_path):
         archive.write(tmp_path / "a.npy", "a.npy")
     refused(tmp_path / "b.npz", "pickled Python objects")
     (tmp_path / "c.npy").write_bytes(pickle.dumps(Harm()))  # numpy.load would unpickle this one if allowed
-    refused(tmp_path / "c.npy", "expected an array in .npy format")
+    refused(tmp_path / "c.npy", "the header of an array in .npy format")
     np.save(tmp_path / "d.npy", np.zeros(3, dtype=[("a", "f4"), ("b", "i4")]))
-    refused(tmp_path / "d.npy", "header of a plain numeric array")
+    refused(tmp_path / "d.npy", "expected real numbers")
 
 
 def test_code_in_a_pt(tmp_path):
@@ -77,6 +77,13 @@ def test_bombs_are_refused_before_allocation(tmp_path):
         member.write(npy_header("(64, 1024, 1024)"))
         for _ in range(64):
             member.write(bytes(2**20))
+    with (
+        zipfile.ZipFile(tmp_path / "e.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as member,  # a header of 64 MiB
+    ):
+        member.write(npy_header("(2, 3)", version=2, size=2**26)[:12])
+        for _ in range(64):
+            member.write(b" " * 2**20)
     torch.save(torch.zeros(1).expand(10**6, 10**6), tmp_path / "c.pt")  # four bytes and two strides of 0
     torch.save(torch.zeros(2**24), tmp_path / "plain.pt")
     with (
@@ -90,6 +97,7 @@ def test_bombs_are_refused_before_allocation(tmp_path):
     try:
         refused(tmp_path / "a.npy", "at most 2147483648 bytes in memory, got 840000000000")
         refused(tmp_path / "b.npz", "at most 1000000 bytes", max_bytes=1_000_000)
+        refused(tmp_path / "e.npz", "the header of an array")
         refused(tmp_path / "c.pt", "at most 2147483648 bytes in memory, got 4000000000000")
         refused(tmp_path / "d.pt", "at most 1000000 bytes", max_bytes=1_000_000)
         assert tracemalloc.get_traced_memory()[1] < 2**22

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Arrays from .npy, .npz and .pt files that nobody vouches for: no code is run, sizes are looked at first."""
+"""Arrays from untrusted .npy, .npz and .pt files: no code is run, and sizes are checked before allocation."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
-import re
-import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from crfrnn.io.files import FileError, PathLike, existing
@@ -21,12 +22,10 @@ from crfrnn.io.files import FileError, PathLike, existing
 MAX_BYTES = 2**31  # 21 labels of a 25 Mpx picture in float32
 Check = Callable[[tuple[int, ...], np.dtype[Any]], None]
 
-_HEADER_LIMIT = 10_000
+_HEADER_LIMIT = 10_000  # bytes
+_MOST_AXES, _LONGEST = 32, 2**48
 _CHUNK = 2**18
 _OVERHEAD = 2**20  # of a .pt: its pickle and alignment
-_DESCR = re.compile(rb"""['"]descr['"]\s*:\s*['"]([^'"]{1,8})['"]""")
-_ORDER = re.compile(rb"""['"]fortran_order['"]\s*:\s*(True|False)""")
-_SHAPE = re.compile(rb"""['"]shape['"]\s*:\s*\(([\d\sL,]{0,200})\)""")
 _AGAIN = "save or download it again"
 
 
@@ -128,9 +127,10 @@ def _choose(names: list[str], key: str | None, path: Path, role: str) -> str:
 
 
 def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, check: Check) -> NDArray[Any]:
-    """The .npy format (numpy.lib.format) read by hand: numpy would allocate whatever a header asks for."""
-    shape, dtype, fortran = _parse_header(stream, path, role)
-    if dtype.kind == "O":
+    """The header by numpy, the data by hand: numpy would allocate whatever a header asks for."""
+    head = io.BytesIO(stream.read(_HEADER_LIMIT))  # no header can make numpy read more than this
+    shape, fortran, dtype = _parse_header(head, path, role)
+    if dtype.hasobject:
         raise FileError(
             role, path, "plain numbers", "pickled Python objects, which can run code when they are loaded",
             "save a numeric array: numpy.save(name, numpy.asarray(x, dtype=numpy.float32))",
@@ -140,39 +140,32 @@ def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, che
     _check_bytes(math.prod(shape) * dtype.itemsize, shape, dtype, max_bytes, path, role)
     check(shape, dtype)
     flat = np.empty(math.prod(shape), dtype)
-    raw = flat.view(np.uint8)
-    done = 0
-    while done < raw.size:
-        piece = stream.read(min(_CHUNK, raw.size - done))
-        if not piece:
-            raise FileError(role, path, f"{raw.size} bytes of data", f"a truncated file with {done}", _AGAIN)
+    raw, done = flat.view(np.uint8), 0
+    # In an archive the read of the end also checks the checksum.
+    for piece in itertools.chain([head.read()], iter(lambda: stream.read(_CHUNK), b"")):
+        if done + len(piece) > raw.size:
+            raise FileError(role, path, f"{raw.size} bytes of data for {shape}", "more than that", _AGAIN)
         raw[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)
-    if stream.read(1):  # in an archive this read also checks the checksum
-        raise FileError(role, path, f"{raw.size} bytes of data for {shape}", "more than that", _AGAIN)
+    if done < raw.size:
+        raise FileError(role, path, f"{raw.size} bytes of data", f"a truncated file with {done}", _AGAIN)
     array = flat.reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _parse_header(
-    stream: IO[bytes], path: PathLike, role: str
-) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    prefix = stream.read(8)
-    if len(prefix) < 8 or prefix[:6] != b"\x93NUMPY" or prefix[6] not in (1, 2, 3):
-        raise FileError(role, path, "an array in .npy format", f"a file that starts with {prefix!r}", _AGAIN)
-    form = "<H" if prefix[6] == 1 else "<I"
-    size = stream.read(struct.calcsize(form))
-    length = struct.unpack(form, size)[0] if len(size) == struct.calcsize(form) else 0
-    header = stream.read(length) if length <= _HEADER_LIMIT else b""
-    descr, order, shape = (pattern.search(header) for pattern in (_DESCR, _ORDER, _SHAPE))
-    if length == 0 or len(header) < length or not (descr and order and shape):
-        raise FileError(
-            role, path, "the header of a plain numeric array", f"one of {length} bytes that is not", _AGAIN
-        )
-    axes = tuple(int(n.strip().rstrip(b"L")) for n in shape[1].split(b",") if n.strip())
-    if len(axes) > 32 or any(n >= 2**48 for n in axes):
-        raise FileError(role, path, "the shape of an array", f"{axes}", _AGAIN)
-    return axes, np.dtype(descr[1].decode("latin1")), order[1] == b"True"
+def _parse_header(head: IO[bytes], path: PathLike, role: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = npy_format.read_magic(head)
+        if version not in ((1, 0), (2, 0), (3, 0)):  # 3.0 differs from 2.0 in names of fields alone
+            raise ValueError(f"version {version}")
+        read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        shape, fortran, dtype = read(head, max_header_size=_HEADER_LIMIT)
+        if len(shape) > _MOST_AXES or not all(0 <= n < _LONGEST for n in shape):
+            raise ValueError(f"shape {shape!s:.60}")
+    except Exception as error:  # the parser's own errors, of syntax, recursion and memory
+        got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise FileError(role, path, "the header of an array in .npy format", got, _AGAIN) from error
+    return shape, fortran, dtype
 
 
 def _check_bytes(
