@@ -173,6 +173,13 @@ def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path
         assert torch.equal(whole[name], value.half().float())
         assert torch.equal(fresh[name], seed[name] if name.startswith("head.") else whole[name]), name
     assert not torch.equal(fresh["head.aspp0.weight"], whole["head.aspp0.weight"])
+    Segmenter(given, CRFRNN(21)).save_pretrained(tmp_path / "saved.safetensors")
+    recipe = recipe_from(
+        {"name": "r", "network": {**network, "start": str(tmp_path / "saved.safetensors")}, "stages": stages}
+    )
+    other = build_segmenter(recipe, 4).network.state_dict()  # of other labels: the classifier is fresh
+    assert torch.equal(other["head.aspp0.weight"], given.head.aspp0.weight)
+    assert other["head.classifier.weight"].shape[0] == 4
     with pytest.raises(ValueError, match=r"network\.fresh: .* got tail\."):
         built(fresh=["tail."])
 

@@ -164,6 +164,9 @@ def _start(network: torch.nn.Module, choice: NetworkChoice) -> None:
             load_deeplab(network, path)
         return
     source = Segmenter.from_pretrained(path).network
+    if isinstance(network, DeepLab) and isinstance(source, DeepLab):
+        load_deeplab(network, source.state_dict())  # which may be of other labels
+        return
     try:
         network.load_state_dict(source.state_dict())
     except RuntimeError as error:
