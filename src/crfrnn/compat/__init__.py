@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Other systems' interfaces over this engine: `crfrnn.compat.pydensecrf`."""
+"""Other systems' interfaces over this engine: `pydensecrf`, `dcrf`, `bilateralfilter`."""

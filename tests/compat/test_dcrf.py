@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""crfrnn.compat.dcrf beside the same calls of pydensecrf2, with the settings that projects use."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from pydensecrf import densecrf as theirs
+from pydensecrf import utils as their_utils
+
+from compat_pictures import PHOTOGRAPHS, assert_agree, energies, photograph
+from crfrnn.compat.dcrf import DenseCRF
+
+# pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std: CLIP-ES, WeCLIP/AFA, DuPL/SeCo, ToCo
+SETTINGS = [(3, 1, 4, 67, 3), (3, 3, 4, 64, 5), (1, 1, 4, 121, 5), (3, 3, 4, 36, 3)]
+
+
+def probabilities(name: str) -> np.ndarray:
+    p = np.exp(-energies(name).astype(np.float64))
+    picture = photograph(name)
+    return (p / p.sum(0)).astype(np.float32).reshape(-1, *picture.shape[:2])
+
+
+@pytest.mark.parametrize(("setting", "name"), list(zip(SETTINGS, [*PHOTOGRAPHS, *PHOTOGRAPHS], strict=False)))
+def test_marginals_are_those_of_pydensecrf(setting: tuple[float, ...], name: str) -> None:
+    image, p = photograph(name), probabilities(name)
+    labels, height, width = p.shape
+    model = theirs.DenseCRF2D(width, height, labels)
+    model.setUnaryEnergy(np.ascontiguousarray(their_utils.unary_from_softmax(p)))
+    model.addPairwiseGaussian(sxy=setting[1], compat=setting[0])
+    model.addPairwiseBilateral(sxy=setting[3], srgb=setting[4], rgbim=image, compat=setting[2])
+    found = DenseCRF(10, *setting)(image, p)
+    assert_agree(found.reshape(labels, -1), model.inference(10))
+
+
+def test_it_is_pickled_and_serves_several_threads() -> None:
+    name = PHOTOGRAPHS[0]
+    image, p = photograph(name), probabilities(name)
+    post = pickle.loads(pickle.dumps(DenseCRF(3, 3, 3, 10, 50, 5)))
+    alone = post(image, p)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(np.array_equal(q, alone) for q in pool.map(lambda _: post(image, p), range(3)))
+
+
+def test_sizes_that_do_not_fit_are_named() -> None:
+    post = DenseCRF(1, 3, 3, 10, 50, 5)
+    with pytest.raises(ValueError, match=r"probmap: expected \[L, H, W\], got \(4, 5\)"):
+        post(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5)))
+    with pytest.raises(ValueError, match=r"image: expected UInt8 \(4, 5, 3\) .* got \(5, 4, 3\)"):
+        post(np.zeros((5, 4, 3), np.uint8), np.full((2, 4, 5), 0.5))
