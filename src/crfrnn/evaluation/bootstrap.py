@@ -6,12 +6,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Metric = Callable[[NDArray[Any]], NDArray[Any]]
+Runs = Literal["kept", "drawn"]
 _CHUNK_BYTES = 2**26
 
 
@@ -43,8 +44,9 @@ class Interval:
 
 
 def bootstrap(
-    counts: NDArray[Any], metric: Metric, *, samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
+    counts: NDArray[Any], metric: Metric, *, samples: int = 2000, level: float = 0.95, seed: int = 0,
+    runs: Runs | None = None,
+) -> Interval:  # fmt: skip
     """Interval of a metric of summed counts, drawing pictures with replacement.
 
     Args:
@@ -53,9 +55,12 @@ def bootstrap(
         samples: resamples of the picture set.
         level: confidence level in (0, 1).
         seed: of the generator; the same seed draws the same pictures for every method and metric.
+        runs: of counts [pictures, runs, ...], such as trainings from several seeds: the mean over the runs of
+            each one's metric. "kept": the interval holds for these runs; "drawn": runs are drawn with
+            replacement, too, and it holds for others of their kind, as far as a few runs can tell.
 
     Raises:
-        ValueError: no pictures, no samples, a level outside (0, 1).
+        ValueError: no pictures, no samples, a level outside (0, 1), no axis of runs.
 
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 
@@ -64,8 +69,9 @@ def bootstrap(
     >>> bootstrap(matrices, pixel_accuracy).percent()
     '81.25 [75.00, 87.50]'
     """
-    counts = _check(counts, "counts", samples, level)
-    return _interval(metric(counts.sum(0)[None])[0], _resampled(counts, metric, samples, seed), level)
+    counts = _check(counts, "counts", samples, level, runs)
+    value = _averaged(metric, runs, None)(counts.sum(0)[None])[0]
+    return _interval(value, _resampled(counts, metric, samples, seed, runs), level)
 
 
 def paired_bootstrap(
@@ -76,41 +82,65 @@ def paired_bootstrap(
     samples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    runs: Runs | None = None,
 ) -> Interval:
     """Interval of ``metric(counts) - metric(baseline)``, both on the same drawn pictures.
 
     Args:
         counts, baseline: [pictures, ...] of two methods on the same pictures in the same order.
-        metric, samples, level, seed: as in `bootstrap`.
+        metric, samples, level, seed, runs: as in `bootstrap`; the drawn runs are the same for both.
 
     >>> from crfrnn.evaluation import pixel_accuracy
     >>> better, worse = np.array([[[4, 0], [0, 4]]] * 3), np.array([[[3, 1], [0, 4]]] * 3)
     >>> paired_bootstrap(better, worse, pixel_accuracy).clear_of_zero
     True
     """
-    ours, theirs = _check(counts, "counts", samples, level), _check(baseline, "baseline", samples, level)
+    ours, theirs = (
+        _check(part, name, samples, level, runs)
+        for part, name in ((counts, "counts"), (baseline, "baseline"))
+    )
     if ours.shape != theirs.shape:
         raise ValueError(
             f"baseline: expected shape {ours.shape} as counts has, got {theirs.shape}; "
             "both methods must have seen the same pictures"
         )
-    value = metric(ours.sum(0)[None])[0] - metric(theirs.sum(0)[None])[0]
-    drawn = _resampled(ours, metric, samples, seed) - _resampled(theirs, metric, samples, seed)
-    return _interval(value, drawn, level)
+    whole = _averaged(metric, runs, None)
+    value = whole(ours.sum(0)[None])[0] - whole(theirs.sum(0)[None])[0]
+    drawn = (_resampled(part, metric, samples, seed, runs) for part in (ours, theirs))
+    return _interval(value, next(drawn) - next(drawn), level)
 
 
-def _resampled(counts: NDArray[Any], metric: Metric, samples: int, seed: int) -> NDArray[np.float64]:
+def _averaged(metric: Metric, runs: Runs | None, shares: NDArray[Any] | None) -> Metric:
+    """The metric, or its mean over runs, counted by their shares [samples, runs] if these are given."""
+    if runs is None:
+        return metric
+
+    def averaged(summed: NDArray[Any]) -> NDArray[Any]:
+        each = np.stack([metric(summed[:, run]) for run in range(summed.shape[1])], 1)
+        return each.mean(1) if shares is None else (each * shares).sum(1)
+
+    return averaged
+
+
+def _resampled(
+    counts: NDArray[Any], metric: Metric, samples: int, seed: int, runs: Runs | None
+) -> NDArray[np.float64]:
     """The metric of every resample: sums are multiplicities @ counts, in portions of some 64 MiB."""
     pictures = len(counts)
     flat = counts.reshape(pictures, -1).astype(np.float64)  # exact: counts stay far below 2^53
-    rng = np.random.default_rng(seed)
+    rng, other = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     portion = max(1, _CHUNK_BYTES // (8 * max(flat.shape[1], pictures)))
     values = []
     for start in range(0, samples, portion):
         size = min(portion, samples - start)
         multiplicity = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=size)
         sums = multiplicity.astype(np.float64) @ flat
-        values.append(np.asarray(metric(sums.reshape(size, *counts.shape[1:])), np.float64))
+        shares = None
+        if runs == "drawn":
+            count = counts.shape[1]
+            shares = other.multinomial(count, np.full(count, 1 / count), size=size) / count
+        figure = _averaged(metric, runs, shares)
+        values.append(np.asarray(figure(sums.reshape(size, *counts.shape[1:])), np.float64))
     return np.concatenate(values)
 
 
@@ -123,8 +153,12 @@ def _interval(value: Any, drawn: NDArray[np.float64], level: float) -> Interval:
     return Interval(float(value), float(low), float(high), level)
 
 
-def _check(counts: NDArray[Any], name: str, samples: int, level: float) -> NDArray[Any]:
+def _check(counts: NDArray[Any], name: str, samples: int, level: float, runs: Runs | None) -> NDArray[Any]:
     counts = np.asarray(counts)
+    if runs not in (None, "kept", "drawn"):
+        raise ValueError(f"runs: expected None, 'kept' or 'drawn', got {runs!r}")
+    if runs is not None and (counts.ndim < 3 or counts.shape[1] == 0):
+        raise ValueError(f"{name}: expected [pictures, runs, ...], got shape {counts.shape}")
     if counts.ndim < 2 or len(counts) == 0:
         raise ValueError(
             f"{name}: expected [pictures, ...] with at least one picture, got shape {counts.shape}"

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from crfrnn.datasets import PictureSet
 from crfrnn.evaluation import METRICS, Evaluation, Interval
-from crfrnn.evaluation.bootstrap import bootstrap, paired_bootstrap
+from crfrnn.evaluation.bootstrap import Runs, bootstrap, paired_bootstrap
 from crfrnn.evaluation.tables import table, write_csv
 from crfrnn.experiments.plans import Plan
 from crfrnn.experiments.report import evaluate_rows
 from crfrnn.io.files import write_text
+
+RUNS: tuple[Runs, Runs] = ("kept", "drawn")
 
 
 def write_seeds(
@@ -26,8 +28,8 @@ def write_seeds(
     """Write NAME_seeds.md and NAME_seeds.csv from the rows that every seed has finished.
 
     A figure is the mean over the seeds of the data set's figure. Its interval is the percentile bootstrap
-    over pictures, the same drawn pictures for every seed and row: it holds for these seeds' networks, and
-    the figures of the single seeds, which stand beside it, say how far another seed may be.
+    over pictures, the same drawn pictures for every seed and row: it holds for these seeds' networks. A
+    second one draws the seeds as well, and the figures of the single seeds stand beside them.
 
     Args:
         folders: of `Experiment`, by seed; all of one plan and one set of pictures.
@@ -49,7 +51,7 @@ def write_seeds(
         )
     results = {number: evaluate_rows(rows, folder, val, num_labels) for number, folder in folders.items()}
     names = [row.name for row in rows]
-    options = {"samples": samples, "seed": seed}
+    options: dict[str, Any] = {"samples": samples, "seed": seed}
     pairs = [(name, plan.baseline) for name in names if name != plan.baseline and plan.baseline in names]
     if plan.main in names and plan.main != plan.baseline:
         pairs += [(plan.main, other) for other in names if other not in (plan.main, plan.baseline)]
@@ -57,14 +59,22 @@ def write_seeds(
     seeds = ", ".join(map(str, folders))
     own = ([name, *(_each(results, name, m) for m in METRICS)] for name in names)
     means = ([name, *(mean(results, name, m, **options).percent() for m in METRICS)] for name in names)
-    differences = (
-        [f"{a} minus {b}", *(mean_difference(results, a, b, m, **options).percent() for m in METRICS)]
-        for a, b in pairs
-    )
+    differences = {
+        runs: [
+            [
+                f"{a} minus {b}",
+                *(mean_difference(results, a, b, m, runs=runs, **options).percent() for m in METRICS),
+            ]
+            for a, b in pairs
+        ]
+        for runs in RUNS
+    }
     text = [f"# {plan.name}, seeds {seeds}", *([f"Made with `{command}`."] if command else [])]
     note = f"percent, [95 % bootstrap interval over the {len(val)} pictures]"
     text += [f"Mean over the seeds, {note}:", table(["row", *titles], means)]
-    text += ["Differences, paired over pictures and seeds:", table(["rows", *titles], differences)]
+    text += ["Differences, paired over pictures and seeds:", table(["rows", *titles], differences["kept"])]
+    text += ["The same, with the seeds drawn as well as the pictures:"]
+    text += [table(["rows", *titles], differences["drawn"])]
     text += [f"Each seed ({seeds}) by itself:", table(["row", *titles], own)]
     write_csv(output / f"{plan.name}_seeds.csv", _lines(results, names, pairs, options))
     path = output / f"{plan.name}_seeds.md"
@@ -72,29 +82,25 @@ def write_seeds(
     return path
 
 
-def mean(results: Mapping[int, Evaluation], method: str, metric: str, **options: Any) -> Interval:
-    """The mean over seeds of a method's figure, with its bootstrap interval over pictures."""
-    counts, function = _stacked(results, method, metric)
-    return bootstrap(counts, function, **options)
+def mean(
+    results: Mapping[int, Evaluation], method: str, metric: str, *, runs: Runs = "kept", **options: Any
+) -> Interval:
+    """The mean over seeds of a method's figure, with its bootstrap interval; see `bootstrap` for `runs`."""
+    return bootstrap(_stacked(results, method, metric), METRICS[metric].function, runs=runs, **options)
 
 
 def mean_difference(
-    results: Mapping[int, Evaluation], method: str, baseline: str, metric: str, **options: Any
-) -> Interval:
-    """The mean over seeds of ``figure(method) - figure(baseline)``, on the same drawn pictures."""
-    counts, function = _stacked(results, method, metric)
-    return paired_bootstrap(counts, _stacked(results, baseline, metric)[0], function, **options)
+    results: Mapping[int, Evaluation], method: str, baseline: str, metric: str, *, runs: Runs = "kept",
+    **options: Any,
+) -> Interval:  # fmt: skip
+    """The mean over seeds of ``figure(method) - figure(baseline)``, on the same drawn pictures and runs."""
+    ours, theirs = (_stacked(results, name, metric) for name in (method, baseline))
+    return paired_bootstrap(ours, theirs, METRICS[metric].function, runs=runs, **options)
 
 
-def _stacked(results: Mapping[int, Evaluation], method: str, metric: str) -> tuple[NDArray[Any], Any]:
-    """Counts [pictures, seeds, ...], and the mean over seeds of the metric of summed counts."""
-    kind, function, _ = METRICS[metric]
-    counts = np.stack([result.counts[method][kind] for result in results.values()], 1)
-
-    def averaged(summed: NDArray[Any]) -> NDArray[Any]:
-        return np.mean([function(summed[:, s]) for s in range(summed.shape[1])], axis=0)
-
-    return counts, averaged
+def _stacked(results: Mapping[int, Evaluation], method: str, metric: str) -> NDArray[Any]:
+    """Counts [pictures, seeds, ...]."""
+    return np.stack([result.counts[method][METRICS[metric].counts] for result in results.values()], 1)
 
 
 def _each(results: Mapping[int, Evaluation], method: str, metric: str) -> str:
@@ -107,14 +113,19 @@ def _lines(
     pairs: Sequence[tuple[str, str]],
     options: dict[str, Any],
 ) -> list[list[str]]:
-    out = [["row", "minus", "metric", "mean", "low", "high", *(f"seed_{number}" for number in results)]]
+    head = ["row", "minus", "metric", "mean", "low", "high", "low_drawn", "high_drawn"]
+    out = [[*head, *(f"seed_{number}" for number in results)]]
     for method, base in [*((name, "") for name in names), *pairs]:
         for metric in METRICS:
-            if base:
-                found = mean_difference(results, method, base, metric, **options)
-            else:
-                found = mean(results, method, metric, **options)
+            found, drawn = (
+                mean_difference(results, method, base, metric, runs=runs, **options)
+                if base
+                else mean(results, method, metric, runs=runs, **options)
+                for runs in RUNS
+            )
             own = [r.score(method, metric) - (r.score(base, metric) if base else 0) for r in results.values()]
-            numbers = [f"{100 * x:.4f}" for x in (found.value, found.low, found.high, *own)]
+            numbers = [
+                f"{100 * x:.4f}" for x in (found.value, found.low, found.high, drawn.low, drawn.high, *own)
+            ]
             out.append([method, base, metric, *numbers])
     return out
