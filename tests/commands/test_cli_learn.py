@@ -211,7 +211,7 @@ def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -
         ("fit {root} --unaries {root}/unaries -o {out}/a.pkl", "-o"),
         ("fit {out} --unaries {root}/unaries -o {out}/a.safetensors", "root"),
         ("evaluate {root} --labels 3 -m plain -o {out}/o", "--unaries"),
-        ("evaluate {root} --labels 3 -m best --unaries {root}/unaries -o {out}/o", "--method"),
+        ("evaluate {root} --labels 3 -m best --unaries {root}/unaries --layout lhw -o {out}/o", "--method"),
         ("evaluate {root} --labels 3 -m plain --baseline x -o {out}/o", "--baseline"),
         ("evaluate {root} --labels 3 -m plain -m plain -o {out}/o", "--method"),
     ],

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from skimage.draw import polygon2mask
 
 import devkits
-from crfrnn.datasets.coco import OVERLAPS, coco_pictures, voc_labels
-from crfrnn.datasets.coco_shapes import ShapeError, encode
+from crfrnn.datasets.coco import OVERLAPS, ShapeError, coco_pictures, encode, voc_labels
 from crfrnn.io import VOC_CLASSES
 
 # pycocotools 2.0.11 does this under numpy 2

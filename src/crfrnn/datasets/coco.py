@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.datasets.coco_ids import ids_of, whole_number
-from crfrnn.datasets.coco_shapes import Shape, ShapeError, encode
 from crfrnn.datasets.pictures import LabelledPicture, PictureSet, Progress
 from crfrnn.extras import install_line
 from crfrnn.io.files import FileError, PathLike, existing
@@ -23,6 +23,7 @@ from crfrnn.io.palette import VOC_CLASSES, VOID
 from crfrnn.io.problems import by_kind
 from crfrnn.lattice.validate import warn
 
+Shape = bytes  # run lengths in COCO's compressed form
 MIN_PIXELS = 200
 Labelled = tuple[int, dict[str, Any]]  # a label of VOC and an annotation
 OVERLAPS = ("smaller", "void")
@@ -31,6 +32,12 @@ _RENAMED = {
     "airplane": "aeroplane", "motorcycle": "motorbike", "potted plant": "pottedplant", "couch": "sofa",
     "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
+_EXACT = 2**53  # floats above stand for several whole numbers
+_DIGITS = 19
+
+
+class ShapeError(ValueError):
+    """An annotation that cannot be a shape in its picture."""
 
 
 @dataclass(frozen=True)
@@ -236,3 +243,125 @@ def _flag(annotation: dict[str, Any], name: str) -> bool:
     if number not in (0, 1):
         raise ShapeError(f"expected 0 or 1 as {name!r} of an annotation, got {value!r:.40}")
     return number == 1
+
+
+def whole_number(value: Any) -> int | None:
+    """The whole number that a JSON value stands for; None for anything else, true and false too.
+
+    >>> [whole_number(v) for v in (5, 5.0, "005", 5.5, "5a", True, None)]
+    [5, 5, 5, None, None, None, None]
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _EXACT else None
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) <= _DIGITS else None
+    return value if isinstance(value, int) else None
+
+
+def ids_of(
+    entries: Sequence[dict[str, Any]], field: str, name: str, listing: PathLike, *, once: bool = False
+) -> list[int]:
+    """The ids that all entries of a list have under `field`; with `once` no two may be the same.
+
+    Args: name, of the list in the file; listing, the file.
+
+    Raises: ValueError that names file, list, field and the first wrong entry.
+    """
+    found = [whole_number(entry.get(field)) for entry in entries]
+    bad = [place for place, value in enumerate(found) if value is None]
+    if bad:
+        entry = entries[bad[0]]
+        got = f"{entry[field]!r:.40}" if field in entry else "none"
+        raise FileError(
+            "annotations", listing, f"a whole number as {field!r} in every entry of {name!r}",
+            f"{got} in entry {bad[0]} (counted from 0; {len(bad)} such entries)",
+            "write whole numbers, or take these entries out",
+        )  # fmt: skip
+    numbers = [value for value in found if value is not None]
+    if once and len(set(numbers)) < len(numbers):
+        seen: set[int] = set()
+        twice = sorted({n for n in numbers if n in seen or seen.add(n)})
+        raise FileError(
+            "annotations", listing, f"each {field!r} once in {name!r}",
+            f"{len(twice)} of them twice or more (the first: {twice[0]})",
+            "number the entries anew when files are merged, and their annotations with them",
+        )  # fmt: skip
+    return numbers
+
+
+def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None:
+    """The shape of an annotation as compressed run lengths; None where it encloses nothing.
+
+    Args:
+        segmentation: a list of polygons [x0, y0, x1, y1, …], or {"size": [H, W], "counts": …} with run
+            lengths down the columns, as a list or in COCO's compressed form.
+        size: (height, width) of the picture.
+        tools: the module pycocotools.mask.
+
+    Raises:
+        ShapeError: polygons far outside the picture or with values that are no numbers, run lengths that do
+            not add up to the picture. (pycocotools would allocate without limit, or hand out memory that
+            nobody wrote.)
+    """
+    height, width = size
+    if isinstance(segmentation, dict):
+        counts = _checked_counts(segmentation, size)
+        return tools.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+    if not isinstance(segmentation, list):
+        raise ShapeError(f"expected polygons or run lengths, got {type(segmentation).__name__}")
+    # Fewer than three corners enclose nothing, and four numbers pycocotools would take for a box.
+    polygons = [_checked_polygon(p, size) for p in segmentation]
+    polygons = [p for p in polygons if len(p) >= 6]
+    if not polygons:
+        return None
+    return tools.merge(tools.frPyObjects(polygons, height, width))["counts"]
+
+
+def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    if not isinstance(polygon, list) or len(polygon) % 2:
+        raise ShapeError("expected polygons [x0, y0, x1, y1, …], got something else")
+    # Compared before converted: an integer of a thousand digits is no float.
+    if not all(isinstance(v, (int, float)) and abs(v) < math.inf for v in polygon):
+        raise ShapeError("expected finite numbers as corners, got something else")
+    height, width = size
+    for values, length, axis in ((polygon[::2], width, "x"), (polygon[1::2], height, "y")):
+        if values and (min(values) < -length or max(values) > 2 * length):
+            raise ShapeError(
+                f"expected corners in or near 0..{length} along {axis}, got {min(values)}..{max(values)}"
+            )
+    return [float(v) for v in polygon]
+
+
+def _checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> list[int]:
+    if segmentation.get("size") != list(size):
+        raise ShapeError(f"expected run lengths of size {list(size)}, got {segmentation.get('size')!r}")
+    counts = segmentation.get("counts")
+    if isinstance(counts, str):
+        counts = _uncompressed(counts)
+    if not isinstance(counts, list) or not all(isinstance(c, int) and c >= 0 for c in counts):
+        raise ShapeError("expected run lengths of 0 and more, got something else")
+    if sum(counts) != size[0] * size[1]:
+        raise ShapeError(f"expected run lengths that add up to {size[0] * size[1]}, got {sum(counts)}")
+    return counts
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths out of COCO's text: five bits a character from '0' on, a bit for more, differences."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 35:
+            raise ShapeError("expected compressed run lengths, got other text")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ShapeError("expected whole compressed run lengths, got a part")
+    return counts

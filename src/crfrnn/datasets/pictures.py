@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from crfrnn.io.files import FileError, PathLike, read_text
@@ -38,6 +39,8 @@ class LabelledPicture:
             made from an annotation.
         num_labels: what the labels of the mask are checked against, or None.
         mask_loader: gives the mask, UInt8[H, W], where it is no indexed PNG.
+        long_side: larger pictures are reduced to it, bilinearly and antialiased, and their labels by the
+            nearest pixel.
     """
 
     id: str
@@ -45,11 +48,12 @@ class LabelledPicture:
     mask_path: Path | None
     num_labels: int | None = None
     mask_loader: MaskLoader | None = field(default=None, repr=False)
+    long_side: int | None = None
 
     @property
     def image(self) -> NDArray[np.uint8]:
         """The picture, UInt8[H, W, 3], read from disk at each call."""
-        return read_image(self.image_path)
+        return _reduce(read_image(self.image_path), self.long_side, Image.Resampling.BILINEAR)
 
     @property
     def has_mask(self) -> bool:
@@ -61,12 +65,13 @@ class LabelledPicture:
         if self.mask_loader is not None:
             mask = self.mask_loader()
             check_labels(mask, self.num_labels, self.mask_path or self.id, "mask")
-            return mask
-        if self.mask_path is None:
+        elif self.mask_path is not None:
+            mask = read_label_png(self.mask_path, self.num_labels, role="mask")
+        else:
             raise ValueError(
                 f"mask: expected a picture with a truth, got {self.id!r} without; pass masks=True"
             )
-        return read_label_png(self.mask_path, self.num_labels, role="mask")
+        return _reduce(mask, self.long_side, Image.Resampling.NEAREST)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """Picture and mask as UInt8[3, H, W] and UInt8[H, W].
@@ -210,6 +215,28 @@ class PictureSet:
                 f"pictures: expected {len(self)} sound ones, got {len(problems)} problems; "
                 f"copy or mend these:\n  {lines}"
             )
+
+
+def reduced(pictures: PictureSet, long_side: int) -> PictureSet:
+    """The same set with every picture and truth reduced to a longer side of at most `long_side` pixels.
+
+    A network that learns at 256 pixels must be judged there too.
+
+    Raises: ValueError for a side below 8.
+    """
+    if long_side < 8:
+        raise ValueError(f"long_side: expected at least 8 pixels, got {long_side}")
+    return PictureSet(tuple(replace(item, long_side=long_side) for item in pictures), pictures.class_names)
+
+
+def _reduce(values: NDArray[np.uint8], long_side: int | None, how: Image.Resampling) -> NDArray[np.uint8]:
+    height, width = values.shape[:2]
+    share = 1.0 if long_side is None else long_side / max(height, width)
+    if share >= 1:
+        return values
+    size = max(1, round(width * share)), max(1, round(height * share))
+    # A copy: arrays that Pillow lends are read-only, which torch does not take.
+    return np.array(Image.fromarray(values).resize(size, how))
 
 
 def read_ids(listing: PathLike, role: str = "split") -> list[str]:

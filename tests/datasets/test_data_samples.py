@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import devkits
 from crfrnn import CRFRNN
 from crfrnn.datasets import RandomTransform, SegmentationDataset, collate, folder_pictures, voc_pictures
-from crfrnn.datasets import transforms as T
+from crfrnn.datasets import samples as T
 from crfrnn.io import write_label_png
 
 SIDES = st.integers(1, 24)
