@@ -17,6 +17,36 @@ void elevation_scales(int dim, double scale, T* out) {
 template <class T>
 constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
 
+// What embed_one has found of its block, from packs to memory: f of the remainder-0 vertex, and its range so
+// far.
+template <class T>
+CRFRNN_INLINE void write_block(const Pack<T>* nearest, const Pack<T>* rank, const Pack<T>* weight,
+                               int64_t first, int count, int d, const Embedded<T>& out, Pack<T>* least,
+                               Pack<T>* most) {
+  using P = Pack<T>;
+  constexpr int block = embed_block<T>;
+  const auto there = P::Lanes::first(count);
+  Coordinate<T>* coordinates = out.coordinates + first * d;
+  uint8_t* ranks = out.rank + first * (d + 1);
+  T* weights = out.weights + first * (d + 1);
+  alignas(64) T numbers[block];
+  for (int i = 0; i < d; ++i) {
+    const P f = nearest[i] - nearest[i + 1];
+    least[i] = P::select(there, P::min(least[i], f), least[i]);
+    most[i] = P::select(there, P::max(most[i], f), most[i]);
+    f.store(numbers);
+    for (int p = 0; p < block; ++p) coordinates[i * block + p] = static_cast<Coordinate<T>>(numbers[p]);
+  }
+  for (int i = 0; i <= d; ++i) {
+    rank[i].store(numbers);
+    for (int p = 0; p < block; ++p) ranks[i * block + p] = static_cast<uint8_t>(numbers[p]);
+  }
+  for (int i = 0; i <= d; ++i) {
+    weight[i].store(numbers);
+    for (int p = 0; p < count; ++p) weights[p * (d + 1) + i] = numbers[p];
+  }
+}
+
 // The block that begins with point `first`: `count` of its points are there. D features a point where that is
 // a constant, so that all its numbers live in registers, else (D = 0) as many as `dim` says.
 template <class T, int D>
@@ -78,27 +108,7 @@ int embed_one(const T* features, int64_t first, int count, int dim, const T* sca
     }
   }
   b[0] = b[0] + (one + b[d + 1]);
-
-  const auto there = P::Lanes::first(count);
-  Coordinate<T>* coordinates = out.coordinates + first * d;
-  uint8_t* ranks = out.rank + first * (d + 1);
-  alignas(64) T numbers[block];
-  for (int i = 0; i < d; ++i) {
-    const P f = nearest[i] - nearest[i + 1];
-    least[i] = P::select(there, P::min(least[i], f), least[i]);
-    most[i] = P::select(there, P::max(most[i], f), most[i]);
-    f.store(numbers);
-    for (int p = 0; p < block; ++p) coordinates[i * block + p] = static_cast<Coordinate<T>>(numbers[p]);
-  }
-  for (int i = 0; i <= d; ++i) {
-    rank[i].store(numbers);
-    for (int p = 0; p < block; ++p) ranks[i * block + p] = static_cast<uint8_t>(numbers[p]);
-  }
-  T* weights = out.weights + first * (d + 1);
-  for (int i = 0; i <= d; ++i) {
-    b[i].store(numbers);
-    for (int p = 0; p < count; ++p) weights[p * (d + 1) + i] = numbers[p];
-  }
+  write_block(nearest, rank, b, first, count, d, out, least, most);
   return 0;
 }
 

@@ -74,85 +74,97 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
   return items;
 }
 
+// The corners of all simplices: within chunks of simplices each distinct vertex once, found by hashing, for
+// neighbours share most of them.
+template <int W>
+struct Corners {
+  static constexpr int64_t chunk = 4096;
+  List<List<Key<W>>> lists;  // the vertices of each chunk
+  Array<int32_t> place;      // [simplices][dim + 1] in the list of the chunk
+  Array<uint8_t> rank;       // [simplices][dim + 1]
+
+  Corners(const Array<Keyed<W>>& items, const List<int32_t>& first, const Layout& layout, int rank_bits,
+          int threads)
+      : lists((first.size() - 1 + size_t{chunk} - 1) / size_t{chunk}),
+        place((first.size() - 1) * static_cast<size_t>(layout.dim + 1)), rank(place.size()) {
+    const int dim = layout.dim, corners = dim + 1, lead = layout.lead;
+    const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
+    const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
+    Key<W> step[max_dim + 1];
+    for (int i = 0; i <= dim; ++i) step[i] = layout.step<W>(i);
+    parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
+      const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
+      RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
+      for (int64_t s = begin; s < end; ++s) {
+        // All from the sorted key: the points themselves lie scattered.
+        const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
+        uint8_t* r = &rank[static_cast<size_t>(s * corners)];
+        permutation_of(sorted_key, corners, rank_bits, r);
+        int axis_of[max_dim + 1];
+        for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
+        // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
+        Key<W> key = sorted_key >> (dim * rank_bits);
+        if (r[lead] > r[lead + 1]) key = key + one_up;
+        for (int k = 0; k <= dim; ++k) {
+          place[static_cast<size_t>(s * corners + k)] = recent.place_of(key);
+          if (k < dim) key = key + step[axis_of[dim - k]];
+        }
+      }
+      lists[static_cast<size_t>(c)] = recent.keys();
+    });
+  }
+};
+
+// The vertices of all chunks, sorted, each once, with rings of missing ones around them; position: where the
+// vertices of the chunks' lists, one list after the other, are among them.
+template <int W>
+Sorted<W> all_vertices(List<List<Key<W>>>&& lists, const Layout& layout, const BuildOptions& options) {
+  Sorted<W> sorted = sort_unique(std::move(lists), options.threads);
+  if (options.rings <= 0) return sorted;
+  List<Key<W>>& keys = sorted.keys;
+  List<Key<W>> grown = keys;
+  for (int ring = 0; ring < options.rings; ++ring)
+    grown = grow(grown, layout, options.ring_support, options.threads);
+  List<int32_t> moved(keys.size());
+  for (size_t i = 0, j = 0; i < keys.size(); ++i) {
+    while (!(grown[j] == keys[i])) ++j;
+    moved[i] = static_cast<int32_t>(j);
+  }
+  for (size_t i = 0; i < sorted.position.size(); ++i)
+    sorted.position[i] = moved[static_cast<size_t>(sorted.position[i])];
+  keys.swap(grown);
+  return sorted;
+}
+
 // The table; sorts the simplices' keys, so that `items` holds the order of its points.
 template <int W>
 Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total,
                         const BuildOptions& options) {
-  const int dim = layout.dim, corners = dim + 1, lead = layout.lead, threads = options.threads;
-  const int64_t points = valid.count;
-  const int rank_bits = bits_for(static_cast<uint64_t>(corners)), code_bits = dim * rank_bits;
+  const int corners = layout.dim + 1, lead = layout.lead, threads = options.threads;
+  const int rank_bits = bits_for(static_cast<uint64_t>(corners));
   sort_keyed(items, threads);
-
   // The sorted position where each simplex starts.
-  const List<int32_t> first = run_starts(points, threads, [&](int64_t i) {
+  const List<int32_t> first = run_starts(valid.count, threads, [&](int64_t i) {
     return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
   });
-  const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
-
-  // Distinct corners: within chunks of simplices by hashing (neighbours share most of them), then all
-  // together by sorting.
-  constexpr int64_t chunk = 4096;
-  const int64_t chunks = (simplices + chunk - 1) / chunk;
-  List<List<Key<W>>> lists(static_cast<size_t>(chunks));
-  Array<int32_t> corner(static_cast<size_t>(simplices * corners));
-  Array<uint8_t> ranks(static_cast<size_t>(simplices * corners));
-  const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
-  Key<W> step[max_dim + 1];
-  for (int i = 0; i <= dim; ++i) step[i] = layout.step<W>(i);
-  parallel_for(chunks, threads, [&](int64_t c, int) {
-    const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
-    RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
-    for (int64_t s = begin; s < end; ++s) {
-      // All from the sorted key: the points themselves lie scattered.
-      const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
-      uint8_t* r = &ranks[static_cast<size_t>(s * corners)];
-      permutation_of(sorted_key, corners, rank_bits, r);
-      int axis_of[max_dim + 1];
-      for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
-      // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
-      Key<W> key = sorted_key >> code_bits;
-      if (r[lead] > r[lead + 1]) key = key + one_up;
-      for (int k = 0; k <= dim; ++k) {
-        corner[static_cast<size_t>(s * corners + k)] = recent.place_of(key);
-        if (k < dim) key = key + step[axis_of[dim - k]];
-      }
-    }
-    lists[static_cast<size_t>(c)] = recent.keys();
-  });
-  List<int64_t> offset(static_cast<size_t>(chunks) + 1, 0);
-  for (int64_t c = 0; c < chunks; ++c)
-    offset[static_cast<size_t>(c) + 1] =
-        offset[static_cast<size_t>(c)] + static_cast<int64_t>(lists[static_cast<size_t>(c)].size());
-  Sorted<W> sorted = sort_unique(std::move(lists), threads);
-  List<Key<W>> keys = std::move(sorted.keys);
-  Array<int32_t>& position = sorted.position;
-  if (options.rings > 0) {
-    List<Key<W>> grown = keys;
-    for (int ring = 0; ring < options.rings; ++ring)
-      grown = grow(grown, layout, options.ring_support, threads);
-    List<int32_t> moved(keys.size());
-    for (size_t i = 0, j = 0; i < keys.size(); ++i) {
-      while (!(grown[j] == keys[i])) ++j;
-      moved[i] = static_cast<int32_t>(j);
-    }
-    for (size_t i = 0; i < position.size(); ++i) position[i] = moved[static_cast<size_t>(position[i])];
-    keys.swap(grown);
-  }
-  const int64_t vertices = static_cast<int64_t>(keys.size());
-
-  const List<int32_t> slab_vertex = run_starts(vertices, threads, [&](int64_t v) {
+  Corners<W> corner(items, first, layout, rank_bits, threads);
+  List<int64_t> offset(corner.lists.size() + 1, 0);
+  for (size_t c = 0; c < corner.lists.size(); ++c)
+    offset[c + 1] = offset[c] + static_cast<int64_t>(corner.lists[c].size());
+  const Sorted<W> sorted = all_vertices(std::move(corner.lists), layout, options);
+  const List<Key<W>>& keys = sorted.keys;
+  const List<int32_t> slab_vertex = run_starts(static_cast<int64_t>(keys.size()), threads, [&](int64_t v) {
     return keys[static_cast<size_t>(v)] >> layout.slab_shift ==
            keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
   });
-  const int64_t slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
 
   TableShape shape;
-  shape.dim = dim;
+  shape.dim = layout.dim;
   shape.lead = lead;
-  shape.points = points;
-  shape.simplices = simplices;
-  shape.vertices = vertices;
-  shape.slabs = slabs;
+  shape.points = valid.count;
+  shape.simplices = static_cast<int64_t>(first.size()) - 1;
+  shape.vertices = static_cast<int64_t>(keys.size());
+  shape.slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
   shape.total = total;
   shape.scale = options.scale;
   Array<int32_t> table(static_cast<size_t>(shape.words()));
@@ -162,45 +174,45 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   const auto writable = [](const auto* p) {
     return const_cast<std::remove_const_t<std::remove_pointer_t<decltype(p)>>*>(p);
   };
-  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
-  std::fill(writable(view.simplex_rank) + simplices * corners,
-            reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
 
-  parallel_ranges(points, 4096, threads, [&](int64_t begin, int64_t end) {
+  parallel_ranges(view.points, 4096, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
   });
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
-  parallel_for(chunks, threads, [&](int64_t c, int) {
-    for (int64_t s = c * chunk; s < std::min(simplices, (c + 1) * chunk); ++s) {
-      for (int k = 0; k <= dim; ++k) {
-        const size_t at = static_cast<size_t>(s * corners + k);
-        writable(view.simplex_vertex)[at] =
-            position[static_cast<size_t>(offset[static_cast<size_t>(c)] + corner[at])];
-        writable(view.simplex_rank)[at] = ranks[at];
+  parallel_ranges(view.simplices, Corners<W>::chunk, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t s = begin; s < end; ++s)
+      for (int64_t at = s * corners; at < (s + 1) * corners; ++at) {
+        const int64_t vertex =
+            offset[static_cast<size_t>(s / Corners<W>::chunk)] + corner.place[static_cast<size_t>(at)];
+        writable(view.simplex_vertex)[at] = sorted.position[static_cast<size_t>(vertex)];
+        writable(view.simplex_rank)[at] = corner.rank[static_cast<size_t>(at)];
       }
-    }
   });
-
+  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
+  std::fill(writable(view.simplex_rank) + view.simplices * corners,
+            reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
   find_neighbours(view, keys, layout, writable(view.neighbour), threads);
-
   std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
-  parallel_for((corners - 2) * slabs, threads, [&](int64_t task, int) {
-    const int64_t which = task / slabs, slab = task % slabs, axis = which < lead ? which : which + 2;
-    link_chains(view, axis, slab, writable(view.chain) + which * vertices,
-                writable(view.chain_end)[which * slabs + slab]);
+  parallel_for((corners - 2) * view.slabs, threads, [&](int64_t task, int) {
+    const int64_t which = task / view.slabs, slab = task % view.slabs,
+                  axis = which < lead ? which : which + 2;
+    link_chains(view, axis, slab, writable(view.chain) + which * view.vertices,
+                writable(view.chain_end)[which * view.slabs + slab]);
   });
   int64_t s = 0;
-  for (int64_t slab = 0; slab < slabs; ++slab) {
+  for (int64_t slab = 0; slab < view.slabs; ++slab) {
     check_stop();
     writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
     const Key<W> here =
         keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
-    while (s < simplices && (items[static_cast<size_t>(first[static_cast<size_t>(s)])].key >>
-                             (layout.slab_shift + code_bits)) == here)
-      ++s;
+    const auto slab_of = [&](int64_t simplex) {
+      return items[static_cast<size_t>(first[static_cast<size_t>(simplex)])].key >>
+             (layout.slab_shift + layout.dim * rank_bits);
+    };
+    while (s < view.simplices && slab_of(s) == here) ++s;
   }
-  writable(view.slab_simplex)[slabs] = static_cast<int32_t>(s);
+  writable(view.slab_simplex)[view.slabs] = static_cast<int32_t>(s);
   return table;
 }
 

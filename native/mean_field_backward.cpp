@@ -8,118 +8,134 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// The parts of K_m's own derivative that one iteration adds: barycentric weights, scales, bandwidths.
+// K_m's own derivative, as one iteration adds it: barycentric weights, scales, bandwidths.
 template <int NP>
-void kernel_gradients(const Problem& problem, const Order& order, const Messages& messages, int m,
-                      const Transform& forward_a, const Transform& transposed_a, const float* q,
-                      const float* g, const float* reversed, bool spread_ready, KernelGradient& out) {
-  const Kernel& kernel = problem.kernels[m];
-  const int64_t width = problem.width(), total = problem.total(), labels = problem.labels;
-  const Packs<NP> packs(problem);
-  const bool scales = out.pre || out.post;
-  if (kernel.is_lattice && (out.weights || scales)) {
+struct KernelDerivative {
+  const Messages& messages;
+  const Kernel& kernel;
+  const Transform &a, &transposed;  // A_m and its transpose
+  const float *q, *g;
+  KernelGradient& out;
+  const Problem& problem = messages.problem;
+  const Order& order = messages.order;
+  Packs<NP> packs{problem};
+
+  // reversed: the messages of Kᵀ g in the pixels' order; spread_ready: a lattice's rows of Kᵀ g are in
+  // messages.spread.
+  void add(const float* reversed, bool spread_ready) const {
+    const bool scales = out.pre || out.post;
+    if (kernel.is_lattice && (out.weights || scales)) of_lattice(spread_ready);
+    if (kernel.is_lattice) return;
+    if (out.post || out.theta) of_separable();
+    if (out.pre)
+      parallel_ranges(problem.total(), grain, problem.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row)
+          out.pre[order.pixel[row]] += dot(a, q, row, reversed + order.pixel[row] * packs.labels);
+      });
+  }
+
+ private:
+  // A row of `rows`, transformed.
+  CRFRNN_INLINE void transform(const Transform& by, const float* rows, int64_t row, P* to) const {
+    P from[Packs<NP>::capacity];
+    for (int b = 0; b < packs; ++b) to[b] = P::zero();
+    packs.load(rows + row * packs.labels, from);
+    by.template add<NP>(from, packs, to);
+  }
+  CRFRNN_INLINE float dot(const Transform& by, const float* rows, int64_t row, const float* other) const {
+    P from[Packs<NP>::capacity], to[Packs<NP>::capacity], sum = P::zero();
+    transform(by, rows, row, to);
+    packs.load(other, from);
+    for (int b = 0; b < packs; ++b) sum = P::fma(to[b], from[b], sum);
+    return sum.sum();
+  }
+
+  void of_lattice(bool spread_ready) const {
     const Lattice& lattice = kernel.lattice;
-    const int corners = lattice.dim + 1;
+    const int64_t width = problem.width();
     const size_t bytes = Messages::lattice_bytes(problem);
     const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes),
-        mixed(static_cast<size_t>(2 * total * width) * sizeof(float));
-    float* g_hat = mixed.as<float>();      // Aᵀ g, one row a point of this lattice
-    float* q_hat = g_hat + total * width;  // A q
+        mixed(static_cast<size_t>(2 * problem.total() * width) * sizeof(float));
+    float* g_hat = mixed.as<float>();                // Aᵀ g, one row a point of this lattice
+    float* q_hat = g_hat + problem.total() * width;  // A q
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t row = order.row[lattice.order[p]];
-        P from[Packs<NP>::capacity], to[Packs<NP>::capacity];
-        for (int b = 0; b < packs; ++b) to[b] = P::zero();
-        packs.load(g + row * labels, from);
-        transposed_a.add<NP>(from, packs, to);
+        P to[Packs<NP>::capacity];
+        transform(transposed, g, row, to);
         for (int b = 0; b < packs; ++b) to[b].store(g_hat + p * packs.width() + b * P::lanes);
-        for (int b = 0; b < packs; ++b) to[b] = P::zero();
-        packs.load(q + row * labels, from);
-        forward_a.add<NP>(from, packs, to);
+        transform(a, q, row, to);
         for (int b = 0; b < packs; ++b) to[b].store(q_hat + p * packs.width() + b * P::lanes);
       }
     });
-    const float factor = slice_factor<float>(kernel.lattice.dim);
-    // of Kᵀ g, already there
-    const float* back_rows = (spread_ready ? messages.spread : backward_rows).as<float>();
     const Sweep<float, NP> sweep = messages.template sweep_of<NP>(kernel, false);
-    const RowShape<float, NP> like = sweep.shape;
     messages.spread_rows(sweep, messages.template source_of<NP>(kernel, q, kernel.pre),
                          forward_rows.as<float>());
     if (!spread_ready)
       messages.spread_rows(messages.template sweep_of<NP>(kernel, true),
                            messages.template source_of<NP>(kernel, g, kernel.post),
                            backward_rows.as<float>());
+    const float* back_rows = (spread_ready ? messages.spread : backward_rows).template as<float>();
+    const RowShape<float, NP> like = sweep.shape;
+    const float factor = slice_factor<float>(lattice.dim);
     sweep.each_simplex_range([&](int64_t begin, int64_t end, int) {
-      for (int64_t s = begin; s < end; ++s) {
-        const int32_t* vertex = lattice.simplex_vertex + s * corners;
-        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
-          const int64_t pixel = lattice.order[p];
-          const float pre = kernel.pre ? kernel.pre[pixel] : 1.f,
-                      post = kernel.post ? kernel.post[pixel] : 1.f;
-          float pre_sum = 0.f, post_sum = 0.f;
-          for (int k = 0; k < corners; ++k) {
-            const int64_t at = vertex[k] * like.width;
-            P ahead = P::zero(), back = P::zero();
-            for (int b = 0; b < packs; ++b) {
-              const int64_t lane = p * packs.width() + b * P::lanes;
-              ahead = P::fma(P::load(g_hat + lane), like.load(forward_rows.as<float>() + at, b), ahead);
-              back = P::fma(P::load(q_hat + lane), like.load(back_rows + at, b), back);
-            }
-            const float d_ahead = ahead.sum() * factor, d_back = back.sum() * factor;
-            if (out.weights) out.weights[p * corners + k] += post * d_ahead + pre * d_back;
-            post_sum += kernel.weights[p * corners + k] * d_ahead;
-            pre_sum += kernel.weights[p * corners + k] * d_back;
-          }
-          if (out.post) out.post[pixel] += post_sum;
-          if (out.pre) out.pre[pixel] += pre_sum;
-        }
-      }
+      for (int64_t s = begin; s < end; ++s)
+        for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p)
+          add_point(like, factor, s, p, g_hat, forward_rows.as<float>(), q_hat, back_rows);
     });
-    return;
   }
-  if (kernel.is_lattice || (!out.theta && !scales)) return;
 
-  const Buffer message_rows(static_cast<size_t>(problem.plane()) * sizeof(float));
-  const float* message = message_rows.as<float>();
-  const Buffer partial(sizeof(double) * fixed_parts);
-  for (int axis = out.post ? -1 : 0; axis < (out.theta ? 3 : 0); ++axis) {
-    if (axis >= 0 && problem.grid[axis] == 1) continue;
-    messages.separable_messages(kernel, axis, q, kernel.pre, message_rows.as<float>());
-    parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
-      double sum = 0;
-      for (int64_t row = total * part / fixed_parts; row < total * (part + 1) / fixed_parts; ++row) {
-        const int64_t pixel = order.pixel[row];
-        P from[Packs<NP>::capacity], to[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) to[b] = P::zero();
-        packs.load(g + row * labels, from);
-        transposed_a.add<NP>(from, packs, to);
-        packs.load(message + pixel * labels, from);
-        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], from[b], dot);
-        if (axis < 0)
-          out.post[pixel] += dot.sum();
-        else
-          sum += static_cast<double>(dot.sum()) * (kernel.post ? kernel.post[pixel] : 1.f);
+  // Point p of simplex s: Aᵀ g meets the spread rows of q at its corners, A q those of g.
+  CRFRNN_INLINE void add_point(const RowShape<float, NP> like, float factor, int64_t s, int64_t p,
+                               const float* g_hat, const float* forward_rows, const float* q_hat,
+                               const float* back_rows) const {
+    const int corners = kernel.lattice.dim + 1;
+    const int32_t* vertex = kernel.lattice.simplex_vertex + s * corners;
+    const int64_t pixel = kernel.lattice.order[p];
+    const float pre = kernel.pre ? kernel.pre[pixel] : 1.f, post = kernel.post ? kernel.post[pixel] : 1.f;
+    float pre_sum = 0.f, post_sum = 0.f;
+    for (int k = 0; k < corners; ++k) {
+      const int64_t at = vertex[k] * like.width;
+      P ahead = P::zero(), back = P::zero();
+      for (int b = 0; b < packs; ++b) {
+        const int64_t lane = p * packs.width() + b * P::lanes;
+        ahead = P::fma(P::load(g_hat + lane), like.load(forward_rows + at, b), ahead);
+        back = P::fma(P::load(q_hat + lane), like.load(back_rows + at, b), back);
       }
-      partial.as<double>()[part] = sum;
-    });
-    if (axis >= 0)
-      for (int64_t part = 0; part < fixed_parts; ++part) out.theta[axis] += partial.as<double>()[part];
+      const float d_ahead = ahead.sum() * factor, d_back = back.sum() * factor;
+      if (out.weights) out.weights[p * corners + k] += post * d_ahead + pre * d_back;
+      post_sum += kernel.weights[p * corners + k] * d_ahead;
+      pre_sum += kernel.weights[p * corners + k] * d_back;
+    }
+    if (out.post) out.post[pixel] += post_sum;
+    if (out.pre) out.pre[pixel] += pre_sum;
   }
-  if (out.pre)
-    parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t pixel = order.pixel[row];
-        P from[Packs<NP>::capacity], to[Packs<NP>::capacity], dot = P::zero();
-        for (int b = 0; b < packs; ++b) to[b] = P::zero();
-        packs.load(q + row * labels, from);
-        forward_a.add<NP>(from, packs, to);
-        packs.load(reversed + pixel * labels, from);
-        for (int b = 0; b < packs; ++b) dot = P::fma(to[b], from[b], dot);
-        out.pre[pixel] += dot.sum();
-      }
-    });
-}
+
+  // The closing scale, and θ of every axis: Aᵀ g meets K q, and the derivatives of K in θ.
+  void of_separable() const {
+    const int64_t total = problem.total();
+    const Buffer message_rows(static_cast<size_t>(problem.plane()) * sizeof(float));
+    const Buffer partial(sizeof(double) * fixed_parts);
+    for (int axis = out.post ? -1 : 0; axis < (out.theta ? 3 : 0); ++axis) {
+      if (axis >= 0 && problem.grid[axis] == 1) continue;
+      messages.separable_messages(kernel, axis, q, kernel.pre, message_rows.as<float>());
+      parallel_for(fixed_parts, problem.threads, [&](int64_t part, int) {
+        double sum = 0;
+        for (int64_t row = total * part / fixed_parts; row < total * (part + 1) / fixed_parts; ++row) {
+          const int64_t pixel = order.pixel[row];
+          const float product = dot(transposed, g, row, message_rows.as<float>() + pixel * packs.labels);
+          if (axis < 0)
+            out.post[pixel] += product;
+          else
+            sum += static_cast<double>(product) * (kernel.post ? kernel.post[pixel] : 1.f);
+        }
+        partial.as<double>()[part] = sum;
+      });
+      if (axis >= 0)
+        for (int64_t part = 0; part < fixed_parts; ++part) out.theta[axis] += partial.as<double>()[part];
+    }
+  }
+};
 
 // dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), and what of g stays with the
 // iteration before.
@@ -192,8 +208,8 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
     leading.spread(g);
     if (bandwidths)
       for (int m = 0; m < kernels; ++m)
-        kernel_gradients<NP>(problem, order, messages, m, plain[m], transforms[m], q, g, others.at[m],
-                             leading.is(m), grad_kernels[m]);
+        KernelDerivative<NP>{messages, problem.kernels[m], plain[m], transforms[m], q, g, grad_kernels[m]}
+            .add(others.at[m], leading.is(m));
     float* made = t > 0 ? g : nullptr;
     const Backward<NP, false> body{problem, grams, any, q, g, du, back};
     if (leading.turning)

@@ -65,52 +65,107 @@ Exact<float> transform_of(Random& random, int64_t kernels, int64_t labels) {
   return a;
 }
 
-}  // namespace
-
-void mean_field_case(Random& random) {
+// A problem and all that it points into.
+struct Case {
   Problem p;
-  p.batch = random.between(1, 3);
-  p.labels = random.chance(2) ? random.between(1, 22) : random.between(1, 100);
-  const int axes = static_cast<int>(random.between(1, 3));
-  for (int i = 3 - axes; i < 3; ++i) p.grid[i] = random.between(1, axes == 1 ? 150 : axes == 2 ? 14 : 6);
-  const bool wide = random.chance(4);  // room for Gaussians that go through a coarser grid
-  if (wide) {
-    p.batch = 1;
-    p.labels = random.between(1, 22);
-    p.grid[0] = random.between(1, 2);
-    p.grid[1] = random.between(10, 60);
-    p.grid[2] = random.between(10, 90);
-  }
-  p.pixels = p.grid[0] * p.grid[1] * p.grid[2];
-  p.iterations = static_cast<int>(random.below(4));
-  p.damping = random.chance(3) ? 0.5f : 1.f;
-  const bool keep = random.chance(2) && p.iterations > 0, started = random.chance(3);
-  const int64_t total = p.total(), size = p.batch * p.labels * p.pixels;
+  bool wide, keep, started;
+  Exact<uint8_t> mask{0};
+  Exact<int32_t> clamp{0};
+  std::vector<KernelData> data;
+  std::vector<Kernel> kernels;
+  Exact<float> transform{0}, unary{0}, initial{0}, grad{0};
+  int several;  // threads
 
-  Exact<uint8_t> mask(total, 1);
-  Exact<int32_t> clamp(total, -1);
-  if (random.chance(3)) {
-    const bool all = random.chance(6);
-    for (int64_t i = 0; i < total; ++i) mask[i] = all || random.chance(3) ? 0 : 1;
-    p.mask = mask.get();
+  explicit Case(Random& random) {
+    choose_shape(random);
+    choose_known(random);
+    data.resize(static_cast<size_t>(random.below(4)));
+    kernels.resize(data.size());
+    current_case() += " mean_field L=" + std::to_string(p.labels) + " B=" + std::to_string(p.batch) +
+                      " grid=" + std::to_string(p.grid[0]) + "x" + std::to_string(p.grid[1]) + "x" +
+                      std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) +
+                      (keep ? " kept" : "") + (started ? " initial" : "") + (p.mask ? " mask" : "") +
+                      (p.clamp ? " clamp" : "") + (p.damping != 1 ? " damped" : "") + " kernels=";
+    for (size_t m = 0; m < kernels.size(); ++m) choose_kernel(random, data[m], kernels[m]);
+    current_case() += std::string(" ") + instruction_set();
+    p.kernels = kernels.data();
+    p.kernel_count = static_cast<int>(kernels.size());
+    transform = transform_of(random, p.kernel_count, p.labels);
+    p.transform = transform.get();
+    unary = normals<float>(random, size(), std::pow(10.0, static_cast<double>(random.between(-1, 3))));
+    initial = normals<float>(random, size());
+    grad = normals<float>(random, size());
+    several = static_cast<int>(random.between(2, 4));
   }
-  if (random.chance(3)) {
-    for (int64_t i = 0; i < total; ++i)
-      clamp[i] = random.chance(3) ? static_cast<int32_t>(random.below(p.labels)) : -1;
-    p.clamp = clamp.get();
+  Case(const Case&) = delete;
+
+  int64_t size() const { return p.batch * p.labels * p.pixels; }
+  // Whether number i of the planes belongs to a masked pixel.
+  bool masked(int64_t i) const {
+    return p.mask && !p.mask[i / (p.labels * p.pixels) * p.pixels + i % p.pixels];
+  }
+  const float* start() const { return started ? initial.get() : nullptr; }
+
+  Outputs run(int threads) {
+    p.threads = threads;
+    Outputs out(p);
+    const bool finite = mean_field_functions().forward(p, unary.get(), start(), out.logits.get(),
+                                                       keep ? out.marginals.get() : nullptr);
+    check(finite, "mean field: finite logits are taken");
+    if (!keep) return out;
+    std::vector<KernelGradient> gradients(kernels.size());
+    for (size_t m = 0; m < gradients.size(); ++m) {
+      const bool lattice = kernels[m].is_lattice;
+      gradients[m] = {lattice ? out.weights[m].get() : nullptr, lattice ? nullptr : out.theta[m].get(),
+                      kernels[m].pre ? out.pre[m].get() : nullptr,
+                      kernels[m].post ? out.post[m].get() : nullptr};
+    }
+    mean_field_functions().backward(p, grad.get(), out.marginals.get(), out.grad_unary.get(),
+                                    started ? out.grad_initial.get() : nullptr, out.grad_transform.get(),
+                                    gradients.data());
+    return out;
   }
 
-  const int count = static_cast<int>(random.below(4));
-  std::vector<KernelData> data(static_cast<size_t>(count));
-  std::vector<Kernel> kernels(static_cast<size_t>(count));
-  current_case() += " mean_field L=" + std::to_string(p.labels) + " B=" + std::to_string(p.batch) +
-                    " grid=" + std::to_string(p.grid[0]) + "x" + std::to_string(p.grid[1]) + "x" +
-                    std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) + (keep ? " kept" : "") +
-                    (started ? " initial" : "") + (p.mask ? " mask" : "") + (p.clamp ? " clamp" : "") +
-                    (p.damping != 1 ? " damped" : "") + " kernels=";
-  for (int m = 0; m < count; ++m) {
-    Kernel& kernel = kernels[static_cast<size_t>(m)];
-    KernelData& own = data[static_cast<size_t>(m)];
+ private:
+  void choose_shape(Random& random) {
+    p.batch = random.between(1, 3);
+    p.labels = random.chance(2) ? random.between(1, 22) : random.between(1, 100);
+    const int axes = static_cast<int>(random.between(1, 3));
+    for (int i = 3 - axes; i < 3; ++i) p.grid[i] = random.between(1, axes == 1 ? 150 : axes == 2 ? 14 : 6);
+    wide = random.chance(4);  // room for Gaussians that go through a coarser grid
+    if (wide) {
+      p.batch = 1;
+      p.labels = random.between(1, 22);
+      p.grid[0] = random.between(1, 2);
+      p.grid[1] = random.between(10, 60);
+      p.grid[2] = random.between(10, 90);
+    }
+    p.pixels = p.grid[0] * p.grid[1] * p.grid[2];
+    p.iterations = static_cast<int>(random.below(4));
+    p.damping = random.chance(3) ? 0.5f : 1.f;
+    keep = random.chance(2) && p.iterations > 0;
+    started = random.chance(3);
+  }
+
+  // Mask and clamp.
+  void choose_known(Random& random) {
+    const int64_t total = p.total();
+    mask = Exact<uint8_t>(total, 1);
+    clamp = Exact<int32_t>(total, -1);
+    if (random.chance(3)) {
+      const bool all = random.chance(6);
+      for (int64_t i = 0; i < total; ++i) mask[i] = all || random.chance(3) ? 0 : 1;
+      p.mask = mask.get();
+    }
+    if (random.chance(3)) {
+      for (int64_t i = 0; i < total; ++i)
+        clamp[i] = random.chance(3) ? static_cast<int32_t>(random.below(p.labels)) : -1;
+      p.clamp = clamp.get();
+    }
+  }
+
+  void choose_kernel(Random& random, KernelData& own, Kernel& kernel) {
+    const int64_t total = p.total();
     if (random.chance(2)) {
       const int dim = static_cast<int>(random.between(1, random.chance(8) && total < 200 ? 20 : 6));
       Exact<float> features(total * dim);
@@ -132,80 +187,62 @@ void mean_field_case(Random& random) {
     kernel.pre = random.chance(2) ? own.pre.get() : nullptr;
     kernel.post = random.chance(2) ? own.post.get() : nullptr;
   }
-  current_case() += std::string(" ") + instruction_set();
-  p.kernels = kernels.data();
-  p.kernel_count = count;
-  const auto transform = transform_of(random, count, p.labels);
-  p.transform = transform.get();
-  auto unary = normals<float>(random, size, std::pow(10.0, static_cast<double>(random.between(-1, 3))));
-  const auto initial = normals<float>(random, size), grad = normals<float>(random, size);
-  const int several = static_cast<int>(random.between(2, 4));
-  const auto& functions = mean_field_functions();
+};
 
-  const auto run = [&](int threads) {
-    p.threads = threads;
-    Outputs out(p);
-    const bool finite = functions.forward(p, unary.get(), started ? initial.get() : nullptr, out.logits.get(),
-                                          keep ? out.marginals.get() : nullptr);
-    check(finite, "mean field: finite logits are taken");
-    if (!keep) return out;
-    std::vector<KernelGradient> gradients(static_cast<size_t>(count));
-    for (size_t m = 0; m < gradients.size(); ++m) {
-      const bool lattice = kernels[m].is_lattice;
-      gradients[m] = {lattice ? out.weights[m].get() : nullptr, lattice ? nullptr : out.theta[m].get(),
-                      kernels[m].pre ? out.pre[m].get() : nullptr,
-                      kernels[m].post ? out.post[m].get() : nullptr};
-    }
-    functions.backward(p, grad.get(), out.marginals.get(), out.grad_unary.get(),
-                       started ? out.grad_initial.get() : nullptr, out.grad_transform.get(),
-                       gradients.data());
-    return out;
+// One iteration over rows: any number of threads, in place or not.
+void check_update(Random& random, Case& c) {
+  bool lattices = !c.p.mask && c.p.batch == 1;
+  for (const Kernel& kernel : c.kernels) lattices = lattices && kernel.is_lattice;
+  if (!lattices) return;
+  const int64_t size = c.size();
+  const auto rows = normals<float>(random, size);
+  Exact<float> x(size), again(size), q(size), in_place(size);
+  std::copy(rows.get(), rows.get() + size, in_place.get());
+  const auto update = [&](int threads, const float* marginals, bool normalize, Exact<float>& out) {
+    c.p.threads = threads;
+    mean_field_functions().update(c.p, c.unary.get(), marginals, normalize, out.get());
   };
-  const Outputs one = run(1);
-  one.check_same(run(several));
-  if (keep) one.check_finite();
-  without_memory(random, [&] { run(several); });
-  const float* start = started ? initial.get() : unary.get();
-  for (int64_t i = 0; i < size; ++i) {
+  update(1, rows.get(), false, x);
+  update(c.several, rows.get(), false, again);
+  update(1, rows.get(), true, q);
+  update(c.several, in_place.get(), true, in_place);
+  check(x.same_bits(again) && q.same_bits(in_place),
+        "update: any number of threads, and in place, gives the same");
+  for (int64_t i = 0; i < size; ++i)
+    check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
+}
+
+// NaN is seen, except under the mask.
+void check_nan(Random& random, Case& c) {
+  const int64_t size = c.size();
+  if (!size) return;
+  const int64_t at = random.below(size);
+  c.unary[at] =
+      random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+  const bool held = c.masked(at);
+  Exact<float> logits(size);
+  check(mean_field_functions().forward(c.p, c.unary.get(), nullptr, logits.get(), nullptr) == held,
+        "mean field: NaN is seen, except under the mask");
+  for (int64_t i = 0; i < size && held; ++i)
+    check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
+}
+
+}  // namespace
+
+void mean_field_case(Random& random) {
+  Case c(random);
+  const Outputs one = c.run(1);
+  one.check_same(c.run(c.several));
+  if (c.keep) one.check_finite();
+  without_memory(random, [&] { c.run(c.several); });
+  const float* start = c.started ? c.initial.get() : c.unary.get();
+  for (int64_t i = 0; i < c.size(); ++i) {
     check(std::isfinite(one.logits[i]), "mean field: finite logits");
-    const bool held = p.mask && !p.mask[i / (p.labels * p.pixels) * p.pixels + i % p.pixels];
-    if (held || p.iterations == 0)
+    if (c.masked(i) || c.p.iterations == 0)
       check(one.logits[i] == start[i], "mean field: what is masked, or zero iterations, changes nothing");
   }
-
-  // One iteration over rows: any number of threads, in place or not.
-  bool lattices = !p.mask && p.batch == 1;
-  for (const Kernel& kernel : kernels) lattices = lattices && kernel.is_lattice;
-  if (lattices) {
-    const auto rows = normals<float>(random, size);
-    Exact<float> x(size), again(size), q(size), in_place(size);
-    std::copy(rows.get(), rows.get() + size, in_place.get());
-    const auto update = [&](int threads, const float* marginals, bool normalize, Exact<float>& out) {
-      p.threads = threads;
-      functions.update(p, unary.get(), marginals, normalize, out.get());
-    };
-    update(1, rows.get(), false, x);
-    update(several, rows.get(), false, again);
-    update(1, rows.get(), true, q);
-    update(several, in_place.get(), true, in_place);
-    check(x.same_bits(again) && q.same_bits(in_place),
-          "update: any number of threads, and in place, gives the same");
-    for (int64_t i = 0; i < size; ++i)
-      check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
-  }
-
-  // NaN is seen, except under the mask.
-  if (size) {
-    const int64_t at = random.below(size);
-    unary[at] =
-        random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
-    const bool held = p.mask && !p.mask[at / (p.labels * p.pixels) * p.pixels + at % p.pixels];
-    Exact<float> logits(size);
-    check(functions.forward(p, unary.get(), nullptr, logits.get(), nullptr) == held,
-          "mean field: NaN is seen, except under the mask");
-    for (int64_t i = 0; i < size && held; ++i)
-      check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
-  }
+  check_update(random, c);
+  check_nan(random, c);
 }
 
 }  // namespace crfrnn::fuzz
