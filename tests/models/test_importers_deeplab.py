@@ -225,7 +225,7 @@ def test_weights_come_back_dequantised(
     assert len(found.filled) == 110 and not found.fresh
     segmenter = found.segmenter
     assert segmenter.crf is None and segmenter.class_names == VOC_CLASSES
-    assert segmenter.preprocessing == DEEPLAB
+    assert segmenter.preprocessing == DEEPLAB and segmenter.long_side == 513
     got = segmenter.network.state_dict()
     own = network.state_dict()
     for name, value in want.items():

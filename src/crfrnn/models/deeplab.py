@@ -18,6 +18,7 @@ from crfrnn.models.registry import Recipe, register_network
 
 WIDTHS = (1.0, 0.5)
 STRIDE = 16
+LONG_SIDE = 513  # of the canvas that TensorFlow's weights were trained on
 STEM, HEAD = 32, 256
 # MobileNetV2's table; the 1×1 layer to 1280 channels behind it belongs to the classifier of ImageNet.
 STAGES = (

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crfrnn.io import VOC_CLASSES
 from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.io.weights import read_tensors
-from crfrnn.models.deeplab import STEM, WIDTHS, DeepLab, load_deeplab
+from crfrnn.models.deeplab import LONG_SIDE, STEM, WIDTHS, DeepLab, load_deeplab
 from crfrnn.models.importers.assemble import Converted
 from crfrnn.models.importers.caffe import mapped
 from crfrnn.models.importers.flat import FlatError, Table
@@ -72,7 +72,8 @@ def convert_deeplab(path: PathLike, num_labels: int | None = None) -> Converted:
     network = DeepLab(labels, width=width)
     filled = load_deeplab(network, tensors)
     names = VOC_CLASSES if labels == len(VOC_CLASSES) else ()
-    return Converted(Segmenter(network.eval(), class_names=names).eval(), filled, ())
+    segmenter = Segmenter(network.eval(), class_names=names, long_side=LONG_SIDE)
+    return Converted(segmenter.eval(), filled, ())
 
 
 def read_tflite(path: PathLike) -> dict[str, Tensor]:
