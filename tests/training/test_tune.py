@@ -37,7 +37,7 @@ def test_the_best_trial_wins_and_its_figure_is_true(data: UnaryDataset) -> None:
     result = tune(data, CONFIG)
     assert len(result.trials) == 4
     assert result.trials[0]["both"] == max(trial["both"] for trial in result.trials)
-    again = total(score(result.crf, data, k) for k in range(len(data)))
+    again = total(score(result.crf, data, sample) for sample in data)
     assert (again.confusion == result.counts.confusion).all()
     assert again.selection("both") == pytest.approx(result.trials[0]["both"])
     assert result.crf.log_theta_beta.exp().item() == pytest.approx(result.numbers["theta_beta"], rel=1e-5)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from crfrnn.datasets.pictures import PictureSet
 from crfrnn.datasets.splits import held_fold
@@ -177,7 +178,7 @@ class _Cache:
         return True
 
 
-class UnaryDataset:
+class UnaryDataset(Dataset[Sample]):
     """Pictures with truths and unaries, by index; what was read stays in memory up to `cache_bytes`.
 
     Args:

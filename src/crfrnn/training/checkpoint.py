@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import time
 from collections.abc import Callable
@@ -12,8 +14,11 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from crfrnn.crf import CRFRNN
 from crfrnn.datasets.sources import Steps
+from crfrnn.training.recipe import FitConfig
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
+from crfrnn.training.score import Counts, fit_line
 
 
 class StageFiles(Checkpoint):
@@ -130,3 +135,52 @@ class StageFiles(Checkpoint):
         if trainer.is_global_zero:
             os.replace(part, self.path)
         self._saved = time.monotonic()
+
+
+class FitFiles(StageFiles):
+    """Keeps the best parameters of a fit in memory and its log in a file; stops it when nothing is gained.
+
+    Args:
+        log: CSV file, or None.
+        config: says which figure chooses the epoch, and how long to be patient.
+        first: of the parameters that the fit starts from.
+        report: called after every picture, see `crfrnn.training.fit.Report`; a `KeyboardInterrupt` from it is
+            a request to stop.
+    """
+
+    def __init__(
+        self, log: Path | None, config: FitConfig, stop: StopRequest, crf: CRFRNN, first: Counts,
+        report: Callable[[str, int, int, int, float], None] | None,
+    ) -> None:  # fmt: skip
+        super().__init__(Path(), math.inf, stop)
+        self.log_file, self.config, self.crf, self.report = log, config, crf, report
+        self.best, self.best_epoch, self.state = first, 0, copy.deepcopy(crf.state_dict())
+        self.history = [fit_line(0, math.nan, first, crf, 0.0)]
+        self._write()
+
+    def _write(self) -> None:
+        if self.log_file is not None:
+            write_log(self.log_file, self.history)
+
+    def _keep(self, trainer: Trainer, pl_module: Any) -> None:
+        now, epoch, select = pl_module.counts, pl_module.place.epoch, self.config.select
+        self.history.append(pl_module.place.history[-1])
+        self._write()
+        if select == "last" or now.selection(select) > self.best.selection(select):
+            self.best, self.best_epoch, self.state = now, epoch, copy.deepcopy(self.crf.state_dict())
+        if epoch - self.best_epoch >= self.config.patience:
+            trainer.should_stop = True
+
+    def _tell(self, pl_module: Any, what: str, done: int, total: int) -> None:
+        if self.report is None:
+            return
+        place, counts = pl_module.place, pl_module.counts
+        training = what == "train"
+        value = place.loss / place.pictures if training else counts.loss / counts.pictures
+        try:
+            self.report("fit" if training else what, place.epoch + 1, done, total, value)
+        except KeyboardInterrupt:
+            self.stop.asked = True
+
+    def _save(self, trainer: Trainer) -> None:
+        pass  # what was learned is in memory, and ends with the process

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from crfrnn.datasets import SegmentationDataset, collate
+from crfrnn.datasets import collate
 
 GRACE = 30  # seconds that a worker stays after a signal; SIGALRM ends it then
 
@@ -47,14 +47,10 @@ class EpochBatches(Sampler[list[int]]):
         return len(self._batches)
 
 
-def epoch_loader(data: SegmentationDataset, batches: EpochBatches, epoch: int, workers: int) -> DataLoader:
-    """The pictures of `batches` as `Batch`es."""
-    data.set_epoch(epoch)
-    return batch_loader(data, workers, batch_sampler=batches)
-
-
-def batch_loader(data: Dataset, workers: int, **order: Any) -> DataLoader:
-    """`Batch`es, pinned where a GPU is, which then copies while it computes; `order` as DataLoader has it."""
+def batch_loader(
+    data: Dataset, workers: int, collate: Callable[[Any], Any] = collate, **order: Any
+) -> DataLoader:
+    """Batches, pinned where a GPU is, which then copies while it computes; `order` as DataLoader has it."""
     pinned = torch.cuda.is_available()
     return DataLoader(
         data, collate_fn=collate, num_workers=workers, pin_memory=pinned, worker_init_fn=_stay, **order

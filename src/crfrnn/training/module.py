@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""One stage of a recipe as a Lightning module; it needs the extra ``train``."""
+"""One stage of a training run as a Lightning module; it needs the extra ``train``."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,18 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from crfrnn.crf import robust_log_likelihood
-from crfrnn.datasets import Batch, PictureSet, SegmentationDataset
+from crfrnn.crf import CRFRNN, robust_log_likelihood
+from crfrnn.datasets import Batch, Sample, SegmentationDataset, UnaryDataset, collate
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.io import VOID
 from crfrnn.models import Segmenter
 from crfrnn.training.guard import Guard
-from crfrnn.training.loader import EpochBatches, batch_loader, epoch_loader, mixed
+from crfrnn.training.loader import EpochBatches, batch_loader, mixed
 from crfrnn.training.losses import soft_iou
-from crfrnn.training.objective import border_weights, constrain_gradients
+from crfrnn.training.objective import Objective, border_weights, constrain_gradients
 from crfrnn.training.rates import backbone_of, build_optimiser, parameter_groups, rate_factor
 from crfrnn.training.recipe import FitConfig, Stage
+from crfrnn.training.score import Counts, fit_line, score
 
 STATE = "crfrnn"
 
@@ -52,15 +55,17 @@ class SegmentationModule(LightningModule):
     Args:
         segmenter: trained in place.
         stage: see `Stage`.
-        train: pictures with truths.
-        val: looked at after each epoch, whole and one by one; None: nothing is.
+        data: a data set of samples with truths.
+        val: another, looked at after each epoch, whole and one by one; None: nothing is.
         num_labels: L.
         seed: of order, changes and dropout.
         backbone: see `NetworkChoice`.
     """
 
+    collate: Callable[[Any], Any] = staticmethod(collate)
+
     def __init__(
-        self, segmenter: Segmenter, stage: Stage, train: PictureSet, val: PictureSet | None, *,
+        self, segmenter: Segmenter, stage: Stage, data: Any, val: Any, *,
         num_labels: int, seed: int = 0, backbone: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -77,13 +82,11 @@ class SegmentationModule(LightningModule):
                 "name": "temperature", "params": [self.log_temperature], "lr": stage.rates.temperature,
                 "weight_decay": 0.0,
             })  # fmt: skip
-        self.data = SegmentationDataset(train, stage.transform, seed=seed)
-        self.val = SegmentationDataset(val) if val is not None and len(val) else None
+        self.data, self.val = data, val
         self.guard = Guard(segmenter.named_parameters(), num_labels)
         self.place = Progress(matrix=np.zeros((num_labels, num_labels), np.int64))
         self._backbone = backbone_of(segmenter.network) if backbone is None else backbone
         self._learns_network = any(p.requires_grad for p in segmenter.network.parameters())
-        self._limits = FitConfig(share_labels=stage.share_labels, compatibility=stage.compatibility)
         self._seen = np.zeros((num_labels, num_labels), np.int64)
         self._began = time.perf_counter()
 
@@ -98,14 +101,16 @@ class SegmentationModule(LightningModule):
     def train_dataloader(self) -> DataLoader:
         """What is left of the present epoch."""
         order = self._order(self.place.epoch, self.place.batches)
-        return epoch_loader(self.data, order, self.place.epoch, self.stage.workers)
+        if isinstance(self.data, SegmentationDataset):
+            self.data.set_epoch(self.place.epoch)
+        return batch_loader(self.data, self.stage.workers, self.collate, batch_sampler=order)
 
     def val_dataloader(self) -> Any:
         if self.val is None:
             return []
         own = list(range(len(self.val)))[self.trainer.global_rank :: self.trainer.world_size]
         part = torch.utils.data.Subset(self.val, own)
-        return batch_loader(part, self.stage.workers, batch_size=1)
+        return batch_loader(part, self.stage.workers, self.collate, batch_size=1)
 
     @property
     def epoch_batches(self) -> int:
@@ -161,7 +166,7 @@ class SegmentationModule(LightningModule):
             loss = loss + self.stage.auxiliary * self._loss(unary, batch.labels, weights)
         self.guard.output("loss", loss, batch.ids, where)
         self._last = (batch.ids, where)
-        self._tally(logits, batch, float(loss.detach()))
+        self._tally(logits, batch.labels, float(loss.detach()))
         if self.stage.loss == "sum":
             # Lightning takes the mean over accumulated batches and processes; a sum is a sum over them too.
             loss = loss * self.stage.accumulate * self.trainer.world_size
@@ -189,15 +194,13 @@ class SegmentationModule(LightningModule):
             loss = loss + stage.soft_iou * soft_iou(logits, labels)
         return loss
 
-    def _tally(self, logits: Tensor, batch: Batch, loss: float) -> None:
+    def _tally(self, logits: Tensor, labels: Tensor, loss: float) -> None:
         guess = logits.detach().argmax(1).cpu().numpy()
-        self.place.matrix = self.place.matrix + confusion_matrix(
-            batch.labels.cpu().numpy(), guess, self.num_labels
-        )
+        self.place.matrix = self.place.matrix + confusion_matrix(labels.cpu().numpy(), guess, self.num_labels)
         self.place.loss += loss
-        self.place.pictures += len(batch.ids)
+        self.place.pictures += len(labels)
         shown = {"loss": loss, "train_mean_iu": float(mean_iu_of_truth(self.place.matrix))}
-        self.log_dict(shown, prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict(shown, prog_bar=True, batch_size=len(labels))
 
     def on_after_backward(self) -> None:
         if self.stage.precision != "16":  # there the scaler looks for infinities, and skips such steps
@@ -205,7 +208,7 @@ class SegmentationModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if self.segmenter.crf is not None:
-            constrain_gradients(self.segmenter.crf, self._limits)
+            constrain_gradients(self.segmenter.crf, self.stage)
 
     # -- validation ------------------------------------------------------------------------------------
 
@@ -233,6 +236,13 @@ class SegmentationModule(LightningModule):
 
     def finish_epoch(self) -> None:
         """The line of an epoch that is trained and validated; the next one begins."""
+        place, line = self.place, self.line()
+        self.place = Progress(
+            place.epoch + 1, matrix=np.zeros_like(place.matrix), history=(*place.history, line)
+        )
+
+    def line(self) -> dict[str, Any]:
+        """What is said of the present epoch in the log."""
         place = self.place
         batches = max(1, self.epoch_batches) * self.trainer.world_size
         matrix = self._summed(place.matrix)
@@ -244,13 +254,16 @@ class SegmentationModule(LightningModule):
             "train_mean_iu": float(mean_iu_of_truth(matrix)),
             "val_mean_iu": float(mean_iu_of_truth(self._seen)) if self.val is not None else float("nan"),
             "pictures": int(pictures),
-            "seconds": round(time.perf_counter() - self._began, 2),
+            "seconds": self.seconds,
         }
         if self.log_temperature is not None:
             line["temperature"] = round(float(self.log_temperature.detach().exp()), 4)
-        self.place = Progress(
-            place.epoch + 1, matrix=np.zeros_like(place.matrix), history=(*place.history, line)
-        )
+        return line
+
+    @property
+    def seconds(self) -> float:
+        """Since the epoch began."""
+        return round(time.perf_counter() - self._began, 2)
 
     # -- checkpoints -----------------------------------------------------------------------------------
 
@@ -268,3 +281,59 @@ class SegmentationModule(LightningModule):
         state = dict(checkpoint[STATE])
         matrix = np.asarray(state.pop("matrix"), np.int64)
         self.place = Progress(**{**state, "matrix": matrix, "history": tuple(state["history"])})
+
+
+class UnaryModule(SegmentationModule):
+    """Trains a CRF behind a network that stays: its unaries are given with the pictures, taken one by one.
+
+    Args:
+        crf: trained in place.
+        config: what is learned, and by which loss.
+        data: pictures with unaries and truths; held_out: those that are looked at after each epoch.
+    """
+
+    collate = staticmethod(itemgetter(0))
+
+    def __init__(self, crf: CRFRNN, config: FitConfig, data: UnaryDataset, held_out: UnaryDataset) -> None:
+        segmenter = Segmenter(torch.nn.Identity(), crf)  # it is not called
+        super().__init__(
+            segmenter, config.stage, data, held_out, num_labels=data.num_labels, seed=config.seed
+        )
+        self.crf, self.held_out = crf, held_out
+        self.objective = Objective(data, crf, config)
+        self.counts: Counts | None = None
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        (x, y), done = torch.rand(2).tolist(), self.place.batches
+        sample, target = self.objective.prepare(Sample(*batch), (x, y))
+        ids, where = (sample.id,), f"at picture {done} of epoch {self.place.epoch + 1}"
+        self.guard.parameters(where, "crf.")
+        logits = self.crf(sample.unary[None], sample.image[None])
+        self.guard.output("CRF", logits, ids, where)
+        loss = self.objective(logits[0], target)
+        self.guard.output("loss", loss, ids, where)
+        self._last = (ids, where)
+        self._tally(logits, sample.truth[None], float(loss.detach()))
+        # Lightning divides by `accumulate`; the last step of an epoch is the mean over what is left.
+        each, first = self.stage.accumulate, done - done % self.stage.accumulate
+        return loss * (each / min(each, self.epoch_batches - first))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.objective.anchor()
+        super().on_before_optimizer_step(optimizer)
+
+    def on_validation_epoch_start(self) -> None:
+        self.counts = None
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        part = score(self.crf, self.held_out, Sample(*batch))
+        self.counts = part if self.counts is None else self.counts + part
+
+    def on_validation_epoch_end(self) -> None:
+        pass
+
+    def line(self) -> dict[str, Any]:
+        assert self.counts is not None
+        return fit_line(
+            self.place.epoch + 1, self.place.loss / self.place.pictures, self.counts, self.crf, self.seconds
+        )

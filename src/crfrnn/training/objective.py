@@ -143,7 +143,7 @@ def border_weights(labels: Tensor, mask: Tensor, stage: Stage) -> Tensor:
     return weights.to(labels.device)
 
 
-def constrain_gradients(crf: CRFRNN, config: FitConfig) -> None:
+def constrain_gradients(crf: CRFRNN, config: FitConfig | Stage) -> None:
     """Project the gradients on what may move; Adam keeps equal what starts equal and has equal gradients."""
     if config.share_labels:
         for parameter in (crf.spatial_weights, crf.bilateral_weights):

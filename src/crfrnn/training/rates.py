@@ -59,12 +59,19 @@ def parameter_groups(
             f"layers: expected patterns that fit names as {names[0]}, got {', '.join(strange)} "
             f"in stage {stage.name!r}"
         )
+    ours = [] if segmenter.crf is None else [name for name, _ in segmenter.crf.named_parameters()]
+    unknown = [name for name in stage.freeze if name not in ours]
+    if unknown:
+        raise ValueError(f"freeze: expected names among {', '.join(ours)}, got {', '.join(unknown)}")
     groups: dict[tuple[str, bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter, kind in kinds(segmenter, backbone):
         crf = kind.startswith("crf_")
+        if name == "crf.log_temperature" and stage.rates.crf_temperature is not None:
+            kind = "crf_temperature"
         factor = 1.0 if crf else layer_factor(name.removeprefix("network."), stage)
         learns = ("crf" if crf else kind) in stage.learn and getattr(stage.rates, kind) * factor > 0
-        if crf and (not stage.crf or (kind == "crf_compatibility" and stage.compatibility == "fixed")):
+        kept = stage.freeze + (("compatibility",) if stage.compatibility == "fixed" else ())
+        if crf and (not stage.crf or name.removeprefix("crf.") in kept):
             learns = False
         parameter.requires_grad_(learns)
         if learns:
@@ -140,7 +147,7 @@ def build_optimiser(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.O
 def _optimiser(name: str, groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=stage.momentum)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(stage.momentum, 0.999))
+    return torch.optim.AdamW(groups, lr=0.0, betas=(stage.momentum, stage.second_momentum))
 
 
 def rate_factor(stage: Stage, step: int, steps: int) -> float:

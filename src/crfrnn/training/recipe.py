@@ -96,7 +96,8 @@ class Data:
 class Rates:
     """Learning rates by kind of parameter; 0 freezes. `crf_theta` and `temperature` act on logarithms.
 
-    `crf_theta` is for the CRF's bandwidths and its temperature, `temperature` for that of the loss.
+    `crf_theta` is for the CRF's bandwidths and, without a `crf_temperature`, for its temperature;
+    `temperature` is for that of the loss.
     """
 
     network: Amount = 1e-4
@@ -104,6 +105,7 @@ class Rates:
     crf_weights: Amount = 1e-2
     crf_compatibility: Amount = 1e-2
     crf_theta: Amount = 1e-2
+    crf_temperature: Amount | None = None
     temperature: Amount = 0.0
 
 
@@ -129,6 +131,7 @@ class Stage:
             classifier by itself.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
+        second_momentum: AdamW's, of the squared gradient.
         crf_optimiser: of the CRF's parameters, where SGD suits the network only; None: the same.
         bias_rate: factor of the rates of biases.
         layers: factors of the rates of some of the network's parameters, by pattern of the name, as
@@ -136,7 +139,7 @@ class Stage:
         schedule, power, warm_up: the rates fall as named, after `warm_up` steps in which they rise.
         clip: largest norm of the gradient, None: none.
         precision: of the network, "32", "bf16" or "16"; the CRF keeps float32.
-        compatibility, share_labels: what of the CRF may move, as in `FitConfig`.
+        compatibility, share_labels, share_foreground, freeze: what of the CRF may move, as in `FitConfig`.
     """
 
     name: str
@@ -159,6 +162,7 @@ class Stage:
     optimiser: Optimiser = "adamw"
     crf_optimiser: Optimiser | None = None
     momentum: Amount = 0.9
+    second_momentum: Amount = 0.999
     weight_decay: Amount = 0.0
     bias_rate: Amount = 1.0
     layers: Mapping[str, Amount] = field(default_factory=dict)
@@ -170,6 +174,8 @@ class Stage:
     precision: Annotated[Literal["32", "bf16", "16"], Words] = "32"
     compatibility: Compatibility = "free"
     share_labels: bool = False
+    share_foreground: bool = False
+    freeze: tuple[str, ...] = ()
     transform: RandomTransform = field(default_factory=RandomTransform)
 
     def __post_init__(self) -> None:
@@ -303,16 +309,37 @@ class FitConfig:
         if self.share_labels and self.share_foreground:
             raise ValueError("share_foreground: expected one of the two ways to share, got both; choose one")
 
+    @property
+    def stage(self) -> Stage:
+        """The same as a stage of a training run; its batches are pictures of any size, one by one."""
+        return Stage(
+            "fit",
+            learn=("crf",),
+            epochs=self.epochs,
+            batch=1,
+            accumulate=self.batch,
+            momentum=0.8,
+            second_momentum=0.98,
+            rates=Rates(
+                crf_weights=self.rate_weights,
+                crf_compatibility=self.rate_compatibility,
+                crf_theta=self.rate_theta,
+                crf_temperature=self.rate_temperature,
+            ),
+            schedule="cosine" if self.cosine else "constant",
+            warm_up=7,  # Adam's first steps have seen little of the gradients' scale
+            compatibility=self.compatibility,
+            share_labels=self.share_labels,
+            share_foreground=self.share_foreground,
+            freeze=self.freeze,
+        )
+
     def check(self, crf: CRFRNN) -> None:
         """ValueError for what cannot be done with this layer."""
         if self.share_labels and crf.label_weights == "matrix":
             raise ValueError(
                 'share_labels: expected label_weights="vector", got "matrix"; choose one of both'
             )
-        names = [name for name, _ in crf.named_parameters()]
-        strange = [name for name in self.freeze if name not in names]
-        if strange:
-            raise ValueError(f"freeze: expected names among {', '.join(names)}, got {', '.join(strange)}")
 
 
 def recipe_names() -> tuple[str, ...]:

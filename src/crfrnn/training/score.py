@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
-from crfrnn.datasets import UnaryDataset
+from crfrnn.datasets import Sample, UnaryDataset
 from crfrnn.evaluation import (
     confusion_matrix,
     mean_iu_of_truth,
@@ -69,9 +69,8 @@ class Counts:
 
 
 @torch.no_grad()
-def score(crf: CRFRNN, data: UnaryDataset, index: int) -> Counts:
+def score(crf: CRFRNN, data: UnaryDataset, sample: Sample) -> Counts:
     """Run the CRF, in evaluation mode, on one picture of the data."""
-    sample = data[index]
     was_training = crf.training
     logits = crf.eval()(sample.unary[None], sample.image[None])[0]
     crf.train(was_training)
@@ -90,3 +89,16 @@ def total(counts: Iterable[Counts]) -> Counts:
     if found is None:
         raise ValueError("data: expected at least one picture, got none")
     return found
+
+
+def fit_line(epoch: int, loss: float, counts: Counts, crf: CRFRNN, seconds: float) -> dict[str, Any]:
+    """A line of the log of a fit: the loss, the held-out figures, and the mean of each kind of parameter."""
+    line: dict[str, Any] = {"epoch": epoch, "train_loss": loss}
+    line |= {f"validation_{name}": value for name, value in counts.figures().items()}
+    for name, parameter in crf.named_parameters():
+        values = parameter.detach()
+        shown = values.exp() if name.startswith("log_") else values
+        if name == "compatibility" or values.ndim == 2:
+            shown = shown.diagonal()
+        line[f"mean_{name.removeprefix('log_')}"] = float(shown.mean())
+    return {**line, "seconds": seconds}

@@ -19,7 +19,7 @@ import torch
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
-from crfrnn.datasets import PictureSet, prepare, reduced
+from crfrnn.datasets import PictureSet, SegmentationDataset, prepare, reduced
 from crfrnn.datasets.sources import Steps
 from crfrnn.extras import install_line
 from crfrnn.io.files import atomic, new_folder, write_text
@@ -321,27 +321,39 @@ def _run(
 ) -> list[dict[str, Any]]:  # fmt: skip
     if stage.epochs == 0:
         return []
-    lightning = _lightning()
+    lightning()
     from crfrnn.training.checkpoint import StageFiles
     from crfrnn.training.module import SegmentationModule
 
+    seed = mixed(recipe.seed, number + 1)
+    data = SegmentationDataset(sets.train[recipe.group(stage)], stage.transform, seed=seed)
     module = SegmentationModule(
-        segmenter, stage, sets.train[recipe.group(stage)], sets.val, num_labels=sets.num_labels,
-        seed=mixed(recipe.seed, number + 1), backbone=recipe.network.backbone,
+        segmenter, stage, data, SegmentationDataset(sets.val) if sets.val else None,
+        num_labels=sets.num_labels, seed=seed, backbone=recipe.network.backbone,
     )  # fmt: skip
+    shown = told["progress"] is None and sys.stderr.isatty()
+    usual = {"logger": _logger(recipe, home), "default_root_dir": str(home), "enable_progress_bar": shown}
+    run_stage(module, StageFiles(home, recipe.checkpoint_minutes, stop, **told), **{**usual, **options})
+    module.to("cpu")
+    return [dict(line) for line in module.place.history]
+
+
+def run_stage(module: Any, files: Any, **options: Any) -> None:
+    """Train a `SegmentationModule` to the end of its stage, from the checkpoint of its `StageFiles` on.
+
+    Raises: Interrupted where the files' `StopRequest` was asked. ImportError: no lightning.
+    """
+    stage, stop = module.stage, files.stop
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of workers, logging intervals and the like: the recipe decides
-        files = StageFiles(home, recipe.checkpoint_minutes, stop, **told)
-        run = lightning.Trainer(
+        run = lightning().Trainer(
             **{
-                "accelerator": "auto", "devices": 1, "logger": _logger(recipe, home), "callbacks": [files],
+                "accelerator": "auto", "devices": 1, "callbacks": [files],
                 "max_epochs": stage.epochs, "precision": PRECISIONS[stage.precision],
                 "accumulate_grad_batches": stage.accumulate, "gradient_clip_val": stage.clip,
                 "num_sanity_val_steps": 0, "reload_dataloaders_every_n_epochs": 1,
-                "use_distributed_sampler": False,
-                "enable_progress_bar": told["progress"] is None and sys.stderr.isatty(),
-                "enable_model_summary": False, "enable_checkpointing": True, "log_every_n_steps": 1,
-                "default_root_dir": str(home), **options,
+                "use_distributed_sampler": False, "enable_model_summary": False,
+                "enable_checkpointing": True, "log_every_n_steps": 1, **options,
             }
         )  # fmt: skip
         begun = files.path if files.path.is_file() else None
@@ -349,17 +361,12 @@ def _run(
             if begun is not None and module.val is not None and module.trained_in(begun):
                 run.validate(module, ckpt_path=begun, verbose=False, weights_only=True)
             run.fit(module, ckpt_path=begun, weights_only=True)
-        except (
-            RuntimeError,
-            SystemExit,
-        ) as error:  # of workers that the signal killed; of Lightning's handler
+        except (RuntimeError, SystemExit) as error:  # a worker that the signal killed; Lightning's handler
             if "DataLoader worker" in str(error):
                 time.sleep(1)  # the worker may have got it first
             if not stop.asked:
                 raise
             raise Interrupted(files.path) from error
-    module.to("cpu")
-    return [dict(line) for line in module.place.history]
 
 
 def _logger(recipe: Recipe, home: Path) -> Any:
@@ -370,11 +377,12 @@ def _logger(recipe: Recipe, home: Path) -> Any:
     return TensorBoardLogger(home, name="tensorboard", version="")
 
 
-def _lightning() -> Any:
+def lightning() -> Any:
+    """Lightning, with warnings only; ImportError with the remedy where it is missing."""
     try:
-        import lightning.pytorch as lightning
+        import lightning.pytorch as found
     except ImportError as error:
         raise ImportError(f"training needs lightning: {install_line('train')}") from error
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return lightning
+    return found

@@ -132,7 +132,7 @@ def tune(
         for fold, ids in enumerate(parts):
             counts: list[Counts] = []
             for name in ids:
-                counts.append(score(crf, data, position[name]))
+                counts.append(score(crf, data, data[position[name]]))
                 done += 1
                 if report:
                     sofar = total([*folds, *counts]).figures()["mean_iu"]
