@@ -132,6 +132,12 @@ def test_outside_the_mask_anything_is_welcome(hole: float) -> None:
 
 def test_intensities_are_brought_to_one_scale() -> None:
     guide, p = sample()
+    window = refine_volume(4 * guide - 200, p, SPACING, scale=(-200, 220)).probabilities
+    assert np.allclose(
+        window, refine_volume((guide / 105 * 255).clip(0, 255), p, SPACING, rescale=False).probabilities
+    )
+    with pytest.raises(ValueError, match="scale: expected two finite numbers, LOW below HIGH"):
+        refine_volume(guide, p, SPACING, scale=(3, 3))
     scaled = guide * np.array([0.001, 4000])[:, None, None, None] + 12
     a, b = (refine_volume(g, p, SPACING, iterations=3) for g in (guide, scaled))
     assert np.abs(a.probabilities - b.probabilities).max() < 1e-3

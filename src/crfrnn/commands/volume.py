@@ -41,6 +41,7 @@ def volume(
     void: Annotated[
         int | None, typer.Option("--void", help="The number of a label map that means unknown.")
     ] = None,
+    scale: common.Scale = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
     theta_alpha: Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, mm.")] = None,
     theta_beta: common.ThetaBeta = None,
@@ -56,7 +57,8 @@ def volume(
 ) -> None:
     """Refine the labels of a volume; affine, codes and units of the guide are kept.
 
-    Lengths are millimetres, whatever the voxels are; the guide's intensities are brought to 0..255 first.
+    Lengths are millimetres, whatever the voxels are; the guide's intensities are brought to 0..255 first, by
+    --scale or by their own range.
 
     Example: crfrnn volume t1.nii.gz --unary tissue.nii.gz -o labels.nii.gz
 
@@ -105,6 +107,7 @@ def volume(
             gt_prob=gt_prob,
             unknown=void,
             mask=inside,
+            scale=scale,
             quality=quality,
         )
         bar.update(task, description="write", completed=2)

@@ -16,6 +16,7 @@ from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.crf.presets import Preset
 from crfrnn.inference.prediction import Prediction
+from crfrnn.io.scale import Scale, check_scale, stretched
 from crfrnn.io.unaries import volume_unary
 
 AXES = 3
@@ -42,6 +43,7 @@ def refine_volume(
     gt_prob: float = 0.7,
     unknown: int | None = None,
     rescale: bool = True,
+    scale: Scale | None = None,
     mask: NDArray[np.bool_] | None = None,
     **settings: Any,
 ) -> Prediction:
@@ -69,6 +71,7 @@ def refine_volume(
             `crfrnn.io.labels.known_labels` has it; without, every number is a label.
         rescale: map each channel so that its 0.5 and 99.5 percentile become 0 and 255, see
             `to_display_range`; False takes the guide as it stands.
+        scale: (LOW, HIGH), the numbers of the guide that become 0 and 255 instead; beyond, it is cut off.
         mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary, nothing is sent, and
             guide and scores may hold anything.
         settings: any other argument of `CRFRNN`, such as ``quality="high"``.
@@ -93,7 +96,10 @@ def refine_volume(
     unary, numbers = volume_unary(
         probabilities, kind, shape, num_labels=num_labels, gt_prob=gt_prob, unknown=unknown, mask=mask
     )
-    if rescale:
+    check_scale(scale)
+    if scale is not None:
+        channels = stretched(channels, scale)
+    elif rescale:
         channels = to_display_range(channels, mask)
     step = _lengths("spacing", spacing)
     given = (theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight)

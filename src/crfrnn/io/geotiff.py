@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from crfrnn.extras import install_line
 from crfrnn.io.files import FileError, PathLike, atomic, existing
 from crfrnn.io.palette import VOID, voc_palette
-from crfrnn.io.scale import check_scale
+from crfrnn.io.scale import check_scale, stretched
 from crfrnn.lattice.validate import warn
 
 CACHE = 64  # MB that GDAL may keep of blocks; its own default is a twentieth of the machine
@@ -102,13 +102,11 @@ class Raster:
             values = self.file.read(self.bands, window=self._window(rows, columns))
         if self.scale is None:
             return values
-        low, high = self.scale
         if self._nan_is_nodata:
-            values[np.isnan(values)] = low
+            values[np.isnan(values)] = self.scale[0]
         # The differences of large numbers are lost in float32; those far off, such as nodata, are clipped.
         wide = values.astype(np.float64 if self.dtype.itemsize > 2 else np.float32)
-        with np.errstate(over="ignore"):
-            return ((wide - low) * (255 / (high - low))).clip(0, 255).astype(np.float32, copy=False)
+        return stretched(wide, self.scale).astype(np.float32, copy=False)
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
         if self._whole:

@@ -35,13 +35,19 @@ def scaled(values: NDArray[Any], scale: Scale, path: PathLike) -> NDArray[np.uin
     >>> scaled(np.array([0, 512, 5000]), (0, 1023), "a.png").tolist()
     [0, 128, 255]
     """
-    low, high = scale
     numbers = values.astype(np.float64)
     if not np.isfinite(numbers).all():
         raise FileError(
             "image", path, "finite numbers", "NaN or infinity", "fill such pixels, for example with LOW"
         )
-    return np.rint((numbers - low).clip(0, high - low) * (255 / (high - low))).astype(np.uint8)
+    return np.rint(stretched(numbers, scale)).astype(np.uint8)
+
+
+def stretched(values: NDArray[np.floating], scale: Scale) -> NDArray[np.floating]:
+    """``(v - LOW) · 255 / (HIGH - LOW)`` in the values' own dtype, what lies beyond cut off."""
+    low, high = scale
+    with np.errstate(over="ignore"):
+        return ((values - low) * (255 / (high - low))).clip(0, 255)
 
 
 def by_depth(values: NDArray[Any], top: int, path: PathLike) -> NDArray[np.uint8]:
