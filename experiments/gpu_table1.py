@@ -171,7 +171,8 @@ def counted(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
     inside = truth != VOID
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     if not len(rows):
-        return (np.zeros((LABELS, LABELS), np.int64),) * 2
+        nothing = np.zeros((LABELS, LABELS), np.int64)
+        return nothing, nothing
     truth, guess = (x[: rows[-1] + 1, : columns[-1] + 1] for x in (truth, guess))
     near = trimap_confusion(truth, guess, LABELS, TRIMAP)[TRIMAP - 1]
     return confusion_matrix(truth, guess, LABELS), near

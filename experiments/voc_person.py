@@ -131,7 +131,7 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
             method: {kind: np.concatenate([part.counts[method][kind] for part in parts]) for kind in kinds}
             for method, kinds in first.counts.items()
         },
-        curves={method: sum(part.curves[method] for part in parts) for method in first.curves},
+        curves={method: np.sum([part.curves[method] for part in parts], 0) for method in first.curves},
     )
 
 
@@ -174,7 +174,7 @@ def markdown(result: Evaluation, split: str, machine: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--split", default="val", choices=("train", "val"))
     parser.add_argument("--limit", type=int, help="the first so many pictures only")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")

@@ -111,7 +111,7 @@ def mean_of(models: Sequence[CRFRNN]) -> CRFRNN:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folds", type=int, default=2)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--hold", type=int, help="hold out this fold, judge on it")

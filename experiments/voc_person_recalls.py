@@ -71,7 +71,7 @@ def write(path: Path, five: Counts, judged: Counts, options: argparse.Namespace)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--strength", type=float, default=1.5)
     parser.add_argument("--limit", type=int, help="the first so many pictures only, to try the script")

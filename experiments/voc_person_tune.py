@@ -103,7 +103,7 @@ class Search:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1800, help="no new setting after this time")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--seed", type=int, default=100)

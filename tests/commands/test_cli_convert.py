@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import foreign
 from crfrnn import Segmenter
 from crfrnn.commands.parser import app
+from crfrnn.models.registry import recipe_of
 
 
 def run(*words: object) -> tuple[int, str, str]:
@@ -42,7 +43,7 @@ def test_torchvision_says_what_is_fresh(tmp_path: Path) -> None:
     code, said, _ = run(tmp_path / "vgg16.pth", "--from", "torchvision", "--labels", 5, "-o", out)
     assert code == 0 and "5 labels, no CRF" in said
     assert "freshly initialised: score_fr.weight" in " ".join(said.split())
-    assert Segmenter.from_pretrained(out).network.recipe.arguments["num_labels"] == 5
+    assert recipe_of(Segmenter.from_pretrained(out).network).arguments["num_labels"] == 5
 
 
 def test_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def model(module=ours):
 
 
 def test_every_public_name_of_pydensecrf():
+    import pydensecrf.densecrf as theirs
     import pydensecrf.eigen as their_eigen
     import pydensecrf.utils as their_utils
-    from pydensecrf import densecrf as theirs
 
     imported = {"Number", "eigen", "np", "warning"}
     for mine, other in ((ours, theirs), (eigen, their_eigen), (utils, their_utils)):
@@ -59,7 +59,7 @@ def test_every_public_name_of_pydensecrf():
 
 def test_keywords_and_positions_of_the_original():
     """Calls that pydensecrf takes, by keyword and by position, with numbers for constants."""
-    from pydensecrf import densecrf as theirs
+    import pydensecrf.densecrf as theirs
 
     image = np.zeros((3, 4, 3), np.uint8)
     for module in (ours, theirs):

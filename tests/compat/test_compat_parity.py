@@ -6,8 +6,8 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pydensecrf.densecrf as theirs
 import pytest
-from pydensecrf import densecrf as theirs
 from pydensecrf import utils as their_utils
 
 from classic_lattice import ClassicLattice
@@ -176,7 +176,7 @@ def test_real_voc_pictures(settings):
     pictures = voc_pictures(folder / "VOCdevkit" / "VOC2012", "val")
     unaries = DeepLabUnaries.load(folder / "unaries" / "val.npz")
     w_gauss, s_gauss, w_bilateral, s_xy, s_rgb = settings
-    for picture in pictures[5:305:100]:
+    for picture in (pictures[index] for index in range(5, 305, 100)):
         image = np.ascontiguousarray(picture.image)
         energy = -np.asarray(unaries.logits(picture.id, image.shape[:2]), np.float32)
         energy = np.ascontiguousarray(energy.reshape(len(energy), -1))

@@ -7,8 +7,8 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pydensecrf.densecrf as theirs
 import pytest
-from pydensecrf import densecrf as theirs
 from pydensecrf import utils as their_utils
 
 from compat_pictures import PHOTOGRAPHS, assert_agree, energies, photograph

@@ -99,15 +99,15 @@ def test_gradients(method: str, mode: str, exclude_self: bool) -> None:
     if method == "separable":
         inputs = (alpha, values)
 
-        def run(a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return GaussianKernel.spatial((3, 3), a, **options) @ v
+        def run(*given: torch.Tensor) -> torch.Tensor:
+            return GaussianKernel.spatial((3, 3), given[0], **options) @ given[1]
     else:
         image = picture(1, 2, 3, 3).requires_grad_()
         beta = torch.tensor([31.0, 57.0], dtype=F64, requires_grad=True)
         inputs = (image, alpha, beta, values)
 
-        def run(i: torch.Tensor, a: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return GaussianKernel.bilateral(i, a, b, "exact", **options) @ v
+        def run(*given: torch.Tensor) -> torch.Tensor:
+            return GaussianKernel.bilateral(*given[:3], "exact", **options) @ given[3]
 
     assert torch.autograd.gradcheck(run, inputs, nondet_tol=0.0)
 
@@ -225,7 +225,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"^shape: expected"):
         GaussianKernel.spatial((), 3.0)
     with pytest.raises(ValueError, match=r"^values: expected \[B, 20, C\]"):
-        GaussianKernel.spatial((4, 5), 3.0) @ torch.rand(1, 21, 2)
+        _ = GaussianKernel.spatial((4, 5), 3.0) @ torch.rand(1, 21, 2)
 
 
 def many_bands(batch: int = 2, bands: int = 13, height: int = 9, width: int = 8) -> torch.Tensor:

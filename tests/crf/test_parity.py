@@ -85,7 +85,7 @@ def photograph():
 
 def run_pydensecrf(image, logits, spatial, bilateral, normalization, steps=5):
     """Marginals [L, H, W]; spatial = (θ_γ, compat), bilateral = (θ_α, θ_β, compat)."""
-    from pydensecrf import densecrf as dcrf
+    import pydensecrf.densecrf as dcrf
 
     mode = {
         "none": dcrf.NO_NORMALIZATION,

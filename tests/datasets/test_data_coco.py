@@ -118,7 +118,7 @@ def test_run_lengths_as_text(root, content):
 
     inside = np.random.default_rng(0).random(SIZE) < 0.3
     inside[10:20] = False
-    encoded = pycocotools.mask.encode(np.asfortranarray(inside.astype(np.uint8)))
+    encoded: Any = pycocotools.mask.encode(np.asfortranarray(inside.astype(np.uint8)))
     for segmentation in ({"size": list(SIZE), "counts": encoded["counts"].decode()}, runs(inside)):
         content["annotations"] = [note(9, PERSON, segmentation)]
         (item,) = read(root, content)
@@ -279,9 +279,9 @@ def test_run_lengths_there_and_back(seed, share):
     import pycocotools.mask as tools
 
     inside = np.random.default_rng(seed).random((37, 23)) < share
-    text = tools.encode(np.asfortranarray(inside.astype(np.uint8)))["counts"]
-    for counts in (text.decode(), runs(inside)["counts"]):
-        assert encode({"size": [37, 23], "counts": counts}, (37, 23), tools) == text
+    encoded: Any = tools.encode(np.asfortranarray(inside.astype(np.uint8)))
+    for counts in (encoded["counts"].decode(), runs(inside)["counts"]):
+        assert encode({"size": [37, 23], "counts": counts}, (37, 23), tools) == encoded["counts"]
 
 
 def test_usage(root, content, monkeypatch):

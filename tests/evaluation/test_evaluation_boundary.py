@@ -63,7 +63,7 @@ def reference_inner_boundary(mask):
     padded = np.pad(mask, 1)
     # As OpenCV has it, what lies beyond the array takes no part in the erosion: only the ring of zeros does.
     eroded = ndimage.binary_erosion(padded, np.ones((3, 3)), iterations=steps, border_value=1)[1:-1, 1:-1]
-    return mask & ~eroded
+    return mask & np.logical_not(eroded)
 
 
 @pytest.mark.parametrize("shape", [(40, 53), (7, 200), (3, 3), (1, 1), (150, 120)])

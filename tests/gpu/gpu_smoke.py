@@ -199,7 +199,7 @@ def every_kernel() -> set[str]:
     called = {"_normalised", "_mixed", "_gaussian"}
     modules = (triton_kernels, passes, triton_build, triton_exact, triton_numbering)
     return {
-        value.__name__ for m in modules for value in vars(m).values() if isinstance(value, KernelInterface)
+        name for m in modules for name, value in vars(m).items() if isinstance(value, KernelInterface)
     } - called
 
 

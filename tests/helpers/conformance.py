@@ -84,5 +84,6 @@ def picture(batch: int = 2, channels: int = 3, height: int = 6, width: int = 7) 
 def matrix(kernel: GaussianKernel | SymmetrizedKernel) -> Tensor:
     """The kernel as Float[B, N, N]."""
     batch, points = kernel.shape
-    eye = torch.eye(points, dtype=getattr(kernel, "kernel", kernel).features.dtype)
+    plain = kernel.kernel if isinstance(kernel, SymmetrizedKernel) else kernel
+    eye = torch.eye(points, dtype=plain.features.dtype)
     return kernel @ eye.expand(batch, points, points)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def photograph(name: str) -> np.ndarray:
     picture = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(data, name)()
-    return (transform.resize(picture, SIZE, anti_aliasing=True) * 255).round().astype(np.uint8)
+    return np.rint(255 * transform.resize(picture, SIZE, anti_aliasing=True)).astype(np.uint8)
 
 
 def composite(front: str, behind: str) -> tuple[np.ndarray, np.ndarray]:

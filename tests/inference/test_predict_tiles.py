@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from colour_network import colour_segmenter
-from crfrnn import CRFRNN, Predictor, Segmenter
+from crfrnn import CRFRNN, Lattice, Predictor, Segmenter
 from crfrnn.inference.enlarge import enlarge
 from crfrnn.inference.guide import Guide, shared_directions, vertices_per_pixel
 from crfrnn.inference.memory import crf_pixel, tile_within
@@ -223,6 +223,7 @@ def test_rough_pictures_get_smaller_tiles() -> None:
     flat = np.full((3, 300, 300), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 256, (3, 300, 300), np.uint8)
     few, many = (vertices_per_pixel(crf, Guide(InMemory(image), lambda p: p)) for image in (flat, noise))
-    kernels = crf.kernels(torch.from_numpy(noise)[None, :, :128, :128])
-    assert few < 0.01 and many == pytest.approx(kernels[1].operator.num_vertices / 128**2, rel=0.05)
+    lattice = crf.kernels(torch.from_numpy(noise)[None, :, :128, :128])[1].operator
+    assert isinstance(lattice, Lattice)
+    assert few < 0.01 and many == pytest.approx(lattice.num_vertices / 128**2, rel=0.05)
     assert crf_pixel(4, many) > crf_pixel(4, few) + 225 * (many - few) - 1

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def photograph(name: str, height: int, width: int) -> np.ndarray:
     picture = transform.resize(getattr(data, name)(), (height, width), anti_aliasing=True)
-    return (picture * 255).round().astype(np.uint8)
+    return np.rint(255 * picture).astype(np.uint8)
 
 
 def activation(image: np.ndarray, seed: int, classes: int = 2) -> Cams:

@@ -173,7 +173,7 @@ def test_keys_of_any_width(backend: str) -> None:
 
 def _peer_filter(features: torch.Tensor, logits: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
     """v = P(0) - P(1) and pydensecrf's raw K v, read from one unnormalised update."""
-    from pydensecrf import densecrf as dcrf
+    import pydensecrf.densecrf as dcrf
 
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     unary = np.ascontiguousarray(-np.log([p, 1 - p])).astype(np.float32)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +54,12 @@ def test_sizes_and_crops_at_500(stage: type[FCN]) -> None:
     assert network.crops == CROPS[stage]
     sides: dict[str, int] = {}
     shapes = {}
+
+    def noting(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        return lambda _, __, out: sides.update({name: out.shape[-1]})
+
     for name, layer in network.named_children():
-        layer.register_forward_hook(lambda _, __, out, name=name: sides.update({name: out.shape[-1]}))
+        layer.register_forward_hook(noting(name))
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             shapes[name] = tuple(layer.weight.shape)
     assert network(picture).shape == (1, 21, 500, 500)
@@ -116,8 +122,8 @@ def test_any_size_against_the_network_written_down(size: tuple[int, int]) -> Non
 def test_dropout_is_element_wise_and_gone_in_evaluation() -> None:
     network = trained(FCN8s(3, **SMALL)).train()
     with torch.no_grad():
-        network.fc7.weight.zero_()
-        network.fc7.bias.fill_(1.0)
+        network.get_parameter("fc7.weight").zero_()
+        network.get_parameter("fc7.bias").fill_(1.0)
         kept = network.features(torch.zeros(1, 3, 300, 300))["fc7"]
         assert set(kept.unique().tolist()) == {0.0, 2.0}
         assert any(0 < channel.count_nonzero() < channel.numel() for channel in kept[0])
@@ -167,8 +173,8 @@ def test_at_once_scales_the_pools() -> None:
     plain, scaled = trained(FCN8s(3, **SMALL)), FCN8s(3, at_once=True, **SMALL).eval()
     scaled.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        scaled.score_pool4.weight.mul_(100)
-        scaled.score_pool3.weight.mul_(10000)
+        scaled.get_parameter("score_pool4.weight").mul_(100)
+        scaled.get_parameter("score_pool3.weight").mul_(10000)
         picture = torch.randn(1, 3, 33, 40)
         torch.testing.assert_close(scaled(picture), plain(picture), rtol=1e-4, atol=1e-4)
     assert scaled.recipe.arguments["at_once"] and not FCN8s.from_stage(scaled, at_once=False).at_once
@@ -189,7 +195,7 @@ def test_vgg_with_its_classifier() -> None:
     network, state = FCN8s(3, **SMALL).eval(), vgg_state(SMALL["widths"], SMALL["hidden"])
     filled = load_vgg16(network, state)
     assert len(filled) == 15 and network.preprocessing == IMAGENET
-    assert torch.equal(network.conv5_3.weight, state["features.28.weight"])
+    assert torch.equal(network.get_parameter("conv5_3.weight"), state["features.28.weight"])
     # On one 7×7 map the classifier's matrices and the kernels are the same function.
     network, maps = network.double(), torch.randn(1, 6, 7, 7, dtype=torch.float64)
     double = {name: tensor.double() for name, tensor in state.items()}
@@ -210,7 +216,7 @@ def test_given_vgg16_weights(shared: Path) -> None:
     assert len(load_vgg16(network, path)) == 13
     with safe_open(path, framework="np") as stream:
         raw = stream.get_tensor("features.24.weight").astype(np.float32)
-    assert np.array_equal(network.conv5_1.weight.detach().numpy(), raw)
+    assert np.array_equal(network.get_parameter("conv5_1.weight").detach().numpy(), raw)
     # A trained network answers to pictures, and the deeper, the more sparsely.
     from skimage import data
 

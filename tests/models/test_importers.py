@@ -16,6 +16,7 @@ from crfrnn import CRFRNN, Segmenter
 from crfrnn.io import VOC_CLASSES
 from crfrnn.models import CAFFE, IMAGENET, FCN8s
 from crfrnn.models.importers import READERS, convert
+from crfrnn.models.registry import recipe_of
 
 THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, where equal numbers can be asked for
 
@@ -165,7 +166,7 @@ def test_plain_fcns_of_caffe(tmp_path: Path) -> None:
     rest["upscore"] = [np.ones((3, 3, 64, 64), np.float32)]
     for layers, name in ((sixteen, "fcn16s"), (rest, "fcn32s")):
         found = convert(foreign.caffemodel(tmp_path / name, layers), "caffe").segmenter
-        assert found.network.recipe.name == name
+        assert recipe_of(found.network).name == name
     assert float(found.network.get_parameter("upscore32.weight").detach().min()) == 1
     vgg = {k: v for k, v in made.items() if k.startswith(("conv", "fc"))}
     vgg["fc6"] = [vgg["fc6"][0].reshape(1, 1, foreign.HIDDEN, -1), vgg["fc6"][1]]  # an inner product

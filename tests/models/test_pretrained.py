@@ -200,7 +200,7 @@ def test_an_impossible_bandwidth_is_refused(tmp_path: Path) -> None:
 def test_nan_is_not_saved(tmp_path: Path) -> None:
     segmenter = segmenter_with_everything()
     with torch.no_grad():
-        segmenter.network.score_fr.bias[0] = 1e6
+        segmenter.network.get_parameter("score_fr.bias")[0] = 1e6
     with pytest.raises(ValueError, match=r"score_fr\.bias.*float16"):
         segmenter.save_pretrained(tmp_path / "x", dtype=torch.float16)
     assert not (tmp_path / "x" / "model.safetensors").exists()

@@ -6,7 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import monai
+import monai.data
+import monai.networks.nets
+import monai.transforms
 import numpy as np
 import pytest
 import torch
@@ -52,8 +54,9 @@ def test_a_chain_of_transforms_gives_the_refined_labels() -> None:
     wanted = refine_volume(image[0].numpy(), logits.numpy(), SPACING, theta_alpha=6.0, kind="logits")
     assert np.array_equal(found["pred"][0].numpy(), wanted.labels)
     assert (wanted.labels != wanted.before).mean() > 0.01, "the CRF has done something"
-    assert isinstance(found["pred"], monai.data.MetaTensor) and found["name"] == "a"
-    assert torch.equal(found["pred"].affine, image.affine)
+    pred: Any = found["pred"]
+    assert isinstance(pred, monai.data.MetaTensor) and found["name"] == "a"
+    assert torch.equal(pred.affine, image.affine)
     assert item["pred"] is logits, "the caller's dictionary is left alone"
 
 
@@ -117,7 +120,7 @@ def test_the_layer_trains_behind_a_network_of_volumes() -> None:
     image, crf = volume().as_tensor()[None], CRFRNN(3, 4.0, 40.0, 2.0, iterations=2)
     target = (image[:, 0] > 150).long()
     torch.nn.functional.cross_entropy(crf(network(image), image), target).backward()
-    for gradient in (network.convInit.conv.weight.grad, crf.bilateral_weights.grad):
+    for gradient in (network.get_parameter("convInit.conv.weight").grad, crf.bilateral_weights.grad):
         assert gradient is not None and float(gradient.abs().sum()) > 0 and bool(gradient.isfinite().all())
 
 

@@ -89,7 +89,9 @@ def test_the_segmenter_is_processor_model_and_crf(name: str) -> None:
     outputs = model(inputs["pixel_values"])
     if name == "mask2former":  # the same sum, query by query
         classes, masks = outputs.class_queries_logits.softmax(-1), outputs.masks_queries_logits.sigmoid()
-        scores = sum(classes[:, q, :LABELS, None, None] * masks[:, q, None] for q in range(5))
+        scores = torch.stack([classes[:, q, :LABELS, None, None] * masks[:, q, None] for q in range(5)]).sum(
+            0
+        )
         logits = scores.clamp(min=1e-5).log()
     else:
         logits = outputs.logits
