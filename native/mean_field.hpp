@@ -57,7 +57,7 @@ struct MeanFieldTable {
   void (*backward)(const Problem& problem, const float* grad_logits, const float* marginals,
                    float* grad_unary, float* grad_initial, float* grad_transform,
                    KernelGradient* grad_kernels);
-  // One iteration over rows [total][labels] in the pixels' own order, for those who look at Q in between: x
+  // One iteration over rows [total][labels] in the pixels' own order, for callers that need Q after each: x
   // of the marginals into `out`, or softmax(x), in which case `out` may be `marginals`. All kernels are
   // lattices; mask and clamp are not read.
   void (*update)(const Problem& problem, const float* unary, const float* marginals, bool normalize,

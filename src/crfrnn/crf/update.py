@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""One update of mean field over rows of labels, for those who look at Q between two of them."""
+"""One update of mean field over rows of labels, for callers that need Q after every update.
+
+Such a step through `mean_field(…, 1, initial=log Q)` gives the same and takes 2.5 to 4 times as long: rows go
+to planes and back, through a logarithm and a softmax.
+"""
 
 from __future__ import annotations
 

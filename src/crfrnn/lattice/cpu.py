@@ -20,7 +20,6 @@ from crfrnn.lattice.reference import gaussian_sum as gaussian_sum
 from crfrnn.lattice.validate import readable
 
 differentiable = False
-VERTICES = 6  # word of the table that holds the number of vertices
 
 
 def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
@@ -101,17 +100,16 @@ def feature_gradient(grad_weights: Tensor, features: Tensor, scale: float, *stru
 
 
 def num_vertices(*structure: Tensor) -> int:
-    return int(structure[0][VERTICES])
+    return _shape(*structure).vertices
 
 
 def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
     (table,) = structure
     if weights is not None and readable(table):
         _native.verify(table, len(weights), weights.shape[1])
-    head = table[:16].tolist()
-    size, points, count, vertices = head[1] + 1, head[4], head[5], head[VERTICES]
-    words = (points, count + 1, count * size, (count * size + 3) // 4, 2 * size * vertices)
-    order, start, corner, rank, neighbour = table[16 : 16 + sum(words)].split(words)
+    shape = _shape(table)
+    size, count, vertices = shape.dim + 1, shape.simplices, shape.vertices
+    _, order, start, corner, rank, neighbour, *_ = table[: sum(shape.parts)].split(shape.parts)
     run = start.diff().long()  # points of each simplex
     absent = table.new_full((size, 2, 1), vertices)
     return Simplices(
@@ -119,6 +117,10 @@ def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
         # The reference counts a step down first, the table a step along n_j.
         torch.cat([neighbour.view(size, 2, vertices).flip(1), absent], -1),
         rank.contiguous().view(torch.uint8)[: count * size].view(count, size).repeat_interleave(run, 0),
-        head[8],
+        shape.total,
         order.long(),
     )
+
+
+def _shape(table: Tensor) -> _native.TableShape:
+    return _native.TableShape(table[: _native.header_words].tolist())
