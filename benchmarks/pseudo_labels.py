@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 
 from crfrnn import _native
 from crfrnn.datasets import shared_folder
-from crfrnn.inference.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
+from crfrnn.inference.pseudo import CAM_CRFS, Job, refine_labels, write_pseudo_labels
 from crfrnn.io import atomic, read_image
 from engine import in_turn
 from outputs import ready
@@ -93,7 +93,7 @@ def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
     """Median seconds a picture, ours and pydensecrf2, one thread each."""
     import pydensecrf.densecrf as dcrf
 
-    recipe, ours, theirs = RECIPES["irn"], [], []
+    recipe, ours, theirs = CAM_CRFS["irn"], [], []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for path in paths:

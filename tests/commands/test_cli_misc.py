@@ -109,7 +109,9 @@ def test_warnings_are_lines_without_a_place_and_those_of_one_kind_are_counted(
 ) -> None:
     def command() -> None:
         with common.progress() as bar:
-            for n in bar.track(range(6), description="read"):
+            count = bar.counter("read", 6)
+            for n in range(6):
+                count(n, 6)
                 warnings.warn("the same\n  for all", InputWarning, stacklevel=1)
                 warnings.warn(
                     f"picture 'p{n}.png': range 0..{n / 8}; say --scale", InputWarning, stacklevel=1

@@ -15,7 +15,7 @@ import typer
 from crfrnn.commands.parser import app
 from crfrnn.crf.presets import PRESETS
 from crfrnn.evaluation.submission import COMPETITIONS, TARGETS
-from crfrnn.inference.pseudo import RECIPES
+from crfrnn.inference.pseudo import CAM_CRFS
 from crfrnn.io.scores import KINDS
 from crfrnn.io.unaries import PICTURE_KINDS
 from crfrnn.models.importers import READERS
@@ -91,7 +91,7 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
         ("tiles", "--kind", KINDS),
         ("volume", "--kind", KINDS),
         ("convert", "--from", READERS),
-        ("pseudo-labels", "--recipe", RECIPES),
+        ("pseudo-labels", "--recipe", CAM_CRFS),
         ("submit", "--target", TARGETS),
         ("submit", "--competition", COMPETITIONS),
         ("train", "--recipe", recipe_names()),

@@ -19,8 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from crfrnn.commands.parser import app
-from crfrnn.inference.pseudo import RECIPES, Job, refine_labels, write_pseudo_labels
-from crfrnn.inference.pseudo.workers import DIED, work_through
+from crfrnn.inference.pseudo import CAM_CRFS, Job, refine_labels, write_pseudo_labels
+from crfrnn.inference.workers import DIED, Result, work_through
 from crfrnn.io import read_cams, read_image, read_label_png, write_label_png
 from crfrnn.io.manifest import MANIFEST
 from toy import SIZE, make_pictures
@@ -60,7 +60,7 @@ def run(*words: object) -> tuple[int, str, str]:
 def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) -> None:
     out, seen = root / "out", []
     report = write_pseudo_labels(jobs(root)[:3], out, processes=1, progress=lambda *n: seen.append(n))
-    assert (report.written, report.skipped, report.failed) == (3, 0, {})
+    assert (report.done, report.skipped, report.failed) == (3, 0, {})
     assert names(out) == ["p0.png", "p1.png", "p2.png"]
     assert seen == [(1, 3), (2, 3), (3, 3)]
     image, cams = read_image(root / "images/p1.png"), read_cams(root / "cams/p1.npz", size=SIZE)
@@ -72,12 +72,12 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     (out / "p0.png").unlink()
     (out / "p2.png").write_bytes(b"")
     report = write_pseudo_labels(jobs(root), out, processes=1)
-    assert (report.written, report.skipped) == (4, 1)
+    assert (report.done, report.skipped) == (4, 1)
     assert (read_label_png(out / "p1.png") == 20).all()
     with pytest.raises(ValueError, match=r"^output .*expected a folder begun with the same settings.*recipe"):
         write_pseudo_labels(jobs(root), out, "seam", processes=1)
     report = write_pseudo_labels(jobs(root), out, "seam", processes=1, overwrite=True)
-    assert (report.written, report.skipped) == (5, 0)
+    assert (report.done, report.skipped) == (5, 0)
     (made,) = json.loads((out / MANIFEST).read_text())["runs"].values()
     assert made["settings"]["recipe"]["levels"] == [4.0, 24.0]
 
@@ -88,7 +88,7 @@ def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root
     (root / "cams/p4.npz").unlink()
     for out, how in (("a", {"processes": 1}), ("b", {"processes": 2}), ("c", {"processes": 1, "batch": 4})):
         report = write_pseudo_labels(jobs(root), root / out, **how)
-        assert report.written == 2 and sorted(report.failed) == ["p1", "p3", "p4"]
+        assert report.done == 2 and sorted(report.failed) == ["p1", "p3", "p4"]
         assert "image" in report.failed["p1"] and "18 rows × 22" in report.failed["p3"]
         assert "nothing under that name" in report.failed["p4"]
         assert names(root / out) == ["p0.png", "p2.png"]
@@ -97,23 +97,24 @@ def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root
         assert np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2])
 
 
-def _work_or_die(chunk: list[int]) -> list[tuple[int, str | None]]:
+def _work_or_die(chunk: list[int]) -> list[Result]:
     if 7 in chunk:
         os.kill(os.getpid(), signal.SIGKILL)
-    return [(job, None if torch.get_num_threads() == 1 else "several threads") for job in chunk]
+    error = None if torch.get_num_threads() == 1 else "several threads"
+    return [Result(job, error=error) for job in chunk]
 
 
 def test_only_the_job_that_kills_its_process_is_lost() -> None:
     results = list(work_through(_work_or_die, [[6, 7], [8, 9], [1, 2]], 1))
-    assert sorted(job for job, _ in results) == [1, 2, 6, 7, 8, 9], "every job once"
-    assert [job for job, error in results if error == DIED] == [7]
-    assert all(error is None for job, error in results if job != 7)
+    assert sorted(one.job for one in results) == [1, 2, 6, 7, 8, 9], "every job once"
+    assert [one.job for one in results if one.error == DIED] == [7]
+    assert all(one.error is None for one in results if one.job != 7)
 
 
 def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from crfrnn.inference.pseudo.workers import work_through\nlist(work_through(len, [[1]], 1))\n"
+        "from crfrnn.inference.workers import work_through\nlist(work_through(len, [[1]], 1))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, check=False, timeout=100)
     assert done.returncode == 1 and b"processes: expected processes that start" in done.stderr
@@ -131,7 +132,7 @@ def test_command(root: Path) -> None:
     (root / "list.txt").write_text("p3\np0\n")
     code, said, _ = run(*words[:5], root / "l", "-j", 1, "--list", root / "list.txt", "--level", 0.5, "-T", 3)
     assert code == 0 and names(root / "l") == ["p0.png", "p3.png"]
-    own = replace(RECIPES["irn"], levels=(0.5,), iterations=3)
+    own = replace(CAM_CRFS["irn"], levels=(0.5,), iterations=3)
     image, cams = read_image(root / "images/p3.png"), read_cams(root / "cams/p3.npz")
     assert np.array_equal(read_label_png(root / "l/p3.png"), refine_labels([image], [cams], own)[0])
 
@@ -202,7 +203,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from crfrnn.io import atomic
-from crfrnn.inference.pseudo.workers import work_through
+from crfrnn.inference.workers import work_through
 
 def work(chunk):
     with atomic(Path(chunk[0]) / "result") as part:
@@ -242,7 +243,7 @@ def test_processes_do_not_outlive_the_run_and_leave_no_half_file(
 IMPORTS = """
 import sys, time
 from pathlib import Path
-from crfrnn.inference.pseudo.workers import work_through
+from crfrnn.inference.workers import work_through
 
 if __name__ == "__main__":
     try:

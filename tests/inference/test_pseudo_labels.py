@@ -11,7 +11,7 @@ import pytest
 import torch
 from skimage import data, filters, transform
 
-from crfrnn.inference.pseudo import RECIPES, Recipe, recipe_named, refine_labels
+from crfrnn.inference.pseudo import CAM_CRFS, CamCRF, cam_crf, refine_labels
 from crfrnn.io import Cams
 
 Kernels = tuple[float, float, float, float, float]
@@ -73,7 +73,7 @@ def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
     return np.where(wide == 0, 0, np.where(low == 0, 255, low))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", CAM_CRFS)
 @pytest.mark.parametrize("name", ["chelsea", "coffee"])
 def test_labels_are_those_of_the_published_pipeline(recipe: str, name: str) -> None:
     image = photograph(name, 120, 150)
@@ -100,8 +100,8 @@ def test_company_changes_nothing() -> None:
 def test_scores_of_all_labels_are_refined_and_argmaxed() -> None:
     image = photograph("chelsea", 50, 60)
     logits = torch.randn(21, 50, 60) + 4 * (torch.arange(21)[:, None, None] == 8)
-    (found,) = refine_labels([image], [logits], replace(RECIPES["irn"], iterations=5))
-    crf = RECIPES["irn"].crf(21)
+    (found,) = refine_labels([image], [logits], replace(CAM_CRFS["irn"], iterations=5))
+    crf = CAM_CRFS["irn"].crf(21)
     with torch.no_grad():
         own = crf(logits[None], torch.from_numpy(image).permute(2, 0, 1)[None], iterations=5)[0].argmax(0)
     assert np.array_equal(found, own.numpy())
@@ -118,13 +118,13 @@ def test_two_levels_are_combined_as_each_paper_says() -> None:
     """Without iterations the labels follow from the scores alone: sure, unsure, background."""
     image = np.zeros((1, 3, 3), np.uint8)
     cams = Cams(torch.tensor([[[0.9, 0.2, 0.01]]]), np.array([7]))
-    recipe = replace(RECIPES["irn"], iterations=0)
+    recipe = replace(CAM_CRFS["irn"], iterations=0)
     assert refine_labels([image], [cams], recipe)[0].tolist() == [[7, 255, 0]]
     crossed = replace(recipe, levels=(0.05, 0.30))  # the strict level is the second: both find 0.2
     assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 7, 0]]
     crossed = replace(crossed, background_wins=True)
     assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 0, 0]]
-    sure = replace(RECIPES["clip-es"], iterations=0, certain=0.85)
+    sure = replace(CAM_CRFS["clip-es"], iterations=0, certain=0.85)
     assert refine_labels([image], [cams], sure)[0].tolist() == [[7, 255, 0]]
 
 
@@ -158,5 +158,5 @@ def test_bad_calls_are_named() -> None:
             refine_labels(*call)
     for change, named in (({"levels": (0.1, 0.2, 0.3)}, "levels"), ({"background": "none"}, "background")):
         with pytest.raises(ValueError, match=f"^{named}"):
-            replace(recipe_named("irn"), **change)
-    assert isinstance(recipe_named(RECIPES["irn"]), Recipe)
+            replace(cam_crf("irn"), **change)
+    assert isinstance(cam_crf(CAM_CRFS["irn"]), CamCRF)

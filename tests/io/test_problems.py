@@ -146,14 +146,16 @@ def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(
     monkeypatch.setattr("crfrnn.commands.progress.SHARE", 0.0)
     stream = io.StringIO()
     with Bar(Console(file=stream), tmp_path / "progress.log") as bar:
-        assert list(bar.track("abc", description="read [x]")) == ["a", "b", "c"]
+        count = bar.counter("read [x]", 3)
+        for done in (1, 2, 3):
+            count(done, 3)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3 and lines[-1].startswith("read [x]: 3 of 3")
     logged = (tmp_path / "progress.log").read_text().splitlines()
     assert [line.split(" ", 2)[2].split(",")[0] for line in logged] == [line.split(",")[0] for line in lines]
     terminal = io.StringIO()
     with Bar(Console(file=terminal, force_terminal=True)) as bar:
-        list(bar.track("abc", description="read"))
+        bar.counter("read")(1, 3)
     assert "a second" not in terminal.getvalue()
 
 

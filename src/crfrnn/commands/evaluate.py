@@ -12,10 +12,9 @@ import typer
 from rich.table import Table
 
 from crfrnn.commands import common
-from crfrnn.commands.pictures import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -67,6 +66,7 @@ def evaluate(
     from crfrnn.datasets import UnaryDataset
     from crfrnn.evaluation import Evaluator
     from crfrnn.evaluation.tables import write_csv
+    from crfrnn.inference.many import many
     from crfrnn.io.outputs import Item, claim
 
     specs = dict(_named(spec) for spec in methods)
@@ -94,19 +94,25 @@ def evaluate(
     names = common.class_names(found, count)
     evaluator = Evaluator(count, class_names=names, trimap_width=trimap_width)
     item = Item((), tuple(tables.values()))
+
+    def judge(indices: Sequence[int]) -> list[None]:
+        read = [data[i] if unaries is not None else data.without_unary(i) for i in indices]
+        return [
+            evaluator.update(one.id, one.truth.numpy(), {name: run(one) for name, run in runs.items()})
+            for one in read
+        ]
+
     with (
         claim(output, "evaluate", common.settings(), [item], whole=False, overwrite=overwrite),
         common.progress() as bar,
     ):
-        failures = Failures()
-        for index in bar.track(range(len(data)), description="evaluate"):
-            with failures.caught(found.ids[index]):
-                sample = data[index] if unaries is not None else data.without_unary(index)
-                truth = sample.truth.numpy()
-                evaluator.update(sample.id, truth, {name: run(sample) for name, run in runs.items()})
-        if failures:  # figures of the others would be those of another data set
-            failures.show(len(data))
-            common.show_error("nothing was written")
+        tally = many(
+            range(len(data)), judge, name=found.ids.__getitem__, strict=common.state.debug,
+            progress=bar.counter("evaluate", len(data)),
+        )  # fmt: skip
+        if tally.failed:  # figures of the others would be those of another data set
+            for line in (*tally.problems(), "nothing was written"):
+                common.show_error(line)
             raise typer.Exit(common.USAGE)
         result = evaluator.compute()
         options: dict[str, Any] = {"samples": samples, "seed": seed}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The pictures that a command line names, and those of them that failed."""
+"""The pictures that a command line names, and how a run over them is shown and ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from crfrnn.commands import common
+
+if TYPE_CHECKING:
+    from crfrnn.inference.many import Progress, Tally
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Pictures, folders of them, or globs.", show_default=False)
@@ -85,36 +88,27 @@ def _files(folder: Path, recursive: bool) -> list[Path]:
     return out
 
 
-class Failures:
-    """Pictures that failed while the others are done; `show` says them by kind at the end."""
+@contextmanager
+def counted(description: str, total: int) -> Iterator[tuple[Tally, Progress]]:
+    """A tally and a bar for `crfrnn.inference.many`; a signal ends the block and is noted in the tally."""
+    from crfrnn.inference.many import Tally
 
-    def __init__(self) -> None:
-        self._reasons: list[tuple[str, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def add(self, name: str, reason: str) -> None:
-        self._reasons.append((name, reason))
-
-    @contextmanager
-    def caught(self, name: str) -> Iterator[None]:
-        """What goes wrong inside belongs to the picture `name`; with --debug it ends the command."""
+    tally = Tally(total)
+    with common.progress() as bar:
         try:
-            yield
-        # RuntimeError is what torch raises where memory ends.
-        except (ValueError, TypeError, OSError, MemoryError, RuntimeError) as error:
-            if common.state.debug:
-                raise
-            self.add(name, str(error).strip() or type(error).__name__)
+            yield tally, bar.counter(description, total)
+        except KeyboardInterrupt:
+            tally.stopped = True
 
-    def show(self, total: int) -> None:
-        """One line per kind of problem, and how many of `total` pictures failed."""
-        from crfrnn.io.problems import by_kind
 
-        if not self._reasons:
-            return
-        lines = [f"{name}: {reason}" for name, reason in self._reasons]
-        for line in by_kind(lines, [name for name, _ in self._reasons]):
-            common.show_error(line)
-        common.show_error(f"{len(self)} of {total} pictures failed")
+def conclude(tally: Tally, goes_on: str) -> None:
+    """Say which pictures failed, by kind, and leave with the exit code of the run unless all were done.
+
+    Args: goes_on: what does the others after a signal, as a sentence.
+    """
+    for line in tally.problems():
+        common.show_error(line)
+    if tally.stopped:
+        raise common.stopped(goes_on)
+    if tally.failed:
+        raise typer.Exit(1)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 FIRST = 5.0  # seconds before the first line, and between lines at least
 SOON = 0.1  # so little time says nothing of a rate
 SHARE = 0.05  # later lines wait for so much of the time that has passed: a day has some 150 lines
-Item = TypeVar("Item")
 Clock = Callable[[], float]
 
 
@@ -142,11 +141,10 @@ class Bar:
     def remove_task(self, task: int) -> None:
         self._bar.remove_task(self._tasks.pop(task)[0])
 
-    def track(self, items: Sequence[Item], description: str) -> Iterator[Item]:
-        task = self.add_task(description, total=len(items))
-        for done, item in enumerate(items, 1):
-            yield item
-            self.update(task, completed=done)
+    def counter(self, description: str, total: int | None = None) -> Callable[[int, int], None]:
+        """A task as a callback: what is done, and of how many."""
+        task = self.add_task(description, total)
+        return lambda done, total: self.update(task, completed=done, total=total)
 
     def _show(self, line: str) -> None:
         self.console.print(line, markup=False)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
+from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
-    from crfrnn.inference.pseudo import Job, Recipe
+    from crfrnn.inference.pseudo import CamCRF, Job
 
 _ENDINGS = {
     "cams": (".npz", ".npy"),  # .npy only to be refused with an explanation
@@ -72,30 +72,21 @@ def pseudo_labels(
     if not maps.is_dir():
         raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
     jobs = _jobs(images, recursive, maps, kind, listing)
-    try:
-        with common.progress() as bar:
-            task = bar.add_task("pseudo-labels", total=len(jobs))
-            report = write_pseudo_labels(
-                jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
-                scale=scale, quality=quality, processes=processes, batch=batch, device=device,
-                overwrite=overwrite, progress=lambda done, _: bar.update(task, completed=done),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        raise common.stopped("the same command goes on with the others") from None
-    failures = Failures()
-    for name, reason in sorted(report.failed.items()):
-        failures.add(name, reason)
-    common.out.print(f"{report.written} of {len(jobs)} written, {report.skipped} were there already.")
+    with counted("pseudo-labels", len(jobs)) as (tally, progress):
+        write_pseudo_labels(
+            jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
+            scale=scale, quality=quality, processes=processes, batch=batch, device=device,
+            overwrite=overwrite, tally=tally, progress=progress,
+        )  # fmt: skip
+    common.out.print(f"{tally.done} of {tally.total} written, {tally.skipped} were there already.")
     common.out.print(f"Label maps: {output}", markup=False)
-    failures.show(len(jobs))
-    if failures:
-        raise typer.Exit(1)
+    conclude(tally, "the same command goes on with the others")
 
 
-def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Recipe:
-    from crfrnn.inference.pseudo import recipe_named
+def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> CamCRF:
+    from crfrnn.inference.pseudo import cam_crf
 
-    chosen = recipe_named(name)
+    chosen = cam_crf(name)
     if levels:
         chosen = replace(chosen, levels=tuple(levels))
     if iterations is not None:

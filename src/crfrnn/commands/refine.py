@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common
-from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
+from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
@@ -65,6 +65,7 @@ def refine(
 
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
+    from crfrnn.inference.many import many
     from crfrnn.io.scale import check_scale
 
     numbers = {
@@ -76,29 +77,20 @@ def refine(
         find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
         save_probabilities, panel, check_scale(scale), len(images) == 1 and Path(images[0]).is_file(),
     )  # fmt: skip
-    failures, done, skipped, stopped = Failures(), 0, 0, False
-    with work.claim(skip_existing, overwrite) as outputs, common.progress() as bar:
-        try:
-            for item, name in bar.track(list(work.items.items()), description="refine"):
-                path = item.sources[0]
-                if outputs.finished(item):
-                    skipped += 1
-                    continue
-                with failures.caught((name.parent / path.name).as_posix()):
-                    work.one(path, name, item.files)
-                    done += 1
-        except KeyboardInterrupt:
-            stopped = True
-    if done or skipped:
-        changed = f", {100 * work.changed / done:.1f} % of the pixels changed" if done else ""
-        there = f"; {skipped} were there already" if skipped else ""
-        common.out.print(f"{done} of {len(work.pictures)} refined{changed}{there}.")
+    with (
+        work.claim(skip_existing, overwrite) as outputs,
+        counted("refine", len(work.items)) as (tally, progress),
+    ):
+        many(
+            work.items, work.some, tally, name=work.shown, finished=outputs.finished, progress=progress,
+            strict=common.state.debug,
+        )  # fmt: skip
+    if tally.done or tally.skipped:
+        changed = f", {100 * work.changed / tally.done:.1f} % of the pixels changed" if tally.done else ""
+        there = f"; {tally.skipped} were there already" if tally.skipped else ""
+        common.out.print(f"{tally.done} of {tally.total} refined{changed}{there}.")
         common.out.print(f"Label maps: {work.output}", markup=False)
-    failures.show(len(work.pictures))
-    if stopped:
-        raise common.stopped("the same command with --skip-existing goes on")
-    if failures:
-        raise typer.Exit(1)
+    conclude(tally, "the same command with --skip-existing goes on")
 
 
 @dataclass
@@ -168,8 +160,15 @@ class _Work:
             unary = self.unary / f"{name}.npy"
         return Item((path, unary), tuple(files))
 
-    def one(self, path: Path, name: Path, files: tuple[Path, ...]) -> None:
-        """Read, refine and write one picture."""
+    def shown(self, item: Item) -> str:
+        """The picture's name in messages."""
+        return (self.items[item].parent / item.sources[0].name).as_posix()
+
+    def some(self, items: Sequence[Item]) -> list[None]:
+        """Read, refine and write pictures."""
+        return [self._one(item.sources[0], self.items[item], item.files) for item in items]
+
+    def _one(self, path: Path, name: Path, files: tuple[Path, ...]) -> None:
         from crfrnn.inference.refine import refine as refine_picture
         from crfrnn.io import read_image, read_unary, write_label_png
         from crfrnn.io.images import write_png

@@ -58,8 +58,7 @@ def beside(output: Path, save_probabilities: bool) -> Path | None:
 def tile_bar() -> Iterator[Callable[[int, int], None]]:
     """A callback for the tiles done and the tiles in all."""
     with common.progress() as bar:
-        task = bar.add_task("tiles", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield bar.counter("tiles")
 
 
 def say(done: Tiling | None, output: Path) -> None:

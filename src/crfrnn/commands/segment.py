@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from crfrnn.commands import common, scenes
-from crfrnn.commands.pictures import Failures, Pictures, Recursive, find_pictures
+from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ def segment(
     Example: crfrnn segment scene.tif -o labels.tif --bands 4,3,2 --scale 0 3000 --memory 2048
     """
     from crfrnn.inference import Predictor, default_checkpoint
+    from crfrnn.inference.many import many
     from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
@@ -119,32 +121,24 @@ def segment(
     work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
     pictures = common.spread(list(names), limit)
     items = [work.item(path, output / names[path]) for path in pictures]
-    failures, done, skipped, stopped = Failures(), 0, 0, False
+
+    def shown(item: Item) -> str:
+        path = item.sources[0]
+        return (names[path].parent / path.name).as_posix()
+
     with (
         claim(output, "segment", settings, items, resume=skip_existing, overwrite=overwrite) as outputs,
-        common.progress() as bar,
+        counted("segment", len(items)) as (tally, progress),
     ):
-        try:
-            for item in bar.track(items, description="segment"):
-                path = item.sources[0]
-                if outputs.finished(item):
-                    skipped += 1
-                    continue
-                shown = (names[path].parent / path.name).as_posix()
-                with failures.caught(shown):
-                    found = work.one(path, item.files)
-                    done += 1
-                    common.out.print(f"{shown}: {_areas(found)}", markup=False)
-        except KeyboardInterrupt:
-            stopped = True
-    there = f", {skipped} were there already" if skipped else ""
-    common.out.print(f"{done} of {len(pictures)} segmented{there}.")
+        many(
+            items, work.some, tally, name=shown, finished=outputs.finished, progress=progress,
+            found=lambda item, areas: common.out.print(f"{shown(item)}: {areas}", markup=False),
+            strict=common.state.debug,
+        )  # fmt: skip
+    there = f", {tally.skipped} were there already" if tally.skipped else ""
+    common.out.print(f"{tally.done} of {tally.total} segmented{there}.")
     common.out.print(f"Results: {output}", markup=False)
-    failures.show(len(pictures))
-    if stopped:
-        raise common.stopped("the same command with --skip-existing goes on")
-    if failures:
-        raise typer.Exit(1)
+    conclude(tally, "the same command with --skip-existing goes on")
 
 
 @dataclass
@@ -169,9 +163,13 @@ class _Work:
         wanted = {PANEL: self.compare, OVERLAY: self.overlay, PROBABILITIES: self.save_probabilities}
         return [*(ending for ending, asked in wanted.items() if asked), AREAS, LABELS]
 
-    def one(self, path: Path, files: tuple[Path, ...]) -> Prediction:
-        """Read, segment and write one picture."""
-        paths = dict(zip(self.endings(), files, strict=True))
+    def some(self, items: Sequence[Item]) -> list[str]:
+        """Read, segment and write pictures; the areas of each in words."""
+        return [
+            self._one(item.sources[0], dict(zip(self.endings(), item.files, strict=True))) for item in items
+        ]
+
+    def _one(self, path: Path, paths: dict[str, Path]) -> str:
         import numpy as np
 
         from crfrnn.io import read_image, write_label_png
@@ -202,7 +200,7 @@ class _Work:
         said = json.dumps(record, indent=1, ensure_ascii=False)
         write_text(paths[AREAS], said + "\n")
         write_label_png(paths[LABELS], found.labels)
-        return found
+        return _areas(found)
 
 
 def _check_scene(images: list[str], output: Path, **others: Any) -> None:

@@ -51,10 +51,9 @@ def submit(
         claim(output.parent, "submit", {}, [item], inputs=read, whole=False, overwrite=overwrite),
         common.progress() as bar,
     ):
-        task = bar.add_task("submit", total=len(listed))
         left_out = pack_submission(
             predictions, listed, output, target=target, competition=competition, split=name,
-            progress=lambda done, _: bar.update(task, completed=done),
+            progress=bar.counter("submit", len(listed)),
         )  # fmt: skip
     if left_out:
         common.out.print(

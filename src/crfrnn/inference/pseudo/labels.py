@@ -14,7 +14,7 @@ from torch import Tensor
 from crfrnn.crf import mean_field
 from crfrnn.crf.binary import two_labels
 from crfrnn.crf.unit import warn_of_probabilities
-from crfrnn.inference.pseudo.recipes import Recipe, recipe_named
+from crfrnn.inference.pseudo.cam_crf import CamCRF, cam_crf
 from crfrnn.io import VOID, unary_from_labels
 from crfrnn.io.cams import Cams
 from crfrnn.io.scores import SMALLEST
@@ -34,7 +34,7 @@ class _Candidates(NamedTuple):
 def refine_labels(
     images: Sequence[NDArray[np.uint8]],
     maps: Sequence[Cams | Tensor],
-    recipe: str | Recipe = "irn",
+    recipe: str | CamCRF = "irn",
     *,
     quality: str = "default",
     device: str | torch.device = "cpu",
@@ -49,14 +49,14 @@ def refine_labels(
         images: UInt8[H, W, 3] each, of any sizes.
         maps: for each picture its `Cams`, or logits Float[L, H, W] of all labels, background first, of which
             the argmax after the CRF is taken (`levels` do not matter then).
-        recipe: a name in `RECIPES`, or a `Recipe`.
+        recipe: a name in `CAM_CRFS`, or a `CamCRF`.
         quality: of the lattice, "classic", "default" or "high".
         device: where the CRF runs, "cpu" or "cuda".
 
     Raises:
         ValueError: other shapes, more than 255 labels, unknown names.
 
-    Source: `Recipe.source`; the inference is that of `CRFRNN` with symmetric normalisation.
+    Source: `CamCRF.source`; the inference is that of `CRFRNN` with symmetric normalisation.
 
     >>> image = np.zeros((4, 6, 3), np.uint8)
     >>> image[:, 3:] = 200
@@ -65,7 +65,7 @@ def refine_labels(
     >>> refine_labels([image], [Cams(cam, np.array([15]))])[0][0].tolist()
     [0, 0, 0, 15, 15, 15]
     """
-    chosen = recipe_named(recipe)
+    chosen = cam_crf(recipe)
     if len(images) != len(maps):
         raise ValueError(f"maps: expected one for each of {len(images)} pictures, got {len(maps)}")
     candidates = [
@@ -100,7 +100,7 @@ def _checked(image: NDArray[np.uint8], source: Cams | Tensor, number: int) -> ND
     return image
 
 
-def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: Recipe) -> _Candidates:
+def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: CamCRF) -> _Candidates:
     if not isinstance(source, Cams):
         warn_of_probabilities(source)
         logits = two_labels(source.float())
@@ -136,7 +136,7 @@ def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
 def _infer(
     images: Sequence[NDArray[np.uint8]],
     unaries: Sequence[Tensor],
-    recipe: Recipe,
+    recipe: CamCRF,
     quality: str,
     device: str | torch.device,
 ) -> list[Tensor]:
@@ -165,7 +165,7 @@ def _infer(
     return [unary[:, k, :, : own.shape[2], : own.shape[3]].softmax(1) for k, own in enumerate(unaries)]
 
 
-def _decide(q: Tensor, labels: NDArray[np.int64], recipe: Recipe) -> NDArray[np.uint8]:
+def _decide(q: Tensor, labels: NDArray[np.int64], recipe: CamCRF) -> NDArray[np.uint8]:
     best, winner = q.max(1)
     found = labels[winner.numpy()]
     out = found[0].copy()

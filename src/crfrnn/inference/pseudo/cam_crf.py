@@ -11,7 +11,7 @@ BACKGROUNDS = ("threshold", "power")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CamCRF:
     """A dense CRF after class activation maps.
 
     The background has no map; `levels` say what stands for it, and each level is one inference:
@@ -63,7 +63,7 @@ class Recipe:
     def crf(self, num_labels: int, quality: str = "default") -> CRFRNN:
         """The layer: Potts, normalised symmetrically, as these methods call pydensecrf.
 
-        >>> RECIPES["irn"].crf(3).normalization
+        >>> CAM_CRFS["irn"].crf(3).normalization
         'symmetric'
         """
         return CRFRNN(
@@ -79,23 +79,23 @@ class Recipe:
         ).eval()
 
 
-RECIPES: dict[str, Recipe] = {
-    "irn": Recipe(
+CAM_CRFS: dict[str, CamCRF] = {
+    "irn": CamCRF(
         "IRN: Ahn, Cho & Kwak, CVPR 2019, arXiv:1904.05044; jiwoon-ahn/irn, "
         "misc/imutils.py crf_inference_label, step/cam_to_ir_label.py, run_sample.py",
         3.0, 3.0, 10.0, 50.0, 5.0, "threshold", (0.30, 0.05),
     ),
-    "affinitynet": Recipe(
+    "affinitynet": CamCRF(
         "AffinityNet: Ahn & Kwak, CVPR 2018, arXiv:1803.10464; jiwoon-ahn/psa, "
         "tool/imutils.py crf_inference, infer_cls.py, voc12/data.py",
         3.0, 3.0, 10.0, 80.0, 13.0, "power", (4.0, 32.0), background_wins=True,
     ),
-    "seam": Recipe(
+    "seam": CamCRF(
         "SEAM: Wang et al., CVPR 2020, arXiv:2004.04581; YudeWang/SEAM, "
         "tool/imutils.py crf_inference, infer_SEAM.py",
         3.0, 3.0, 10.0, 80.0, 13.0, "power", (4.0, 24.0), background_wins=True,
     ),
-    "clip-es": Recipe(
+    "clip-es": CamCRF(
         "CLIP-ES: Lin et al., CVPR 2023, arXiv:2212.09506; linyq2117/CLIP-ES, "
         "eval_cam_with_crf.py",
         3.0, 1.0, 4.0, 67.0, 3.0, "power", (1.0,), certain=0.95,
@@ -103,16 +103,16 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
-def recipe_named(recipe: str | Recipe) -> Recipe:
-    """The recipe of that name; a `Recipe` is returned as it is.
+def cam_crf(recipe: str | CamCRF) -> CamCRF:
+    """The recipe of that name; a `CamCRF` is returned as it is.
 
-    >>> recipe_named("seam").levels
+    >>> cam_crf("seam").levels
     (4.0, 24.0)
     """
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, CamCRF):
         return recipe
-    if recipe not in RECIPES:
+    if recipe not in CAM_CRFS:
         raise ValueError(
-            f"recipe: expected one of {', '.join(map(repr, RECIPES))} or a Recipe, got {recipe!r}"
+            f"recipe: expected one of {', '.join(map(repr, CAM_CRFS))} or a CamCRF, got {recipe!r}"
         )
-    return RECIPES[recipe]
+    return CAM_CRFS[recipe]

@@ -13,25 +13,35 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from crfrnn.io.temporary import remove_own
 
 Chunk = Sequence[Any]
-Results = list[tuple[Any, str | None]]  # (job, what went wrong) of every job of a chunk
-Work = Callable[[Chunk], Results]
 DIED = "the process that worked on it died, as one does that runs out of memory"
 _AHEAD = 2  # chunks given to each process: one to work on, one that waits
 
 
-def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterator[tuple[Any, str | None]]:
+class Result(NamedTuple):
+    """Of one job: what came out, or what went wrong, and the warnings that were given meanwhile."""
+
+    job: Any
+    value: Any = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+Work = Callable[[Chunk], list[Result]]
+
+
+def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterator[Result]:
     """Call `work` on all chunks in `processes` spawned processes of one thread each; results as they come.
 
     Processes are spawned, not forked: a forked child would wait for OpenMP's threads for ever. What was
-    under way when a process died is tried again by one process, job by job, so that the job that
-    kills is the only one that is lost.
+    under way when a process died is tried again by one process, job by job, so that only the job that
+    kills its process is lost.
 
     Args:
         work: a function that can be pickled; it reports what goes wrong and does not raise.
@@ -47,14 +57,14 @@ def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterato
         suspects: deque[Chunk] = deque([job] for chunk in lost for job in chunk)
         while suspects:
             for chunk in (yield from _pool(work, suspects, 1, 1)):
-                yield chunk[0], DIED
+                yield Result(chunk[0], error=DIED)
 
 
 def _pool(
     work: Work, waiting: deque[Chunk], processes: int, ahead: int
-) -> Generator[tuple[Any, str | None], None, list[Chunk]]:
+) -> Generator[Result, None, list[Chunk]]:
     """Work until nothing waits or a process dies; returns the chunks that were under way then."""
-    running: dict[Future[Results], Chunk] = {}
+    running: dict[Future[list[Result]], Chunk] = {}
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
     try:
         _start(pool)
@@ -122,7 +132,7 @@ def _begin() -> None:
 def _follow() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()  # killed, it could tell nobody: its processes would wait for work for ever
+        parent.join()  # once it is killed, its processes would wait for work for ever
         remove_own()
         os._exit(1)
 
