@@ -31,11 +31,7 @@ from crfrnn.crf.triton import backward as triton_backward
 from crfrnn.crf.triton import forward as triton_mean_field
 from crfrnn.crf.triton.backward import KernelGradient
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
-from crfrnn.lattice.triton import build as triton_build
-from crfrnn.lattice.triton import exact as triton_exact
-from crfrnn.lattice.triton import filter as triton_filter
-from crfrnn.lattice.triton import launch as triton_launch
-from crfrnn.lattice.triton import numbering as triton_numbering
+from crfrnn.lattice.triton import build, exact, filter, launch, numbering
 from crfrnn.lattice.triton.filter import Structure
 from crfrnn.lattice.triton.launch import Launcher
 
@@ -138,16 +134,17 @@ def rarer() -> dict[str, Callable[[], Any]]:
         task = problem(labels=labels, mask=mask, clamp=clamp, damping=0.5)
         calls |= {f"{name}, {labels} labels": call for name, call in work(task).items()}
     (lattice,) = (kernel for kernel in problem().kernels if isinstance(kernel, LatticeKernel))
+    structure = (*lattice.structure[:4], *lattice.structure.bounds)
     for kind in (torch.bfloat16, torch.float32, torch.float64):
         weights = lattice.weights.to(torch.promote_types(kind, torch.float32))
         for channels in (1, 9, 40):
             x = torch.rand(len(weights), channels).to(kind)
             for reverse in (False, True):
                 calls[f"filter {kind} {channels} {reverse}"] = partial(
-                    triton_filter.filter, x, weights, lattice.structure, reverse
+                    filter.filter, x, weights, reverse, *structure
                 )
             calls[f"weights' gradient {kind} {channels}"] = partial(
-                triton_filter.weight_gradient, x, x, weights, lattice.structure
+                filter.weight_gradient, x, x, weights, *structure
             )
     return calls
 
@@ -161,25 +158,23 @@ def built() -> dict[str, Callable[[], Any]]:
             gradient = torch.rand(40, dim + 1, dtype=kind)
             quotient = torch.randint(2**12 if dim < 4 else 2**6, (40, dim + 1))
             calls |= {
-                f"embed {kind} {dim}": partial(triton_build.embed, points, 0.9),
+                f"embed {kind} {dim}": partial(build.embed, points, 0.9),
                 f"gradient of features {kind} {dim}": partial(
-                    triton_build.feature_gradient, gradient, rank, 0.9
+                    build.feature_gradient, gradient, points, 0.9, rank, rank
                 ),
             }
             for hidden in (None, torch.arange(40) % 3 == 0):
                 masked = "" if hidden is None else ", masked"
-                calls[f"keys {dim}{masked}"] = partial(triton_build._packed, quotient, rank, hidden, 1, 40, 1)
+                calls[f"keys {dim}{masked}"] = partial(build._packed, quotient, rank, hidden, 1, 40, 1)
     for kind, vertex in itertools.product((torch.int32, torch.int64), repeat=2):
         keys = torch.arange(50, dtype=kind)
-        calls[f"neighbours {kind} {vertex}"] = partial(triton_numbering.neighbours, keys, keys[:6], vertex)
-        calls[f"hash {kind}"] = partial(triton_numbering.claim, keys)
+        calls[f"neighbours {kind} {vertex}"] = partial(numbering.neighbours, keys, keys[:6], vertex)
+        calls[f"hash {kind}"] = partial(numbering.claim, keys)
     for dim, channels in itertools.product((5,), (1, 21)):
         points, values = torch.rand(1, 40, dim), torch.rand(1, 40, channels)
         calls |= {
-            f"exact sum {dim} {channels}": partial(triton_exact.gaussian_sum, points, values, points),
-            f"exact pull {dim} {channels}": partial(
-                triton_exact.gaussian_pull, points, points, values, values
-            ),
+            f"exact sum {dim} {channels}": partial(exact.gaussian_sum, points, values, points),
+            f"exact pull {dim} {channels}": partial(exact.gaussian_pull, points, points, values, values),
         }
     return calls
 
@@ -202,9 +197,9 @@ def measure(driver: Counting, calls: dict[str, Callable[[], Any]]) -> None:
             call()
         launches = driver.launches
         known = milliseconds(call)
-        triton_launch.DIRECT = False
+        launch.DIRECT = False
         looked_up = milliseconds(call)
-        triton_launch.DIRECT = True
+        launch.DIRECT = True
         print(f"{name:32} {launches:7} {operations.count:20} {looked_up:14.2f} {known:10.2f}")
 
 
@@ -219,7 +214,7 @@ def check(calls: dict[str, Callable[[], Any]]) -> None:
         launches += 1
         launchers.append(self)
         found = self._kernel[(programs, across)](*args, **self._constants)
-        kind = tuple(triton_launch._kind(args[place]) for place in self._loose)
+        kind = tuple(launch._kind(args[place]) for place in self._loose)
         if known.setdefault((id(self), kind), found) is not found:
             raise AssertionError(f"{self._kernel.__name__}: launches that are not alike, {kind}")
 

@@ -16,10 +16,7 @@ import crfrnn
 from crfrnn.crf.triton.band import Band
 from crfrnn.lattice import Lattice, exact_filter
 from crfrnn.lattice.quality import get_quality
-from crfrnn.lattice.triton import build as triton_build
-from crfrnn.lattice.triton import exact as triton_exact
-from crfrnn.lattice.triton import filter as triton_filter
-from crfrnn.lattice.triton import numbering as triton_numbering
+from crfrnn.lattice.triton import build, exact, filter, numbering
 from crfrnn.lattice.triton.filter import Passes, Structure
 from crfrnn.lattice.triton.launch import block, ceil_div
 from gpu_bench import PARAMETERS, Bench, Row
@@ -53,7 +50,7 @@ def parts(bench: Bench) -> Iterator[Row]:
     labels, (_, image) = 21, bench.picture()
     operator: Any = bench.layer().kernels(image)[1].operator
     structure, weights = Structure.of(operator.structure), operator.weights.detach()
-    share, size = triton_filter.shares(weights, structure), structure.size
+    share, size = filter.shares(weights, structure), structure.size
     points, entries, vertices = len(weights), len(structure.order), structure.vertices
     values = torch.rand(points, labels, device=bench.device)
     passes = Passes(structure, labels, weights)
@@ -93,9 +90,8 @@ def builds(bench: Bench) -> Iterator[Row]:
             image = image.expand(-1, -1, bench.size, bench.size)
             features = crfrnn.GaussianKernel.bilateral(image, alpha, beta, backend="triton").features
             setting, tables = get_quality("default"), []
-            for how in triton_numbering.NUMBERINGS:
-                options = (setting.scale, setting.rings, setting.ring_support, how)
-                call = partial(triton_build.build, features, None, *options)
+            for how in numbering.NUMBERINGS:
+                call = partial(build.build, features, None, *setting[:3], numbering=how)
                 yield f"lattice build, {how}", name, bench.milliseconds(call), "ms", ""
                 tables.append(call())
             same = all(torch.equal(a, b) for a, b in zip(*tables, strict=True))
@@ -135,17 +131,17 @@ def exact_sum(bench: Bench) -> Iterator[Row]:
     for case, (alpha, beta, *_) in PARAMETERS.items():
         kernel = crfrnn.GaussianKernel.bilateral(image, alpha, beta, backend="triton")
         features = kernel.features
-        truth = triton_exact.gaussian_sum(features, signal, features)
+        truth = exact.gaussian_sum(features, signal, features)
         ours = kernel.operator.filter(signal)
         yield "filter error, every pixel", case, _relative(ours, truth), "relative L2", "exact kernel"
         some = torch.linspace(0, signal.shape[1] - 1, 64, device=bench.device).long()
         sampled = exact_filter(features.double(), signal.double(), features[:, some].double())
         error = _relative(truth[:, some].double(), sampled)
         yield "error of the exact kernel", case, error, "relative L2", "64 pixels in float64"
-        spent = bench.milliseconds(lambda f=features: triton_exact.gaussian_sum(f, signal, f))
+        spent = bench.milliseconds(lambda f=features: exact.gaussian_sum(f, signal, f))
         rate = f"{signal.shape[1] ** 2 / spent / 1e6:.4g} 10⁹ pairs/s"
         yield "exact kernel, forward", case, spent, "ms", rate
-        spent = bench.milliseconds(lambda f=features: triton_exact.gaussian_pull(f, f, signal, signal), 1)
+        spent = bench.milliseconds(lambda f=features: exact.gaussian_pull(f, f, signal, signal), 1)
         yield "exact kernel, gradient of one side", case, spent, "ms", ""
 
 

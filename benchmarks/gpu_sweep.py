@@ -18,8 +18,7 @@ from crfrnn.crf.triton import problem as triton_problem
 from crfrnn.crf.triton.ops import unchecked
 from crfrnn.crf.triton.problem import Problem
 from crfrnn.lattice import Lattice
-from crfrnn.lattice.triton import build as triton_build
-from crfrnn.lattice.triton import filter as triton_filter
+from crfrnn.lattice.triton import build, filter
 from crfrnn.lattice.triton.filter import Passes, Structure
 from crfrnn.lattice.triton.launch import Launcher, ceil_div
 from gpu_bench import PARAMETERS, Bench, Row
@@ -79,20 +78,20 @@ def _piece(bench: Bench, piece: int) -> Iterator[Row]:
     _, image = bench.picture(2)
     for name, guide in (("demo", image), ("one colour", image.mean((2, 3), keepdim=True).expand_as(image))):
         features = crfrnn.GaussianKernel.bilateral(guide, alpha, beta, backend="triton").features
-        with changed(triton_build, PIECE=piece):
+        with changed(build, PIECE=piece):
             built = Lattice.build(features, backend="triton")
         structure, weights = Structure.of(built.structure), built.weights
         values = torch.rand(len(weights), LABELS, device=bench.device)
-        passes, share = Passes(structure, LABELS, weights), triton_filter.shares(weights, structure)
+        passes, share = Passes(structure, LABELS, weights), filter.shares(weights, structure)
         spent = bench.milliseconds(partial(passes.splat, values, share))
         yield "sweep, piece length of the splat", f"{piece}, {name}", spent, "ms", ""
 
 
 def _passes(bench: Bench, rows: int, warps: int) -> Iterator[Row]:
     structure, weights, values = _lattice(bench)
-    share = triton_filter.shares(weights, structure)
+    share = filter.shares(weights, structure)
     launcher = partial(Launcher, num_warps=warps)
-    with changed(triton_filter, block=lambda fast, count: rows, Launcher=launcher):
+    with changed(filter, block=lambda fast, count: rows, Launcher=launcher):
         passes = Passes(structure, LABELS, weights)
     out = passes.splat(values, share)
     work: dict[str, Callable[[], Any]] = {

@@ -64,15 +64,15 @@ def _lattice(device: str, dimension: int, channels: int, dtype: torch.dtype, spr
 
 def _numbering(device: str, kind: torch.dtype) -> Parts:
     """Vertices by a sort and by a hash table with atomics: the same tables."""
-    from crfrnn.lattice.triton import numbering as triton_numbering
+    from crfrnn.lattice.triton import numbering
 
     keys = torch.randint(2**30, (90,)).to(kind)[torch.randint(90, (1000,))]
     ordered, order = keys.sort(stable=True)
     distinct, number = torch.unique(ordered, return_inverse=True)
-    for how in triton_numbering.NUMBERINGS:
+    for how in numbering.NUMBERINGS:
         for name, ours, truth in zip(
             ("vertices", "numbers", "order"),
-            triton_numbering.number(keys.to(device), how),
+            numbering.number_keys(keys.to(device), how),
             (distinct, number, order),
             strict=True,
         ):
@@ -191,13 +191,11 @@ def every_kernel() -> set[str]:
     from triton.runtime.jit import KernelInterface
 
     from crfrnn.crf.triton import kernels as triton_kernels
-    from crfrnn.lattice.triton import build as triton_build
-    from crfrnn.lattice.triton import exact as triton_exact
+    from crfrnn.lattice.triton import build, exact, numbering
     from crfrnn.lattice.triton import kernels as passes
-    from crfrnn.lattice.triton import numbering as triton_numbering
 
     called = {"_normalised", "_mixed", "_gaussian"}
-    modules = (triton_kernels, passes, triton_build, triton_exact, triton_numbering)
+    modules = (triton_kernels, passes, build, exact, numbering)
     return {
         name for m in modules for name, value in vars(m).items() if isinstance(value, KernelInterface)
     } - called

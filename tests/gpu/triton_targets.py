@@ -18,10 +18,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from crfrnn.crf.triton import kernels as field
-from crfrnn.lattice.triton import build as triton_build
-from crfrnn.lattice.triton import exact as triton_exact
+from crfrnn.lattice.triton import build, exact, numbering
 from crfrnn.lattice.triton import kernels as passes
-from crfrnn.lattice.triton import numbering as triton_numbering
 from crfrnn.lattice.triton.launch import FUSED
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -43,16 +41,16 @@ UPDATE = {**FLAGS, "SIZE": 6, "LATTICE": True, "LATTICE_SCALED": True, "DENSE": 
           "SECTOR": 8}  # fmt: skip
 ROWS = {"SECTOR": 8, "BLOCK": 32, "COLUMNS": 32}
 BAND = {"SECTOR": 8, "BLOCK": 64, "TAPS": 32, "COLUMNS": 64}
-TILE = {"ROWS": triton_exact.TILE, "COLUMNS": triton_exact.TILE}
-HALF = {**TILE, "COLUMNS": triton_exact.TILE // 2}
+TILE = {"ROWS": exact.TILE, "COLUMNS": exact.TILE}
+HALF = {**TILE, "COLUMNS": exact.TILE // 2}
 CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
-    (triton_build._embed, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
-    (triton_build._embed, {"DIM": 8, "PAD": 16, "BLOCK": 32}, {"": "*fp64"}, 4),
-    (triton_build._keys, {"SIZE": 6, "PAD": 8, "MASKED": True, "BLOCK": 128}, {"keys": "*i32"}, 4),
-    (triton_numbering._claim, {"BLOCK": 128}, {}, 4),
-    (triton_numbering._claim, {"BLOCK": 128}, {"keys": "*i32", "table": "*i32"}, 4),
-    (triton_numbering._find, {"BLOCK": 128}, {"vertices": "*i32", "steps": "*i32", "out": "*i32"}, 4),
-    (triton_build._feature_gradient, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
+    (build._embed, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
+    (build._embed, {"DIM": 8, "PAD": 16, "BLOCK": 32}, {"": "*fp64"}, 4),
+    (build._keys, {"SIZE": 6, "PAD": 8, "MASKED": True, "BLOCK": 128}, {"keys": "*i32"}, 4),
+    (numbering._claim, {"BLOCK": 128}, {}, 4),
+    (numbering._claim, {"BLOCK": 128}, {"keys": "*i32", "table": "*i32"}, 4),
+    (numbering._find, {"BLOCK": 128}, {"vertices": "*i32", "steps": "*i32", "out": "*i32"}, 4),
+    (build._feature_gradient, {"DIM": 5, "PAD": 8, "BLOCK": 128}, {}, 4),
     (passes.sum_pieces, {"SIZE": 6, "FIRST": True, "PADDED": False, **ROWS}, {}, 4),
     (passes.sum_pieces, {"SIZE": 6, "FIRST": True, "PADDED": True, **ROWS}, {}, 4),
     (passes.sum_pieces, {"SIZE": 9, "FIRST": True, "PADDED": True, **ROWS}, {"values": "*bf16"}, 4),
@@ -61,11 +59,11 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
     (passes.blur_axis, ROWS, {}, 4),
     (passes.slice_rows, {"SIZE": 6, **ROWS, "SECTOR": 4}, {"": "*fp64"}, 4),
     (passes.corner_dots, {"SIZE": 6, "ADD": True, "SCALED": True, **ROWS}, {}, 4),
-    (triton_exact._sums, {"DIM": 5, **TILE, "CHANNELS": 32}, {}, 4),
-    (triton_exact._sums, {"DIM": 8, **TILE, "CHANNELS": 32}, {}, 4),
-    (triton_exact._sums, {"DIM": 16, **TILE, "CHANNELS": 32}, {}, 4),
-    (triton_exact._pulls, {"DIM": 8, "PAD": 8, **HALF, "CHANNELS": 32}, {}, 4),
-    (triton_exact._pulls, {"DIM": 16, "PAD": 16, **HALF, "CHANNELS": 32}, {}, 8),
+    (exact._sums, {"DIM": 5, **TILE, "CHANNELS": 32}, {}, 4),
+    (exact._sums, {"DIM": 8, **TILE, "CHANNELS": 32}, {}, 4),
+    (exact._sums, {"DIM": 16, **TILE, "CHANNELS": 32}, {}, 4),
+    (exact._pulls, {"DIM": 8, "PAD": 8, **HALF, "CHANNELS": 32}, {}, 4),
+    (exact._pulls, {"DIM": 16, "PAD": 16, **HALF, "CHANNELS": 32}, {}, 8),
     (field.start_kernel, {**FLAGS, "PADDED": True, "SECTOR": 8, "BLOCK": 32, "LABELS": 32}, {}, 4),
     (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 32}, {}, 4),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 32, "LABELS": 64}, {}, 8),

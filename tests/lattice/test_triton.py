@@ -137,10 +137,10 @@ def test_opcheck(name: str) -> None:
 @interpreted
 def test_the_gradient_of_features_copies_nothing_to_the_device_twice() -> None:
     """A copy waits for the device and breaks the capture of a graph: the constants are kept there."""
-    from crfrnn.lattice.triton import build as triton_build
+    from crfrnn.lattice.triton import build
 
-    one, two = (triton_build._scales(3, scale, torch.float32, torch.device("cpu")) for scale in (1.0, 1.0))
-    other = triton_build._scales(3, 1.0, F64, torch.device("cpu"))
+    one, two = (build._scales(3, scale, torch.float32, torch.device("cpu")) for scale in (1.0, 1.0))
+    other = build._scales(3, 1.0, F64, torch.device("cpu"))
     assert one is two and other.dtype == F64
     torch.testing.assert_close(one.double(), other)
     assert other[0] == pytest.approx((2 / 3) ** 0.5 * 4 / 2**0.5) and other[3] == 0.25
@@ -174,7 +174,7 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     """To machine code for sm_90, with Triton's own assembler: no GPU is needed."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    script = Path(__file__).with_name("triton_targets.py")
+    script = Path(__file__).parents[1] / "gpu" / "triton_targets.py"
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("shared memory") == 29

@@ -22,11 +22,11 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 UNLIKE = """
 import torch, gpu_host, triton
-from crfrnn.lattice.triton import kernels as triton_kernels
+from crfrnn.lattice.triton import kernels
 from crfrnn.lattice.triton.launch import Launcher
 triton.runtime.driver.set_active(gpu_host.Counting())
 rows, table = torch.zeros(9, 64), torch.zeros(2, 2, 10, dtype=torch.int32)
-blur = Launcher(triton_kernels.blur_axis, SECTOR=4, BLOCK=16, COLUMNS=64)
+blur = Launcher(kernels.blur_axis, SECTOR=4, BLOCK=16, COLUMNS=64)
 def twice(second):
     for sectors in (3, second):
         blur(1, 1, rows, rows, table, 0, 9, sectors)
@@ -58,11 +58,11 @@ def test_launches_that_are_not_alike_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
 def test_a_launcher_launches_what_it_is_given() -> None:
-    from crfrnn.lattice.triton import kernels as triton_kernels
+    from crfrnn.lattice.triton import kernels
     from crfrnn.lattice.triton.launch import Launcher
 
     nobody = torch.full((1, 2, 4), 3, dtype=torch.int32)  # no neighbours
-    blur = Launcher(triton_kernels.blur_axis, SECTOR=8, BLOCK=4, COLUMNS=8)
+    blur = Launcher(kernels.blur_axis, SECTOR=8, BLOCK=4, COLUMNS=8)
     for rows in (torch.rand(3, 8), torch.rand(3, 8)):
         out = torch.empty_like(rows)
         blur(1, 1, rows, out, nobody, 0, 3, 1)

@@ -10,8 +10,7 @@ from conformance import TRITON_DEVICE
 from crfrnn.lattice.quality import get_quality
 
 pytest.importorskip("triton")
-from crfrnn.lattice.triton import build as triton_build
-from crfrnn.lattice.triton import numbering as triton_numbering
+from crfrnn.lattice.triton import build, numbering
 
 pytestmark = pytest.mark.usefixtures("on_chip")
 
@@ -32,23 +31,23 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("how", triton_numbering.NUMBERINGS)
+@pytest.mark.parametrize("how", numbering.NUMBERINGS)
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64])
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
 def test_equals_plain_python(keys: list[int], kind: torch.dtype, how: str) -> None:
-    out = triton_numbering.number(torch.tensor(keys, dtype=kind), how)
+    out = numbering.number_keys(torch.tensor(keys, dtype=kind), how)
     assert [t.tolist() for t in out] == list(by_hand(keys))
     assert out[0].dtype == kind and out[1].dtype == out[2].dtype == torch.int64
 
 
 def test_wide_keys_and_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several programs, and keys that hash to one slot: they walk on, round the table's end as well."""
-    monkeypatch.setattr(triton_numbering, "block", lambda fast, count: 32)
+    monkeypatch.setattr(numbering, "block", lambda fast, count: 32)
     random = torch.Generator().manual_seed(1)
     pool = torch.randint(2**61, (60,), generator=random, device="cpu")
     last = 2**61 - 1 - 2**40 * torch.arange(20, device="cpu")
     keys = torch.cat([pool, last])[torch.randint(80, (700,), generator=random, device="cpu")]
-    out = triton_numbering.number(keys.to(TRITON_DEVICE), "hash")
+    out = numbering.number_keys(keys.to(TRITON_DEVICE), "hash")
     assert [t.tolist() for t in out] == list(by_hand(keys.tolist()))
     product = (keys.unique() * 0x1E3779B97F4A7C15) >> (63 - 11) & 2047
     assert len(product.unique()) < len(product)  # the case does hold collisions
@@ -60,9 +59,6 @@ def test_the_lattice_is_the_same(quality: str, masked: bool) -> None:
     features = 1.5 * torch.randn(2, 60, 3)
     mask = torch.rand(2, 60) > 0.3 if masked else None
     setting = get_quality(quality)
-    sort, hashed = (
-        triton_build.build(features, mask, setting.scale, setting.rings, setting.ring_support, how)
-        for how in triton_numbering.NUMBERINGS
-    )
+    sort, hashed = (build.build(features, mask, *setting[:3], numbering=how) for how in numbering.NUMBERINGS)
     for a, b in zip(sort, hashed, strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)

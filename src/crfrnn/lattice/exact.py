@@ -26,7 +26,7 @@ from crfrnn.lattice.validate import (
 
 
 def exact_filter(
-    features: Tensor, values: Tensor, queries: Tensor | None = None, backend: str | None = None
+    features: Tensor, values: Tensor, queries: Tensor | None = None, *, backend: str | None = None
 ) -> Tensor:
     """Gaussian sum over all pairs: out_i = Σ_j exp(-½ |q_i - f_j|²) v_j, the self term included.
 

@@ -6,7 +6,7 @@
 A vertex is d integers f_i = q_i - q_{i+1}, q its d + 1 coordinates over d + 1 (native/lattice.hpp), packed
 into one int64 with as many bits a field as the data need. Then a step along axis a adds one number to a key,
 S_a = (1 << shift_a) - (1 << shift_{a-1}), and the corners of a simplex differ by such steps. Equal keys are
-found by `triton_numbering`, which also gives the order in which the splat sums: the same bits in every run.
+found by `numbering`, which also gives the order in which the splat sums: the same bits in every run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from crfrnn.lattice import reference
-from crfrnn.lattice.triton import numbering as triton_numbering
 from crfrnn.lattice.triton.launch import FUSED, block, ceil_div, on_device, power_of_2
+from crfrnn.lattice.triton.numbering import neighbours, number_keys
 
 PIECE = 32  # entries that one row of the first pass of a splat sums, and rows one of the second
 WIDEST_KEY = 61  # bits; one more marks the masked points
@@ -73,7 +73,7 @@ def _embed(features, scales, weights, quotient, rank_out, count, DIM: tl.constex
     tl.store(rank_out + at, rank.to(tl.int8), inside)
 
 
-# What the data give is not specialised: no new compilation where a number happens to be a multiple of 16.
+# Data-dependent arguments are not specialised, to avoid recompiling where one is a multiple of 16.
 @triton.jit(do_not_specialize=["picture_step", "bias", "hidden"])
 def _keys(quotient, rank, steps, mask, keys, count, per_picture, picture_step, bias, hidden,
           SIZE: tl.constexpr, PAD: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
@@ -133,10 +133,11 @@ def embed(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     return weights, quotient, rank
 
 
-def feature_gradient(grad_weights: Tensor, rank: Tensor, scale: float) -> Tensor:
-    """Float[P, d+1], Int8[P, d+1] -> Float[P, d]."""
+def feature_gradient(grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor) -> Tensor:
+    """The gradient of features, whose shape alone counts, from that of the weights, Float[P, d+1]."""
+    rank = structure[1]
     count, size = rank.shape
-    out = grad_weights.new_empty(count, size - 1)
+    out = grad_weights.new_empty(features.shape)
     if count:
         rows = block(128, count)
         with on_device(out):
@@ -153,8 +154,9 @@ def build(
     scale: float,
     rings: int,
     ring_support: int,
+    padded: bool = False,
     numbering: str = "sort",
-) -> tuple[Tensor, ...]:
+) -> list[Tensor]:
     """Float[B, N, d] -> weights, corner, rank, neighbour, order and three tables of bounds.
 
     weights    Float[P, d+1]          barycentric, 0 at masked points; P = B N, in the caller's order
@@ -168,37 +170,73 @@ def build(
     Int is int32 where P (d+1) fits. `numbering` finds equal keys: "sort" or "hash", the same tables. Reads
     sizes back from the device, so not inside a CUDA graph.
     """
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "features: a lattice learns its size from the device, expected a stream that is not captured, "
+            "got one that is; build kernels before torch.cuda.graph(...) and capture mean_field alone"
+        )
+    features = features.detach()
     batch, points, dim = features.shape
     flat = features.reshape(-1, dim)
     hidden = None if mask is None else ~mask.reshape(-1)
     size = dim + 1
-    index = torch.int32 if flat.shape[0] * size * (1 + 2 * size) ** rings < 2**31 else torch.int64
+    index = _index_type(flat.shape[0], size, rings)
     weights, quotient, rank = embed(flat, scale)
     if hidden is not None:
         weights = weights.masked_fill(hidden.unsqueeze(1), 0)
     if flat.shape[0] == 0 or (hidden is not None and bool(hidden.all())):
         empty = quotient.new_zeros(size, 2, 1, dtype=index)
         tables = (quotient.new_zeros(1), quotient.new_empty(0), quotient.new_empty(0))
-        return weights, torch.zeros_like(quotient, dtype=index), rank, empty, empty.new_empty(0), *tables
+        return [weights, torch.zeros_like(quotient, dtype=index), rank, empty, empty.new_empty(0), *tables]
     keys, steps = _packed(quotient, rank, hidden, batch, points, rings)
     if keys is None or steps is None:  # too wide for 64 bits: the slow and general way
-        weights, corner, neighbour, rank = reference.build(features, mask, scale, rings, ring_support)
+        weights, corner, neighbour, rank = reference.build(
+            features.detach(), mask, scale, rings, ring_support
+        )
         number, order = corner.flatten().sort(stable=True)
         rank = rank.to(torch.int8)
     else:
-        vertices, number, order = triton_numbering.number(keys, numbering)
+        vertices, number, order = number_keys(keys, numbering)
         if hidden is not None and int(vertices[-1]) == torch.iinfo(vertices.dtype).max:
             vertices = vertices[:-1]
         vertices, number = _add_rings(vertices, number, steps, rings, ring_support)
         corner = torch.empty_like(order)
         corner[order] = number
-        neighbour = triton_numbering.neighbours(vertices, steps, index)
+        neighbour = neighbours(vertices, steps, index)
     start = torch.searchsorted(number, torch.arange(neighbour.shape[2], device=flat.device))
     tables = _bounds(start)
-    return (
+    return [
         weights, corner.view(-1, size).to(index), rank, neighbour.to(index),
         (order if hidden is None else order[: int(start[-1])]).to(index), *tables,
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+def fake_build(
+    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+) -> list[Tensor]:
+    """Sizes come from the data: torch.compile breaks its graph here and continues after it.
+
+    `fullgraph=True` requires `torch._dynamo.config.capture_dynamic_output_shape_ops`.
+    """
+    context = torch.library.get_ctx()
+    points, size = features.shape[0] * features.shape[1], features.shape[2] + 1
+    entries = points * size if mask is None else context.new_dynamic_size(min=0)
+    vertices = context.new_dynamic_size(min=1)
+    bounds = [features.new_empty(context.new_dynamic_size(min=0), dtype=torch.int64) for _ in range(3)]
+    index = _index_type(points, size, rings)
+    return [
+        features.new_empty(points, size),
+        features.new_empty(points, size, dtype=index),
+        features.new_empty(points, size, dtype=torch.int8),
+        features.new_empty(size, 2, vertices, dtype=index),
+        features.new_empty(entries, dtype=index),
+        *bounds,
+    ]
+
+
+def _index_type(points: int, size: int, rings: int) -> torch.dtype:
+    """Of corners, neighbours and the order: vertices and entries have to fit."""
+    return torch.int32 if points * size * (1 + 2 * size) ** rings < 2**31 else torch.int64
 
 
 @lru_cache(maxsize=64)  # a copy to the device waits for it

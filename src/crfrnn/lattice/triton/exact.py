@@ -3,12 +3,14 @@
 # pyright: reportCallIssue=false
 """The exact O(N²) Gaussian filter on the GPU: tiles of rows × tiles of columns, the kernel never in memory.
 
-What `crfrnn.lattice.exact` runs for CUDA tensors in float32; its torch is the readable version. Products are
-tf32x3, tensor cores at float32's accuracy. The sum over column tiles carries its rounding error along
+What an exact sum of CUDA tensors in float32 runs; `reference.gaussian_sum` is the readable version. Products
+are tf32x3, tensor cores at float32's accuracy. The sum over column tiles carries its rounding error along
 (Kahan): after thousands of tiles it is still as near as one of them. No atomics: the same bits in every run.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import triton
 import triton.language as tl
@@ -133,6 +135,18 @@ def gaussian_pull(queries: Tensor, features: Tensor, left: Tensor, right: Tensor
                 CHANNELS=wide, num_warps=4 if dimension <= 8 else 8, **FUSED,
             )  # fmt: skip
     return out
+
+
+def gaussian_gradients(
+    features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
+) -> list[Tensor]:
+    """K is symmetric in its two lists of points: each gradient is a forward product with them exchanged."""
+    none = values.new_empty(0)
+    return [
+        gaussian_pull(features, queries, values, grad) if wanted[0] else none,
+        gaussian_sum(queries, grad, features) if wanted[1] else none,
+        gaussian_pull(queries, features, grad, values) if wanted[2] else none,
+    ]
 
 
 def _lines(points: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 """Splat, blur and slice on the GPU, and the gradient of the weights: no atomics, the same bits in every run.
 
 Every sum runs in one fixed order: a splat goes through the corners sorted by vertex, piece by piece
-(`triton_build.build`). Half types are loaded as they are, summed in float32. Nothing here waits for the
-device: a CUDA graph can hold it.
+(`build.build`). Half types are loaded as they are, summed in float32. Nothing here waits for the device: a
+CUDA graph can hold it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.triton import kernels as triton_kernels
+from crfrnn.lattice.triton import kernels
 from crfrnn.lattice.triton.launch import Launcher, block, ceil_div, on_device, power_of_2
 
 CHANNELS = 32  # columns of one program; more channels are more programs
 
 
 class Structure(NamedTuple):
-    """Where the corners lie, see `triton_build.build`."""
+    """Where the corners lie, see `build.build`."""
 
     corner: Tensor
     rank: Tensor
@@ -68,14 +68,14 @@ class Passes:
         self._pixels = ceil_div(points, self._points)
         rows = {"SECTOR": sector, "BLOCK": self._rows, "COLUMNS": padded}
         each = {"SIZE": structure.size, "SECTOR": sector, "BLOCK": self._points, "COLUMNS": own}
-        sums, dots = triton_kernels.sum_pieces, triton_kernels.corner_dots
+        sums, dots = kernels.sum_pieces, kernels.corner_dots
         self._first = {
             whole: Launcher(sums, 0, 7, SIZE=structure.size, FIRST=True, PADDED=whole, **rows)
             for whole in (False, True)
         }
         self._next = Launcher(sums, SIZE=structure.size, FIRST=False, PADDED=True, **rows)
-        self._blur = Launcher(triton_kernels.blur_axis, **rows)
-        self._slice = Launcher(triton_kernels.slice_rows, **each)
+        self._blur = Launcher(kernels.blur_axis, **rows)
+        self._slice = Launcher(kernels.slice_rows, **each)
         self._dots = {
             (add, scaled): Launcher(dots, 0, 8, ADD=add, SCALED=scaled, **each)
             for add in (False, True)
@@ -135,23 +135,23 @@ class Passes:
         )  # fmt: skip
 
 
-def filter(values: Tensor, weights: Tensor, structure: Structure, reverse: bool) -> Tensor:
+def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
     """[P, C] -> [P, C]: splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
-    values, weights = values.contiguous(), weights.contiguous()
+    values, weights, parts = values.contiguous(), weights.contiguous(), Structure.of(structure)
     if not values.numel():
         return torch.empty_like(values, dtype=weights.dtype)
     with on_device(values):
-        passes = Passes(structure, values.shape[1], weights)
-        return passes.gather(passes.spread(values, shares(weights, structure), reverse), weights)
+        passes = Passes(parts, values.shape[1], weights)
+        return passes.gather(passes.spread(values, shares(weights, parts), reverse), weights)
 
 
-def weight_gradient(x: Tensor, g: Tensor, weights: Tensor, structure: Structure) -> Tensor:
+def weight_gradient(x: Tensor, g: Tensor, weights: Tensor, *structure: Tensor) -> Tensor:
     """d<g, filter(x)>/dw: the splat's part from what the adjoint left at the corners, and the slice's own."""
-    x, g, weights = x.contiguous(), g.contiguous(), weights.contiguous()
+    x, g, weights, parts = x.contiguous(), g.contiguous(), weights.contiguous(), Structure.of(structure)
     out = torch.zeros_like(weights)
     if x.numel():
         with on_device(x):
-            passes, share = Passes(structure, x.shape[1], weights), shares(weights, structure)
+            passes, share = Passes(parts, x.shape[1], weights), shares(weights, parts)
             passes.corner_dots(g, passes.spread(x, share, False), out, add=False)
             passes.corner_dots(x, passes.spread(g, share, True), out, add=True)
     return out

@@ -15,7 +15,7 @@ import triton.language as tl
 TOGETHER = tl.constexpr(4)  # entries of a sum asked for before the first is waited for
 
 
-# What the data give is not specialised: no new compilation where a number happens to be a multiple of 16.
+# Data-dependent arguments are not specialised, to avoid recompiling where one is a multiple of 16.
 @triton.jit(do_not_specialize=["rows"])
 def sum_pieces(values, out, order, share, bounds, rows, channels, stride, sectors, SIZE: tl.constexpr,
                FIRST: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every Triton kernel and its operator need to know: where it runs, how it is launched, vmap."""
+"""Launching Triton kernels: on which device, how many programs, and a launcher without Triton's look-up."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import triton
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run in Python, on the CPU
-# Said at every launch: Triton 3.10 turns its default round. `triton_build._embed` is the exception.
+# Given at every launch, because Triton 3.10 reverses its default. `build._embed` is the exception.
 FUSED = {"enable_fp_fusion": True}
 # The order of a launcher's arguments, the same since then. An older Triton looks kernels up every time.
 DIRECT = not INTERPRETED and tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 
 
 class Launcher:
-    """A kernel with its constants, for many launches that are alike: Triton looks it up at the first only.
+    """A kernel with its constants, for many similar launches: Triton looks it up only at the first.
 
-    Looking up takes Triton six times as long as launching, every time; a loop of small kernels waits for
-    Python then, not for the GPU (benchmarks/gpu_host.py). Alike: what Triton compiles for is the same, that
-    is types, which tensors begin at a multiple of 16 bytes, which numbers are 1 or multiples of 16. The
-    arguments at the places `loose` are exempt: each combination of theirs is looked up once. A launcher lives
-    no longer than one call of an operator: one device, one stream.
+    Looking up takes Triton six times as long as launching, so that a loop of small kernels waits for Python
+    and not for the GPU (benchmarks/gpu_host.py). Launches are similar where Triton compiles for the same
+    types, the same tensors that begin at a multiple of 16 bytes, and the same numbers that are 1 or multiples
+    of 16. Each combination of the arguments at the places `loose` is looked up once. A launcher lives no
+    longer than one call of an operator: one device, one stream.
     """
 
     def __init__(self, kernel: Any, *loose: int, **constants: Any) -> None:
@@ -34,7 +34,7 @@ class Launcher:
         self._known: dict[tuple[Any, ...], tuple[Callable[..., None], tuple[Any, ...], tuple[Any, ...]]] = {}
 
     def __call__(self, programs: int, across: int, *args: Any) -> None:
-        """Launches `programs` x `across` of them."""
+        """Launch a grid of `programs` × `across`."""
         kind = tuple([_kind(args[place]) for place in self._loose])
         known = self._known.get(kind)
         if known is not None:
@@ -51,7 +51,7 @@ class Launcher:
 
 
 def _kind(argument: Any) -> Any:
-    """What of an argument Triton may compile for, and a number itself."""
+    """What Triton may compile for: type and alignment of a tensor, a number itself."""
     return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
 
 
@@ -61,15 +61,15 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def block(fast: int, count: int) -> int:
-    """Rows a program works on: `fast` on a GPU; interpreted, time follows the number of programs."""
+    """Rows of one program: `fast` on a GPU; in the interpreter time grows with the number of programs."""
     return min(power_of_2(count), 8192) if INTERPRETED else fast
 
 
 def ceil_div(count: int, each: int) -> int:
-    """Programs of `each` for `count`; triton.cdiv is typed for kernels, not for who calls them."""
+    """The number of programs of `each` for `count`; triton.cdiv is typed for use in kernels."""
     return -(-count // each)
 
 
 def power_of_2(count: int) -> int:
-    """The least power of two that is no less than `count`: what a tile's side has to be."""
+    """The least power of two that is at least `count`: what the side of a tile has to be."""
     return 1 << max(count - 1, 0).bit_length()

@@ -25,7 +25,7 @@ NOTHING = tl.constexpr(-2)  # is never stored: comparing with it changes nothing
 def _claim(keys, table, count, slots, shift, BLOCK: tl.constexpr):
     """table[slot] = key, one slot for equal keys, table[slots + i] = slot of keys[i]; `slots` = 2^k.
 
-    A compare-and-swap has no mask: who is done aims at its own place of the list, where nothing happens.
+    A compare-and-swap has no mask: a finished entry aims at its own place in the list, where nothing happens.
     """
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = entry < count
@@ -35,7 +35,7 @@ def _claim(keys, table, count, slots, shift, BLOCK: tl.constexpr):
     slot = ((key.to(tl.int64) * 0x1E3779B97F4A7C15) >> shift) & (slots - 1)
     looking = here
     while tl.max(looking.to(tl.int32), 0) != 0:
-        # A look past the first cache saves the swap where many corners share a vertex; a stale one costs one.
+        # Reading past the first cache saves the swap where many corners share a vertex; stale, it costs one.
         seen = tl.load(table + slot, looking, other=0, cache_modifier=".cg")
         looking = looking & (seen != key)
         free = looking & (seen == EMPTY)
@@ -70,7 +70,7 @@ def _find(vertices, steps, out, count, rounds, BLOCK: tl.constexpr):
 
 
 def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
-    """Keys in rising order, what a step along each axis adds -> Int[d+1, 2, M+1] of `triton_build.build`."""
+    """Keys in rising order, what a step along each axis adds -> Int[d+1, 2, M+1] of `build.build`."""
     count = len(vertices)
     out = torch.empty(len(steps), 2, count + 1, dtype=kind, device=vertices.device)
     rows = block(128, count + 1)
@@ -81,7 +81,7 @@ def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
     return out
 
 
-def number(keys: Tensor, how: str) -> tuple[Tensor, Tensor, Tensor]:
+def number_keys(keys: Tensor, how: str) -> tuple[Tensor, Tensor, Tensor]:
     """Int[E], none negative, E > 0 -> different keys in rising order, number of each key of the sorted list,
     and the stable order that sorts it, Int64[E]."""
     return {"sort": _by_sort, "hash": _by_hash}[how](keys)
