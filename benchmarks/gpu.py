@@ -29,7 +29,7 @@ import triton
 from torch import Tensor
 
 import crfrnn
-from crfrnn.crf.triton.ops import unchecked
+from crfrnn.crf.ops import unchecked
 from crfrnn.lattice import Lattice
 from crfrnn.lattice import backend as backends
 from gpu_bench import PARAMETERS, Bench, Row

@@ -27,9 +27,9 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 
-from crfrnn.crf.triton import backward as triton_backward
-from crfrnn.crf.triton import forward as triton_mean_field
-from crfrnn.crf.triton.backward import KernelGradient
+from crfrnn.crf.parts import KernelGradient
+from crfrnn.crf.triton.backward import backward
+from crfrnn.crf.triton.forward import forward
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
 from crfrnn.lattice.triton import build, exact, filter, launch, numbering
 from crfrnn.lattice.triton.filter import Structure
@@ -117,7 +117,6 @@ def work(task: Problem) -> dict[str, Callable[[], Any]]:
     unary, grad = torch.randn(1, labels, points), torch.randn(1, labels, points)
     held, learned = (gradients(task, bandwidths) for bandwidths in (False, True))
     marginals = torch.rand(5, points, labels)
-    forward, backward = triton_mean_field.forward, triton_backward.backward
     return {
         "forward T = 10": lambda: forward(task, unary, None, 10, False),
         "forward T = 5, marginals kept": lambda: forward(task, unary, None, 5, True),

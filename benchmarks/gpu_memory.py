@@ -19,8 +19,8 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crfrnn.crf.triton import backward as triton_backward
-from crfrnn.crf.triton import forward as triton_mean_field
+from crfrnn.crf.triton.backward import backward
+from crfrnn.crf.triton.forward import forward
 from crfrnn.crf.triton.problem import LatticeKernel
 from gpu_host import LABELS, Counting, gradients, problem
 
@@ -74,16 +74,16 @@ def main() -> int:
     values = LABELS * 4 * (lattice.structure.vertices + SIDE * SIDE) / plane
     print(f"tables of the lattice {tables:.2f}; permitted in all {2 + ITERATIONS + 1.5 * values:.2f}")
     marginals, kept = torch.empty(0), 0.0
-    for name, backward in (("forward", None), ("backward", False), ("backward, bandwidths too", True)):
+    for name, bandwidths in (("forward", None), ("backward", False), ("backward, bandwidths too", True)):
         gc.collect()
         with Peak() as peak:
-            if backward is None:
-                out = triton_mean_field.forward(task, unary, None, ITERATIONS, True)
+            if bandwidths is None:
+                out = forward(task, unary, None, ITERATIONS, True)
             else:
-                out = triton_backward.backward(task, grad, marginals, gradients(task, backward))
+                out = backward(task, grad, marginals, gradients(task, bandwidths))
         held = kept + peak.peak / plane
         print(f"{name:26} {held:6.2f}, with tables {held + tables:6.2f}")
-        if backward is None:
+        if bandwidths is None:
             marginals, kept = out[1], peak.held / plane
         del out
     return 0

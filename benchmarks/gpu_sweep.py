@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 import crfrnn
+from crfrnn.crf.ops import unchecked
 from crfrnn.crf.triton import band as triton_band
 from crfrnn.crf.triton import problem as triton_problem
-from crfrnn.crf.triton.ops import unchecked
 from crfrnn.crf.triton.problem import Problem
 from crfrnn.lattice import Lattice
 from crfrnn.lattice.triton import build, filter

@@ -79,7 +79,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     weights = weights.detach().requires_grad_()
     values = torch.randn(30, 4, requires_grad=True)
     none = torch.empty(0)
-    theta = torch.tensor([1.0, 1.3, 1.7], dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor([1.0, 1.3], dtype=torch.float64, requires_grad=True)
     scale = torch.rand(30).requires_grad_()
     kernels = ([weights, none], [table, none], [none, theta], [none, none], [scale, scale])
     unary, transform = torch.randn(1, 4, 30, requires_grad=True), torch.randn(2, 4, 4, requires_grad=True)
@@ -88,7 +88,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
         "lattice_filter": ("cpu", values, weights, False, table),
         "lattice_weight_gradient": ("cpu", values.detach(), values.detach(), weights.detach(), table),
         "lattice_feature_gradient": ("cpu", weights.detach(), features.detach(), 1.0, table),
-        "mean_field": (unary, None, transform, *kernels, [1, 5, 6], None, None, 2, 1.0, True),
+        "mean_field": ("cpu", unary, None, transform, *kernels, [5, 6], None, None, 2, 1.0, True),
     }
 
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance import LATTICES, TRITON_DEVICE
 from crfrnn import CRFRNN, GaussianKernel, mean_field
-from crfrnn.crf import fused
+from crfrnn.crf import ops
 from crfrnn.crf.problem import Problem
-from crfrnn.lattice import backend
+from crfrnn.lattice import Lattice, backend
 from inferences import CASES, inference
 
 pytest.importorskip("triton")
@@ -59,7 +59,7 @@ def test_the_general_path_goes_over_the_same_lattice(
         monkeypatch.setitem(backend.BY_DEVICE, "cpu", name)
         weights = crf.spatial_weights, crf.bilateral_weights
         problem = Problem.of(unary, crf.kernels(image), weights, crf.compatibility, activation=activation)
-        assert (fused.can(problem) is None) == (labels == 257 and name == "cpu")
+        assert (ops.can(problem) is None) == (labels == 257 and name == "cpu")
         out = crf(unary, image)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), [*crf.parameters()])])
     for a, b in zip(*results, strict=True):
@@ -81,14 +81,12 @@ class NoLookingBack(TorchDispatchMode):
     a number of Python's to it; inside our operators as well, which the dispatcher would run unseen."""
 
     def __init__(self) -> None:
-        from crfrnn.crf.triton import ops as triton_ops
-
         super().__init__()
         self.seen: list[str] = []
         self.zeros: list[tuple[int, ...]] = []
         self.inside = {
-            torch.ops.crfrnn.triton_mean_field.default: triton_ops._forward,
-            torch.ops.crfrnn.triton_mean_field_backward.default: triton_ops._backward,
+            torch.ops.crfrnn.mean_field.default: ops._forward,
+            torch.ops.crfrnn.mean_field_backward.default: ops._backward,
         }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -109,14 +107,12 @@ class NoLookingBack(TorchDispatchMode):
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> None:
     """With the check for finite values switched off: what a CUDA graph can hold."""
-    from crfrnn.crf.triton.ops import unchecked
-
     crf, unary, image = crf_and_input()
     kernels = [k for k in crf.kernels(image)]
     weights = (3.0, crf.bilateral_weights.detach())
     unary.requires_grad_(grad)
-    assert fused.can(Problem.of(unary, kernels, weights, crf.compatibility)) is None
-    with unchecked(), NoLookingBack() as watch:
+    assert ops.can(Problem.of(unary, kernels, weights, crf.compatibility)) is None
+    with ops.unchecked(), NoLookingBack() as watch:
         out = mean_field(unary, kernels, weights, crf.compatibility.detach(), 2)
         if grad:
             torch.autograd.grad(out.sum(), unary)
@@ -128,13 +124,11 @@ def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> Non
 
 
 def test_values_that_are_not_finite(on_chip: None, on_triton: None) -> None:
-    from crfrnn.crf.triton.ops import unchecked
-
     crf, unary, image = crf_and_input()
     unary[0, 1, 2, 3] = float("nan")
     with pytest.raises(ValueError, match=r"unary: .*1 infinite or NaN"):
         crf(unary, image)
-    with unchecked():
+    with ops.unchecked():
         assert crf(unary, image).shape == unary.shape
     mask = torch.ones(1, 5, 6, dtype=torch.bool)
     mask[0, 2, 3] = False
@@ -160,3 +154,18 @@ def test_compiles_without_a_graph_break(on_chip: None, on_triton: None) -> None:
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
         compiled = torch.compile(crf, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(unary, image), expected)
+
+
+@interpreted
+def test_opcheck() -> None:
+    lattice = Lattice.build(torch.randn(1, 12, 2), backend="triton")
+    weights, none = lattice.weights.detach().requires_grad_(), torch.empty(0)
+    theta, scale = torch.tensor([1.0, 1.3], dtype=F64, requires_grad=True), torch.rand(12).requires_grad_()
+    tables = [*lattice.structure, *[none] * len(lattice.structure)]
+    kernels = ([weights, none], tables, [none, theta], [none, none], [scale, scale])
+    unary, transform = torch.randn(1, 3, 12, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
+    torch.library.opcheck(
+        torch.ops.crfrnn.mean_field.default,
+        ("triton", unary, None, transform, *kernels, [3, 4], None, None, 2, 1.0, True),
+        test_utils=["test_schema", "test_autograd_registration", "test_faketensor"],
+    )

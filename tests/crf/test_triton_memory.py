@@ -14,8 +14,8 @@ from crfrnn import CRFRNN
 from crfrnn.lattice import Lattice, backend
 
 pytest.importorskip("triton")
-from crfrnn.crf.triton import backward as triton_backward
-from crfrnn.crf.triton import ops as triton_ops
+from crfrnn.crf.triton import backend as mean_field
+from crfrnn.crf.triton import backward
 from gpu_memory import Peak
 
 interpreted = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here: no interpreter")
@@ -36,11 +36,11 @@ def test_backward_holds_what_the_larger_kernel_needs(
     def counted(*args: Any) -> tuple[torch.Tensor, ...]:
         gc.collect()
         with Peak() as watch:
-            out = triton_backward.backward(*args)
+            out = backward.backward(*args)
         peaks.append(watch.peak)
         return out
 
-    monkeypatch.setattr(triton_ops, "backward", counted)
+    monkeypatch.setattr(mean_field, "backward", counted)
     labels = 24  # whole sectors: rows without padding
     crf = CRFRNN(labels, theta_alpha=side / 2, theta_beta=beta, theta_gamma=1.1, iterations=2)
     unary, image = torch.randn(1, labels, side, side), 255 * torch.rand(1, 3, side, side)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import GaussianKernel, mean_field
-from crfrnn.crf import fused
+from crfrnn.crf import ops
 from crfrnn.crf.problem import Problem
 
 CASES: dict[str, dict[str, Any]] = {
@@ -94,7 +94,7 @@ def inference(dtype: torch.dtype, native: bool, *, labels: int = 5, matrix: bool
         else:
             backend = None if native else "reference"
             built.append(GaussianKernel.bilateral(guide, theta, colour, backend=backend, **options))
-    assert (fused.can(Problem.of(unary, built, weights, compatibility)) is None) == native
+    assert (ops.can(Problem.of(unary, built, weights, compatibility)) is None) == native
     out = mean_field(
         unary, built, weights, compatibility, iterations, mask=valid if mask else None,
         clamp=known if clamp else None, damping=damping, initial=start if initial else None,

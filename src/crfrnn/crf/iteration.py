@@ -77,9 +77,13 @@ class Iteration:
             message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
         return message @ self.compatibility.mT
 
+    def target(self, q: Tensor) -> Tensor:
+        """Adding the unary: the logits that marginals Q give."""
+        return self.unary - self.pairwise(q)
+
     def __call__(self, logits: Tensor) -> Tensor:
-        """Adding the unary; the damped step is the proximal one on natural parameters."""
-        target = self.unary - self.pairwise(self.marginals(logits))
+        """The damped step is the proximal one on natural parameters."""
+        target = self.target(self.marginals(logits))
         return target if self.damping == 1.0 else torch.lerp(logits, target, self.damping)
 
     def change(self, before: Tensor, after: Tensor) -> float:

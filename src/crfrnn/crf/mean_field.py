@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crfrnn.crf import fused, validate
+from crfrnn.crf import ops, validate
 from crfrnn.crf.implicit import fixed_point
 from crfrnn.crf.iteration import Iteration, Kernel
 from crfrnn.crf.problem import Problem
@@ -104,8 +104,8 @@ def mean_field(
 def solve(problem: Problem, tolerance: float | None = None, gradient: str = "unrolled") -> Tensor:
     """`mean_field` of a problem that has been checked, outside autocast."""
     one_call = gradient == "unrolled" and tolerance is None and not validate.transformed()
-    if one_call and fused.can(problem) is None:
-        return problem.result(fused.run(problem))
+    if one_call and ops.can(problem) is None:
+        return problem.result(ops.run(problem))
     problem.check_values()
     update = problem.iteration()
     start = problem.start(update)

@@ -1,182 +1,258 @@
 # SPDX-License-Identifier: MIT
-"""Mean field as a torch operator (native/mean_field.hpp): schema, implementation, fake, gradient."""
+"""All iterations of mean field as one operator: schema, implementation, fake, derivative, and its backends.
+
+Whatever does not mix pixels is folded into A_m = -μ W_m before, so an operator computes only
+x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)) and the gradients of U, the start, A_m and the parts of K_m.
+The backward pass goes back through all iterations in one call, which leaves no graph; `second_order` makes
+one where it is wanted.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+import importlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from crfrnn import _native
 from crfrnn.crf import second_order
-from crfrnn.lattice import Lattice, Separable
+from crfrnn.crf.parts import KernelGradient, Parts, take_apart
+from crfrnn.crf.problem import Problem
+from crfrnn.lattice import Lattice
+from crfrnn.lattice import backend as lattices
+from crfrnn.lattice.validate import readable
+
+# Backends
+
+
+class Backend(Protocol):
+    """What a backend implements beside `crfrnn.lattice.backend.Backend`; logits are planes [B, L, N]."""
+
+    CHECKS_LATER: bool
+    """Whether it looks for NaN and infinity after it has queued its work, so that a GPU is waited for once.
+
+    Where it does not, weights are looked at before the call, and `mean_field` refuses unary and start.
+    """
+
+    def can(self, problem: Problem) -> str | None:
+        """Why it cannot run the problem; None: it can."""
+        ...
+
+    def kept(self, unary: Tensor, iterations: int) -> tuple[int, ...]:
+        """The shape of what is kept for the backward pass: Q of each iteration."""
+        ...
+
+    def mean_field(
+        self, parts: Parts, unary: Tensor, initial: Tensor | None, keep: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, what is kept (empty unless `keep`), and whether all numbers are finite, Bool[]."""
+        ...
+
+    def gradients(
+        self, parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the unary, the start (empty unless `started`) and A; the kernels' own are added in place."""
+        ...
+
+
+MODULES = {"cpu": "crfrnn.crf.cpu", "triton": "crfrnn.crf.triton.backend"}
+_imported: dict[str, Backend] = {}
+
+if TYPE_CHECKING:  # compares every module with the protocol
+    from crfrnn.crf import cpu
+    from crfrnn.crf.triton import backend as triton
+
+    _all: tuple[Backend, ...] = (cpu, triton)
+
+
+def _backend(name: str) -> Backend:
+    if name not in _imported:
+        _imported[name] = cast(Backend, importlib.import_module(MODULES[name]))
+    return _imported[name]
+
+
+for _name in MODULES:
+    if lattices.is_imported(_name):  # torch.compile cannot trace an import
+        _backend(_name)
+
+
+def _chosen(problem: Problem) -> str:
+    """The backend of the first lattice; without one the device decides."""
+    for kernel in problem.kernels:
+        operator = getattr(kernel, "operator", None)
+        if isinstance(operator, Lattice):
+            return operator.backend
+    return lattices.BY_DEVICE.get(problem.unary.device.type, "")
+
+
+def can(problem: Problem) -> str | None:
+    """None where one operator runs the problem, or why it does not."""
+    name = _chosen(problem)
+    if name not in MODULES:
+        return "kernels: a backend without an operator of mean field"
+    reason = lattices.why_not(name, problem.unary.device)
+    return _backend(name).can(problem) if reason is None else reason
+
+
+_checking: ContextVar[bool] = ContextVar("crfrnn_checking", default=True)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Inside, a GPU's numbers are not checked for NaN and infinity: no wait at the end of a call."""
+    token = _checking.set(False)
+    try:
+        yield
+    finally:
+        _checking.reset(token)
+
+
+def run(problem: Problem) -> Tensor:
+    """x after the last iteration, Float[B, L, *spatial], of a problem that `can` has no reason against."""
+    unary, initial, mask, clamp = problem.unary, problem.initial, problem.mask, problem.clamp
+    name = _chosen(problem)
+    later = _backend(name).CHECKS_LATER
+    transform = problem.transforms()
+    if not later and not _is_finite(transform):
+        problem.check_values()
+    groups = take_apart(problem)
+    inputs = [unary, transform, *(t for group in groups for t in group)]
+    inputs += [] if initial is None else [initial]
+    keep = problem.iterations > 0 and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    logits, _, finite = torch.ops.crfrnn.mean_field(
+        name,
+        unary.flatten(2),
+        None if initial is None else initial.flatten(2),
+        transform,
+        *groups,
+        list(unary.shape[2:]),
+        None if mask is None else mask.flatten(1),
+        None if clamp is None else clamp.flatten(1).to(torch.int32),
+        problem.iterations,
+        problem.damping,
+        keep,
+    )
+    # `readable` first: torch 2.11 cannot trace a context variable.
+    if later and readable(finite) and _checking.get() and not bool(finite):
+        problem.check_values()
+    return logits.view(unary.shape)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A finite sum has only finite terms; True where it cannot be read."""
+    return not readable(tensor) or math.isfinite(float(tensor.detach().sum()))
+
+
+# Schemas. One entry a kernel, as many tables each as a lattice has; an empty tensor is a part that it lacks.
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
-# One entry a kernel; an empty tensor is a part that the kernel does not have.
-_KERNELS = "Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts"
-_REST = "SymInt[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
-_library.define(
-    f"mean_field(Tensor unary, Tensor? initial, Tensor transform, {_KERNELS}, {_REST}, bool keep)"
-    " -> (Tensor, Tensor)"
+_PARTS = (
+    "Tensor transform, Tensor[] weights, Tensor[] tables, Tensor[] thetas, Tensor[] pres, Tensor[] posts,"
+    " SymInt[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
 )
+_RESULTS = "(Tensor, Tensor, Tensor)"
+_library.define(f"mean_field(str backend, Tensor unary, Tensor? initial, {_PARTS}, bool keep) -> {_RESULTS}")
 _library.define(
-    f"mean_field_backward(Tensor grad, Tensor marginals, Tensor transform, {_KERNELS}, {_REST}, bool started,"
-    " bool[] wanted)"
+    f"mean_field_backward(str backend, Tensor grad, Tensor kept, {_PARTS}, bool started, bool[] wanted)"
     " -> Tensor[]"
 )
 
 
-def _problem(transform, kernels, batch, grid, mask, clamp, iterations, damping):
-    """The native core's problem; an empty tensor is a part that a kernel does not have."""
-    native = []
-    for weights, table, theta, *scales in zip(*kernels, strict=True):
-        pre, post = (s.contiguous() if s.numel() else None for s in scales)
-        # A lattice may have no point, where a mask leaves none: then its weights are empty, its table is not.
-        if table.numel():
-            native.append(_native.Kernel.lattice(weights.contiguous(), table, pre, post))
-        else:
-            native.append(_native.Kernel.separable(theta.tolist(), pre, post))
-    return _native.Problem(
-        kernels=native,
-        transform=transform.contiguous(),
-        batch=batch,
-        grid=grid,
-        mask=None if mask is None else mask.to(torch.uint8).contiguous(),
-        clamp=None if clamp is None else clamp.contiguous(),
-        iterations=iterations,
-        damping=damping,
-        threads=torch.get_num_threads(),
-    )
+# Implementations; one for every device, since Triton's interpreter works on the CPU.
 
 
-def _plane_numbers(unary: Tensor, iterations: int, keep: bool) -> int:
-    """What Q of every iteration takes (native/mean_field.hpp, Problem::plane)."""
-    return iterations * (unary.numel() + _native.row_room) if keep else 0
-
-
-# Long argument lists are taken apart here, in the order of the schema.
-
-
-def _forward(unary, initial, transform, *rest):
-    *kernels, grid, mask, clamp, iterations, damping, keep = rest
-    unary = unary.contiguous()
-    problem = _problem(transform, kernels, len(unary), grid, mask, clamp, iterations, damping)
-    logits = torch.empty_like(unary)
-    marginals = torch.from_numpy(_native.rows(_plane_numbers(unary, iterations, keep)))
+def _forward(backend, unary, initial, *rest):
+    *parts, keep = rest
     initial = None if initial is None else initial.contiguous()
-    _native.mean_field(problem, unary, initial, logits, marginals if keep else None)
-    return logits, marginals
+    return _backend(backend).mean_field(Parts.of(*parts), unary.contiguous(), initial, keep)
 
 
-def _backward(grad, marginals, transform, *rest):
-    *kernels, grid, mask, clamp, iterations, damping, started, wanted = rest
-    weights, _, thetas, pres, posts = kernels
-    grad = grad.contiguous()
-    problem = _problem(transform, kernels, len(grad), grid, mask, clamp, iterations, damping)
-    out = _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
-    count = len(weights)
-    groups = [out[3 + i * count : 3 + (i + 1) * count] for i in range(4)]
-    grads = []
-    for kernel in zip(*groups, strict=True):
-        of_weights, of_theta, of_pre, of_post = (t if t.numel() else None for t in kernel)
-        grads.append(_native.KernelGradient(weights=of_weights, theta=of_theta, pre=of_pre, post=of_post))
-    _native.mean_field_backward(problem, grad, marginals, out[0], out[1] if started else None, out[2], grads)
-    return out
+def _backward(backend, grad, kept, *rest):
+    *parts, started, wanted = rest
+    own = _kernel_gradients(parts, wanted)
+    groups = [[t if t.numel() else None for t in group] for group in _quarters(own)]
+    kernels = [KernelGradient(*kernel) for kernel in zip(*groups, strict=True)]
+    found = _backend(backend).gradients(Parts.of(*parts), grad.contiguous(), kept, started, kernels)
+    return [*found, *own]
 
 
-def _gradients(grad, transform, weights, thetas, pres, posts, started, wanted):
-    """Room for the gradients of unary, initial, transform, weights, θ, pre, post; empty = unwanted."""
-    out = [
-        torch.empty_like(grad),
-        torch.empty_like(grad) if started else grad.new_empty(0),
-        torch.empty_like(transform),
+def _kernel_gradients(parts, wanted):
+    """Zeros for the gradients of weights, θ, pre, post; empty where they are not wanted."""
+    _, weights, _, thetas, pres, posts, *_ = parts
+    return [
+        torch.zeros_like(t, memory_format=torch.contiguous_format) if want else t.new_empty(0)
+        for t, want in zip([*weights, *thetas, *pres, *posts], wanted, strict=True)
     ]
-    for tensor, want in zip([*weights, *thetas, *pres, *posts], wanted, strict=True):
-        out.append(
-            torch.zeros_like(tensor, memory_format=torch.contiguous_format) if want else grad.new_empty(0)
-        )
-    return out
 
 
-def row_memory(points: int, labels: int) -> Tensor:
-    """Float32[N, L] of any values, from the memory that the core keeps from call to call."""
-    return torch.from_numpy(_native.rows(points * labels)).view(points, labels)
+def _quarters(entries: Sequence[Any]) -> list[Sequence[Any]]:
+    """Those of weights, θ, pre and post."""
+    count = len(entries) // 4
+    return [entries[i * count : (i + 1) * count] for i in range(4)]
 
 
-def update(unary, marginals, transform, parts, normalize, out):
-    """One iteration over rows Float32[N, L]; no operator of torch: it has no gradient (crf/update.py)."""
-    problem = _problem(transform, parts, 1, [1, 1, len(unary)], None, None, 1, 1.0)
-    _native.update(problem, unary, marginals, normalize, out)
+_library.impl("mean_field", _forward, "CompositeExplicitAutograd")
+_library.impl("mean_field_backward", _backward, "CompositeExplicitAutograd")
 
 
-_library.impl("mean_field", _forward, "CPU")
-_library.impl("mean_field_backward", _backward, "CPU")
+# Fakes
 
 
 @torch.library.register_fake("crfrnn::mean_field")
-def _(unary, initial, transform, *rest):
+def _(backend, unary, initial, *rest):
     *_, iterations, _, keep = rest
+    kept = unary.new_empty(_backend(backend).kept(unary, iterations if keep else 0))
     logits = torch.empty_like(unary, memory_format=torch.contiguous_format)
-    return logits, unary.new_empty(_plane_numbers(unary, iterations, keep))
+    return logits, kept, unary.new_empty((), dtype=torch.bool)
 
 
 @torch.library.register_fake("crfrnn::mean_field_backward")
-def _(grad, marginals, transform, *rest):
-    weights, _, thetas, pres, posts, *_, started, wanted = rest
-    return _gradients(grad, transform, weights, thetas, pres, posts, started, wanted)
+def _(backend, grad, kept, transform, *rest):
+    *parts, started, wanted = rest
+    planes = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    start = torch.empty_like(planes) if started else grad.new_empty(0)
+    return [planes, start, torch.empty_like(transform), *_kernel_gradients([transform, *parts], wanted)]
+
+
+# Derivatives
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    (unary, initial, transform, *kernels, ctx.grid, mask, clamp, ctx.iterations, ctx.damping, _) = inputs
-    ctx.started, ctx.count = initial is not None, len(kernels[0])
-    flat = [t for group in kernels for t in group]
+    ctx.backend, unary, initial, transform, *groups, ctx.grid, mask, clamp, ctx.iterations, ctx.damping, _ = (
+        inputs
+    )
+    ctx.started, ctx.counts = initial is not None, [len(group) for group in groups]
+    flat = [t for group in groups for t in group]
     ctx.save_for_backward(output[1], unary, initial, transform, mask, clamp, *flat)
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    settings = [None] * 6  # from the grid on
     if grad is None:
-        return None, None, None, *([[None] * ctx.count] * 5), *([None] * 6)
-    marginals, unary, initial, transform, mask, clamp, *flat = ctx.saved_tensors
-    n = ctx.count
-    parts = weights, tables, thetas, pres, posts = [flat[i * n : (i + 1) * n] for i in range(5)]
+        return None, None, None, None, *([None] * count for count in ctx.counts), *settings
+    kept, unary, initial, transform, mask, clamp, *flat = ctx.saved_tensors
+    tensors = iter(flat)
+    groups = [[next(tensors) for _ in range(count)] for count in ctx.counts]
+    rest = (ctx.grid, mask, clamp, ctx.iterations, ctx.damping)
     if second_order.needed(grad):
-        *own, groups = second_order.differentiate(
-            grad, unary, initial, transform, parts,
-            functools.partial(_operator, ctx.grid, (len(unary), unary.shape[2])),
-            mask, clamp, ctx.iterations, ctx.damping,
-        )  # fmt: skip
-        return *own, *groups, *([None] * 6)
-    wanted = [t.requires_grad for group in (weights, thetas, pres, posts) for t in group]
-    out = torch.ops.crfrnn.mean_field_backward(
-        grad, marginals, transform, weights, tables, thetas, pres, posts, ctx.grid, mask, clamp,
-        ctx.iterations, ctx.damping, ctx.started, wanted,
-    )  # fmt: skip
-    groups = [
-        [
-            t if want else None
-            for t, want in zip(out[3 + i * n : 3 + (i + 1) * n], wanted[i * n : (i + 1) * n], strict=True)
-        ]
-        for i in range(4)
-    ]
-    none = [None] * n
-    return (
-        out[0], out[1] if ctx.started else None, out[2], groups[0], none, groups[1], groups[2], groups[3],
-        *([None] * 6),
-    )  # fmt: skip
-
-
-def _operator(
-    grid: Sequence[int], shape: tuple[int, int], weights: Tensor, table: Sequence[Tensor], theta: Tensor
-) -> Lattice | Separable:
-    """A kernel's operator from its parts; θ of the grid's axes, outermost first."""
-    if table[0].numel():
-        return Lattice(weights, tuple(table), "cpu", shape)
-    return Separable(tuple(grid), theta.flip(0).float())
+        found = second_order.differentiate(grad, unary, initial, transform, groups, rest, ctx.backend)
+        return None, *found, *settings
+    weights, tables, *others = groups
+    wanted = [t.requires_grad for group in (weights, *others) for t in group]
+    to_unary, start, to_transform, *own = torch.ops.crfrnn.mean_field_backward(
+        ctx.backend, grad, kept, transform, *groups, *rest, ctx.started, wanted
+    )
+    own = [g if want else None for g, want in zip(own, wanted, strict=True)]
+    of_weights, *of_others = _quarters(own)
+    none = [None] * len(tables)
+    start = start if ctx.started else None
+    return None, to_unary, start, to_transform, of_weights, none, *of_others, *settings
 
 
 torch.library.register_autograd("crfrnn::mean_field", _differentiate, setup_context=_keep, lib=_library)

@@ -100,7 +100,8 @@ class Problem:
 
     def transforms(self) -> Tensor:
         """A_m = -μ W_m, Float[kernels, L, L]."""
-        return transforms(self.weights, self.compatibility)
+        mu = self.compatibility
+        return torch.stack([-(mu * w if w.ndim < 2 else mu @ w) for w in self.weights])
 
     def iteration(self) -> Iteration:
         """The iteration as plain torch runs it, over pixels × labels."""
@@ -132,8 +133,3 @@ class Problem:
 def _rows(planes: Tensor) -> Tensor:
     """[B, L, *spatial] to [B, N, L]: the labels of one pixel lie side by side."""
     return planes.flatten(2).mT.contiguous()
-
-
-def transforms(weights: Sequence[Tensor], compatibility: Tensor) -> Tensor:
-    """A_m = -μ W_m, Float[kernels, L, L]."""
-    return torch.stack([-(compatibility * w if w.ndim < 2 else compatibility @ w) for w in weights])

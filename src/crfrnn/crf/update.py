@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crfrnn.crf import fused
+from crfrnn.crf import ops
+from crfrnn.crf.iteration import Iteration
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.crf.problem import transforms
+from crfrnn.crf.parts import Parts, take_apart
+from crfrnn.crf.problem import Problem
 from crfrnn.lattice import Lattice
 
 
@@ -37,25 +39,16 @@ def update(
     out               Float32[N, L], contiguous: written, returned; may be `marginals` where x is normalised
     """
     with torch.no_grad():
-        if _is_native(unary, kernels):
-            transform = transforms(costs, torch.eye(unary.shape[1], dtype=unary.dtype))
-            parts = fused.parts(kernels, 1, len(unary))
-            out = fused.ops.row_memory(*unary.shape) if out is None else out
-            fused.ops.update(unary, marginals, transform, parts, normalize, out)
-            return out
-        x = unary.clone()
-        for kernel, cost in zip(kernels, costs, strict=True):
-            message = (kernel @ marginals[None])[0]
-            x -= message @ cost.T if cost.ndim == 2 else message * cost
+        eye = torch.eye(unary.shape[1], dtype=unary.dtype)
+        planes = unary.T.unsqueeze(0)
+        problem = Problem(planes, planes, tuple(kernels), tuple(costs), eye, 1)
+        lattices = all(k.mask is None and isinstance(k.operator, Lattice) for k in kernels)
+        if lattices and ops.can(problem) is None:
+            from crfrnn.crf import cpu
+
+            parts = Parts.of(problem.transforms(), *take_apart(problem), (len(unary),), None, None, 1, 1.0)
+            return cpu.update(parts, unary, marginals, normalize, out)
+        step = Iteration.over(unary.unsqueeze(0), kernels, costs, eye)
+        x = step.target(marginals.unsqueeze(0)).squeeze(0)
         x = x.softmax(-1) if normalize else x
         return x if out is None else out.copy_(x)
-
-
-def _is_native(unary: Tensor, kernels: Sequence[GaussianKernel]) -> bool:
-    return bool(kernels) and all(
-        kernel.mask is None
-        and isinstance(kernel.operator, Lattice)
-        and kernel.operator.backend == "cpu"
-        and fused.kernel_reason(kernel, unary.T[None], "cpu") is None
-        for kernel in kernels
-    )

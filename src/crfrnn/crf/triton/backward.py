@@ -8,27 +8,18 @@ marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀ g · Qᵀ).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from crfrnn.crf.triton import kernels as triton_kernels
+from crfrnn.crf.parts import KernelGradient
 from crfrnn.crf.triton.band import Band
+from crfrnn.crf.triton.kernels import back_kernel
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel, given
 from crfrnn.lattice.triton.filter import Passes
 from crfrnn.lattice.triton.launch import Launcher, on_device
 
 PIECE = 2048  # pixels of one product
-
-
-class KernelGradient(NamedTuple):
-    """Sums over the iterations; None where nobody asked."""
-
-    weights: Tensor | None
-    theta: Tensor | None
-    pre: Tensor | None
-    post: Tensor | None
 
 
 def backward(
@@ -50,7 +41,7 @@ def backward(
         ]
         # Who needs the most room goes first: dQ is not there yet.
         turns = sorted(enumerate(ways), key=lambda turn: -turn[1].room)
-        update = Launcher(triton_kernels.back_kernel, 2, 3, **constants)
+        update = Launcher(back_kernel, 2, 3, **constants)
         held = (given(problem.mask, g), given(problem.clamp, g))
         for t in reversed(range(len(marginals))):
             q, dq = marginals[t], None

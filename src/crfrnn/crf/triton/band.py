@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn.crf.triton import kernels as triton_kernels
+from crfrnn.crf.triton.kernels import CUT, band_kernel
 from crfrnn.lattice.triton.launch import INTERPRETED, Launcher, block, ceil_div, power_of_2
 
 SECTOR = 8  # numbers of float32 in 32 bytes
@@ -46,7 +46,7 @@ class Band:
             out = torch.empty_like(rows)
             self._launcher(number, scale is not None, derivative == number)(
                 axis.programs, 1, rows, out, rows if scale is None else scale, self._theta[number:],
-                axis.length, axis.width, self._stride, triton_kernels.CUT,
+                axis.length, axis.width, self._stride, CUT,
             )  # fmt: skip
             rows, scale = out, None
         return rows
@@ -56,7 +56,7 @@ class Band:
         if known is None:
             constants: dict[str, Any] = {"PADDED": self._stride % SECTOR == 0, "SECTOR": SECTOR}
             known = self._known[number, scaled, derivative] = Launcher(
-                triton_kernels.band_kernel, 0, 2, SCALED=scaled, DERIVATIVE=derivative, **constants,
+                band_kernel, 0, 2, SCALED=scaled, DERIVATIVE=derivative, **constants,
                 **self._axes[number].tile,
             )  # fmt: skip
         return known

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
-"""All iterations of mean field on the GPU: `crfrnn.crf.fused` in Triton, for up to 256 labels.
+"""All iterations of mean field on the GPU, for up to 256 labels.
 
 x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). Of a lattice's pixels, `pre` goes
 into its barycentric weights once per call. Nothing in the loop waits for the device, so a CUDA graph can
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from crfrnn.crf.triton import kernels as triton_kernels
 from crfrnn.crf.triton.band import SECTOR, Band
+from crfrnn.crf.triton.kernels import start_kernel, update_kernel
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel, given, times
 from crfrnn.lattice.triton.filter import Passes
 from crfrnn.lattice.triton.launch import Launcher, ceil_div, on_device
@@ -102,7 +102,7 @@ def forward(
     with on_device(unary):
         plan = Plan(problem, total, stride)
         start = marginals[0] if room is None else room
-        Launcher(triton_kernels.start_kernel, **constants)(
+        Launcher(start_kernel, **constants)(
             programs, 1, first, start, bad, *held, points, labels, stride, total
         )
         middle, last = (_update(plan, end, problem.damping != 1, constants) for end in (False, True))
@@ -130,7 +130,7 @@ def _update(plan: Plan, last: bool, damped: bool, constants: dict[str, Any]) -> 
     """The kernel of an iteration's pixels; `after`, the marginals it writes, is its third argument."""
     own = plan.sliced
     return Launcher(
-        triton_kernels.update_kernel, 2, SIZE=1 if own is None else own.structure.size,
+        update_kernel, 2, SIZE=1 if own is None else own.structure.size,
         LATTICE=plan.lattice is not None, SLICED=own is None,
         LATTICE_SCALED=own is not None and own.post is not None, DENSE=plan.dense is not None,
         DENSE_SCALED=plan.post is not None, EXTRA=plan.extra, DAMPED=damped, WRITE_X=last or damped,

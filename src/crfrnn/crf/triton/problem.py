@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from crfrnn.lattice.triton import filter as triton_filter
-from crfrnn.lattice.triton.filter import Structure
+from crfrnn.lattice.triton.filter import Structure, shares
 from crfrnn.lattice.triton.launch import block, ceil_div, power_of_2
 
 
@@ -25,7 +24,7 @@ class LatticeKernel(NamedTuple):
 
     def inward(self, scale: Tensor | None) -> Tensor:
         """Weights of a splat with the factors of the pixels, in the order of its sums."""
-        return triton_filter.shares(self.scaled(scale), self.structure)
+        return shares(self.scaled(scale), self.structure)
 
 
 class SeparableKernel(NamedTuple):
