@@ -170,7 +170,14 @@ def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
 
 
 def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
+    started = make(tmp_path, 8, stages=[{"name": "plain", "crf": False, "learn": ["head"], "epochs": 0},
+                                        {"name": "joint"}])  # fmt: skip
+    options = {"hold_out": 0.5, "judge_on": "held-out", "tune_pictures": 3}
+    unlearned = Experiment(started, tmp_path / "start", **options)
+    assert set(unlearned.tuned_on.ids) <= set(unlearned.sets.train["train"].ids)
+    assert len(unlearned.tuned_on) == 3 and unlearned.val.ids == unlearned.held_out.ids
     work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
+    assert set(work.tuned_on.ids) <= set(work.held_out.ids)
     held, tuned = work.held_out.ids, (work.held_out.ids[0], work.held_out.ids[2])  # two, evenly
     assert set(work.val.ids) == set(held) - set(tuned) and len(work.val) == 2
     assert not set(work.val.ids) & set(work.sets.train["train"].ids)

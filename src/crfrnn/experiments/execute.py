@@ -21,7 +21,7 @@ from crfrnn.datasets import LabelledPicture, PictureSet, UnaryDataset, held_fold
 from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.denormals import denormals_as_zero
 from crfrnn.experiments.folder import Folder, Say, since, versions
-from crfrnn.experiments.plans import Plan, Row, Run
+from crfrnn.experiments.plans import Plan, Row, Run, plain_stages
 from crfrnn.io.files import write_text
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig
@@ -43,6 +43,8 @@ class Experiment:
         folder: made if it is not there.
         hold_out: share of the training pictures that no training sees: the CRF is cross-validated on them,
             and trainings are watched on them. The recipe's val is looked at for the rows alone, if at all.
+            Where the plain network stays as it starts (0 epochs), the CRF is cross-validated on the others:
+            the network has learned from none of them here.
         trials, tune_pictures, folds: of the cross-validation; 0 trials keep the recipe's numbers.
         val_pictures: judge at most so many, spread evenly; None: all, which alone can be published.
         judge_on: "val", or "held-out": those pictures held out that the cross-validation does not use, for
@@ -80,6 +82,9 @@ class Experiment:
         ids = sets.train[group].ids
         held = held_fold(ids, self.hold_out, self.recipe.seed)
         self.held_out = sets.train[group].select(i for i in ids if i in held)
+        learned = sum(stage.epochs for stage in plain_stages(self.recipe))
+        source = self.held_out if learned else sets.train[group].select(i for i in ids if i not in held)
+        self.tuned_on = some_of(source, self.tune_pictures)
         judged = sets.val if self.judge_on == "val" else self._never_used()
         self.val: PictureSet = some_of(judged, self.val_pictures)
         self.sets = TrainingSets(
@@ -88,7 +93,7 @@ class Experiment:
         )  # fmt: skip
 
     def _never_used(self) -> PictureSet:
-        tuned = set(some_of(self.held_out, self.tune_pictures).ids if self.trials else ())
+        tuned = set(self.tuned_on.ids if self.trials else ())
         left = [name for name in self.held_out.ids if name not in tuned]
         if not left:
             raise ValueError(
@@ -132,28 +137,27 @@ class Experiment:
         return CRFRNN(self.sets.num_labels, **{**settings, **self.numbers(plan), **more})
 
     def numbers(self, plan: Plan[Run]) -> dict[str, float]:
-        """Bandwidths and kernel weights that serve best behind the plain network on the pictures held out."""
+        """Bandwidths and kernel weights that serve best behind the plain network on `tuned_on`."""
         config = TuneConfig(
             trials=self.trials, folds=self.folds, seed=self.recipe.seed, metric="mean_iu",
             settings=self._settings(),
         )  # fmt: skip
-        return self._files.numbers(lambda: self._held_out_unaries(plan), config)
+        return self._files.numbers(lambda: self._unaries(plan), config)
 
     def _settings(self) -> dict[str, Any]:
         """What the recipe says of the CRF beside its numbers."""
         return {n: v for n, v in self.recipe.crf.items() if n not in (*RANGES, "preset", "parameters")}
 
-    def _held_out_unaries(self, plan: Plan[Run]) -> UnaryDataset:
+    def _unaries(self, plan: Plan[Run]) -> UnaryDataset:
         plain = self.segmenter(plan, plan.runs[0].name).to(self.device)
-        pictures = some_of(self.held_out, self.tune_pictures)
-        images = {item.id: item for item in pictures}
+        images = {item.id: item for item in self.tuned_on}
 
         def unary(name: str, size: tuple[int, int]) -> Tensor:
             image = torch.from_numpy(images[name].image).permute(2, 0, 1)[None]
             with torch.no_grad():
                 return plain.unary(image.to(self.device))[0].cpu()
 
-        return UnaryDataset(pictures, unary, self.sets.num_labels)
+        return UnaryDataset(self.tuned_on, unary, self.sets.num_labels)
 
     def _judge(self, plan: Plan[Run], row: Row) -> None:
         segmenter = self.segmenter(plan, row.run)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
@@ -187,9 +188,14 @@ def check_iterations(train: Sequence[int], test: Sequence[int]) -> None:
         raise ValueError(f"iterations: expected at least one T ≥ 1 each, got {train}, {test}")
 
 
+def plain_stages(recipe: Recipe) -> list[Stage]:
+    """The stages before the first with a CRF."""
+    return list(itertools.takewhile(lambda stage: not stage.crf, recipe.stages))
+
+
 def _split(recipe: Recipe) -> tuple[list[Stage], list[Stage]]:
-    first = next((i for i, stage in enumerate(recipe.stages) if stage.crf), len(recipe.stages))
-    before, after = list(recipe.stages[:first]), list(recipe.stages[first:])
+    before = plain_stages(recipe)
+    after = list(recipe.stages[len(before) :])
     if not before or not after:
         raise ValueError(
             "recipe: expected stages with crf: false and then stages with crf: true, got "
