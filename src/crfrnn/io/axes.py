@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The order of an array's axes, of a picture or of a volume: as the caller says, or as its shape decides."""
+"""What the header of an array must say: the type of its numbers, and axes that fit a picture or a volume."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.io.files import FileError, PathLike
+from crfrnn.io.arrays import MAX_BYTES, read_array
+from crfrnn.io.files import FileError, PathLike, refusal
 from crfrnn.lattice.validate import warn
 
 MAP = ("hw", "wh")  # h = rows, w = columns
@@ -27,7 +29,7 @@ class Axes:
 
     Attributes:
         path, role: the file, and what it is to the caller.
-        known: the orders that may be; `arrange` brings every one to the first.
+        known: the orders that may be; `read` brings every one to the first.
         said: the one that the caller says; None: the shape decides, where only one of them fits.
         sizes: of the axes of space, by their letters; empty: unknown.
         place: the sizes in words, such as "9 rows × 7 columns as the picture has".
@@ -78,13 +80,20 @@ class Axes:
             f"say {_options(fits)}: x, y, z is nibabel's order, z, y, x SimpleITK's",
         )  # fmt: skip
 
-    def check(self, shape: tuple[int, ...], dtype: object) -> None:
-        """`order`, as `read_array` calls it."""
-        self.order(shape)
+    def read(self, kind: str, key: str | None = None, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
+        """The file's array of logits, probabilities or labels, [L, *space] in the first of the known orders.
 
-    def arrange(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The values [L, *space] in the first of the known orders; L = 1 where the array has no axis l."""
-        order = self.order(values.shape)
+        L = 1 where the array has no axis l. See `read_array` for `key` and `max_bytes`.
+        """
+
+        found: list[str] = []
+
+        def check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+            check_type(dtype, kind, self.role, self.path)
+            found.append(self.order(shape))
+
+        values = read_array(self.path, self.role, key=key, max_bytes=max_bytes, check=check)
+        (order,) = found
         values = values.reshape(values.shape[-len(order) :])
         if "l" not in order:
             values, order = values[None], f"l{order}"
@@ -113,10 +122,8 @@ class Axes:
     def _refused_sizes(self, shape: tuple[int, ...], bare: tuple[int, ...], fits: list[str]) -> FileError:
         assert self.said is not None
         labels = dict(zip(self.said, bare, strict=True)).get("l", 1)
-        got, would = (
-            f"shape {shape} read as {_named(self.said)}",
-            f"{_options(fits)} would fit" if fits else "",
-        )
+        got = f"shape {shape} read as {_named(self.said)}"
+        would = f"{_options(fits)} would fit" if fits else ""
         if not self._fits_labels(labels):
             return FileError(
                 self.role, self.path, f"{self.num_labels} labels", f"{labels} in {got}",
@@ -124,6 +131,15 @@ class Axes:
             )  # fmt: skip
         remedy = self.turned(shape, self.said) or would or self.remedy
         return FileError(self.role, self.path, self.place, got, remedy)
+
+
+def check_type(dtype: np.dtype[Any], kind: str, role: str, path: PathLike | None = None) -> None:
+    """ValueError unless numbers of this type can be what `kind` says."""
+    if dtype.kind not in ("iufb" if kind == "labels" else "f"):
+        raise refusal(
+            role, path, f"floating-point {kind}" if kind != "labels" else "whole numbers", f"dtype {dtype}",
+            "convert to float32 (bytes: values / 255), or for a label map say kind='labels'",
+        )  # fmt: skip
 
 
 def check_axes(axes: str | None, known: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from crfrnn.io.arrays import MAX_BYTES, read_array
+from crfrnn.io.arrays import MAX_BYTES
 from crfrnn.io.axes import MAP, Axes
 from crfrnn.io.files import FileError, PathLike, refusal
 from crfrnn.io.images import MAX_PIXELS, decode, stored_numbers, write_png
@@ -111,7 +111,6 @@ def read_label_map(
     num_labels: int,
     *,
     unknown: int | None = None,
-    axes: str = "hw",
     key: str | None = None,
     role: str = "unary",
     paper: bool = False,
@@ -123,7 +122,6 @@ def read_label_map(
         num_labels: L; labels are 0..L-1.
         unknown: see `known_labels`. With None, a map of nothing but 0 and 255 is refused, since it may be
             black and white.
-        axes: order of the axes of an array, "hw" or "wh".
         key: which entry of an .npz file or of a dict in a .pt file.
         paper: accept a map of 255 alone too, as of scribbles on an empty page.
 
@@ -133,9 +131,7 @@ def read_label_map(
     if Path(path).suffix.lower() == ".png":
         values: NDArray[Any] = read_label_png(path, role=role)
     else:
-        layout = Axes(path, role, MAP, axes)
-        values = layout.arrange(read_array(path, role, key=key, max_bytes=MAX_BYTES // 8, check=layout.check))
-        values = values[0]
+        values = Axes(path, role, MAP, "hw").read("labels", key, MAX_BYTES // 8)[0]
     if unknown is None and num_labels > 1:
         ask_about_white(values, role, path, paper=paper)
     return known_labels(values, num_labels, unknown, role=role, path=path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crfrnn.crf.binary import two_labels, two_probabilities
 from crfrnn.crf.unit import warn_of_probabilities
+from crfrnn.io.axes import check_type
 from crfrnn.io.files import PathLike, refusal
 from crfrnn.io.labels import FREE, ask_about_white, known_labels, place_of
 from crfrnn.io.palette import VOID
@@ -21,6 +22,7 @@ from crfrnn.io.rectangles import Windowed
 
 Kind = Literal["logits", "probabilities", "labels"]
 KINDS: tuple[str, ...] = get_args(Kind)
+SLACK = 0.01  # of a sum of probabilities
 SMALLEST = 1e-5  # of a probability, as in pydensecrf's unary_from_softmax
 STRIP = 2**22  # pixels of a label map that `AsLogits.ask_about_white` reads at once
 
@@ -134,15 +136,6 @@ def check_label_count(kind: str, num_labels: int | None) -> None:
         )
 
 
-def check_type(dtype: np.dtype[Any], kind: str, role: str, path: PathLike | None = None) -> None:
-    """ValueError unless numbers of this type can be what `kind` says."""
-    if dtype.kind not in ("iufb" if kind == "labels" else "f"):
-        raise refusal(
-            role, path, f"floating-point {kind}" if kind != "labels" else "whole numbers", f"dtype {dtype}",
-            "convert to float32 (bytes: values / 255), or for a label map say kind='labels'",
-        )  # fmt: skip
-
-
 def scores_to_logits(
     scores: Tensor,
     kind: str,
@@ -200,7 +193,7 @@ def _check_probabilities(scores: Tensor, role: str, path: PathLike | None) -> No
             "for a label map say kind='labels'" if whole else "for scores of any size say kind='logits'",
         )  # fmt: skip
     least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
-    if len(scores) > 1 and (least < 0.99 or greatest > 1.01):
+    if len(scores) > 1 and (least < 1 - SLACK or greatest > 1 + SLACK):
         raise refusal(
             role, path, "sum 1 over the labels", f"sums {least:.4g}..{greatest:.4g}",
             "add the background as a label of its own, divide independent sigmoids by their sum, or correct "

@@ -13,26 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.io.arrays import MAX_BYTES, npz_names, read_array
-from crfrnn.io.axes import MAP, PICTURE, VOLUME, VOLUME_MAP, Axes, check_axes
+from crfrnn.io.arrays import MAX_BYTES, npz_names
+from crfrnn.io.axes import MAP, PICTURE, VOLUME, VOLUME_MAP, Axes, check_axes, check_type
 from crfrnn.io.files import FileError, PathLike
 from crfrnn.io.images import stored_form, upright
 from crfrnn.io.labels import FREE, ask_about_white, read_label_map, whole_numbers
 from crfrnn.io.nifti import ENDINGS, Volume, check_grid, read_grid, read_nifti
-from crfrnn.io.scores import (
-    KINDS,
-    AsLogits,
-    check_kind,
-    check_label_count,
-    check_type,
-    unary_from_labels,
-)
+from crfrnn.io.scores import KINDS, SLACK, AsLogits, check_kind, check_label_count, unary_from_labels
 from crfrnn.io.scribbles import BLACK, read_scribbles
 
 PICTURE_KINDS = (*KINDS, "scribbles")
 LAYOUTS = (*PICTURE, *MAP)  # without l: one score per pixel
 NNUNET_KEYS = ("probabilities", "softmax")  # of nnU-Net 2 and 1: [C, z, y, x]
-SLACK = 0.01  # of a sum of probabilities
 MOST_LABELS = 1024  # that one inference takes in one go
 
 
@@ -125,18 +117,7 @@ def read_unary(
         known = torch.from_numpy(labels)
         logits = unary_from_labels(known, num_labels, gt_prob=gt_prob, unknown=FREE)
         return Unary(logits, known if kind == "scribbles" else None)
-    values = _array(layout, kind, key, max_bytes)
-    return Unary(AsLogits(kind, num_labels)(values, path=path))
-
-
-def _array(layout: Axes, kind: str, key: str | None, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
-    """[L, *space] of an array whose type and shape were right in its header."""
-
-    def check(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        check_type(dtype, kind, layout.role, layout.path)
-        layout.order(shape)
-
-    return layout.arrange(read_array(layout.path, layout.role, key=key, max_bytes=max_bytes, check=check))
+    return Unary(AsLogits(kind, num_labels)(layout.read(kind, key, max_bytes), path=path))
 
 
 def _turned(shape: tuple[int, ...], order: str, picture: PathLike | None, name: str) -> str:
@@ -243,7 +224,7 @@ def _read_volume(
         documented=("zyx" if kind == "labels" else "lzyx") if nnunet else None,
         remedy="resample it onto the guide, or give the guide that it was made from",
     )  # fmt: skip
-    values = _array(layout, kind, key)
+    values = layout.read(kind, key)
     if nnunet:
         _check_beside(path, guide, role)
     return np.array(values, values.dtype if kind == "labels" else np.float32, order="C")
