@@ -178,6 +178,7 @@ def test_weights_of_another_number_of_labels_leave_the_classifier_fresh() -> Non
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_labels_on_real_pictures(shared: Path) -> None:
     """The float network against the quantised one: its logits on 12 pictures, and both widths against truth.
 

@@ -286,6 +286,7 @@ def test_other_graphs_and_damage_are_refused(tmp_path: Path, network: DeepLab) -
     refused(path, written(less, "float")[0], "finite weights")
 
 
+@pytest.mark.slow
 def test_mutated_files_give_weights_or_an_error(tmp_path: Path) -> None:
     """Whatever byte of the structure differs: an error that names the file, or the 110 tensors; at once."""
     torch.manual_seed(0)

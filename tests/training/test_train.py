@@ -266,6 +266,7 @@ def test_different_iterations_in_training_and_in_test(tmp_path: Path) -> None:
     assert not torch.equal(trained, crf.eval()(unary, picture))
 
 
+@pytest.mark.slow
 def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
     """Against the formula written out, on a batch of two sizes; the temperature learns as all else does."""
     options = {"boundary": 3.0, "boundary_width": 2, "soft_iou": 0.5, "temperature": 2.0, "robustness": 0.01}
