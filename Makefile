@@ -30,8 +30,8 @@ help:
 demo: $(VENV)/.stamp-core
 	@$(VENV)/bin/crfrnn demo -o demo-output --overwrite
 
-# A file's tests stay in one process, so that what they share is made once.
-WORKING := -q --numprocesses $(WORKERS) --dist loadfile
+# A file's tests stay in one process, so that what they share is made once; tests/conftest.py says which files go first.
+WORKING := -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint types
 	$(PY) -m pytest $(WORKING) $(PYTEST)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: processes would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # where a plugin imported torch before; tests of several threads set their number
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read once, when triton is first imported: before any test module
@@ -32,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.interpreter)
         if item.get_closest_marker("real") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real pictures in {SHARED} (set $CRFRNN_SHARED)"))
+    # Files with the most long tests first, so that no process ends long after the others.
+    long = Counter(
+        item.path for item in items if {"slow", "interpreter"} & {m.name for m in item.iter_markers()}
+    )
+    items.sort(key=lambda item: -long[item.path])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

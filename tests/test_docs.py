@@ -53,6 +53,7 @@ def modules() -> Iterator[None]:
     sys.modules.update({name: module for name, module in before.items() if name.startswith("pydensecrf")})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "modules")
 @pytest.mark.parametrize(("text", "needs"), list(blocks("python")))
 def test_a_python_block_runs_as_it_stands(

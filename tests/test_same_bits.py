@@ -32,6 +32,7 @@ def same_bits(monkeypatch: pytest.MonkeyPatch) -> Command:
     return lambda *words: module.main([str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_the_last_bit_of_one_function_is_named(
     same_bits: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

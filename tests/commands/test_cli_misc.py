@@ -78,6 +78,7 @@ def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
     assert code == 2 and "no.png" in errors
 
 
+@pytest.mark.slow
 def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, said, errors = run("demo", "-o", "demo-output")

@@ -130,6 +130,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -> None:
     command, folder, files = case
     before = everything(inputs)
@@ -158,6 +159,7 @@ def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -
     assert everything(inputs) == before
 
 
+@pytest.mark.slow
 def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path, tmp_path: Path) -> None:
     for words, output, _ in CASES.values():
         said: list[object] = []
@@ -216,6 +218,7 @@ def test_an_input_is_never_written_over_not_even_when_told_to(
         assert everything(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_read_written_and_said(inputs: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9 \xce\xb8")
     try:
@@ -236,6 +239,7 @@ def test_names_that_are_no_text_are_read_written_and_said(inputs: Path, tmp_path
     assert names(tmp_path / f"out{name}") == [f"{name}.png", f"{name}_panel.png"]
 
 
+@pytest.mark.slow
 def test_names_that_become_too_long_are_said_before_the_work(inputs: Path, tmp_path: Path) -> None:
     long = "x" * 240
     for folder, ending in (("images", "png"), ("unaries", "npy")):

@@ -141,6 +141,7 @@ def test_interrupting_leaves_whole_files_only(
             picture.load()
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_cut_into_tiles_or_made_smaller(tmp_path: Path) -> None:
     torch.manual_seed(1)
     segmenter = Segmenter(LiteFPN(5, channels=8), CRFRNN(5), class_names=list("abcde"))

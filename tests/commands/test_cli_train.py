@@ -61,6 +61,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "send", "status", "name", "workers"),
     [
@@ -91,6 +92,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_where(
     assert (saved["epoch"], saved["batches"]) == (1, 3 if "validation" in place else 1)
 
 
+@pytest.mark.slow
 def test_experiment_writes_its_report(tmp_path: Path) -> None:
     path, out = recipe_file(tmp_path), tmp_path / "out"
     words = ["-r", path, "-o", out, "--accelerator", "cpu", "--trials", "0", "--hold-out", "0.5"]

@@ -36,6 +36,7 @@ main(["wait"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_a_signal_while_modules_are_imported_gives_one_line(
     tmp_path: Path, number: signal.Signals, name: str
@@ -49,6 +50,7 @@ def test_a_signal_while_modules_are_imported_gives_one_line(
     assert ended(process) == (128 + number, "", f"stopped by {name}; every file that is there is whole\n")
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_command_runs_unwinds_it(tmp_path: Path) -> None:
     process = started(COMMAND, tmp_path / "result.txt")
     wait_for(process, "ready")
@@ -59,6 +61,7 @@ def test_a_signal_while_a_command_runs_unwinds_it(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", signals.NUMBERS)
 def test_every_signal_unwinds_as_ctrl_c_does_and_has_its_status(number: int) -> None:
     before = signal.getsignal(number)
@@ -102,6 +105,7 @@ def test_what_the_surroundings_ignore_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_in_the_command_names_of_the_package_are_imported_when_they_are_asked_for() -> None:
     script = (
         "import sys; sys.argv[0] = 'crfrnn'; import crfrnn, crfrnn.cli;"

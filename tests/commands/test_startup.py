@@ -59,12 +59,14 @@ def _words() -> list[list[str]]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_help_version_and_usage_errors_load_nothing_heavy() -> None:
 
     loaded = _python(COMMAND_LINE, json.dumps(_words()), json.dumps(HEAVY))
     assert len(loaded) >= 20 and not {words: found for words, found in loaded.items() if found}
 
 
+@pytest.mark.slow
 def test_the_package_loads_the_layer_and_its_operators_and_the_rest_on_demand() -> None:
     code = """
 import json, sys

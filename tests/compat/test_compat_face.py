@@ -198,6 +198,7 @@ def test_asymmetric_matrix_warns_where_it_was_given():
     np.testing.assert_array_equal(np.array(asked.inference(3)), np.array(meant.inference(3)))
 
 
+@pytest.mark.slow
 def test_the_old_name():
     """install() serves every form of import, and says so if it comes too late."""
     code = """
@@ -231,6 +232,7 @@ def test_the_old_name_too_late(monkeypatch):
             pydensecrf.install()
 
 
+@pytest.mark.slow
 def test_a_script_unedited(tmp_path, monkeypatch):
     (tmp_path / "beside.py").write_text("LABELS = 3")
     script = tmp_path / "old.py"
@@ -255,6 +257,7 @@ def _refine(name):
     return np.array(crf.inference(3))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_forked_workers_after_use_in_the_parent():
     """The usual pool of old scripts: a parallel loop in a forked child would wait for ever."""

@@ -165,6 +165,7 @@ def test_odd_sizes(size, labels):
     assert mine.klDivergence(mine_state[0]) == pytest.approx(want, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("settings", [(3, 3, 4, 67, 3), (3, 3, 10, 80, 13)], ids=["deeplab", "readme"])
 def test_real_voc_pictures(settings):

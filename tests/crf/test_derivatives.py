@@ -32,6 +32,7 @@ def difference(f: Callable[[Tensor], Tensor], at: Tensor, step: Tensor, size: fl
     return (f(at + size * step) - f(at - size * step)) / (2 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [name for name in LATTICES if name != "triton"])
 @pytest.mark.parametrize("quality", ["classic", "high"])
 @pytest.mark.parametrize(("masked", "reverse"), [(False, False), (True, True)])
@@ -47,6 +48,7 @@ def test_a_lattice_in_both_modes_and_twice(backend: str, quality: str, masked: b
     assert gradgradcheck(run, (features, values), check_fwd_over_rev=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("triton" not in LATTICES, reason="no interpreter of Triton here")
 def test_the_gpu_lattice_as_the_reference() -> None:
     features, values = 1.3 * torch.randn(1, 6, 2, dtype=F64), torch.randn(1, 6, 2, dtype=F64)
@@ -72,6 +74,7 @@ def test_the_exact_sum_in_forward_mode() -> None:
     assert gradgradcheck(exact_filter, inputs, check_fwd_over_rev=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"spatial_method": "lattice", "label_weights": "matrix"}], ids=str)
 def test_the_layer_twice_by_everything(options: dict[str, Any]) -> None:
     unary, image = picture()
@@ -247,6 +250,7 @@ def test_several_models_of_one_picture() -> None:
     close(torch.vmap(run)(stacked), torch.stack([run(model) for model in models]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"exclude_self": True}], ids=["plain", "without self"])
 def test_nested_levels_of_one_size(options: dict[str, Any]) -> None:
     """As many samples inside as outside: the level at which a lattice was built is not a matter of counts."""
@@ -323,6 +327,7 @@ def test_a_recomputed_step_keeps_its_input_alone() -> None:
         recomputed(lambda x: next(drifting)(x), x).sum().backward()
 
 
+@pytest.mark.slow
 def test_eager_inference_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch, crfrnn\n"

@@ -33,6 +33,7 @@ def exported(module: nn.Module, inputs: tuple[Tensor, ...], free: dict[str, Any]
     return torch.export.load(file).module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "dtype"),
     [({}, torch.float32), ({"bilateral_method": "exact"}, torch.float64)],
@@ -47,6 +48,7 @@ def test_height_width_and_batch_stay_free(settings: dict[str, Any], dtype: torch
         torch.testing.assert_close(program(*inputs), crf(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mask_and_clamp_are_inputs_too() -> None:
     crf = CRFRNN(3).eval()
 
@@ -59,6 +61,7 @@ def test_mask_and_clamp_are_inputs_too() -> None:
     torch.testing.assert_close(program(*inputs), crf(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_with_the_layer_behind_it() -> None:
     segmenter = Segmenter(nn.Conv2d(3, 4, 3, padding=1), CRFRNN(4)).eval()
 
@@ -71,6 +74,7 @@ def test_a_network_with_the_layer_behind_it() -> None:
     torch.testing.assert_close(program(*inputs), segmenter(*inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_whole_inference_is_one_operator_of_the_program(dynamic: bool) -> None:
     """Also under torch.compile, where it is what is fast."""

@@ -29,6 +29,7 @@ def crf_and_input(labels: int = 21) -> tuple[CRFRNN, Tensor, Tensor]:
     return crf, torch.randn(2, labels, 40, 50), torch.rand(2, 3, 40, 50) * 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [False, True], ids=["bandwidths learned", "bandwidths held"])
 @pytest.mark.parametrize("labels", [21, 40, 60, 81])
 def test_same_bits_from_run_to_run_and_for_any_number_of_threads(labels: int, held: bool) -> None:
@@ -97,6 +98,7 @@ OPERATORS = [f"lattice_{name}" for name in ("build", "filter", "weight_gradient"
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck(name: str) -> None:
     # The padding of a table is never read, hence never written: its bits differ from call to call.
@@ -108,6 +110,7 @@ def test_opcheck(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_compiles_without_a_graph_break(train: bool) -> None:
     crf, unary, image = crf_and_input()
@@ -121,6 +124,7 @@ def test_compiles_without_a_graph_break(train: bool) -> None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().amax()))
 
 
+@pytest.mark.slow
 def test_compiles_for_other_sizes_and_numbers_of_labels() -> None:
     torch._dynamo.reset()
     compiled = torch.compile(CRFRNN.forward, fullgraph=True, backend="aot_eager")

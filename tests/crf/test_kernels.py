@@ -112,6 +112,7 @@ def test_gradients(method: str, mode: str, exclude_self: bool) -> None:
     assert torch.autograd.gradcheck(run, inputs, nondet_tol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", LATTICES)
 @pytest.mark.parametrize("mode", NORMALIZATIONS)
 def test_gradients_of_the_lattice_at_generic_points(backend: str, mode: str) -> None:
@@ -128,11 +129,15 @@ def test_gradients_of_the_lattice_at_generic_points(backend: str, mode: str) -> 
         )
         return kernel @ v
 
-    assert torch.autograd.gradcheck(run, (image, alpha, beta, values), nondet_tol=0.0, eps=1e-7, atol=1e-5)
+    # The interpreter needs a second for each entry of the Jacobian: there it is one random direction.
+    assert torch.autograd.gradcheck(
+        run, (image, alpha, beta, values), nondet_tol=0.0, eps=1e-7, atol=1e-5, fast_mode=backend == "triton"
+    )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", LATTICES)
-@pytest.mark.parametrize("quality", ["classic", "default", "high"])
+@pytest.mark.parametrize("quality", ["classic", "high"])
 def test_bandwidth_gradients_point_where_the_exact_ones_do(backend: str, quality: str) -> None:
     """For a loss that asks the filtered maps to keep saying what they said, per axis and channel and in all.
 

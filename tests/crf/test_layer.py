@@ -311,6 +311,7 @@ def test_implicit_gradients_of_all_parameters():
         torch.testing.assert_close(implicit, unrolled, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("call", ["plain", "mask and clamp"])
 def test_compile_without_graph_break(backend, call):

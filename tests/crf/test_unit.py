@@ -89,6 +89,7 @@ def test_bandwidths_in_the_guides_unit_and_few_pixels_are_left_alone():
     assert not said(lambda: CRFRNN(2)(LOGITS[..., :3, :4], PHOTO[..., :3, :4]))
 
 
+@pytest.mark.slow
 def test_it_is_said_once_and_not_to_the_compiler_or_torch_func():
     crf = CRFRNN(2, bilateral_method="exact")
     with warnings.catch_warnings(record=True) as seen:
@@ -114,6 +115,7 @@ def test_a_dark_tile_is_no_reason_but_a_picture_in_another_unit_is():
     assert len(said(lambda: work(photo))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_processes_hand_their_warnings_back(tmp_path, processes):
     jobs = []

@@ -294,6 +294,7 @@ def test_usage(root, content, monkeypatch):
         read(root, content)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_pictures(shared):
     root = shared / "data/coco-mini"
@@ -338,6 +339,7 @@ def test_real_pictures(shared):
         assert abs(count - a["area"]) <= 0.03 * a["area"] + 60
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_overlaps_of_real_pictures_are_few(shared):
     root = shared / "data/coco-mini"

@@ -186,6 +186,7 @@ def test_other_formats(tmp_path, content, said):
         read_mat(tmp_path / "a.mat", "x")
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_damage_anywhere_is_a_value_error_or_an_array(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()

@@ -39,6 +39,7 @@ def count(folder):
     return evaluator.compute(), spent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "percent"),
     [("mean_iu", 67.37), ("pixel_accuracy", 92.25), ("trimap_iu", 51.95), ("trimap_accuracy", 75.24)],

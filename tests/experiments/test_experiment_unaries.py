@@ -62,6 +62,7 @@ def lines(path: Path) -> dict[str, dict[str, str]]:
         return {line["method"]: line for line in csv.DictReader(stream)}
 
 
+@pytest.mark.slow
 def test_the_rows_score_as_evaluate_does_and_nothing_is_done_twice(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [root / "train", *source(root, "train"), "--val", root / "val", "--val-unaries",

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: no interpreter")
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_through_every_phase(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", str(ROOT / "scripts" / "gpu_check.sh"), "--dry-run"],
@@ -59,6 +60,7 @@ def test_no_phase_begins_when_the_time_is_up(tmp_path: Path) -> None:
     assert "train" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_fault_ends_its_own_case_and_is_kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(device: str) -> Iterator[Any]:
         raise RuntimeError("what the compiler said")

@@ -68,6 +68,7 @@ def test_its_crf_is_learned_and_does_something() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_it_finds_people_on_pictures_that_it_never_saw() -> None:
     segmenter = Segmenter.from_pretrained(NAME)

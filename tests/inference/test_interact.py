@@ -118,6 +118,7 @@ def test_an_own_layer_is_used() -> None:
     assert default_crf(4, (300, 400)).log_theta_alpha.exp().item() == pytest.approx(25)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_boxes_of_people_are_better_than_the_boxes() -> None:
     """VOC 2012 val, boxes taken from the masks of pictures with one compact person region."""

@@ -207,6 +207,7 @@ for memory in (200, 8192):
 """
 
 
+@pytest.mark.slow
 def test_a_picture_takes_no_more_memory_than_allowed() -> None:
     pytest.importorskip("resource")
     words = [sys.executable, "-c", MEASURE]

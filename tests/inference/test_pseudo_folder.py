@@ -82,6 +82,7 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     assert made["settings"]["recipe"]["levels"] == [4.0, 24.0]
 
 
+@pytest.mark.slow
 def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root: Path) -> None:
     (root / "images/p1.png").write_bytes(b"\x89PNG no picture")
     np.savez(root / "cams/p3.npz", keys=KEYS, high_res=np.zeros((2, 5, 5), np.float32))
@@ -104,6 +105,7 @@ def _work_or_die(chunk: list[int]) -> list[Result]:
     return [Result(job, error=error) for job in chunk]
 
 
+@pytest.mark.slow
 def test_only_the_job_that_kills_its_process_is_lost() -> None:
     results = list(work_through(_work_or_die, [[6, 7], [8, 9], [1, 2]], 1))
     assert sorted(one.job for one in results) == [1, 2, 6, 7, 8, 9], "every job once"
@@ -111,6 +113,7 @@ def test_only_the_job_that_kills_its_process_is_lost() -> None:
     assert all(one.error is None for one in results if one.job != 7)
 
 
+@pytest.mark.slow
 def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -215,6 +218,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "whole"), [(signal.SIGKILL, False), (signal.SIGTERM, True)])
 def test_processes_do_not_outlive_the_run_and_leave_no_half_file(
     tmp_path: Path, number: signal.Signals, whole: bool
@@ -256,6 +260,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_process_imports_shows_no_traceback_of_it(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(IMPORTS)
     words = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "imports")]

@@ -91,6 +91,7 @@ def test_fading_and_common_positions_are_what_makes_them_equal() -> None:
     assert np.abs(there - wanted).mean() < 0.1 * np.abs(anywhere - wanted).mean()
 
 
+@pytest.mark.slow
 def test_one_tile_is_the_picture_itself() -> None:
     image, unary = photograph()
     image, unary = image[:, 150:190, 200:250], unary[:, 150:190, 200:250]
@@ -205,6 +206,7 @@ def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
     assert np.allclose(z.softmax(0).numpy().ravel(), [1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))])
 
 
+@pytest.mark.slow
 def test_all_tiles_share_the_guide_s_principal_components() -> None:
     """Thirteen bands, three components: as the whole picture with the directions of the tiles."""
     image, unary = photograph()

@@ -58,6 +58,7 @@ def left_by(ending: signal.Signals | None, folder: Path) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(tmp_path: Path) -> None:
     left_by(None, tmp_path)
     assert names(tmp_path) == ["ours", "result"]

@@ -150,6 +150,7 @@ def test_refusals_are_one_line_and_leave_nothing(
     assert names(root) == before
 
 
+@pytest.mark.slow
 def test_a_file_that_the_disk_cut_short_is_an_error_though_gdal_says_nothing(root: Path) -> None:
     """The limit on a file's size stands for the end of the disk; GDAL meets it when it closes the file."""
     if not hasattr(signal, "SIGXFSZ"):

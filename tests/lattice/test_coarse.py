@@ -23,6 +23,7 @@ def message(shape: tuple[int, ...], theta: tuple[float, ...], labels: int, dtype
     return mean_field(unary, [kernel], [weights], -torch.eye(labels, dtype=dtype), iterations=1) - unary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [1, 2, 5, 16, 21, 33])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_plain_sums(shape: tuple[int, ...], labels: int) -> None:

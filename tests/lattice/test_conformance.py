@@ -191,6 +191,7 @@ def test_kernels_copy_and_pickle(row: Row) -> None:
         assert torch.equal(twin @ values, kernel @ values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [b for b in LATTICES if b != "reference"])
 @pytest.mark.parametrize("dimension", [*range(1, 10), 13, 20, 32])
 @pytest.mark.parametrize("setting", ["classic", "high", Quality(1.1, 1, 3)], ids=str)

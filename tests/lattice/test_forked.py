@@ -34,6 +34,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp is Linux's")
 
 
+@pytest.mark.slow
 def test_a_forked_child_computes_the_same_with_one_thread() -> None:
     # `timeout` ends the child too: both are in its process group.
     command = ["timeout", "-k", "1", "60", sys.executable, "-c", PARENT]

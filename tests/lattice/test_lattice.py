@@ -141,6 +141,7 @@ def test_many_rings_approach_a_shift_invariant_symmetric_filter(backend: str) ->
 
 # Finite differences take hundreds of filters, too many for an interpreter: its gradients are held against the
 # reference's in test_conformance.py.
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [b for b in LATTICES if b != "triton"])
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("quality", ["classic", "high"])
@@ -207,6 +208,7 @@ def test_classic_equals_pydensecrf(backend: str, case: str) -> None:
     assert np.linalg.norm(ours - theirs) < 3e-5 * np.linalg.norm(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize(("case", "classic"), [("demo", 0.067), ("readme", 0.058)])
 def test_accuracy_on_photographs(case: str, classic: float, shared: Path) -> None:

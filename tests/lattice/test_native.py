@@ -141,6 +141,7 @@ def endless_inference(threads: int) -> Callable[[], Any]:
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_an_inference(threads: int) -> None:
@@ -152,6 +153,7 @@ def test_ctrl_c_ends_an_inference(threads: int) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 @pytest.mark.parametrize("name", ["build", "filter", "gradient", "backward"])
 def test_ctrl_c_ends_every_long_call(name: str) -> None:
@@ -221,6 +223,7 @@ def test_a_handler_may_compute_and_let_the_call_go_on() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 def test_other_threads_are_not_interrupted() -> None:
     crf = CRFRNN(4, iterations=400)
@@ -313,6 +316,7 @@ print(refused, ran)
 """
 
 
+@pytest.mark.slow
 def test_damaged_tables_are_refused_or_harmless() -> None:
     done = subprocess.run(
         [sys.executable, "-c", DAMAGE, "1", "100"], capture_output=True, text=True, check=False

@@ -177,6 +177,7 @@ def test_weights_of_another_number_of_labels_leave_the_classifier_fresh() -> Non
         load_deeplab(again, state)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.slow
 def test_labels_on_real_pictures(shared: Path) -> None:

@@ -209,6 +209,7 @@ def test_vgg_with_its_classifier() -> None:
         load_vgg16(FCN8s(3, widths=(2, 3, 4, 5, 5), hidden=7), vgg_state(SMALL["widths"], 7))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_given_vgg16_weights(shared: Path) -> None:
     path = shared / "weights" / "vgg16_imagenet_features_fp16.safetensors"

@@ -65,6 +65,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, dict[str, list[np.ndarray]]], Path
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_converted_system_is_the_original(kind: str, tmp_path: Path) -> None:
     origin, write = WRITERS[kind]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -76,6 +77,7 @@ def steps(model: nn.Module, image: Tensor, target: Tensor, output: str) -> None:
     torch.save({"gradients": gradients, "weights": weights}, output)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     store, output = str(tmp_path / "store"), str(tmp_path / "result")

@@ -42,6 +42,7 @@ def run(recipe: Recipe, folder: Path, **options: Any) -> Segmenter:
     return train(recipe, folder, trainer=CPU, **options).segmenter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 6, 8, 9, 14])
 def test_a_run_that_is_interrupted_and_resumed_is_bit_identical(tmp_path: Path, stop_after: int) -> None:
     recipe = make(tmp_path)  # 5 pictures in batches of 2: 3 an epoch, 15 in all
@@ -55,6 +56,7 @@ def test_a_run_that_is_interrupted_and_resumed_is_bit_identical(tmp_path: Path, 
     assert same(whole.segmenter, Segmenter.from_pretrained(tmp_path / "parts"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picture", [1, 2, 3])
 def test_an_interruption_in_validation_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: int
@@ -81,6 +83,7 @@ def test_an_interruption_in_validation_loses_nothing(
     assert (tmp_path / "parts" / "log.csv").read_text().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_a_worker_that_the_signal_killed_is_part_of_the_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +103,7 @@ def test_a_worker_that_the_signal_killed_is_part_of_the_interruption(
     assert same(whole, run(recipe, tmp_path / "parts"))
 
 
+@pytest.mark.slow
 def test_interruption_does_not_lose_accumulated_gradients(tmp_path: Path) -> None:
     stages = one_stage(accumulate=2, batch=1, epochs=2, clip=0.5, schedule="poly", warm_up=1)
     recipe = make(tmp_path, stages=stages)
@@ -144,6 +148,7 @@ def test_other_pictures_are_refused_in_the_same_folder(tmp_path: Path) -> None:
         run(recipe, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_size_of_its_pictures_goes_with_the_segmenter(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=[*one_stage(epochs=1), {"name": "more", "epochs": 0}])
     run(replace(recipe, data=replace(recipe.data, long_side=16)), tmp_path / "out")
@@ -152,6 +157,7 @@ def test_the_size_of_its_pictures_goes_with_the_segmenter(tmp_path: Path) -> Non
     assert run(recipe, tmp_path / "whole").long_side is None
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_and_only_named_parts_learn(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=one_stage(learn=["head"]))
     start = build_segmenter(recipe, 3)
@@ -164,6 +170,7 @@ def test_frozen_parts_stay_and_only_named_parts_learn(tmp_path: Path) -> None:
     assert moved == {"crf.spatial_weights", "crf.bilateral_weights", "crf.compatibility"}  # nor running means
 
 
+@pytest.mark.slow
 def test_norms_of_the_pretrained_part_may_keep_their_statistics(tmp_path: Path) -> None:
     moved = {}
     for frozen in (False, True):
@@ -186,6 +193,7 @@ def test_a_stage_keeps_what_it_is_told_of_the_crf(tmp_path: Path) -> None:
     assert crf.bilateral_weights[0].item() != start
 
 
+@pytest.mark.slow
 def test_summed_and_mean_loss_are_translated_by_the_number_of_pixels(tmp_path: Path) -> None:
     """SGD: a rate η and decay λ on the sum are the rate ηN and decay λ/N on the mean, N pixels a step."""
     make(tmp_path)
@@ -210,6 +218,7 @@ def test_summed_and_mean_loss_are_translated_by_the_number_of_pixels(tmp_path: P
     assert not torch.allclose(start["network.4.weight"], results[0]["network.4.weight"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_iu_rises_on_four_pictures(tmp_path: Path) -> None:
     stages = one_stage(epochs=25, batch=2, transform={}, crf=True)
     done = train(make(tmp_path, 4, stages=stages), tmp_path / "out", trainer=CPU)

@@ -46,6 +46,7 @@ def test_the_best_trial_wins_and_its_figure_is_true(data: UnaryDataset) -> None:
     assert tune(data, CONFIG).numbers == result.numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["study.log", "study.db"])
 def test_a_study_is_resumed(data: UnaryDataset, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
