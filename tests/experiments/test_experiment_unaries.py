@@ -188,7 +188,7 @@ def test_ablations_differ_from_the_base_in_one_thing() -> None:
     plan = unary_ablations(CONFIG, 5, (1, 5), (5, 10))
     base = asdict(CONFIG)
     changed = {
-        name: {key for key, value in asdict(work.config).items() if value != base[key]} | set(work.crf)
+        name: {key for key, value in asdict(work.how).items() if value != base[key]} | set(work.crf)
         for name, work in plan.run_of.items()
     }
     loss = {"set_iou", "set_iou_trimap", "cross_entropy"}

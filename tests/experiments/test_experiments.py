@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from crfrnn import CRFRNN
-from crfrnn.experiments import Experiment, Plan, Row, ablations, table1, write_report
+from crfrnn.experiments import NetworkExperiment, Plan, Row, ablations, table1, write_report
 from crfrnn.io import read_label_png
 from crfrnn.models import Segmenter
 from crfrnn.training import load_parameters
@@ -25,20 +25,20 @@ from toy_training import make
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def experiment(root: Path, **options: object) -> Experiment:
+def experiment(root: Path, **options: object) -> NetworkExperiment:
     recipe = make(root, 8)
     settings = {"hold_out": 0.5, "trials": 4, "folds": 2, "trainer": {"accelerator": "cpu"}, **options}
-    return Experiment(recipe, root / "out", **settings)
+    return NetworkExperiment(recipe, root / "out", **settings)
 
 
 def test_the_controls_get_the_same_updates_of_the_network() -> None:
     plan = table1(load_recipe("cpu-small"))
     runs = plan.run_of
     assert [row.name for row in plan.rows[:4]] == ["plain", "default", "post-processing", "end-to-end"]
-    crf, *joint = runs["end-to-end"].recipe.stages
+    crf, *joint = runs["end-to-end"].how.stages
     assert crf.learn == ("crf",) and [stage.name for stage in joint] == ["joint", "last"]
     for name, through in (("plain-further", False), ("frozen-crf", True)):
-        for control, stage in zip(runs[name].recipe.stages, joint, strict=True):
+        for control, stage in zip(runs[name].how.stages, joint, strict=True):
             assert set(control.learn) == {"network", "head"} and control.crf == through
             assert (control.epochs, control.batch, control.rates, control.data) == (
                 stage.epochs, stage.batch, stage.rates, stage.data,
@@ -49,8 +49,8 @@ def test_the_controls_get_the_same_updates_of_the_network() -> None:
 def test_ablations_differ_from_the_base_in_one_thing() -> None:
     recipe = load_recipe("cpu-small", ["crf.iterations=5", "stages.*.compatibility=free"])
     plan = ablations(recipe, (1, 5), (5, 10))
-    base = plan.run_of["end-to-end"].recipe.stages
-    other = {name: run.recipe.stages for name, run in plan.run_of.items()}
+    base = plan.run_of["end-to-end"].how.stages
+    other = {name: run.how.stages for name, run in plan.run_of.items()}
     assert [s.compatibility for s in other["potts"]] == ["fixed"] * 3
     assert [s.share_labels for s in other["shared-weights"]] == [True] * 3
     assert [s.rates.crf_theta for s in other["fixed-bandwidths"]] == [0] * 3 and base[0].rates.crf_theta > 0
@@ -60,8 +60,8 @@ def test_ablations_differ_from_the_base_in_one_thing() -> None:
     grid = {(row.run, row.iterations) for row in plan.rows if row.iterations}
     assert grid == {("t1", 5), ("t1", 10), ("end-to-end", 5), ("end-to-end", 10)}
     kept = ablations(load_recipe("cpu-small"), (1,), (10,)).run_of  # which keeps the compatibility
-    assert "potts" not in kept and kept["end-to-end"].recipe.stages[0].compatibility == "fixed"
-    assert [s.compatibility for s in kept["learned-compatibility"].recipe.stages] == ["free"] * 3
+    assert "potts" not in kept and kept["end-to-end"].how.stages[0].compatibility == "fixed"
+    assert [s.compatibility for s in kept["learned-compatibility"].how.stages] == ["free"] * 3
     with pytest.raises(ValueError, match="T ≥ 1"):
         ablations(recipe, (0,), (5,))
     with pytest.raises(ValueError, match=r"stages with crf: false and then"):
@@ -93,7 +93,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     moved = load_parameters(out / "rows" / "moved-crf" / "crf.safetensors").crf
     assert torch.equal(moved.compatibility, joint.compatibility)
     mixed = Segmenter(Segmenter.from_pretrained(out / "runs" / "plain").network, moved).eval()
-    item = work.val[0]
+    item = work.judged[0]
     with torch.no_grad():
         logits = mixed(torch.from_numpy(item.image).permute(2, 0, 1)[None])
     kept = read_label_png(out / "rows" / "moved-crf" / "labels" / f"{item.id}.png")
@@ -102,7 +102,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     # A row's label maps are what its segmenter says, and its score is the mean IU of their counts.
     segmenter = Segmenter.from_pretrained(out / "runs" / "end-to-end")
     counts = np.zeros((LABELS, LABELS))
-    for item in work.val:
+    for item in work.judged:
         labels = read_label_png(out / "rows" / "end-to-end" / "labels" / f"{item.id}.png")
         with torch.no_grad():
             logits = segmenter(torch.from_numpy(item.image).permute(2, 0, 1)[None])
@@ -115,7 +115,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     about = json.loads((out / "rows" / "end-to-end" / "row.json").read_text())
     assert about["scores"]["mean_iu"] == pytest.approx(by_hand) and about["pictures"] == 2
 
-    path = write_report(plan, out, work.val, LABELS, command="crfrnn experiment table1", samples=50)
+    path = write_report(plan, out, work.judged, LABELS, command="crfrnn experiment table1", samples=50)
     text = path.read_text()
     assert "control: end to end, CRF parameters frozen" in text and f"{100 * by_hand:.2f} [" in text
     with (out / "table1_labels.csv").open() as stream:
@@ -147,7 +147,7 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     again.run(Plan("short", plan.runs, plan.rows[:2], "plain", "end-to-end"))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.warns(UserWarning, match=r"not drawn: .*'\.\[plots\]'"):
-        path = write_report(plan, tmp_path / "out", again.val, LABELS, samples=10)
+        path = write_report(plan, tmp_path / "out", again.judged, LABELS, samples=10)
     assert "_trimap.png" not in path.read_text()
     assert "Not finished: post-processing, end-to-end, plain-further," in path.read_text()
 
@@ -159,7 +159,7 @@ def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
     plan = Plan("t", base.runs, rows, rows[0].name, rows[1].name)
     work.run(plan)
     segmenter = Segmenter.from_pretrained(tmp_path / "out" / "runs" / "end-to-end")
-    item = work.val[0]
+    item = work.judged[0]
     image = torch.from_numpy(item.image).permute(2, 0, 1)[None]
     for row in rows:
         assert isinstance(row, Row)
@@ -173,14 +173,14 @@ def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
     started = make(tmp_path, 8, stages=[{"name": "plain", "crf": False, "learn": ["head"], "epochs": 0},
                                         {"name": "joint"}])  # fmt: skip
     options = {"hold_out": 0.5, "judge_on": "held-out", "tune_pictures": 3}
-    unlearned = Experiment(started, tmp_path / "start", **options)
+    unlearned = NetworkExperiment(started, tmp_path / "start", **options)
     assert set(unlearned.tuned_on.ids) <= set(unlearned.sets.train["train"].ids)
-    assert len(unlearned.tuned_on) == 3 and unlearned.val.ids == unlearned.held_out.ids
+    assert len(unlearned.tuned_on) == 3 and unlearned.judged.ids == unlearned.held_out.ids
     work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
     assert set(work.tuned_on.ids) <= set(work.held_out.ids)
     held, tuned = work.held_out.ids, (work.held_out.ids[0], work.held_out.ids[2])  # two, evenly
-    assert set(work.val.ids) == set(held) - set(tuned) and len(work.val) == 2
-    assert not set(work.val.ids) & set(work.sets.train["train"].ids)
+    assert set(work.judged.ids) == set(held) - set(tuned) and len(work.judged) == 2
+    assert not set(work.judged.ids) & set(work.sets.train["train"].ids)
     with pytest.raises(ValueError, match="lower tune_pictures"):
         experiment(tmp_path / "all", judge_on="held-out", tune_pictures=4)
     with pytest.raises(ValueError, match="same recipe and settings"):

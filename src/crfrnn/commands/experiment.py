@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn experiment`: the paper's Table 1 and its ablations, one resumable command each."""
+"""`crfrnn experiment`: the paper's Table 1 and its ablations, trained whole or on given unaries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from crfrnn.commands.train import (
 )
 
 if TYPE_CHECKING:
-    from crfrnn.datasets import PictureSet
+    from crfrnn.datasets import PictureSet, UnaryDataset
     from crfrnn.experiments import Plan
 
 experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")
@@ -79,7 +79,7 @@ def recipe_experiment(
     strategy: Strategy = "auto",
 ) -> None:
     """Train, judge and compare, as `HELP` says of each; the name of the command chooses the plan."""
-    from crfrnn.experiments import Experiment, ablations, table1, write_seeds
+    from crfrnn.experiments import NetworkExperiment, ablations, table1, write_seeds
     from crfrnn.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, settings or ())
@@ -94,7 +94,7 @@ def recipe_experiment(
     homes = {number: output if seeds is None else output / f"seed{number}" for number in numbers}
     with common.task_bars(output / "progress.log") as progress:
         for number, plan in plans.items():
-            work = Experiment(
+            work = NetworkExperiment(
                 chosen.changed(seed=number), homes[number], hold_out=hold_out, trials=trials,
                 tune_pictures=tune_pictures, val_pictures=val_pictures, judge_on=judge_on, device=device,
                 trainer={"accelerator": accelerator, "devices": devices, "strategy": strategy},
@@ -103,9 +103,9 @@ def recipe_experiment(
             if not report_only:
                 with kept_when_interrupted(homes[number]):
                     work.run(plan)
-            report(plan, homes[number], work.val, work.sets.num_labels)
+            report(plan, homes[number], work.judged, work.num_labels)
             if len(homes) > 1 and number == numbers[-1]:
-                made = write_seeds(plan, homes, work.val, work.sets.num_labels, output, command=_words())
+                made = write_seeds(plan, homes, work.judged, work.num_labels, output, command=_words())
                 say(f"Mean over seeds: {made}")
     if not keep_networks and not report_only:
         for file in output.glob("**/runs/**/model.safetensors"):
@@ -133,13 +133,120 @@ HELP = {
 }
 
 
+def unary_experiment(
+    context: typer.Context,
+    root: common.Root,
+    unary_files: common.Unaries,
+    output: Output,
+    split: common.Split = "train",
+    judge_on: Annotated[
+        str, typer.Option("--judge-on", help="val, or held-out: a fold of the training pictures.")
+    ] = "val",
+    val: Annotated[
+        Path | None, typer.Option("--val", help="Where the val pictures are, if not in ROOT.")
+    ] = None,
+    val_split: Annotated[str, typer.Option("--val-split", help="Its list in a VOC development kit.")] = "val",
+    val_unaries: Annotated[
+        str | None, typer.Option("--val-unaries", help="Its unaries, if not with the others.")
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option("--hold-out", help="Share of the training pictures in that fold.")
+    ] = 0.2,
+    kind: common.Kind = "logits",
+    layout: common.Layout = None,
+    key: common.Key = None,
+    labels: common.Labels = None,
+    void: common.Void = None,
+    limit: common.Limit = None,
+    val_pictures: ValPictures = None,
+    long_side: Annotated[
+        int | None, typer.Option("--long-side", help="Reduce pictures, truths and unaries to this.")
+    ] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option("--row", help="Only this row; as often as you like.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Of every fit.")] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Of the cross-validation; 0: the package's numbers.")
+    ] = 30,
+    tune_pictures: Annotated[
+        int | None, typer.Option("--tune-pictures", help="Cross-validate on so many of them.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Folds, trials and order.")] = 0,
+    iterations: common.Iterations = None,
+    quality: common.Quality = "default",
+    settings: Settings = None,
+    train_iterations: TrainIterations = COUNTS,
+    test_iterations: TestIterations = COUNTS,
+    report_only: ReportOnly = False,
+) -> None:
+    """Learn nothing but the CRF, as `UNARY_HELP` says of each; the name of the command chooses the plan."""
+    from crfrnn.crf.validate import check_choice
+    from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
+    from crfrnn.training import FitConfig, TuneConfig
+    from crfrnn.training.config import configured
+    from crfrnn.training.train import some_of
+
+    check_choice("--judge-on", judge_on, ("val", "held-out"))
+    options = {"void": void, "kind": kind, "layout": layout, "key": key, "long_side": long_side}
+    data = _dataset(root, split, limit, unary_files, labels, **options)
+    if judge_on == "held-out":
+        train, judged = data.hold_out(hold_out, seed)
+    else:
+        more = val_unaries or unary_files
+        train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
+    judged = judged.select(some_of(judged.pictures, val_pictures).ids)
+    # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
+    config = configured(FitConfig, settings or (), epochs=epochs, seed=seed, select="last")
+    layer: dict[str, Any] = {"quality": quality}
+    if iterations is not None:
+        layer["iterations"] = common.check_iterations(iterations)
+    if context.info_name == "unaries":
+        plan = unaries(config)
+    else:
+        steps = iterations if iterations is not None else 5
+        plan = unary_ablations(config, steps, *counts(train_iterations, test_iterations))
+    plan = plan.only(rows) if rows else plan
+    with common.task_bars(output / "progress.log") as progress:
+        work = UnaryExperiment(
+            train, judged, output, tuning=TuneConfig(trials=trials, seed=seed), tune_pictures=tune_pictures,
+            crf=layer, say=say, progress=progress,
+            about={"fit": config, "unaries": Path(unary_files.removeprefix("deeplab:")).name,
+                   "long_side": long_side},
+        )  # fmt: skip
+        if not report_only:
+            with kept_when_interrupted(output):
+                work.run(plan)
+        report(plan, output, judged.pictures, judged.num_labels)
+
+
+UNARY_HELP = {
+    "unaries": """Table 1 on given unaries alone: their argmax, a CRF behind it, and a learned one.
+
+    The rows are the argmax of the unaries, default numbers, cross-validated numbers, learned, and a control,
+    compared on pictures that nothing was learned from.
+
+    Example: crfrnn experiment unaries VOCdevkit --unaries logits/ --layout lhw -o out
+    """,
+    "unary-ablations": """What each part of the CRF brings on the unaries that are given.
+
+    Learns nothing but the CRF, from the same start every time: T in training and in test, compatibility,
+    weights, bandwidths, normalisation, loss. --judge-on held-out leaves val unseen. OUTPUT may be that of
+    `crfrnn experiment unaries`.
+
+    Example: crfrnn experiment unary-ablations VOCdevkit --unaries deeplab:u.npz --judge-on held-out -o out
+    """,
+}
+
+
 def help_text(text: str) -> str:
     """Paragraphs without the line breaks of the source."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-for _name, _help in HELP.items():
-    experiments.command(_name, help=help_text(_help))(common.reported(recipe_experiment))
+for _command, _helps in ((recipe_experiment, HELP), (unary_experiment, UNARY_HELP)):
+    for _name, _help in _helps.items():
+        experiments.command(_name, help=help_text(_help))(common.reported(_command))
 
 
 def say(line: str) -> None:
@@ -163,7 +270,7 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
         raise typer.Exit(signals.status()) from None
 
 
-def report(plan: Plan[Any], output: Path, judged: PictureSet, num_labels: int) -> None:
+def report(plan: Plan, output: Path, judged: PictureSet, num_labels: int) -> None:
     """Write the report with the command line that made it, and say where it is."""
     from crfrnn.experiments import write_report
 
@@ -187,3 +294,17 @@ def _counts(option: str, text: str, least: int = 1) -> list[int]:
     if not found or min(found) < least:
         raise ValueError(f"{option}: expected whole numbers from {least} on, with commas, got {text!r}")
     return found
+
+
+def _dataset(
+    root: Path, split: str, limit: int | None, spec: str, labels: int | None, *, void: int | None,
+    long_side: int | None, **options: Any,
+) -> UnaryDataset:  # fmt: skip
+    """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
+    from crfrnn.datasets import ReducedUnaries, UnaryDataset, reduced
+
+    if long_side is None:
+        return common.dataset(root, split, limit, spec, labels, void, **options)
+    found, count = common.labelled(root, split, limit, labels, void)
+    source = common.unary_source(spec, num_labels=count, unknown=void, **options)
+    return UnaryDataset(reduced(found, long_side), ReducedUnaries.of(source, found), count)

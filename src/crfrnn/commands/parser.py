@@ -14,7 +14,7 @@ from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.doctor import doctor
 from crfrnn.commands.evaluate import evaluate
-from crfrnn.commands.experiment_unaries import experiments
+from crfrnn.commands.experiment import experiments
 from crfrnn.commands.fit import fit
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Which networks an experiment trains, and which rows of a table they give."""
+"""What an experiment trains, networks or the CRF alone, and which rows of a table it gives."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-from crfrnn.training.recipe import Recipe, Stage
+from crfrnn.training.recipe import FitConfig, Recipe, Stage
 
 PLAIN, POST, JOINT = "plain", "post-processing", "end-to-end"
 FURTHER, FROZEN = "plain-further", "frozen-crf"
+LEARNED, POTTS = "crf-rnn", "potts"
 DEFAULT, FURTHER_POST, MOVED = "default", "further-post-processing", "moved-crf"
 
 
@@ -21,25 +22,15 @@ class Run:
 
     Attributes:
         name: of its folder.
-        recipe: what is done.
+        how: what is done: a recipe, or of the CRF alone the configuration of a fit.
         start: the run whose network it goes on with; None: the recipe's own start.
-        crf: settings of the CRF that differ from the recipe's; its numbers are the cross-validated ones.
+        crf: settings of the CRF that differ from the experiment's; its numbers are the cross-validated ones.
     """
 
     name: str
-    recipe: Recipe
+    how: Any
     start: str | None = None
     crf: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Named(Protocol):
-    """What a plan trains: `Run`, or `crfrnn.experiments.unaries.Fit`."""
-
-    @property
-    def name(self) -> str: ...
-
-
-Work = TypeVar("Work", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -66,20 +57,20 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan(Generic[Work]):
+class Plan:
     """Runs, in an order in which each finds its start, and rows. `baseline`, `main`: what is compared."""
 
     name: str
-    runs: tuple[Work, ...]
+    runs: tuple[Run, ...]
     rows: tuple[Row, ...]
     baseline: str
     main: str
 
     @property
-    def run_of(self) -> dict[str, Work]:
+    def run_of(self) -> dict[str, Run]:
         return {run.name: run for run in self.runs}
 
-    def only(self, names: Sequence[str]) -> Plan[Work]:
+    def only(self, names: Sequence[str]) -> Plan:
         """The same plan with these rows alone; ValueError for a row that it does not have."""
         known = [row.name for row in self.rows]
         strange = [name for name in names if name not in known]
@@ -88,7 +79,7 @@ class Plan(Generic[Work]):
         return replace(self, rows=tuple(row for row in self.rows if row.name in names))
 
 
-def table1(recipe: Recipe) -> Plan[Run]:
+def table1(recipe: Recipe) -> Plan:
     """Table 1 of the paper, and its controls.
 
     The stages of the recipe before the first with a CRF train the plain network (0 epochs leave it as it
@@ -134,7 +125,7 @@ def ablations(
     train_iterations: Sequence[int] = (1, 5, 10),
     test_iterations: Sequence[int] = (1, 5, 10),
     robustness: float = 0.01,
-) -> Plan[Run]:
+) -> Plan:
     """What each part of the CRF brings: end-to-end runs that differ in one thing, from one plain network.
 
     T in training × T in test; Potts against learned compatibility; one weight a kernel against one a label;
@@ -180,6 +171,74 @@ def ablations(
         runs.append(Run(name, _part(recipe, name, stages), PLAIN, settings))
         rows.append(Row(name, title, name))
     return Plan("ablations", tuple(runs), tuple(rows), JOINT, JOINT)
+
+
+def unaries(config: FitConfig) -> Plan:
+    """Table 1 of the paper without the network: the unaries, a CRF behind them, and a learned one.
+
+    Rows: argmax of the unaries; the package's default numbers; cross-validated numbers; learned from those.
+    Control: learned with the compatibility kept at Potts.
+    """
+    return Plan(
+        "unaries",
+        (Run(LEARNED, config), Run(POTTS, replace(config, compatibility="fixed"))),
+        (
+            Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
+            Row(DEFAULT, "CRF with the package's default numbers", DEFAULT, "default"),
+            Row(POST, "CRF with cross-validated numbers, as post-processing", POST, "tuned"),
+            Row(LEARNED, "CRF-RNN, learned from the cross-validated numbers on", LEARNED),
+            Row(POTTS, "control: learned, Potts compatibility kept", POTTS),
+        ),
+        PLAIN,
+        LEARNED,
+    )
+
+
+def unary_ablations(
+    config: FitConfig,
+    iterations: int = 5,
+    train_iterations: Sequence[int] = (1, 5, 10),
+    test_iterations: Sequence[int] = (1, 5, 10),
+    robustness: float = 0.01,
+) -> Plan:
+    """What each part of the CRF brings on fixed unaries: fits that differ from the base in one thing.
+
+    T in training × T in test; Potts against learned compatibility; one weight a kernel, and matrices, against
+    one weight a label; fixed against learned bandwidths; ReLU against softmax; pixel cross-entropy against
+    the loss of `config`, and the robust log-likelihood against that. `iterations` is the base's T.
+    """
+    check_iterations(train_iterations, test_iterations)
+    entropy = replace(config, set_iou=0.0, set_iou_trimap=0.0, lovasz=0.0, cross_entropy=1.0, robustness=0.0)
+    variants: list[tuple[Row, FitConfig, dict[str, Any]]] = [
+        (Row(POTTS, "Potts compatibility", POTTS), replace(config, compatibility="fixed"), {}),
+        (Row("shared-weights", "one weight a kernel for all labels", "shared-weights"),
+         replace(config, share_labels=True), {}),
+        (Row("matrix-weights", "a matrix of weights a kernel", "matrix-weights"), config,
+         {"label_weights": "matrix"}),
+        (Row("fixed-bandwidths", "fixed bandwidths", "fixed-bandwidths"), replace(config, rate_theta=0.0),
+         {}),
+        (Row("relu", "ReLU normalisation", "relu"), config, {"activation": "relu"}),
+        (Row("cross-entropy", "cross-entropy over pixels alone", "cross-entropy"), entropy, {}),
+        (Row("robust", f"robust cross-entropy, ε = {robustness:g}", "robust", against="cross-entropy"),
+         replace(entropy, robustness=robustness), {}),
+    ]  # fmt: skip
+    fits = [Run(LEARNED, config)]
+    rows = [Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
+            Row(POST, "where every fit starts: cross-validated numbers", POST, "tuned"),
+            Row(LEARNED, "the base: learned", LEARNED)]  # fmt: skip
+    for steps in dict.fromkeys(train_iterations):
+        name = LEARNED if steps == iterations else f"t{steps}"
+        if name != LEARNED:
+            fits.append(Run(name, config, crf={"iterations": steps}))
+        rows += [
+            Row(f"train{steps}-test{test}", f"T = {steps} in training, {test} in test", name, "learned", test)
+            for test in dict.fromkeys(test_iterations)
+            if (steps, test) != (iterations, iterations)
+        ]
+    for row, how, settings in variants:
+        fits.append(Run(row.name, how, crf=settings))
+        rows.append(row)
+    return Plan("unary-ablations", tuple(fits), tuple(rows), LEARNED, LEARNED)
 
 
 def check_iterations(train: Sequence[int], test: Sequence[int]) -> None:

@@ -27,7 +27,7 @@ PANELS = 6  # best and worst pictures in a figure
 
 
 def write_report(
-    plan: Plan[Any], folder: Path, val: PictureSet, num_labels: int, *, command: str = "",
+    plan: Plan, folder: Path, val: PictureSet, num_labels: int, *, command: str = "",
     samples: int = 2000, seed: int = 0,
 ) -> Path:  # fmt: skip
     """Write NAME.md and what it shows, from finished rows; rows that are not there are named in it.
@@ -77,7 +77,7 @@ def write_report(
     return path
 
 
-def _figures(result: Evaluation, plan: Plan[Any], folder: Path) -> list[str]:
+def _figures(result: Evaluation, plan: Plan, folder: Path) -> list[str]:
     """Draw the trimap's curves and the main row's compatibility; the Markdown that shows them."""
     stem = folder / plan.name
     lines = {name: (100 * result.trimap_curve(name)).tolist() for name in result.methods}
@@ -107,7 +107,7 @@ def _map(folder: Path, row: str, name: str, num_labels: int) -> Any:
     return read_label_png(folder / "rows" / row / "labels" / f"{name}.png", num_labels).astype(np.int64)
 
 
-def _head(plan: Plan[Any], done: list[Row], folder: Path, command: str) -> str:
+def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
     lines = ["| row | what it is | training | judging |", "|---|---|---:|---:|"]
     for row in done:
         about = json.loads((folder / "rows" / row.name / "row.json").read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ def _labels(result: Evaluation) -> list[list[str]]:
 
 
 def _differences(
-    result: Evaluation, plan: Plan[Any], base: str, twins: Sequence[Pair], options: dict[str, Any]
+    result: Evaluation, plan: Plan, base: str, twins: Sequence[Pair], options: dict[str, Any]
 ) -> list[list[str]]:
     lines = [["method", "minus", "metric", "difference", "low", "high", "clear_of_zero"]]
     pairs = [(method, base) for method in result.methods if method != base]

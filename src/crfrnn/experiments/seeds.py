@@ -22,7 +22,7 @@ RUNS: tuple[Runs, Runs] = ("kept", "drawn")
 
 
 def write_seeds(
-    plan: Plan[Any], folders: Mapping[int, Path], val: PictureSet, num_labels: int, output: Path, *,
+    plan: Plan, folders: Mapping[int, Path], val: PictureSet, num_labels: int, output: Path, *,
     command: str = "", samples: int = 2000, seed: int = 0,
 ) -> Path:  # fmt: skip
     """Write NAME_seeds.md and NAME_seeds.csv from the rows that every seed has finished.
