@@ -37,11 +37,6 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-# Imports of a file that imports back, with the reason why they wait for a call. The list only shrinks.
-LATE: dict[tuple[str, str], str] = {
-    ("crfrnn.models.segmenter", "crfrnn.models.pretrained"): "Segmenter.from_pretrained builds a Segmenter",
-    ("crfrnn.models.segmenter", "crfrnn.models.hub"): "the same, from the Hub, which needs an extra",
-}
 # Files of more than 500 lines, and the reason.
 LONG = {"scripts/same_bits.py": "one file, so that it runs in any checkout"}
 
@@ -97,14 +92,11 @@ def test_imports_point_down(path: Path) -> None:
 def test_no_file_imports_itself_through_others() -> None:
     """No circles, inside a room either, per file.
 
-    Imports inside functions count as those on top: they delay a circle and do not open it. The exceptions
-    are in LATE. Imports for type checkers alone do not count, and neither does that Python runs a package's
+    Imports inside functions count as those on top: they delay a circle and do not open it. Imports for type
+    checkers alone do not count, and neither does that Python runs a package's
     `__init__` before any of its modules: an `__init__` counts where a name is taken from it.
     """
     graph = {module_of(path): set(imported(path, typing=False)) & MODULES for path in FILES}
-    for (file, other), reason in LATE.items():
-        assert other in graph[file], f"{file} no longer imports {other} late ({reason}): take it off LATE"
-        graph[file].remove(other)
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

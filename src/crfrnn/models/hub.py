@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from crfrnn.extras import install_line
 from crfrnn.models.pretrained import WEIGHTS, load_segmenter, save_segmenter
-from crfrnn.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from crfrnn.models.segmenter import Segmenter
 
 try:
     from huggingface_hub import ModelHubMixin, hf_hub_download
@@ -40,10 +42,10 @@ class SegmenterHub(
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, network: nn.Module | None = None, **options: Any
+        cls, *, model_id: str, kind: type[Segmenter], network: nn.Module | None = None, **options: Any
     ) -> SegmenterHub:
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         chosen = {name: options[name] for name in known if name in options}
         # The weights carry their configuration; a cache may keep config.json elsewhere.
         weights = Path(hf_hub_download(repo_id=model_id, filename=WEIGHTS, **chosen))
-        return cls(load_segmenter(weights, network))
+        return cls(load_segmenter(kind, weights, network))

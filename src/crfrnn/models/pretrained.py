@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -16,8 +16,11 @@ from crfrnn.io.files import FileError, PathLike, atomic, existing, write_text
 from crfrnn.io.weights import read_safetensors
 from crfrnn.models.preprocessing import Preprocessing
 from crfrnn.models.registry import build_network, recipe_of
-from crfrnn.models.segmenter import Segmenter
 
+if TYPE_CHECKING:
+    from crfrnn.models.segmenter import Segmenter
+
+Kind = TypeVar("Kind", bound="Segmenter")
 FORMAT, VERSION = "crfrnn-segmenter", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"  # those that come with the package
@@ -89,8 +92,8 @@ def find_checkpoint(path_or_name: PathLike) -> Path | None:
     )  # fmt: skip
 
 
-def load_segmenter(path: Path, network: nn.Module | None = None) -> Segmenter:
-    """`Segmenter.from_pretrained` for a folder or a .safetensors file."""
+def load_segmenter(kind: type[Kind], path: Path, network: nn.Module | None = None) -> Kind:
+    """`kind.from_pretrained` for a folder or a .safetensors file."""
     weights = path / WEIGHTS if path.is_dir() else path
     if weights.suffix != ".safetensors":
         raise FileError("checkpoint", path, "a folder or a .safetensors file", "another file", _AGAIN)
@@ -108,14 +111,16 @@ def load_segmenter(path: Path, network: nn.Module | None = None) -> Segmenter:
             raise ValueError(f"expected the format {FORMAT!r}")
         if config.get("version") != VERSION:
             raise ValueError(f"expected version {VERSION}, got {config.get('version')!r}")
-        return _build(config, tensors, network)
+        return _build(kind, config, tensors, network)
     except (ValueError, TypeError, LookupError, RuntimeError, ArithmeticError) as error:
         raise FileError(
             "checkpoint", source, "weights and a configuration that fit", str(error), _AGAIN
         ) from error
 
 
-def _build(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None) -> Segmenter:
+def _build(
+    kind: type[Kind], config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
+) -> Kind:
     """On no device first: what a file claims is compared with what it holds before memory is taken for it."""
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "crf": {}}
     for name, value in tensors.items():
@@ -143,7 +148,7 @@ def _build(config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Modul
             crf = layer_of(config["crf"], parts["crf"])
         except (ValueError, TypeError) as error:
             raise ValueError(f"crf.{error}") from error
-    segmenter = Segmenter(
+    segmenter = kind(
         network,
         crf,
         preprocessing=Preprocessing.from_dict(config["preprocessing"]),

@@ -16,6 +16,7 @@ from crfrnn.crf.binary import check_class_names
 from crfrnn.io.files import PathLike
 from crfrnn.models.logits import logits_of, resize_logits
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
+from crfrnn.models.pretrained import find_checkpoint, load_segmenter, save_segmenter
 
 
 class Segmenter(nn.Module):
@@ -154,8 +155,6 @@ class Segmenter(nn.Module):
         >>> Segmenter.from_pretrained(folder).crf.num_labels
         3
         """
-        from crfrnn.models.pretrained import save_segmenter  # it needs this class
-
         save_segmenter(self, Path(save_directory), dtype)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, dtype=dtype, **options)
@@ -184,14 +183,12 @@ class Segmenter(nn.Module):
             ValueError: nothing there, damaged, or weights that do not fit.
             ImportError: a name on the Hub without the extra.
         """
-        from crfrnn.models.pretrained import find_checkpoint, load_segmenter  # they need this class
-
         found = find_checkpoint(path_or_name)
         if found is not None:
-            return load_segmenter(found, network)
+            return load_segmenter(cls, found, network)
         from crfrnn.models.hub import SegmenterHub
 
-        return SegmenterHub.from_pretrained(str(path_or_name), network=network, **hub).segmenter
+        return SegmenterHub.from_pretrained(str(path_or_name), kind=cls, network=network, **hub).segmenter
 
     def push_to_hub(self, repo_id: str, *, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
         """Upload weights, configuration and a model card to the Hugging Face Hub (extra ``hub``).
