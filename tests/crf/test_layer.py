@@ -67,6 +67,8 @@ def test_arguments_are_checked_once(methods, dtype):
     found = checks_of(lambda: crf(unary, image, mask, clamp))
     once = ("unary", "image", "mask", "clamp", "kernels", "damping")
     assert {name: found[f"crf.check_{name}"] for name in once} == dict.fromkeys(once, 1)
+    # Once for each kernel over points.
+    assert found["lattice.check_features"] == 2 - (crf.spatial_method == "separable")
     kernels, weights = crf.kernels(image, mask), (crf.spatial_weights, crf.bilateral_weights)
     found = checks_of(lambda: mean_field(unary, kernels, weights, crf.compatibility, mask=mask, clamp=clamp))
     assert {name: found[f"crf.check_{name}"] for name in once} == {**dict.fromkeys(once, 1), "image": 0}

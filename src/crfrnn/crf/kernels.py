@@ -13,6 +13,7 @@ from torch import Tensor
 from crfrnn.crf.features import bandwidths, grid_features, image_features
 from crfrnn.crf.validate import check_choice, describe
 from crfrnn.lattice import Exact, Lattice, Quality, Separable, exact_filter
+from crfrnn.lattice.quality import get_quality
 from crfrnn.lattice.validate import (
     DENSE_DIMENSION,
     MAX_DIMENSION,
@@ -77,9 +78,10 @@ class GaussianKernel:
             features = check_features(features, mask, max_dimension=MAX_DIMENSION if lattice else None)
             if lattice and features.shape[2] > DENSE_DIMENSION and not torch.compiler.is_compiling():
                 _warn_of_sparseness(features.shape[2])
-            operator = (
-                Lattice.build(features, quality, mask, backend) if lattice else Exact(features, backend)
-            )
+            if lattice:
+                operator = Lattice.of_checked(features, get_quality(quality), mask, backend)
+            else:
+                operator = Exact(features, backend)
         self._normalize(operator, features, normalization, mask, exclude_self)
 
     @classmethod

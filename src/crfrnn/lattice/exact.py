@@ -48,6 +48,11 @@ def exact_filter(
             f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
             f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
         )
+    return _filter(features, values, queries, backend)
+
+
+def _filter(features: Tensor, values: Tensor, queries: Tensor, backend: str | None) -> Tensor:
+    """`exact_filter` of checked arguments."""
     dtype = compute_dtype(features, values, queries)
     # Contiguous, because the bits of torch's products depend on the layout.
     features, values, queries = (t.to(dtype).contiguous() for t in (features, values, queries))
@@ -62,7 +67,7 @@ def exact_filter(
 
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """`exact_filter` as a linear operator over fixed points, Float[B, N, d].
+    """`exact_filter` as a linear operator over fixed points, Float[B, N, d], which are not checked again.
 
     >>> Exact(torch.rand(1, 5, 2)).diagonal()
     tensor([[1., 1., 1., 1., 1.]])
@@ -75,7 +80,9 @@ class Exact:
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
         """Float[B, N, C] -> Float[B, N, C]; symmetric, so `reverse` changes nothing."""
-        return exact_filter(self.features, values, backend=self.backend)
+        values = check_values(values, *self.shape, self.features.device)
+        # A view, because torch.compile refuses one tensor in two places.
+        return _filter(self.features, values, self.features.view_as(self.features), self.backend)
 
     def diagonal(self) -> Tensor:
         """exp(0) = 1, Float[B, N]."""

@@ -51,9 +51,12 @@ class Lattice:
         mask      Bool[B, N], True = valid: a masked point makes no vertex, sends nothing and receives 0
         backend   None chooses by the device; "reference" is plain torch and works on every device
         """
+        return Lattice.of_checked(check_features(features, mask), get_quality(quality), mask, backend)
+
+    @staticmethod
+    def of_checked(features: Tensor, setting: Quality, mask: Tensor | None, backend: str | None) -> Lattice:
+        """`build`, of features that `check_features` gave."""
         refuse_torchscript("Lattice.build")
-        setting = get_quality(quality)
-        features = check_features(features, mask)
         name = choose(features.device, "lattice", features.dtype, features.shape[2], backend)
         weights, *structure = ops.build(name, features.contiguous(), mask, *setting[:3])
         if setting.unit_diagonal:
