@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from command_line import names, run
 from crfrnn.commands import common
@@ -44,12 +46,15 @@ def test_fit_tune_evaluate(root: Path, tmp_path: Path) -> None:
         2,
         "--study",
         tmp_path / "s.log",
+        "-s",
+        "ranges.theta_beta=[2, 60]",
         "-o",
         tuned,
     )
     assert code == 0, errors
     assert "Cross-validated" in said
     saved = load_parameters(tuned)
+    assert saved.provenance["ranges"]["theta_beta"] == [2, 60] and len(saved.provenance["ranges"]) == 6
     assert saved.provenance["command"] == "tune" and 0 < saved.scores["cross_validated"]["mean_iu"] <= 1
 
     code, said, errors = run(
@@ -64,6 +69,8 @@ def test_fit_tune_evaluate(root: Path, tmp_path: Path) -> None:
         3,
         "--label-weights",
         "matrix",
+        "-s",
+        "rate_theta=0",
         "-o",
         learned,
     )
@@ -71,6 +78,8 @@ def test_fit_tune_evaluate(root: Path, tmp_path: Path) -> None:
     assert str(learned) in said and (tmp_path / "learned.csv").is_file()
     saved = load_parameters(learned)
     assert saved.crf.label_weights == "matrix" and saved.crf.iterations == 2
+    assert saved.provenance["config"]["rate_theta"] == 0
+    assert torch.equal(saved.crf.log_theta_beta, load_parameters(tuned).crf.log_theta_beta)
     assert saved.provenance["config"]["epochs"] == 1 and str(root) not in str(saved.provenance)
 
     folder = tmp_path / "plain"
@@ -101,6 +110,12 @@ def test_fit_tune_evaluate(root: Path, tmp_path: Path) -> None:
     assert list(rows) == ["plain", "pngs", "learned", "crfasrnn"]
     assert rows["plain"]["mean_iu"] == rows["pngs"]["mean_iu"]
     assert float(rows["learned"]["mean_iu"]) > float(rows["plain"]["mean_iu"])
+
+
+def test_the_keys_of_a_configuration_are_printed() -> None:
+    for command, key, value in (("fit", "boundary_width", 5), ("tune", "metric", "both")):
+        code, said, _ = run(command, "--show")
+        assert code == 0 and yaml.safe_load(said)[key] == value and "# " in said
 
 
 def test_all_folds(root: Path, tmp_path: Path) -> None:
@@ -209,6 +224,8 @@ def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -
         ("fit {root} --unaries {root}/unaries --layout lhw -o {out}/a.safetensors", "--labels"),
         ("fit {root} --labels 3 --unaries {root}/unaries -o {out}/a.safetensors", "axes"),
         ("fit {root} --unaries {root}/unaries -o {out}/a.pkl", "-o"),
+        ("fit {root} --unaries {root}/unaries -s epoch=3 -o {out}/a.safetensors", "did you mean epochs"),
+        ("tune {root} --unaries {root}/unaries -s folds=1 -o {out}/a.safetensors", "at least 2, got 1"),
         ("fit {out} --unaries {root}/unaries -o {out}/a.safetensors", "root"),
         ("evaluate {root} --labels 3 -m plain -o {out}/o", "--unaries"),
         ("evaluate {root} --labels 3 -m best --unaries {root}/unaries --layout lhw -o {out}/o", "--method"),

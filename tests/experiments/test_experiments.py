@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from crfrnn import CRFRNN
@@ -176,6 +177,14 @@ def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
     unlearned = NetworkExperiment(started, tmp_path / "start", **options)
     assert set(unlearned.tuned_on.ids) <= set(unlearned.sets.train["train"].ids)
     assert len(unlearned.tuned_on) == 3 and unlearned.judged.ids == unlearned.held_out.ids
+    record = tmp_path / "start" / "experiment.json"  # as it was before a key was known
+    about = json.loads(record.read_text())
+    for stage in about["recipe"]["stages"]:
+        del stage["second_momentum"]
+    record.write_text(json.dumps({**about, "recipe": yaml.safe_dump(about["recipe"])}))
+    NetworkExperiment(started, tmp_path / "start", **options)
+    with pytest.raises(ValueError, match="begun with another hold_out"):
+        NetworkExperiment(started, tmp_path / "start", **{**options, "hold_out": 0.25})
     work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
     assert set(work.tuned_on.ids) <= set(work.held_out.ids)
     held, tuned = work.held_out.ids, (work.held_out.ids[0], work.held_out.ids[2])  # two, evenly

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
-from crfrnn.training.set_iou import SetIoU
+from crfrnn.training.losses import SetIoU
 
 
 def _pictures() -> list[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -12,6 +12,7 @@ from crfrnn.training.fit import FitResult as FitResult
 from crfrnn.training.fit import cross_fit as cross_fit
 from crfrnn.training.fit import fit as fit
 from crfrnn.training.guard import NotFinite as NotFinite
+from crfrnn.training.losses import SetIoU as SetIoU
 from crfrnn.training.losses import lovasz_softmax as lovasz_softmax
 from crfrnn.training.recipe import FitConfig as FitConfig
 from crfrnn.training.recipe import Recipe as Recipe
@@ -21,7 +22,6 @@ from crfrnn.training.recipe import recipe_from as recipe_from
 from crfrnn.training.recipe import recipe_names as recipe_names
 from crfrnn.training.recipe import save_recipe as save_recipe
 from crfrnn.training.run_files import Interrupted as Interrupted
-from crfrnn.training.set_iou import SetIoU as SetIoU
 from crfrnn.training.train import Training as Training
 from crfrnn.training.train import TrainingSets as TrainingSets
 from crfrnn.training.train import build_segmenter as build_segmenter

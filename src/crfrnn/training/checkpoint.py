@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from crfrnn.crf import CRFRNN
 from crfrnn.datasets.sources import Steps
 from crfrnn.training.recipe import FitConfig
-from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
+from crfrnn.training.run_files import BEST, Interrupted, StopRequest, Watch, best_epoch, write_log
 from crfrnn.training.score import Counts, fit_line
 
 
@@ -144,13 +144,13 @@ class FitFiles(StageFiles):
         log: CSV file, or None.
         config: says which figure chooses the epoch, and how long to be patient.
         first: of the parameters that the fit starts from.
-        report: called after every picture, see `crfrnn.training.fit.Report`; a `KeyboardInterrupt` from it is
-            a request to stop.
+        report: called after every picture, see `crfrnn.training.run_files.Watch`; a `KeyboardInterrupt` from
+            it is a request to stop.
     """
 
     def __init__(
         self, log: Path | None, config: FitConfig, stop: StopRequest, crf: CRFRNN, first: Counts,
-        report: Callable[[str, int, int, int, float], None] | None,
+        report: Watch | None,
     ) -> None:  # fmt: skip
         super().__init__(Path(), math.inf, stop)
         self.log_file, self.config, self.crf, self.report = log, config, crf, report

@@ -14,12 +14,9 @@ import torch
 from crfrnn.crf import CRFRNN
 from crfrnn.datasets import UnaryDataset, split_folds
 from crfrnn.training.recipe import FitConfig
-from crfrnn.training.run_files import Interrupted, StopRequest
+from crfrnn.training.run_files import Interrupted, StopRequest, Watch
 from crfrnn.training.score import Counts, score, total
 from crfrnn.training.train import lightning, run_stage
-
-# (what is done: "fit" or "validate", epoch, pictures done, pictures in all, loss or figure so far)
-Report = Callable[[str, int, int, int, float], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def fit(
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     *,
     log: str | Path | None = None,
-    report: Report | None = None,
+    report: Watch | None = None,
 ) -> FitResult:
     """Fit a copy of `start`; the fold ``config.fold`` of `data` is held out and chooses the epoch.
 
@@ -99,7 +96,7 @@ def cross_fit(
     config: FitConfig = FitConfig(),  # noqa: B008 - frozen
     *,
     log: str | Path | None = None,
-    report: Callable[[int], Report | None] | None = None,
+    report: Callable[[int], Watch | None] | None = None,
 ) -> tuple[FitResult, list[FitResult]]:
     """Fit once per fold; the mean of the folds' parameters (bandwidths: geometric) is the result.
 
@@ -146,7 +143,7 @@ def _split(data: UnaryDataset, config: FitConfig) -> tuple[UnaryDataset, UnaryDa
     return data.select(i for i in data.ids if i not in set(held_out)), data.select(held_out)
 
 
-def _judge(crf: CRFRNN, data: UnaryDataset, report: Report | None) -> Counts:
+def _judge(crf: CRFRNN, data: UnaryDataset, report: Watch | None) -> Counts:
     """The start of a fit on the pictures held out."""
     found: list[Counts] = []
     for sample in data:

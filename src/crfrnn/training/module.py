@@ -35,7 +35,7 @@ STATE = "crfrnn"
 
 
 @dataclass
-class Progress:
+class Place:
     """Where a stage is: epochs done, batches done in this one, its sums, and a line per epoch.
 
     All of the random numbers of a batch follow from the seed, the epoch and the batch's number.
@@ -84,7 +84,7 @@ class SegmentationModule(LightningModule):
             })  # fmt: skip
         self.data, self.val = data, val
         self.guard = Guard(segmenter.named_parameters(), num_labels)
-        self.place = Progress(matrix=np.zeros((num_labels, num_labels), np.int64))
+        self.place = Place(matrix=np.zeros((num_labels, num_labels), np.int64))
         self._backbone = backbone_of(segmenter.network) if backbone is None else backbone
         self._learns_network = any(p.requires_grad for p in segmenter.network.parameters())
         self._seen = np.zeros((num_labels, num_labels), np.int64)
@@ -237,7 +237,7 @@ class SegmentationModule(LightningModule):
     def finish_epoch(self) -> None:
         """The line of an epoch that is trained and validated; the next one begins."""
         place, line = self.place, self.line()
-        self.place = Progress(
+        self.place = Place(
             place.epoch + 1, matrix=np.zeros_like(place.matrix), history=(*place.history, line)
         )
 
@@ -273,14 +273,14 @@ class SegmentationModule(LightningModule):
         return held[STATE]["batches"] >= self.epoch_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning's own counters cannot go on in the middle of an epoch; `Progress` can.
+        # Lightning's own counters cannot go on in the middle of an epoch; `Place` can.
         checkpoint.pop("loops", None)
         checkpoint[STATE] = {**vars(self.place), "matrix": self.place.matrix.tolist()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = dict(checkpoint[STATE])
         matrix = np.asarray(state.pop("matrix"), np.int64)
-        self.place = Progress(**{**state, "matrix": matrix, "history": tuple(state["history"])})
+        self.place = Place(**{**state, "matrix": matrix, "history": tuple(state["history"])})
 
 
 class UnaryModule(SegmentationModule):

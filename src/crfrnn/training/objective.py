@@ -13,13 +13,12 @@ from crfrnn.crf import CRFRNN
 from crfrnn.datasets import Sample, UnaryDataset
 from crfrnn.evaluation import trimap_bins
 from crfrnn.io import VOID
-from crfrnn.training.losses import lovasz_softmax, weighted_cross_entropy
+from crfrnn.training.losses import SetIoU, lovasz_softmax, weighted_cross_entropy
 from crfrnn.training.recipe import FitConfig, Stage
-from crfrnn.training.set_iou import SetIoU
 
 
 @dataclass(frozen=True)
-class Target:
+class Truth:
     """What the logits of a picture are held against.
 
     truth Int64[H, W], near (borders) Bool[H, W], weights Float[H, W] or None: all 1.
@@ -44,7 +43,7 @@ class Objective:
         if self._whole or self._near:
             self._remember(data)
 
-    def prepare(self, sample: Sample, corner: tuple[float, float]) -> tuple[Sample, Target]:
+    def prepare(self, sample: Sample, corner: tuple[float, float]) -> tuple[Sample, Truth]:
         """The crop of a picture, and its target."""
         near = self._near_borders(sample)
         side = self.config.crop
@@ -58,9 +57,9 @@ class Objective:
             )
             image, unary, truth = (x[..., rows, columns] for x in (sample.image, sample.unary, sample.truth))
             sample, near = Sample(sample.id, image, unary, truth), near[rows, columns]
-        return sample, Target(sample.id, sample.truth, near, self._pixel_weights(sample.truth, near))
+        return sample, Truth(sample.id, sample.truth, near, self._pixel_weights(sample.truth, near))
 
-    def __call__(self, logits: Tensor, target: Target) -> Tensor:
+    def __call__(self, logits: Tensor, target: Truth) -> Tensor:
         """``s·SetIoU + n·SetIoU_near + c·CE_w + l·Lovász``: Float[L, H, W] → a scalar."""
         config, valid = self.config, target.truth != VOID
         loss = logits.new_zeros(())

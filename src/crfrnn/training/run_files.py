@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from crfrnn import signals
 from crfrnn.evaluation.tables import write_csv
 
+# (what is done: "fit", "validate", "tune", epoch or trial, pictures done, pictures in all, loss or figure)
+Watch = Callable[[str, int, int, int, float], None]
 BEST = "best"  # the folder of the best epoch, beside the last one's
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from crfrnn.crf.presets import PRESETS
 from crfrnn.datasets import UnaryDataset, split_folds
 from crfrnn.extras import install_line
 from crfrnn.training.config import Count, configuration
+from crfrnn.training.run_files import Watch
 from crfrnn.training.score import Counts, Metric, score, total
 from crfrnn.training.study_file import STUDY, open_storage, worded
 
@@ -34,7 +34,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.25, 6.0),
 }
 FIXED = {"temperature": 1.0}  # what the presets, which know no temperature, are tried with
-Report = Callable[[str, int, int, int, float], None]
 
 
 @configuration
@@ -92,7 +91,7 @@ def tune(
     config: TuneConfig | None = None,
     *,
     study: str | Path | None = None,
-    report: Report | None = None,
+    report: Watch | None = None,
 ) -> TuneResult:
     """Search bandwidths, kernel weights and temperature for the best figure on `data`.
 
