@@ -1,7 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""The line that installs an optional part of the package: the remedy that errors name."""
+"""The optional parts of the package: importing what they install, and the line that installs them."""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def optional(module: str, extra: str, purpose: str, package: str | None = None) -> Any:
+    """A module of a package that the extra `extra` installs.
+
+    Args: purpose, what needs it, for the message; package, its name where the module has another.
+
+    Raises: ImportError that says what installs it.
+
+    >>> optional("numpy", "train", "arrays").__name__
+    'numpy'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = package or module.split(".")[0]
+        raise ImportError(
+            f"{purpose}: expected the package {name}, got none; {install_line(extra)}"
+        ) from error
 
 
 def install_line(extra: str) -> str:

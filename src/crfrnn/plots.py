@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io import VOID, voc_palette
 from crfrnn.io.images import picture_and_map
 
@@ -257,13 +257,9 @@ def curves(
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
     """A figure of so many inches with one pair of axes; no window, and nothing is kept from call to call."""
-    try:
-        from matplotlib.figure import Figure  # late: only reports need it
-    except ImportError as error:
-        raise ImportError(
-            f"figures: expected the package matplotlib, got none; {install_line('plots')}"
-        ) from error
-    figure = Figure((width, height), dpi=DPI, layout="constrained")
+    figure = optional("matplotlib.figure", "plots", "figures").Figure(
+        (width, height), dpi=DPI, layout="constrained"
+    )
     return figure, figure.add_subplot()
 
 

@@ -290,7 +290,7 @@ def test_usage(root, content, monkeypatch):
     with pytest.raises(ValueError, match=r"instances_val2014\.json"):
         coco_pictures(root, "val2014")
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(ImportError, match="pycocotools: pip install"):
+    with pytest.raises(ImportError, match="package pycocotools, got none; pip install"):
         read(root, content)
 
 

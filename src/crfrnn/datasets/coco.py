@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections import defaultdict
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.datasets.pictures import LabelledPicture, PictureSet, Progress
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.io.images import MAX_PIXELS
 from crfrnn.io.palette import VOC_CLASSES, VOID
@@ -189,12 +188,7 @@ def _by_picture(
 
 def mask_tools() -> Any:
     """pycocotools.mask; ImportError with the remedy where it is not installed."""
-    try:
-        return importlib.import_module("pycocotools.mask")
-    except ImportError as error:
-        raise ImportError(
-            f"COCO annotations need pycocotools: {install_line('train')} (or pycocotools)"
-        ) from error
+    return optional("pycocotools.mask", "train", "COCO annotations")
 
 
 def _read(listing: Path) -> dict[str, list[dict[str, Any]]]:

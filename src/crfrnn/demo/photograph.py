@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.inference import Prediction, Predictor
 from crfrnn.plots import panel
 
@@ -25,13 +25,8 @@ class Segmented:
 
 def segment_photograph() -> Segmented:
     """Segment chelsea.png of scikit-image (CC0, by Stéfan van der Walt) with the packaged checkpoint."""
-    try:
-        from skimage.data import chelsea
-    except ImportError as error:
-        raise ImportError(
-            f"the demo's second photograph needs scikit-image: {install_line('demo')}"
-        ) from error
-    image = np.asarray(chelsea())
+    samples = optional("skimage.data", "demo", "the demo's second photograph", "scikit-image")
+    image = np.asarray(samples.chelsea())
     predictor = Predictor.from_pretrained()
     begun = time.perf_counter()
     found = predictor(image)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.inference import Prediction
 from crfrnn.inference.refine import refine
 from crfrnn.plots import panel
@@ -85,10 +85,7 @@ def run() -> DemoResult:
 
 def load_scene() -> Scene:
     """China.jpg (CC BY 2.0, its attribution is in scikit-learn) and the strokes in scribbles.json."""
-    try:
-        from sklearn.datasets import load_sample_image
-    except ImportError as error:
-        raise ImportError(f"the demo's photograph needs scikit-learn: {install_line('demo')}") from error
+    samples = optional("sklearn.datasets", "demo", "the demo's photograph", "scikit-learn")
     about: dict[str, Any] = json.loads(
         files("crfrnn.demo").joinpath("scribbles.json").read_text(encoding="utf-8")
     )
@@ -101,7 +98,7 @@ def load_scene() -> Scene:
         )
     labels = np.asarray(sheet).astype(np.int64)
     return Scene(
-        np.array(load_sample_image(about["picture"])),
+        np.array(samples.load_sample_image(about["picture"])),
         np.where(labels == 255, FREE, labels),
         tuple(about["names"]),
         np.array(about["colours"], np.uint8),

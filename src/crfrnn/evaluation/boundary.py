@@ -22,7 +22,7 @@ from crfrnn.evaluation.confusion import (
     ratio,
 )
 from crfrnn.evaluation.planes import counts, dilate_disk, edges, erode_square, groups, planes
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io import VOID
 
 MAX_WIDTH = 40
@@ -49,11 +49,7 @@ def trimap_bins(truth: Any, max_width: int = MAX_WIDTH, void: int = VOID) -> NDA
     inside = np.asarray(truth) != void
     if inside.all():
         return np.full(inside.shape, max_width + 1, np.int64)
-    try:
-        from scipy.ndimage import distance_transform_edt
-    except ImportError as error:
-        raise ImportError(f"the trimap needs scipy: {install_line('train')}") from error
-    distance = np.asarray(distance_transform_edt(inside))
+    distance = np.asarray(optional("scipy.ndimage", "train", "trimaps").distance_transform_edt(inside))
     return np.ceil(distance.clip(max=max_width + 1)).astype(np.int64)
 
 

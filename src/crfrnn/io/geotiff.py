@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io.files import FileError, PathLike, atomic, existing
 from crfrnn.io.palette import VOID, voc_palette
 from crfrnn.io.scale import check_scale, stretched
@@ -298,11 +297,6 @@ def _quiet(rasterio: Any) -> Iterator[None]:
 
 
 def _rasterio() -> Any:
-    try:
-        for part in ("errors", "enums", "windows"):
-            importlib.import_module(f"rasterio.{part}")
-        return importlib.import_module("rasterio")
-    except ImportError as error:
-        raise ImportError(
-            f"GeoTIFF: expected the package rasterio, got none; {install_line('geo')}"
-        ) from error
+    for part in ("errors", "enums", "windows"):
+        optional(f"rasterio.{part}", "geo", "GeoTIFF")
+    return optional("rasterio", "geo", "GeoTIFF")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io.files import FileError, PathLike, atomic, existing
 from crfrnn.lattice.validate import warn
 
@@ -93,7 +92,7 @@ def read_grid(path: PathLike, role: str = "volume") -> tuple[tuple[int, ...], ND
 
 def _open(path: PathLike, role: str) -> tuple[Any, tuple[int, ...]]:
     """nibabel's image and its shape of three or four axes, channels or labels last."""
-    nibabel = _nibabel()
+    nibabel = optional("nibabel", "medical", "NIfTI")
     image = nibabel.load(existing(path, role))
     if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
         raise FileError(role, path, "a NIfTI file", type(image).__name__, _AGAIN)
@@ -126,7 +125,7 @@ def write_nifti(path: PathLike, values: NDArray[Any], like: Volume, *, intent: s
         values: the dtype is the file's: uint8 labels, float32 probabilities.
         intent: NIfTI's name of what the numbers are, such as "label" or "estimate".
     """
-    nibabel = _nibabel()
+    nibabel = optional("nibabel", "medical", "NIfTI")
     name = str(path).lower()
     if not name.endswith(ENDINGS):
         raise ValueError(f"output: expected a name in .nii.gz or .nii, got {str(path)!r}; add the ending")
@@ -175,12 +174,3 @@ def _rows(affine: NDArray[np.float64]) -> str:
 def same_places(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
     """Whether two affines put voxels in the same places, to a thousandth of a millimetre or so."""
     return np.allclose(a, b, rtol=1e-4, atol=1e-3)
-
-
-def _nibabel() -> Any:
-    try:
-        return importlib.import_module("nibabel")
-    except ImportError as error:
-        raise ImportError(
-            f"NIfTI: expected the package nibabel, got none; {install_line('medical')}"
-        ) from error

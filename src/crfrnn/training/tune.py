@@ -15,7 +15,7 @@ from pydantic import Field
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
 from crfrnn.datasets import UnaryDataset, split_folds
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.training.config import Count, configuration
 from crfrnn.training.run_files import Watch
 from crfrnn.training.score import Counts, Metric, score, total
@@ -112,7 +112,7 @@ def tune(
     config = config or TuneConfig()
     if config.trials < 1:
         raise ValueError("trials: expected at least 1, got 0")
-    optuna = _optuna()
+    optuna = optional("optuna", "train", "tuning")
     parts = split_folds(data.ids, config.folds, config.seed)
     position = {name: index for index, name in enumerate(data.ids)}
     kept = None if study is None else Path(study)
@@ -224,14 +224,6 @@ def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDatase
         }
         found.enqueue_trial(inside, skip_if_exists=True)
     return found
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError(f"tuning needs optuna: {install_line('train')}") from error
-    return optuna
 
 
 def _pack(counts: Counts) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crfrnn.extras import install_line
+from crfrnn.extras import optional
 from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.io.weights import check_amount
 from crfrnn.models.importers.assemble import CRF_PARTS, NAMES, Found
@@ -31,10 +31,7 @@ def read_h5(path: PathLike) -> dict[str, Tensor]:
 
     Raises: ImportError without h5py; ValueError for a damaged or hostile file.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"h5py: expected it for .h5 files, got none; {install_line('convert')}") from error
+    h5py = optional("h5py", "convert", ".h5 files")
     found = existing(path, "keras file")
     try:
         with h5py.File(found, "r") as file:
