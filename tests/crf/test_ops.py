@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The native operator against the general path in float64, with every gradient."""
+"""The native operator against the general path in float64, with every gradient, and when it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crfrnn import CRFRNN
+from crfrnn import CRFRNN, GaussianKernel, mean_field
+from crfrnn.crf import ops
+from crfrnn.crf.problem import Problem
 from inferences import CASES, inference
 
 
@@ -72,6 +74,46 @@ def test_non_finite_unaries_are_refused_by_the_operator() -> None:
     unary[0, 0, 0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"unary.*clamp"):
         crf(unary, image)
+
+
+@pytest.mark.parametrize(
+    ("reason", "options"),
+    [
+        (None, {}),
+        ("float64", {"dtype": torch.float64}),
+        ("activation", {"activation": "relu"}),
+        ("self term", {"exclude_self": True}),
+        ("all pairs", {"bilateral_method": "exact"}),
+        ("1024 labels", {"labels": 1025}),
+        ("backend", {"backend": "reference"}),
+        ("nothing to filter", {"count": 0}),
+        ("batch", {"pictures": 1}),
+    ],
+    ids=str,
+)
+def test_why_the_operator_cannot_run_a_problem(reason: str | None, options: dict[str, Any]) -> None:
+    options = {
+        "labels": 3,
+        "dtype": torch.float32,
+        "activation": "softmax",
+        "pictures": 2,
+        "count": 2,
+        **options,
+    }
+    labels, dtype, activation, pictures, count = (
+        options.pop(name) for name in ("labels", "dtype", "activation", "pictures", "count")
+    )
+    unary, image = torch.randn(2, labels, 4, 5, dtype=dtype), 255 * torch.rand(pictures, 3, 4, 5, dtype=dtype)
+    if backend := options.pop("backend", None):
+        kernels = [GaussianKernel.bilateral(image, 4.3, 31.1, backend=backend)]
+    else:
+        kernels = list(CRFRNN(labels, **options).kernels(image))[:count]
+    weights, mu = [1.0] * len(kernels), -torch.eye(labels)
+    found = ops.can(Problem.of(unary, kernels, weights, mu, activation=activation))
+    assert found is None if reason is None else found is not None and reason in found
+    out = mean_field(unary, kernels, weights, mu, 1, activation=activation)  # one way or the other
+    double = mean_field(unary.double(), kernels, weights, mu.double(), 1, activation=activation)
+    torch.testing.assert_close(out.double(), double, rtol=1e-4, atol=1e-4)
 
 
 def operator_arguments() -> dict[str, tuple[Any, ...]]:

@@ -185,7 +185,7 @@ def _symmetric(problem: Problem) -> Iteration:
 
 
 def check_symmetric_kernel(index: int, kernel: Any) -> None:
-    """Refuse an operator that does not say ``is_symmetric``."""
+    """Refuse an operator without a true ``is_symmetric``."""
     if not getattr(kernel, "is_symmetric", False):
         mode = getattr(kernel, "normalization", "unknown")
         raise ValueError(

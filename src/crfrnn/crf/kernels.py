@@ -41,7 +41,7 @@ class GaussianKernel:
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
                   neighbours weigh nothing (within rounding) receives 0
     backend       None chooses by the device
-    operator      one that is built already, over these features: then method, quality and backend say nothing
+    operator      one that is built already, over these features; method, quality and backend are then ignored
 
     Differentiable in the features, the normaliser included. A kernel of batch 1 serves any batch.
     Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3; Zheng et al., ICCV 2015, section 4.

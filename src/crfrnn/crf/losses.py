@@ -29,8 +29,8 @@ def robust_log_likelihood(
     """Negative robust log-likelihood of the labels, to be minimised.
 
     ``-log(Q_i(target_i) + ε)`` per pixel, ``Q = softmax(logits)``: as the cross-entropy where Q is large,
-    but a pixel whose label is hopeless costs at most -log ε and its gradient fades: mislabelled pixels do
-    not rule.
+    but a pixel whose label is hopeless costs at most -log ε and its gradient fades, so that mislabelled
+    pixels do not dominate.
 
     Args:
         logits: Float[B, L, \\*spatial]; L = 1 is the logit z of the foreground, so the labels [0, z].

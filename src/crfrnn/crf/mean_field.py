@@ -118,7 +118,7 @@ def solve(problem: Problem, tolerance: float | None = None, gradient: str = "unr
 
 def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
     """Apply the update T times, keeping only x of each iteration for the backward pass."""
-    # The compiler chooses itself what to recompute, and torch.func knows no hooks on saved tensors.
+    # The compiler decides what to recompute, and torch.func has no hooks on saved tensors.
     lean = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not validate.transformed()
     for _ in range(iterations):
         before = logits

@@ -28,7 +28,7 @@ SETTINGS = (
 
 
 def exporting_to_onnx() -> bool:
-    """True inside torch.onnx.export(…, dynamo=True), which asks through torch.export."""
+    """True inside torch.onnx.export(…, dynamo=True), which runs torch.export."""
     return torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export()
 
 

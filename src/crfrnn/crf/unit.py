@@ -17,7 +17,7 @@ from crfrnn.crf import validate
 from crfrnn.lattice.validate import readable, warn
 
 SPOTS = 32  # pixels along an axis that are looked at first
-FEW = 16  # pixels that say nothing about a unit
+FEW = 16  # pixels, too few to judge a unit by
 SURE = 0.75  # a probability that some pixel has of what is there, and another of what is not
 UNIT, NORMALISED = 2.0, 10.0  # the largest value of a guide in 0..1, and of one by mean and deviation
 
@@ -80,7 +80,8 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
 def check_logits(unary: Tensor, mask: Tensor | None, overlap: bool) -> None:
     """Warn where a unary Float[B, L, *spatial] looks like probabilities.
 
-    One pixel tells most logits apart. On a GPU even that would be a wait, so there nothing is looked at.
+    One pixel tells most logits from probabilities. On a GPU reading it would wait for the device, so nothing
+    is checked there.
     """
     if unary.is_cuda or not readable(unary) or unary.numel() < FEW * unary.shape[1]:
         return

@@ -39,7 +39,7 @@ def backward(
             else SeparableBack(problem.grid, kernel, labels, out, total)
             for kernel, out in zip(problem.kernels, gradients, strict=True)
         ]
-        # Who needs the most room goes first: dQ is not there yet.
+        # The kernel that needs the most memory goes first, while dQ is not yet allocated.
         turns = sorted(enumerate(ways), key=lambda turn: -turn[1].room)
         update = Launcher(back_kernel, 2, 3, **constants)
         held = (given(problem.mask, g), given(problem.clamp, g))

@@ -37,7 +37,7 @@ def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, PADDED: 
                  LABELS: tl.constexpr):  # fmt: skip
     """Q of the start, from planes to rows, and whether this block holds NaN or infinity outside the mask."""
     if PADDED:
-        stride = stride // SECTOR * SECTOR  # said to the compiler
+        stride = stride // SECTOR * SECTOR  # a hint for the compiler
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
     here = pixel < total
@@ -86,7 +86,7 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, l
     `lattice_stride` is of vertices.
     """
     if PADDED:
-        stride = stride // SECTOR * SECTOR  # said to the compiler
+        stride = stride // SECTOR * SECTOR  # a hint for the compiler
     if LATTICE and not SLICED:
         lattice_stride = lattice_stride // SECTOR * SECTOR
     step: tl.constexpr = 16 if LABELS > 128 else 32 if LABELS > 32 else LABELS
@@ -161,7 +161,7 @@ def band_kernel(values, out, scale, theta, length, width, step, cut, SCALED: tl.
     k(r) = exp(-½ (r / θ)²), or dk/dθ = r² / θ³ k(r). θ stays on the device; the band follows it.
     """
     if PADDED:
-        width = width // SECTOR * SECTOR  # said to the compiler
+        width = width // SECTOR * SECTOR  # a hint for the compiler
     blocks, across = tl.cdiv(length, BLOCK), tl.cdiv(width, COLUMNS)
     line = tl.program_id(0) // across
     outer = (line // blocks).to(tl.int64)
