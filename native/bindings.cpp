@@ -107,7 +107,9 @@ template <class T>
 Lattice decode(const Table& table, const In<T, 2>& weights) {
   return decode(table, static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1)));
 }
-void verify(Table table, int64_t points, int64_t corners) { decode(table, points, corners).verify(1); }
+void verify(Table table, int64_t points, int64_t corners) {
+  decode(table, points, corners).verify(1, Lattice::everything);
+}
 
 template <class T>
 void filter(In<T, 2> values, In<T, 2> weights, Table table, bool reverse, int threads, Out<T, 2> out) {
@@ -116,7 +118,7 @@ void filter(In<T, 2> values, In<T, 2> weights, Table table, bool reverse, int th
               out.shape(1) == values.shape(1),
           "values: expected one row for each point the lattice was built from");
   const Working working;
-  lattice.verify(threads);
+  lattice.verify(threads, filter_reads(static_cast<int64_t>(values.shape(1))));
   wish_for_huge_pages(out.data(), out.size() * sizeof(T));
   filter_functions<T>().filter(lattice, weights.data(), values.data(), static_cast<int64_t>(values.shape(1)),
                                reverse, out.data(), threads);
@@ -130,7 +132,7 @@ void weight_gradient(In<T, 2> x, In<T, 2> g, In<T, 2> weights, Table table, int 
               out.shape(1) == weights.shape(1),
           "values: expected one row for each point the lattice was built from");
   const Working working;
-  lattice.verify(threads);
+  lattice.verify(threads, sweep_reads);
   filter_functions<T>().weight_gradient(lattice, weights.data(), x.data(), g.data(),
                                         static_cast<int64_t>(x.shape(1)), out.data(), threads);
 }
@@ -143,7 +145,7 @@ void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2>
       static_cast<int64_t>(out.shape(0)) == lattice.total && static_cast<int>(out.shape(1)) == lattice.dim,
       "out: expected [points, d]");
   const Working working;
-  lattice.verify(threads);
+  lattice.verify(threads, Lattice::ranks);
   const int corners = lattice.dim + 1;
   const auto& functions = embed_functions<T>();
   if (lattice.points < lattice.total) std::fill(out.data(), out.data() + lattice.total * lattice.dim, T(0));
@@ -243,7 +245,7 @@ struct BoundProblem {
 
   void verify() const {
     for (const Kernel& kernel : kernels)
-      if (kernel.is_lattice) kernel.lattice.verify(problem.threads);
+      if (kernel.is_lattice) kernel.lattice.verify(problem.threads, sweep_reads);
   }
 
   // Whether this is [batch, labels, pixels], as all planes are.

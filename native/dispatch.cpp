@@ -19,6 +19,7 @@ namespace crfrnn {
   template <class T>                        \
   const FilterTable<T>& filter_table();     \
   const MeanFieldTable& mean_field_table(); \
+  const CheckTable& check_table();          \
   }
 CRFRNN_DECLARE(baseline)
 #ifdef CRFRNN_X86
@@ -109,5 +110,7 @@ template const FilterTable<float>& filter_functions();
 template const FilterTable<double>& filter_functions();
 
 const MeanFieldTable& mean_field_functions() { CRFRNN_CHOOSE(mean_field_table) }
+
+const CheckTable& check_functions() { CRFRNN_CHOOSE(check_table) }
 
 }  // namespace crfrnn

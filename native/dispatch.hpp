@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "check.hpp"
 #include "embed.hpp"
 #include "filter.hpp"
 #include "mean_field.hpp"
@@ -21,5 +22,6 @@ const EmbedTable<T>& embed_functions();
 template <class T>
 const FilterTable<T>& filter_functions();
 const MeanFieldTable& mean_field_functions();
+const CheckTable& check_functions();
 
 }  // namespace crfrnn

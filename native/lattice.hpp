@@ -67,10 +67,14 @@ struct Lattice : TableShape {
 
   // Throws std::invalid_argument if the table is not as long as its header says.
   static Lattice decode(const int32_t* table, int64_t size);
-  // Throws std::invalid_argument if an index leads out of the table, or out of what a filter allocates by it
-  // (verify.cpp).
-  void verify(int threads) const;
+  // What a walk reads beside points and simplices; runs: also the neighbours that lie in other slabs.
+  enum Reads : unsigned { corners = 1, neighbours = 2, runs = 4, ranks = 8, everything = 15 };
+  // Throws std::invalid_argument if an index among them leads out of the table, or out of what a walk
+  // allocates by it (verify.cpp).
+  void verify(int threads, unsigned reads) const;
 };
+
+[[noreturn]] void refuse_table(const char* why);  // throws std::invalid_argument: a damaged structure
 
 enum class BuildStatus { ok, not_finite, too_large };
 

@@ -40,8 +40,9 @@ struct Order {
       for (int64_t i = 0; i < total; ++i) pixel[i] = row[i] = static_cast<int32_t>(i);
       return;
     }
-    if (lattice->points < total)
-      for (int64_t i = 0; i < total; ++i) row[i] = -1;
+    parallel_ranges(total, grain, problem.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) row[i] = -1;
+    });
     parallel_ranges(lattice->points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         pixel[i] = lattice->order[i];
@@ -49,12 +50,12 @@ struct Order {
       }
     });
     int64_t next = lattice->points;
-    if (next < total)
-      for (int64_t i = 0; i < total; ++i)
-        if (row[i] < 0) {
-          pixel[next] = static_cast<int32_t>(i);
-          row[i] = static_cast<int32_t>(next++);
-        }
+    for (int64_t i = 0; i < total; ++i) {
+      if (row[i] >= 0) continue;
+      if (next == total) refuse_table("it names a point twice");  // or every row would be taken
+      pixel[next] = static_cast<int32_t>(i);
+      row[i] = static_cast<int32_t>(next++);
+    }
   }
 };
 

@@ -326,6 +326,25 @@ def test_damaged_tables_are_refused_or_harmless() -> None:
     assert refused > 300 and ran > 0
 
 
+def test_a_point_named_twice_is_refused_where_rows_are_found_by_it() -> None:
+    """Even where the sum of all points is right: two of them have become one between them."""
+    weights, table = _native.build(arrays((1, 50, 3)), None, 1.0, 0, 1, 1)
+    order = table[_native.header_words :][:50]
+    order[(order == 3) | (order == 5)] = 4
+    planes = arrays((1, 2, 50))
+    problem = _native.Problem(
+        kernels=[_native.Kernel.lattice(weights, table)],
+        transform=-np.eye(2, dtype=np.float32)[None],
+        batch=1,
+        grid=[1, 1, 50],
+        iterations=1,
+        damping=1.0,
+        threads=1,
+    )
+    with pytest.raises(ValueError, match="structure: damaged, it names a point twice"):
+        _native.mean_field(problem, planes, None, np.zeros_like(planes), None)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign", "twice", "flipped"])
 def test_a_damaged_lattice_is_named(damage: str) -> None:
     features = torch.rand(1, 50, 3)
