@@ -183,10 +183,12 @@ def test_norms_of_the_pretrained_part_may_keep_their_statistics(tmp_path: Path) 
 
 
 def test_a_stage_keeps_what_it_is_told_of_the_crf(tmp_path: Path) -> None:
-    stages = one_stage(learn=["crf"], compatibility="fixed", share_labels=True)
+    stages = one_stage(learn=["crf"], compatibility="fixed", share_labels=True, freeze=["log_theta_gamma"])
     crf = run(make(tmp_path, stages=stages), tmp_path / "out").crf
     assert crf is not None
     assert torch.equal(crf.compatibility, -torch.eye(3))
+    assert crf.log_theta_gamma.exp().item() == pytest.approx(PRESETS["default"].theta_gamma)
+    assert crf.log_theta_beta.exp().item() != pytest.approx(20.0)
     for weights in (crf.spatial_weights, crf.bilateral_weights):
         assert torch.equal(weights, weights[:1].expand(3))
     start = torch.tensor(PRESETS["default"].bilateral_weight).item()  # as float32, as the weights are

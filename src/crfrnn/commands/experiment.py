@@ -185,7 +185,6 @@ def unary_experiment(
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
     from crfrnn.training import FitConfig, TuneConfig
     from crfrnn.training.config import configured
-    from crfrnn.training.train import some_of
 
     check_choice("--judge-on", judge_on, ("val", "held-out"))
     options = {"void": void, "kind": kind, "layout": layout, "key": key, "long_side": long_side}
@@ -195,7 +194,7 @@ def unary_experiment(
     else:
         more = val_unaries or unary_files
         train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
-    judged = judged.select(some_of(judged.pictures, val_pictures).ids)
+    judged = judged.select(judged.pictures.some(val_pictures).ids)
     # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
     config = configured(FitConfig, settings or (), epochs=epochs, seed=seed, select="last")
     layer: dict[str, Any] = {"quality": quality}

@@ -155,6 +155,12 @@ class PictureSet:
             found.update(f" {item.id}\n".encode("utf-8", "surrogateescape"))
         return found.hexdigest()[:16]
 
+    def some(self, limit: int | None) -> PictureSet:
+        """At most `limit` pictures, spread evenly; None: all."""
+        if limit is None or limit >= len(self):
+            return self
+        return self.select(self.ids[i * len(self) // limit] for i in range(limit))
+
     def select(self, ids: Iterable[str]) -> PictureSet:
         """The same set with only these pictures, in this order (a fold, a sample)."""
         by_id = {item.id: item for item in self.items}

@@ -18,7 +18,6 @@ from crfrnn.experiments.experiment import Experiment, Say, UnaryOf, since
 from crfrnn.experiments.plans import Plan
 from crfrnn.io.parameters import load_parameters, save_parameters
 from crfrnn.training import TuneConfig, fit
-from crfrnn.training.train import some_of
 
 
 class UnaryExperiment(Experiment):
@@ -94,4 +93,4 @@ class UnaryExperiment(Experiment):
         return result.crf
 
     def tuning_data(self, plan: Plan) -> UnaryDataset:
-        return self.train.select(some_of(self.train.pictures, self.tune_pictures).ids)
+        return self.train.select(self.train.pictures.some(self.tune_pictures).ids)

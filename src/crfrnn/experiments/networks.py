@@ -21,7 +21,7 @@ from crfrnn.experiments.plans import Plan, plain_stages
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig
 from crfrnn.training.recipe import Recipe
-from crfrnn.training.train import TrainingSets, read_sets, some_of, train
+from crfrnn.training.train import TrainingSets, read_sets, train
 
 
 class NetworkExperiment(Experiment):
@@ -59,10 +59,10 @@ class NetworkExperiment(Experiment):
         self.held_out = sets.train[group].select(i for i in ids if i in held)
         learned = sum(stage.epochs for stage in plain_stages(recipe))
         source = self.held_out if learned else sets.train[group].select(i for i in ids if i not in held)
-        self.tuned_on = some_of(source, tune_pictures)
+        self.tuned_on = source.some(tune_pictures)
         self.sets = TrainingSets(
             {name: part.select(i for i in part.ids if i not in held) for name, part in sets.train.items()},
-            some_of(self.held_out, recipe.data.validate), sets.num_labels, sets.class_names,
+            self.held_out.some(recipe.data.validate), sets.num_labels, sets.class_names,
         )  # fmt: skip
         judged = sets.val if judge_on == "val" else self._never_used(trials)
         about = {
@@ -71,7 +71,7 @@ class NetworkExperiment(Experiment):
             **({} if judge_on == "val" else {"judge_on": judge_on}),
         }  # fmt: skip
         super().__init__(
-            folder, about, judged=some_of(judged, val_pictures), num_labels=sets.num_labels, crf=recipe.crf,
+            folder, about, judged=judged.some(val_pictures), num_labels=sets.num_labels, crf=recipe.crf,
             tuning=TuneConfig(trials=trials, folds=folds, seed=recipe.seed, metric="mean_iu"),
             origin={"recipe": recipe.name}, say=say,
             progress=progress,

@@ -99,14 +99,7 @@ def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
     if data.long_side is not None:
         found = {name: reduced(part, data.long_side) for name, part in found.items()}
         val = reduced(val, data.long_side)
-    return TrainingSets(found, some_of(val, data.validate), num_labels, names)
-
-
-def some_of(pictures: PictureSet, limit: int | None) -> PictureSet:
-    """At most `limit` pictures, spread evenly."""
-    if limit is None or limit >= len(pictures):
-        return pictures
-    return pictures.select(pictures.ids[i * len(pictures) // limit] for i in range(limit))
+    return TrainingSets(found, val.some(data.validate), num_labels, names)
 
 
 def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...] = ()) -> Segmenter:
