@@ -306,4 +306,4 @@ def _dataset(
         return common.dataset(root, split, limit, spec, labels, void, **options)
     found, count = common.labelled(root, split, limit, labels, void)
     source = common.unary_source(spec, num_labels=count, unknown=void, **options)
-    return UnaryDataset(reduced(found, long_side), ReducedUnaries.of(source, found), count)
+    return UnaryDataset(reduced(found, long_side), ReducedUnaries(source, found), count)

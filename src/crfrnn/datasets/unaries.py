@@ -20,6 +20,7 @@ from crfrnn.datasets.splits import held_fold
 from crfrnn.io import FileError, read_unary
 from crfrnn.io.arrays import read_arrays
 from crfrnn.io.files import PathLike
+from crfrnn.io.labels import check_labels
 
 CACHE_BYTES = 2**31
 CANVAS = 513  # DeepLab's input: the picture lies in its top left corner at native size
@@ -127,6 +128,8 @@ class DeepLabUnaries:
         quantised = _hat(height, grid.shape[1]) @ (grid @ _hat(width, grid.shape[2]).T)
         return quantised.sub_(self.zero_point).mul_(self.scale)
 
+    __call__ = logits  # so that it is a `UnarySource`
+
 
 def _hat(pixels: int, points: int) -> Tensor:
     place = torch.arange(pixels, dtype=torch.float32) * ((points - 1) / (CANVAS - 1))
@@ -146,11 +149,6 @@ class ReducedUnaries:
 
     source: UnarySource
     pictures: PictureSet
-
-    @classmethod
-    def of(cls, source: UnarySource | DeepLabUnaries, pictures: PictureSet) -> ReducedUnaries:
-        """Of a function, or of stored DeepLab logits."""
-        return cls(source.logits if isinstance(source, DeepLabUnaries) else source, pictures)
 
     def __call__(self, name: str, size: tuple[int, int]) -> Tensor:
         (item,) = self.pictures.select([name])
@@ -192,7 +190,7 @@ class UnaryDataset(Dataset[Sample]):
     def __init__(
         self,
         pictures: PictureSet,
-        unaries: UnarySource | DeepLabUnaries,
+        unaries: UnarySource,
         num_labels: int,
         *,
         cache_bytes: int = CACHE_BYTES,
@@ -200,7 +198,7 @@ class UnaryDataset(Dataset[Sample]):
         self.pictures, self.num_labels = pictures, num_labels
         # DeepLab's grids lie in memory already and grow a hundredfold at full size: those are not kept.
         self._keep_unaries = not isinstance(unaries, DeepLabUnaries)
-        self._unaries = unaries.logits if isinstance(unaries, DeepLabUnaries) else unaries
+        self._unaries = unaries
         self._cache = _Cache(cache_bytes)
 
     @property
@@ -265,12 +263,7 @@ class UnaryDataset(Dataset[Sample]):
         if name not in self._cache.pictures:
             item = self.pictures[index]
             image, mask = item.tensors()
-            wrong = (mask >= self.num_labels) & (mask != 255)
-            if bool(wrong.any()):
-                raise ValueError(
-                    f"mask: expected labels 0..{self.num_labels - 1} or 255 in {name!r}, "
-                    f"got {int(mask[wrong][0])}; check the number of labels"
-                )
+            check_labels(mask.numpy(), self.num_labels, item.mask_path or name, "mask")
             if not self._cache.fits(image, mask):
                 return image, mask.long()
             self._cache.pictures[name] = image, mask

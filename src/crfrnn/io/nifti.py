@@ -56,13 +56,8 @@ def read_nifti(path: PathLike, role: str = "volume", *, max_voxels: int = MAX_VO
     with _named(path, role):
         image, shape = _open(path, role)
         if int(np.prod(shape, dtype=object)) > max_voxels:
-            raise FileError(
-                role,
-                path,
-                f"at most {max_voxels} numbers",
-                f"{shape}",
-                "crop or resample it (or raise max_voxels)",
-            )
+            remedy = "crop or resample it (or raise max_voxels)"
+            raise FileError(role, path, f"at most {max_voxels} numbers", f"{shape}", remedy)
         if np.dtype(image.get_data_dtype()).kind not in "uif":
             raise FileError(role, path, "real numbers", f"{image.get_data_dtype()}", _AGAIN)
         values = np.asarray(image.dataobj, np.float32).reshape(shape)
