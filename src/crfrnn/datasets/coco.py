@@ -296,8 +296,8 @@ def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None
 
     Raises:
         ShapeError: polygons far outside the picture or with values that are no numbers, run lengths that do
-            not add up to the picture. (pycocotools would allocate without limit, or hand out memory that
-            nobody wrote.)
+            not add up to the picture. (pycocotools would allocate without limit, or return memory that
+            was never written.)
     """
     height, width = size
     if isinstance(segmentation, dict):

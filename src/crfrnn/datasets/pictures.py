@@ -194,7 +194,7 @@ class PictureSet:
     def ask_about_white(self) -> None:
         """Raise ValueError where the masks hold nothing but 0 and 255; the first other one ends the search.
 
-        Masks that cannot be read are left to whoever reads them for good.
+        Masks that cannot be read are skipped: they are refused when their pictures are read.
         """
         seen = np.zeros(0, np.int64)
         for item in self.items:

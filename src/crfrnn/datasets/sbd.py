@@ -19,7 +19,7 @@ SBD_SPLITS = ("train", "val")
 
 
 def sbd_pictures(root: PathLike, split: str = "train") -> PictureSet:
-    """The pictures of SBD (``img/ID.jpg``) with the masks of ``cls/ID.mat``; it knows no void.
+    """The pictures of SBD (``img/ID.jpg``) with the masks of ``cls/ID.mat``; they have no void.
 
     Args:
         root: the folder that holds ``benchmark_RELEASE``, or its ``dataset``, or that folder itself.

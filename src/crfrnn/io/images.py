@@ -16,7 +16,7 @@ from crfrnn.io.scale import SHALLOW, Scale, by_depth, check_scale, scaled, warn_
 
 # 8192 × 8192. Pillow itself warns above 89 Mpx; a dense CRF of 21 labels needs some 2 GB per 10 Mpx anyway.
 MAX_PIXELS = 2**26
-# Formats that decode inside the process: Pillow also knows EPS, which would start Ghostscript on the file.
+# Formats that decode inside the process: Pillow also reads EPS, but starts Ghostscript on the file.
 ORIENTATION = 0x0112  # EXIF's tag: how the stored pixels are turned for display
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
@@ -37,7 +37,7 @@ def read_image(
         path: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP with one picture in it.
         max_pixels: larger pictures are refused before anything is decoded.
         scale: (LOW, HIGH), the numbers that become 0 and 255 in place of the above; then 32-bit values are
-            welcome too. Numbers of 10 or 12 bits in a file of 16 want it, and get a warning without.
+            accepted too. Numbers of 10 or 12 bits in a file of 16 need it; without it a warning is given.
 
     Raises:
         ValueError: no such file, no such format, truncated or damaged, too large, several frames,

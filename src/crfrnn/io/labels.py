@@ -196,7 +196,7 @@ def whole_numbers(
 
 
 def only_white(held: NDArray[Any]) -> bool:
-    """True for the values of a black and white mask, 0 and 255 and no other (-1 is welcome)."""
+    """True for the values of a black and white mask, 0 and 255 and no other (-1 may occur)."""
     return bool((held == VOID).any()) and bool(np.isin(held, (-1, 0, VOID)).all())
 
 
@@ -210,7 +210,7 @@ def ask_about_white(
     Args:
         values: integers that the file holds, before 255 is taken for unknown.
         role, path: what they are to the caller, and their file, for the message.
-        paper: 255 alone is welcome, as where nobody scribbled.
+        paper: accept 255 alone, as of scribbles on an empty page.
     """
     if not only_white(values) or (paper and not (values == 0).any()):
         return

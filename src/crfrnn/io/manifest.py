@@ -99,7 +99,7 @@ class Manifest:
         )
 
     def own(self, name: str) -> Entry | None:
-        """The entry of a file that is there as the program wrote it; None if it is anybody's else."""
+        """The entry of a file that is there as the program wrote it; None if it comes from elsewhere."""
         entry, now = self.files.get(name), stamp(self.folder / name)
         if entry is None or now is None:
             return None

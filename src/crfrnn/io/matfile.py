@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One array out of a MATLAB 5 file that nobody vouches for: every size is looked at before it is believed.
+"""One array out of an untrusted MATLAB 5 file: every size is checked before it is used.
 
 scipy.io.loadmat makes room for what a header claims before it reads on (a file of 250 bytes takes two
 gigabytes), inflates without a limit, and reads everything in the file. Here a label map is looked up by its

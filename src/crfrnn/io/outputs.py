@@ -48,8 +48,9 @@ def claim(
     """Refuse what would lose a file; else make `folder` and note in its ``.crfrnn.json`` what it is for.
 
     Before anything is written: every output has a name of its own that a file can have, none is an input
-    (by another name or link either), and none is there already unless the program itself wrote it and nobody
-    changed it since; in a folder of results also from the same sources. `overwrite` permits the last two.
+    (by another name or link either), and none is there already unless the program itself wrote it and it
+    has not been changed since; in a folder of results also from the same sources. `overwrite` permits the
+    last two.
 
     Args:
         folder: all outputs are in it or below.

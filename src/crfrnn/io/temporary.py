@@ -27,7 +27,7 @@ def temporary_name() -> str:
 
 @contextmanager
 def in_work(path: Path) -> Iterator[None]:
-    """While it is entered, `remove_own` knows the file."""
+    """While it is entered, `remove_own` removes the file."""
     _in_work.add(path)
     try:
         yield
