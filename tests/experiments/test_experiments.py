@@ -18,7 +18,7 @@ from crfrnn import CRFRNN
 from crfrnn.experiments import NetworkExperiment, Plan, Row, ablations, table1, write_report
 from crfrnn.io import read_label_png
 from crfrnn.models import Segmenter
-from crfrnn.training import load_parameters
+from crfrnn.training import load_parameters, save_parameters
 from crfrnn.training.recipe import load_recipe
 from toy import LABELS
 from toy_training import make
@@ -168,6 +168,21 @@ def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
             wanted = segmenter(image, iterations=row.iterations)[0].argmax(0).numpy()
         found = read_label_png(tmp_path / "out" / "rows" / row.name / "labels" / f"{item.id}.png")
         assert np.array_equal(found, wanted)
+
+
+def test_trainings_may_start_from_a_learned_crf(tmp_path: Path) -> None:
+    given = CRFRNN(LABELS, iterations=2, label_weights="matrix")
+    torch.nn.init.normal_(given.compatibility)
+    save_parameters(tmp_path / "crf.safetensors", given)
+    stages = [{"name": "plain", "crf": False, "learn": ["head"], "epochs": 0}, {"name": "joint", "epochs": 1}]
+    recipe = make(tmp_path, 8, stages=stages, crf={"parameters": str(tmp_path / "crf.safetensors")})
+    work = NetworkExperiment(recipe, tmp_path / "out", hold_out=0.5, trials=0, trainer={"accelerator": "cpu"})
+    plan = table1(recipe)
+    work.run(plan.only(["frozen-crf", "post-processing"]))
+    frozen = load_parameters(tmp_path / "out" / "rows" / "frozen-crf" / "crf.safetensors").crf
+    assert all(torch.equal(value, frozen.state_dict()[name]) for name, value in given.state_dict().items())
+    post = load_parameters(tmp_path / "out" / "rows" / "post-processing" / "crf.safetensors").crf
+    assert torch.equal(post.compatibility, CRFRNN(LABELS).compatibility)
 
 
 def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -21,14 +21,15 @@ from crfrnn.experiments.plans import Plan, plain_stages
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig
 from crfrnn.training.recipe import Recipe
-from crfrnn.training.train import TrainingSets, read_sets, train
+from crfrnn.training.train import TrainingSets, build_crf, read_sets, train
 
 
 class NetworkExperiment(Experiment):
     """Trainings by a recipe, judged on its val or on pictures held out.
 
     Args:
-        recipe: data, network, CRF and stages; a folder begun with another one is refused.
+        recipe: data, network, CRF and stages; a folder begun with another one is refused. Trainings start
+            from a parameter file that its `crf` names, and from the cross-validated numbers otherwise.
         folder: made if it is not there.
         hold_out: share of the training pictures that no training sees: the CRF is cross-validated on them,
             and trainings are watched on them. The recipe's val is looked at for the rows alone, if at all.
@@ -95,7 +96,9 @@ class NetworkExperiment(Experiment):
         start = None
         if run.start is not None:
             network = self.segmenter(plan, run.start).network
-            start = Segmenter(network, self.start(plan, run), class_names=self.sets.class_names)
+            saved = "parameters" in self.recipe.crf and not run.crf
+            crf = build_crf(self.recipe, self.num_labels) if saved else self.start(plan, run)
+            start = Segmenter(network, crf, class_names=self.sets.class_names)
         self.tell(f"train {name}")
         begun = time.perf_counter()
         done = train(

@@ -112,20 +112,27 @@ def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...
         torch.manual_seed(mixed(recipe.seed, 0))
         network = build_network(choice.name, num_labels=num_labels, **choice.arguments)
     _fill(network, choice)
+    return Segmenter(network, build_crf(recipe, num_labels), class_names=class_names)
+
+
+def build_crf(recipe: Recipe, num_labels: int) -> CRFRNN:
+    """The CRF that a recipe starts with, of its settings or of a parameter file.
+
+    Raises: ValueError for settings that `CRFRNN` refuses, or a file of another number of labels.
+    """
     settings = dict(recipe.crf)
     saved = settings.pop("parameters", None)
-    if saved is not None:
-        if settings:
-            raise ValueError("crf: expected parameters: FILE alone, or settings, got both")
-        crf = for_two_labels(load_parameters(saved).crf)
-        if crf.num_labels != num_labels:
-            raise ValueError(f"crf: expected parameters for {num_labels} labels, got {crf.num_labels}")
-    else:
+    if saved is None:
         try:
-            crf = CRFRNN(num_labels, **settings)
+            return CRFRNN(num_labels, **settings)
         except TypeError as error:
             raise ValueError(f"crf: expected arguments of CRFRNN, got {settings}: {error}") from error
-    return Segmenter(network, crf, class_names=class_names)
+    if settings:
+        raise ValueError("crf: expected parameters: FILE alone, or settings, got both")
+    crf = for_two_labels(load_parameters(saved).crf)
+    if crf.num_labels != num_labels:
+        raise ValueError(f"crf: expected parameters for {num_labels} labels, got {crf.num_labels}")
+    return crf
 
 
 def _fill(network: torch.nn.Module, choice: NetworkChoice) -> None:
