@@ -58,6 +58,7 @@ def test_the_last_bit_of_one_function_is_named(
     assert total == "96 differences"  # 4 label counts, 2 dtypes, 3 reductions, masks, cuts
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_from_another_machine_is_named(
     same_bits: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     assert code == 2 and "would write over the input" in complained and path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_given_vgg16_in_half_precision(tmp_path: Path, shared: Path) -> None:
     from safetensors.torch import load_file

@@ -170,6 +170,7 @@ def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path, tmp_p
             assert code == 2 and errors.count("\n") == 1 and place in errors, (words[0], errors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "output"),
     [

@@ -273,6 +273,7 @@ def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
     assert code == 2 and "made from others" in errors and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs_keeps_them_and_its_results_are_not_taken_for_photographs(root: Path) -> None:
     photographs = {p: p.read_bytes() for p in (root / "images").iterdir()}
     code, _, errors = run(*logits(root, out="images"))

@@ -128,6 +128,7 @@ def volume(root: Path, kind: str, values: np.ndarray, options: list[Any]) -> tup
 COMMANDS = {"refine": refine, "tiles": tiles, "volume": volume}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("row", TABLE)
 def test_numbers_mean_the_same_to_every_command(tmp_path: Path, row: str, command: str) -> None:
@@ -148,6 +149,7 @@ NO_MARGINALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "command"), NO_MARGINALS)
 def test_commands_that_give_no_marginals_accept_and_refuse_the_same(
     tmp_path: Path, row: str, command: str

@@ -19,6 +19,7 @@ KERNELS = ("CONST_KERNEL", "DIAG_KERNEL", "FULL_KERNEL")
 NORMALIZATIONS = ("NO_NORMALIZATION", "NORMALIZE_BEFORE", "NORMALIZE_AFTER", "NORMALIZE_SYMMETRIC")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scalar", "vector", "matrix", "asymmetric"])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -78,6 +79,7 @@ def test_divergence_lacks_the_half():
     assert model.klDivergence(eigen.matrixXf(q.astype(np.float32))) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("dimension", [1, 3, 6, 8, 15, 33])
 def test_features_of_any_dimension(dimension, normalization):

@@ -173,6 +173,6 @@ def test_the_page_about_it(monkeypatch):
     """The Python of docs/pydensecrf.md runs as it stands, its assertion included."""
     page = (Path(__file__).parents[2] / "docs" / "pydensecrf.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     (labels,) = run("\n".join([*blocks, "results = [labels]"]), "install", {}, monkeypatch)
     assert (labels == (np.arange(60) >= 30)).all()

@@ -67,6 +67,7 @@ def test_the_gpu_lattice_as_the_reference() -> None:
         close(ours, truth)
 
 
+@pytest.mark.slow
 def test_the_exact_sum_in_forward_mode() -> None:
     shapes = (2, 4, 3), (2, 4, 2), (2, 3, 3)
     inputs = [torch.randn(*shape, dtype=F64, requires_grad=True) for shape in shapes]
@@ -215,6 +216,7 @@ def test_gradients_of_each_sample(dtype: torch.dtype) -> None:
             close(together[name][sample], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"exclude_self": True}], ids=["plain", "without self"])
 @pytest.mark.parametrize("axes", [(None, 0), (0, None), (0, 0)])
 def test_samples_that_share_a_unary_or_a_picture(options: dict[str, Any], axes: tuple[Any, Any]) -> None:

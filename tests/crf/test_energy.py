@@ -149,6 +149,7 @@ def compatibilities(size):
     return {"attractive": -eye, "repulsive": eye, "mixed": mixed + mixed.T}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["exact none", "exact symmetric", "lattice none", "lattice symmetric"])
 @pytest.mark.parametrize("kind", ["attractive", "repulsive", "mixed"])
 def test_free_energy_never_rises(which, kind):

@@ -91,6 +91,7 @@ def test_the_whole_inference_is_one_operator_of_the_program(dynamic: bool) -> No
     assert [name for name in seen if name.startswith("crfrnn.mean_field")] == ["crfrnn.mean_field"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "remedy"),
     [

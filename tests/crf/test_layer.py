@@ -270,6 +270,7 @@ def test_gradcheck_lattice(normalization, quality):
     check_every_gradient(normalization=normalization, quality=quality, **ALL_LATTICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [EXACT, ALL_LATTICE], ids=["exact", "lattice"])
 def test_gradcheck_entry_by_entry(methods):
     check_every_gradient(fast_mode=False, **methods)

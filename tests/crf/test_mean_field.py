@@ -211,6 +211,7 @@ def solve(options, unary, first, second, vector, matrix, mu):
     return mean_field(unary, [DenseKernel(first), DenseKernel(second)], [vector, matrix], mu, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

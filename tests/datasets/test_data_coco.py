@@ -250,6 +250,7 @@ def test_odd_entries_do_no_harm(root, content):
 NUMBERS = st.one_of(st.integers(-60, 100), st.floats(-60, 100), st.floats(), st.integers(), st.none())
 
 
+@pytest.mark.slow
 @given(
     st.one_of(
         st.lists(st.lists(NUMBERS, max_size=9), max_size=3),

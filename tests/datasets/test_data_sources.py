@@ -106,6 +106,7 @@ def test_usage(root):
         prepare([Source("voc", root, "train")], [Source("folder", root / "images", options={"masks": None})])
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_real_pictures(shared):
     root, coco = shared / "data/voc2012-person", shared / "data/coco-mini"

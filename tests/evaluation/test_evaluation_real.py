@@ -50,6 +50,7 @@ def test_published_figures(plain, metric, percent):
     assert round(100 * result.score("plain", metric), 2) == percent
 
 
+@pytest.mark.slow
 def test_the_trimap_curve_rises_to_the_whole_picture(plain):
     result, _ = plain
     curve = result.trimap_curve("plain")

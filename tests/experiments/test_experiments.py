@@ -69,6 +69,7 @@ def test_ablations_differ_from_the_base_in_one_thing() -> None:
         table1(recipe.changed(stages=recipe.stages[2:]))
 
 
+@pytest.mark.slow
 def test_table1_from_data_to_report(tmp_path: Path) -> None:
     work = experiment(tmp_path)
     plan = table1(work.recipe)
@@ -153,6 +154,7 @@ def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert "Not finished: post-processing, end-to-end, plain-further," in path.read_text()
 
 
+@pytest.mark.slow
 def test_rows_with_other_numbers_of_iterations(tmp_path: Path) -> None:
     work = experiment(tmp_path, trials=0)
     base = ablations(work.recipe, (2,), (1, 9))

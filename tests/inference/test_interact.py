@@ -49,6 +49,7 @@ def box_around(truth: np.ndarray, margin: int) -> tuple[int, int, int, int]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("front", "behind"), [("coffee", "rocket"), ("chelsea", "rocket"), ("rocket", "chelsea")]
 )

@@ -21,6 +21,7 @@ def halves(jobs: Sequence[int]) -> list[float]:
     return [job / 2 for job in jobs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"batch": 3}, {"batch": 2, "processes": 2}])
 def test_failures_end_nothing_and_everything_is_counted(how: dict[str, int]) -> None:
     values, seen = {}, []

@@ -73,6 +73,7 @@ def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
     return np.where(wide == 0, 0, np.where(low == 0, 255, low))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", CAM_CRFS)
 @pytest.mark.parametrize("name", ["chelsea", "coffee"])
 def test_labels_are_those_of_the_published_pipeline(recipe: str, name: str) -> None:

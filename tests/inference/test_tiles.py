@@ -61,6 +61,7 @@ def whole(
     return softmax(logits[0].numpy(), 0)
 
 
+@pytest.mark.slow
 def test_tiles_equal_the_whole_picture_within_the_stated_tolerance() -> None:
     image, unary = photograph()
     crf, sheet = crf_of(), Sheet(unary.shape)

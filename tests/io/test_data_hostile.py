@@ -196,6 +196,7 @@ def _sound(kind, folder):
     return folder / f"a.{kind}", stream.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow names damaged TIFF tags before it gives up
 @pytest.mark.parametrize("kind", ["npy", "npz", "pt", "png", "jpg", "tiff", "gif"])
 def test_random_damage_is_a_value_error_or_harmless(tmp_path, kind):

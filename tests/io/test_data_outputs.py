@@ -152,6 +152,7 @@ def test_settings_that_differ_are_named_one_by_one(tmp_path: Path, source: Path)
     refused(out, item(source, out), says=said, theta={**recipe, "theta": 4, "weight": True}, resume=True)
 
 
+@pytest.mark.slow
 def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, source: Path) -> None:
     other = source.with_name("b.jpg")
     other.write_bytes(b"photograph b")

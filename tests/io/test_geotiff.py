@@ -116,6 +116,7 @@ def test_pixels_without_data_stay_without(root: Path) -> None:
         assert ((file.read(1) == 255) == (image == 0).any(0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -229,6 +230,7 @@ def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.Monk
         assert (file.read(1) == nearest(image.transpose(1, 2, 0)))[~hole].mean() > 0.999  # but for ties
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -74,6 +74,7 @@ def root(tmp_path: Path) -> Path:
 SCALE = ["--scale", 0, 0.35]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, -3.4e38, float(np.finfo("f4").min), -9999.0, math.inf])
 def test_every_number_for_no_data_gives_the_same_labels(root: Path, value: float) -> None:
     image = guide()
@@ -175,6 +176,7 @@ def test_numbers_that_say_too_little(root: Path) -> None:
     assert "colours of a palette" in refused(root, "--bands", 1, scene="map.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("zero_is", ["MINISBLACK", "MINISWHITE"])
 def test_shallow_label_maps_hold_the_stored_numbers(root: Path, bits: int, zero_is: str) -> None:

@@ -44,6 +44,7 @@ def test_queries_elsewhere() -> None:
         exact_filter(features, values, queries[..., :2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 30, 10**6])
 def test_gradients(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "BLOCK", block)

@@ -84,6 +84,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", WORK)
 def test_every_refused_allocation_is_a_memory_error(name: str, threads: int) -> None:
@@ -245,6 +246,7 @@ def test_other_threads_are_not_interrupted() -> None:
     assert len(results) == 3 and all(torch.equal(result, expected) for result in results)
 
 
+@pytest.mark.slow
 def test_the_stub_is_what_the_module_gives() -> None:
     script = Path(__file__).parents[2] / "scripts/stubs.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)

@@ -100,6 +100,7 @@ def test_folds_are_a_partition_and_follow_the_seed() -> None:
         split_folds(ids[:1], 2)
 
 
+@pytest.mark.slow
 def test_fit_betters_the_held_out_loss_and_is_repeatable(data: UnaryDataset, tmp_path: Path) -> None:
     config = replace(SMALL, select="loss")
     first = fit(data, start(), config, log=tmp_path / "log.csv")
@@ -112,6 +113,7 @@ def test_fit_betters_the_held_out_loss_and_is_repeatable(data: UnaryDataset, tmp
     assert int(best["epoch"]) == first.best_epoch
 
 
+@pytest.mark.slow
 def test_the_default_losses_better_the_held_out_iu(data: UnaryDataset) -> None:
     config = FitConfig(epochs=3, batch=1, folds=3, rate_weights=0.1)
     result = fit(data, start(), config)

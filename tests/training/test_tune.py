@@ -146,6 +146,7 @@ def test_a_journal_that_was_cut_short_goes_on_without_its_last_line(
     assert sorted(p.name for p in path.parent.iterdir()) == ["s.log"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["s.log", "s.db"])
 def test_a_damaged_study_is_one_worded_error(data: UnaryDataset, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
