@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conformance import LATTICES, NORMALIZATIONS, matrix, picture
 from crfrnn.crf import CRFRNN, InputWarning, principal_directions
@@ -309,3 +311,20 @@ def test_one_warning_where_the_lattice_is_sparse_and_its_remedy_works() -> None:
 def test_bad_guide_components(components: object) -> None:
     with pytest.raises((ValueError, TypeError), match=r"^guide_components: expected"):
         GaussianKernel.bilateral(many_bands(1), 9.0, 20.0, "exact", guide_components=components)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["lattice", "exact"])
+def test_features_are_looked_at_once(method: str) -> None:
+    """By the kernel: a look at their range waits for the device, and takes a pass over all of them."""
+
+    class Looks(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += "aminmax" in str(func)
+            return func(*args, **(kwargs or {}))
+
+    with Looks() as looks:
+        kernel = GaussianKernel(torch.rand(1, 9, 2), method)
+        kernel @ torch.ones(1, 9, 1)
+    assert looks.count == 1

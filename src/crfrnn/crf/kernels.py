@@ -187,7 +187,7 @@ class GaussianKernel:
             values = torch.where(self.mask.unsqueeze(-1), values, 0)
         if self.pre is not None:
             values = values * self.pre.unsqueeze(-1)
-        out = self.operator.filter(values, reverse=self.reverse)
+        out = self.operator.apply(values, self.reverse)
         if self.self_term is not None:
             out = out - self.self_term.unsqueeze(-1) * values
         return out if self.post is None else out * self.post.unsqueeze(-1)
@@ -258,7 +258,7 @@ class GaussianKernel:
             queries = features.gather(1, pick.unsqueeze(-1).expand(-1, -1, features.shape[2]))
             truth = exact_filter(features, signal, queries)
             dtype = self.features.dtype  # measured in the precision that is used
-            ours = self.operator.filter(signal.to(dtype), reverse=self.reverse).double()
+            ours = self.operator.apply(signal.to(dtype), self.reverse).double()
             ours = ours.gather(1, pick.unsqueeze(-1).expand(-1, -1, ours.shape[2]))
             if self.self_term is not None:
                 own = signal.gather(1, pick.unsqueeze(-1).expand_as(ours))
@@ -305,7 +305,7 @@ class GaussianKernel:
         if self.mask is None and isinstance(self.operator, Separable):
             mass = self.operator.mass()
         else:
-            mass = self.operator.filter(ones).squeeze(-1)
+            mass = self.operator.apply(ones).squeeze(-1)
         least: Tensor | float = 0.0
         if self.self_term is not None:
             mass = mass - self.self_term * ones.squeeze(-1)

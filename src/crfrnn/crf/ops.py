@@ -24,7 +24,7 @@ from crfrnn.crf.parts import KernelGradient, Parts, take_apart
 from crfrnn.crf.problem import Problem
 from crfrnn.lattice import Lattice
 from crfrnn.lattice import backend as lattices
-from crfrnn.lattice.validate import readable
+from crfrnn.lattice.validate import needs_graph, readable
 
 # Backends
 
@@ -240,7 +240,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     tensors = iter(flat)
     groups = [[next(tensors) for _ in range(count)] for count in ctx.counts]
     rest = (ctx.grid, mask, clamp, ctx.iterations, ctx.damping)
-    if second_order.needed(grad):
+    if needs_graph(grad):
         found = second_order.differentiate(grad, unary, initial, transform, groups, rest, ctx.backend)
         return None, *found, *settings
     weights, tables, *others = groups

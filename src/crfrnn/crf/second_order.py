@@ -36,17 +36,8 @@ class ScaledKernel:
         column = (*values.shape[:2], 1)
         if self.pre is not None:
             values = values * self.pre.view(column)
-        values = self.operator.filter(values)
+        values = self.operator.apply(values)
         return values if self.post is None else values * self.post.view(column)
-
-
-def needed(grad: Tensor) -> bool:
-    """True where the operator's own backward pass will not do: with a graph, or for many gradients."""
-    if torch.compiler.is_compiling():
-        return False
-    # is_grads_batched, with which torch.autograd.functional.jacobian(vectorize=True) goes back
-    batched = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", lambda _: False)
-    return torch.is_grad_enabled() or batched(grad)
 
 
 def differentiate(

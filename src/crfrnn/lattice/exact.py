@@ -80,7 +80,10 @@ class Exact:
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
         """Float[B, N, C] -> Float[B, N, C]; symmetric, so `reverse` changes nothing."""
-        values = check_values(values, *self.shape, self.features.device)
+        return self.apply(check_values(values, *self.shape, self.features.device))
+
+    def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """`filter` of values as `check_values` gives them."""
         # A view, because torch.compile refuses one tensor in two places.
         return _filter(self.features, values, self.features.view_as(self.features), self.backend)
 

@@ -69,8 +69,11 @@ class Lattice:
         In float64 where values or features are, else in float32. Differentiable in values and features.
         Bit-identical from run to run on the CPU.
         """
+        return self.apply(check_values(values, *self.shape, self.weights.device), reverse)
+
+    def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """`filter` of values as `check_values` gives them."""
         batch, points = self.shape
-        values = check_values(values, batch, points, self.weights.device)
         dtype = compute_dtype(values, self.weights)
         values, weights = values.to(dtype), self.weights.to(dtype)
         pictures, _, channels = values.shape

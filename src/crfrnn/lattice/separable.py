@@ -37,8 +37,12 @@ def separable_filter(values: Tensor, theta: Tensor | float) -> Tensor:
             f"values: expected [B, *spatial, C] with at least one spatial axis, got {describe(values)}; "
             "a signal [B, N, C] has one"
         )
-    theta = check_theta(theta, axes, values)
-    for index in range(axes):
+    return _filter_axes(values, check_theta(theta, axes, values))
+
+
+def _filter_axes(values: Tensor, theta: Tensor) -> Tensor:
+    """`separable_filter` of checked values and one θ per axis."""
+    for index in range(values.ndim - 2):
         axis = values.ndim - 2 - index  # x is the last spatial axis
         values = _filter_axis(values.movedim(axis, -1), theta[index]).movedim(-1, axis)
     return values
@@ -79,6 +83,12 @@ class Separable:
         values = check_values(values, *self.shape, self.theta.device)
         batch, _, channels = values.shape
         return separable_filter(values.reshape(batch, *self.grid, channels), self.theta).reshape(values.shape)
+
+    def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
+        """`filter` of values as `check_values` gives them, with θ as `check_theta` gives it."""
+        batch, _, channels = values.shape
+        theta = self.theta.to(compute_dtype(values, self.theta))
+        return _filter_axes(values.reshape(batch, *self.grid, channels), theta).reshape(values.shape)
 
     def mass(self) -> Tensor:
         """The filter's answer to ones, Float[1, N]: the product of the axes' own answers."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import GaussianKernel
-from crfrnn.lattice import Lattice, reference
+from crfrnn.lattice import Lattice
 from crfrnn.lattice.quality import get_quality
 from crfrnn.lattice.validate import MAX_DIMENSION, check_features
 
@@ -62,6 +62,5 @@ def scattered_kernel(features: Tensor, normalization: str) -> GaussianKernel:
     if features.shape[2] <= MAX_DIMENSION:
         return GaussianKernel(features, "lattice", normalization, QUALITY)
     features = check_features(features, max_dimension=None)
-    weights, *structure = reference.build(features, None, *get_quality(QUALITY)[:3])
-    lattice = Lattice(weights, tuple(structure), "reference", (features.shape[0], features.shape[1]))
+    lattice = Lattice.of_checked(features, get_quality(QUALITY), None, "reference")
     return GaussianKernel(features, normalization=normalization, operator=lattice)
