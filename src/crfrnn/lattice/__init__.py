@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Gaussian filters over points and grids: lattice, exact, separable. Nothing here has heard of labels."""
+"""Gaussian filters over points and grids: lattice, exact, separable. Nothing here depends on labels."""
 
 from crfrnn.lattice import forked as forked
 from crfrnn.lattice.exact import Exact as Exact

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A forked child computes with one thread: on Linux a second one would wait for ever.
+"""Restricts a forked child to one thread: on Linux a parallel loop in it would never end.
 
-libgomp keeps its threads from one parallel loop to the next. `fork` copies the caller alone; the child still
-believes in the others, and the first loop that is large enough to be shared out, torch's or ours, never ends.
-One thread needs no pool. torch's own DataLoader workers are set so too. Python says "fork" for its processes
-on Linux before 3.14; children that are spawned start clean and keep all threads.
+libgomp keeps its threads from one parallel loop to the next. `fork` copies only the calling thread, and
+the record of the others, so that the first loop that is large enough to be parallel, torch's or ours, waits
+for threads that do not exist. torch limits its DataLoader workers in the same way. Python before 3.14 forks
+its processes on Linux; spawned children start anew and keep all threads.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-if sys.platform.startswith("linux"):  # other systems' OpenMP starts its threads anew in the child
+if sys.platform.startswith("linux"):  # OpenMP on other systems starts its threads anew in the child
     os.register_at_fork(after_in_child=_one_thread)

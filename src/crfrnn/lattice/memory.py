@@ -7,11 +7,11 @@ import contextlib
 
 
 def release_memory() -> None:
-    """Give the system back what the native core keeps and does not use: up to 256 MiB.
+    """Return to the system the memory that the native core keeps and does not use, up to 256 MiB.
 
-    Clearing fresh pages is a tenth to a fifth of a call, so the core keeps large blocks for the next one.
-    Call this after the last one, in a process that goes on with other work; the next call takes its memory
-    anew. On Linux the pages go back at once; elsewhere nothing is done.
+    Clearing fresh pages takes a tenth to a fifth of a call, so the core keeps large blocks for the next call.
+    Use this after the last one, in a process that continues with other work. On Linux the pages are returned
+    at once; elsewhere nothing is done.
 
     >>> release_memory()
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The accuracy settings of the lattice, by name: the one table that research on accuracy changes."""
+"""The accuracy settings of the lattice, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Quality(NamedTuple):
-    """How far a lattice goes to come close to the exact Gaussian sum.
+    """What a lattice does to approach the exact Gaussian sum.
 
     scale          multiplies the features: the finite stencil is not quite as narrow as the Gaussian
     rings          how many times missing ±n_j neighbours are added before blurring
@@ -25,7 +25,7 @@ class Quality(NamedTuple):
 
 QUALITIES: dict[str, Quality] = {
     "classic": Quality(),  # Adams, Baek & Davis 2010, as every public implementation has it
-    "default": Quality(),  # the same: as close as everyone's, and the fastest
+    "default": Quality(),  # today the same, the fastest
     "high": Quality(scale=1.055, rings=1, unit_diagonal=True),
 }
 

@@ -29,9 +29,9 @@ class InputWarning(UserWarning):
 
 
 def warn(message: str, category: type[Warning] = InputWarning) -> None:
-    """A Python warning at the line that called the package, so that each place is told once.
+    """A Python warning at the line that called the package, once for each such line.
 
-    Such a line is what the user can change; inside the package and torch's modules nobody would look.
+    The user can change that line, unlike those of the package and of torch's modules.
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
@@ -47,15 +47,15 @@ def readable(tensor: Tensor) -> bool:
 
 
 def in_functorch() -> bool:
-    """True inside torch.func.vmap, grad, jvp and so on (torch has no public name for this question)."""
+    """True inside torch.func.vmap, grad, jvp and so on (torch has no public function for it)."""
     functorch = getattr(torch._C, "_functorch", None)
     peek = getattr(functorch, "peek_interpreter_stack", None)
-    # By its type: to torch.compile what peek() gives `is not None` even where it is None.
+    # By type: under torch.compile the result of peek() `is not None` even where it is None.
     return peek is not None and type(peek()) is not type(None)
 
 
 def exporting() -> bool:
-    """True inside torch.export and what builds on it; a torch before 2.7 cannot tell."""
+    """True inside torch.export and what builds on it; torch before 2.7 does not say so."""
     ask = getattr(torch.compiler, "is_exporting", None)
     return ask is not None and ask()
 
@@ -63,7 +63,7 @@ def exporting() -> bool:
 def refuse_torchscript(name: str, scripting: bool = False) -> None:
     """NotImplementedError for torch.jit.script, and while torch.jit.trace runs.
 
-    A trace would keep the lattice of the example's pixels and answer with it to every other picture.
+    A trace would keep the lattice of the example's pixels and apply it to every other picture.
     """
     if scripting or torch._C._get_tracing_state() is not None:
         raise NotImplementedError(
@@ -75,7 +75,7 @@ def refuse_torchscript(name: str, scripting: bool = False) -> None:
 
 
 def in_forward_mode() -> bool:
-    """True inside torch.autograd.forward_ad.dual_level (torch has no public name for this question)."""
+    """True inside torch.autograd.forward_ad.dual_level (torch has no public function for it)."""
     return getattr(torch.autograd.forward_ad, "_current_level", -1) >= 0
 
 
@@ -95,7 +95,7 @@ def refuse_forward_over_forward() -> None:
 
 
 def transformed() -> bool:
-    """True where a derivative of the code that runs may be asked for, other than by `backward`."""
+    """True where the running code may be differentiated other than by `backward`."""
     return in_functorch() or in_forward_mode()
 
 
@@ -114,7 +114,7 @@ def needs_graph(grad: Tensor) -> bool:
 def fit_for_a_bandwidth(numbers: Tensor) -> bool:
     """True where all are positive and finite, or cannot be read.
 
-    They are read once and judged here: a few numbers, and on a GPU every operation is a launch.
+    They are read once and compared in Python: they are few, and on a GPU every operation is a launch.
     """
     if not readable(numbers):
         return True
