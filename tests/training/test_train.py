@@ -221,6 +221,16 @@ def test_summed_and_mean_loss_are_translated_by_the_number_of_pixels(tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_stage_ends_early_where_nothing_is_gained(tmp_path: Path) -> None:
+    nothing = {"network": 0, "head": 0, "crf_weights": 1e-9, "crf_compatibility": 0, "crf_theta": 0}
+    recipe = make(tmp_path, stages=one_stage(epochs=9, patience=2, rates=nothing, learn=["crf"]))
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "out", stop_after=8)
+    done = train(recipe, tmp_path / "out", trainer=CPU)
+    assert [line["epoch"] for line in done.history] == [1, 2, 3]  # the first was the best
+
+
+@pytest.mark.slow
 def test_mean_iu_rises_on_four_pictures(tmp_path: Path) -> None:
     stages = one_stage(epochs=25, batch=2, transform={}, crf=True)
     done = train(make(tmp_path, 4, stages=stages), tmp_path / "out", trainer=CPU)

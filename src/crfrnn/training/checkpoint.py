@@ -51,7 +51,8 @@ class StageFiles(Checkpoint):
             pl_module.finish_epoch()
             self._keep(trainer, pl_module)
         # The checkpoint says how much of the stage is done; Lightning counts from here.
-        trainer.fit_loop.max_epochs = max(0, pl_module.stage.epochs - pl_module.place.epoch)
+        left = 0 if self._enough(pl_module) else pl_module.stage.epochs - pl_module.place.epoch
+        trainer.fit_loop.max_epochs = max(0, left)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         # Lightning has just set a handler of its own, which would end the program with status 0.
@@ -92,7 +93,8 @@ class StageFiles(Checkpoint):
         # The checkpoint comes last: until it is there, a run that is killed validates again and gets here.
         self._keep(trainer, pl_module)
         self._save(trainer)
-        if pl_module.place.epoch < pl_module.stage.epochs:
+        trainer.should_stop = self._enough(pl_module)
+        if pl_module.place.epoch < pl_module.stage.epochs and not trainer.should_stop:
             self._leave_if_asked(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -120,6 +122,15 @@ class StageFiles(Checkpoint):
                 f"{', the best of this stage so far' if best else ''}"
             )
 
+    def _enough(self, pl_module: Any) -> bool:
+        """Whether so many epochs brought nothing better that the stage ends before its time."""
+        figures, patience = (
+            [line["val_mean_iu"] for line in pl_module.place.history],
+            pl_module.stage.patience,
+        )
+        best = best_epoch(figures)
+        return patience is not None and best is not None and len(figures) - 1 - best >= patience
+
     def _tell(self, pl_module: Any, what: str, done: int, total: int) -> None:
         if self.progress:
             stage, epoch = pl_module.stage, pl_module.place.epoch + 1
@@ -138,7 +149,7 @@ class StageFiles(Checkpoint):
 
 
 class FitFiles(StageFiles):
-    """Keeps the best parameters of a fit in memory and its log in a file; stops it when nothing is gained.
+    """Keeps the best parameters of a fit in memory and its log in a file.
 
     Args:
         log: CSV file, or None.
@@ -168,8 +179,9 @@ class FitFiles(StageFiles):
         self._write()
         if select == "last" or now.selection(select) > self.best.selection(select):
             self.best, self.best_epoch, self.state = now, epoch, copy.deepcopy(self.crf.state_dict())
-        if epoch - self.best_epoch >= self.config.patience:
-            trainer.should_stop = True
+
+    def _enough(self, pl_module: Any) -> bool:
+        return pl_module.place.epoch - self.best_epoch >= self.config.patience
 
     def _tell(self, pl_module: Any, what: str, done: int, total: int) -> None:
         if self.report is None:

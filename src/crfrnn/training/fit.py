@@ -50,8 +50,9 @@ def fit(
 ) -> FitResult:
     """Fit a copy of `start`; the fold ``config.fold`` of `data` is held out and chooses the epoch.
 
-    Adam with a rate for each kind of parameter, no weight decay, gradients summed over ``config.batch``
-    pictures of any size. Ctrl-C ends the fit and keeps the best parameters so far.
+    The training run ``config.stage``, whose network is given unaries: Adam with a rate for each kind of
+    parameter, no weight decay, steps of ``config.batch`` pictures of any size. Ctrl-C ends it and keeps the
+    best parameters so far.
 
     Args:
         data: training pictures.
@@ -64,9 +65,9 @@ def fit(
 
     Raises:
         KeyboardInterrupt: while the start was judged, when there is nothing to keep yet.
-        ValueError: a configuration that does not fit the layer or the data, or a loss that is not finite.
+        ValueError: a configuration that does not fit the layer or the data.
+        NotFinite: NaN or infinity, and which part made it. ImportError: no lightning.
 
-    >>> import numpy as np, torch
     >>> FitConfig(epochs=3).epochs
     3
     """

@@ -129,6 +129,7 @@ class Stage:
         soft_iou: weight of `crfrnn.training.losses.soft_iou`, of the batch, added to the cross-entropy.
         auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network a
             classifier by itself.
+        patience: end the stage after so many epochs without a better validation; None: never before its time.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
         second_momentum: AdamW's, of the squared gradient.
@@ -156,6 +157,7 @@ class Stage:
     soft_iou: Amount = 0.0
     auxiliary: Amount = 0.0
     epochs: Count = 10
+    patience: Number | None = None
     batch: Number = 4
     accumulate: Number = 1
     workers: Count = 0
@@ -316,6 +318,7 @@ class FitConfig:
             "fit",
             learn=("crf",),
             epochs=self.epochs,
+            patience=self.patience,
             batch=1,
             accumulate=self.batch,
             momentum=0.8,
