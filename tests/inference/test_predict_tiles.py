@@ -169,9 +169,13 @@ def test_rows_are_enlarged_in_pieces_as_in_one(bands: list[int]) -> None:
     small = torch.rand(3, 9, 7)
     pieces = zip(np.cumsum([0, *bands[:-1]]).tolist(), small.split(bands, 1), strict=True)
     found = list(enlarge(iter(pieces), 9, 41, 20))
-    assert [start for start, _ in found] == np.cumsum([0, *(p.shape[1] for _, p in found[:-1])]).tolist()
+    assert [start for start, _, _ in found] == np.cumsum(
+        [0, *(p.values.shape[1] for _, _, p in found[:-1])]
+    ).tolist()
     expected = F.interpolate(small[None], size=(41, 20), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(torch.cat([part for _, part in found], 1), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.cat([torch.from_numpy(part.values) for _, _, part in found], 1), expected, atol=1e-6, rtol=0
+    )
 
 
 def test_the_tile_follows_from_the_memory() -> None:

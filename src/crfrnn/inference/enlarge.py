@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Rectangles = Iterable[tuple[int, int, Tensor]]  # top, left, probabilities Float32[C, h, w]
+from crfrnn.inference.windows import Tile
+
+Rectangles = Iterable[tuple[int, int, Tile]]  # top, left, probabilities Float32[C, h, w]
 Bands = Iterator[tuple[int, Tensor]]  # first row, probabilities Float32[C, rows, W]
 NUMBERS = 2**21  # that are worked on at a time: 8 MiB as float32
 
@@ -29,7 +31,8 @@ def collect(
     """
     out: tuple[NDArray[Any], NDArray[Any]] | None = None
     whole: NDArray[np.float32] | None = None
-    for first, left, rectangle in found:
+    for first, left, tile in found:
+        rectangle = torch.from_numpy(tile.values)
         count = len(rectangle) // 2 if halves else len(rectangle)
         if out is None:
             dtype = np.uint8 if count <= 256 else np.int32
@@ -55,6 +58,8 @@ def collect(
             out[0][place] = best.numpy()
             if whole is not None:
                 whole[:, place[0], columns] = p.numpy()
+            del part, p
+        del tile, rectangle  # not to be held while the next one is made
     assert out is not None
     return *out, whole
 
@@ -62,7 +67,8 @@ def collect(
 def bands(found: Rectangles, width: int) -> Bands:
     """Rectangles, in order, put together to rows of the whole width."""
     band: Tensor | None = None
-    for top, left, part in found:
+    for top, left, tile in found:
+        part = torch.from_numpy(tile.values)
         if part.shape[2] == width:
             yield top, part
             continue
@@ -73,7 +79,7 @@ def bands(found: Rectangles, width: int) -> Bands:
             yield top, band
 
 
-def enlarge(bands: Bands, count: int, height: int, width: int) -> Bands:
+def enlarge(bands: Bands, count: int, height: int, width: int) -> Iterator[tuple[int, int, Tile]]:
     """Bilinear, pixel centres kept, as `F.interpolate` does it in one piece; `count` rows become `height`."""
     places = ((torch.arange(height) + 0.5) * (count / height) - 0.5).clamp_min(0)
     upper = places.long().clamp_max(count - 1)
@@ -88,7 +94,8 @@ def enlarge(bands: Bands, count: int, height: int, width: int) -> Bands:
             rows = slice(top, min(top + step, ready))
             part = torch.lerp(held[:, upper[rows] - first], held[:, lower[rows] - first], share[rows])
             size = (part.shape[1], width)
-            yield top, F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
+            large = F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
+            yield top, 0, Tile(large.numpy())
         done = ready
         if done < height:
             held, first = held[:, int(upper[done]) - first :], int(upper[done])

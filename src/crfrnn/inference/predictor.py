@@ -171,11 +171,9 @@ class Predictor:
             side = self._side(guide, crf, overlap, picture_held, "a shorter long_side")
         rows, columns = (windows(n, side, overlap) for n in guide.size)
         pieces = self._pieces(guide, rows, columns, crf, kept)
-        found = ((top, left, torch.from_numpy(tile.values)) for top, left, tile in pieces)
         if small:
-            large = enlarge(bands(found, work.shape[2]), work.shape[1], height, width)
-            found = ((top, 0, band) for top, band in large)
-        labels, before, p = collect(found, height, width, halves=crf, clamp=held, keep=probabilities)
+            pieces = enlarge(bands(pieces, work.shape[2]), work.shape[1], height, width)
+        labels, before, p = collect(pieces, height, width, halves=crf, clamp=held, keep=probabilities)
         return Prediction(labels, before, p, self._names, crf, len(rows) * len(columns))
 
     @torch.no_grad()
@@ -211,12 +209,9 @@ class Predictor:
         rows, columns = (windows(n, side, overlap) for n in guide.size)
         total = len(rows) * len(columns)
         pieces = self._pieces(guide, rows, columns, crf, None)
-        if crf:
-            halved = ((top, left, _with_labels_before(tile)) for top, left, tile in pieces)
-        else:
-            halved = ((top, left, tile._replace(before=tile.values.argmax(0))) for top, left, tile in pieces)
-        counts, changed = deliver(halved, write, total, progress)
-        return Tiling(guide.size, total, side, overlap, counts, changed, self._names, crf)
+        counts, changed = deliver(pieces, write, total, progress, halves=crf)
+        shared = min(overlap, side // 4)
+        return Tiling(guide.size, total, side, shared, counts, changed, self._names, crf)
 
     @property
     def num_labels(self) -> int:
@@ -312,8 +307,3 @@ def _probabilities(logits: Tensor) -> NDArray[np.float32]:
             "or were trained until they diverged"
         )
     return p.numpy()
-
-
-def _with_labels_before(tile: Tile) -> Tile:
-    marginals, network = np.split(tile.values, 2)
-    return tile._replace(values=marginals, before=network.argmax(0))

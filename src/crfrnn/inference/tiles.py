@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertices_per_pixel
+from crfrnn.inference.many import Progress
 from crfrnn.inference.memory import FILES, KEPT, crf_pixel, smallest, tile_within
 from crfrnn.inference.prediction import Tiling, count_labels
 from crfrnn.inference.windows import Tile, faded, windows
@@ -22,7 +24,6 @@ from crfrnn.io.scores import AsLogits
 
 # top, left, labels Int[h, w], probabilities Float32[L, h, w], Bool[h, w] where there is data (None: all)
 Write = Callable[[int, int, NDArray[np.integer], NDArray[np.float32], "NDArray[np.bool_] | None"], None]
-Progress = Callable[[int, int], None]  # tiles done, tiles in all
 REACH = 3  # of θ_α: what lies farther away weighs less than 1 % in the kernel
 LARGEST = 4096  # pixels along a tile of a file: larger ones gain nothing
 
@@ -123,18 +124,29 @@ def without_data(labels: int, valid: NDArray[np.bool_]) -> Tile:
 
 
 def deliver(
-    found: Iterable[tuple[int, int, Tile]], write: Write, total: int, progress: Progress | None
+    found: Iterable[tuple[int, int, Tile]],
+    write: Write,
+    total: int,
+    progress: Progress | None,
+    halves: bool = False,
 ) -> tuple[NDArray[np.int64], float]:
-    """Write finished rectangles; the pixels with data of each label, and the share of them that changed."""
-    counts, changed = count_labels(np.zeros(0, int)), 0
-    for done, (top, left, (p, before, valid)) in enumerate(found, 1):
+    """Write finished rectangles; the pixels with data of each label, and the share of them that changed.
+
+    Args: halves: the second half of the values are the probabilities before the CRF.
+    """
+    counts, changed, numbers = count_labels(np.zeros(0, int)), 0, itertools.count(1)  # enumerate holds on
+    for top, left, (p, before, valid) in found:
+        if halves:
+            before = p[len(p) // 2 :].argmax(0)
+            p = p[: len(p) // 2]
         labels = p.argmax(0)
-        differ = labels != before
+        differ = labels != (labels if before is None else before)
         counts = count_labels(labels if valid is None else labels[valid], counts)
         changed += int((differ if valid is None else differ & valid).sum())
         write(top, left, labels, p, valid)
         if progress is not None:
-            progress(done, total)
+            progress(next(numbers), total)
+        del p, before, valid, labels, differ  # not to be held while the next tile is made
     return counts, changed / max(int(counts.sum()), 1)
 
 

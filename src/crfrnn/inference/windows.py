@@ -89,33 +89,34 @@ def faded(
 
     Args: rows, columns, of `windows`; infer, called once for each tile.
     """
-    width = columns[-1].stop
-    above: NDArray[np.float32] | None = None  # weighted values where the row before reaches into this one
+    seam: NDArray[np.float32] | None = None  # weighted values that reach into the next row of tiles
+    carried = 0  # its rows that count
+    deepest = max(row.stop - row.start - _own(rows, i) for i, row in enumerate(rows))
     for i, row in enumerate(rows):
         high = _own(rows, i)
-        below: NDArray[np.float32] | None = None
+        deep = row.stop - row.start - high
         beside: NDArray[np.float32] | None = None
         for j, column in enumerate(columns):
             wide = _own(columns, j)
-            tile = infer(slice(row.start, row.stop), slice(column.start, column.stop))
-            if len(rows) == len(columns) == 1:
-                yield 0, 0, tile
-                return
-            p = tile.values
-            p *= row.weights[:, None] * column.weights
-            if beside is not None:
-                p[:, :, : beside.shape[2]] += beside
-            beside = p[:, :, wide:].copy()
-            p = p[:, :, :wide]
-            if above is not None:
-                p[:, : above.shape[1]] += above[:, :, column.start : column.start + wide]
-            if high < p.shape[1]:
-                if below is None:
-                    below = np.empty((len(p), p.shape[1] - high, width), np.float32)
-                below[:, :, column.start : column.start + wide] = p[:, high:]
-            exact = (None if part is None else part[:high, :wide] for part in (tile.before, tile.valid))
-            yield row.start, column.start, Tile(p[:, :high], *exact)
-        above = below
+            own = slice(column.start, column.start + wide)
+            ready = [infer(slice(row.start, row.stop), slice(column.start, column.stop))]
+            if len(rows) * len(columns) > 1:
+                p, before, valid = ready.pop()
+                p *= row.weights[:, None] * column.weights
+                if beside is not None:
+                    p[:, :, : beside.shape[2]] += beside
+                beside = p[:, :, wide:].copy()
+                if carried and seam is not None:
+                    p[:, :carried, :wide] += seam[:, :carried, own]
+                if deep:
+                    if seam is None:
+                        seam = np.empty((len(p), deepest, columns[-1].stop), np.float32)
+                    seam[:, :deep, own] = p[:, high:, :wide]
+                before, valid = (None if part is None else part[:high, :wide] for part in (before, valid))
+                ready.append(Tile(p[:, :high, :wide], before, valid))
+                del p, before, valid  # a large tile is not to be held while the next one is made
+            yield row.start, column.start, ready.pop()
+        carried = deep
 
 
 def _count(length: int, size: int, shared: int, align: int) -> int:
