@@ -18,7 +18,7 @@ from crfrnn.lattice.validate import InputWarning, warn
 
 Job = TypeVar("Job")
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-Progress = Callable[[int, int], None]  # pictures done, pictures in all
+Progress = Callable[[int, int], None]  # done, in all
 
 
 @dataclass
