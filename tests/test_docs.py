@@ -66,6 +66,20 @@ def test_a_python_block_runs_as_it_stands(
     exec(compile(text, "block", "exec"), {"__name__": "__main__"})
 
 
+def test_files_that_the_pages_name_exist() -> None:
+    """`folder/file.py` in a page is in the checkout or the package; other systems' folders are left out."""
+    named = re.compile(r"`([\w-]+)/([\w/.-]+\.(?:py|cpp|hpp|sh|yaml))(?:::\w+)?`")
+    tops = (ROOT, ROOT / "src" / "crfrnn")
+    missing = [
+        f"{page.name}: {found[0]}"
+        for page in PAGES
+        for found in named.finditer(page.read_text(encoding="utf-8"))
+        for places in [[top / found[1] for top in tops if (top / found[1]).is_dir()]]
+        if places and not any((place / found[2]).is_file() for place in places)
+    ]
+    assert not missing
+
+
 def command_lines(text: str) -> Iterator[list[str]]:
     """The words of each `crfrnn ...` line, without its comment."""
     for line in text.replace("\\\n", " ").splitlines():
