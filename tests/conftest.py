@@ -92,12 +92,3 @@ def on_chip() -> Iterator[None]:
         torch.set_default_device("cuda")
     yield
     torch.set_default_device(None)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """On pictures this small, threads that wait for each other take longer than the work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

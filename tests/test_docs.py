@@ -54,7 +54,7 @@ def modules() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread", "modules")
+@pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize(("text", "needs"), list(blocks("python")))
 def test_a_python_block_runs_as_it_stands(
     text: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,6 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where an example writes files

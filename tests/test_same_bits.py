@@ -17,8 +17,6 @@ import crfrnn
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").is_file())
 Command = Callable[..., int]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def same_bits(monkeypatch: pytest.MonkeyPatch) -> Command:

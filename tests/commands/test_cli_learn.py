@@ -20,8 +20,6 @@ from crfrnn.io import write_label_png
 from crfrnn.training import load_parameters
 from toy import LABELS, SIZE, make_pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,8 +25,6 @@ COMMANDS = [
     command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
 ]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_shows_an_example(command: str) -> None:

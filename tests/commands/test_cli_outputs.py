@@ -23,8 +23,6 @@ from command_line import names, run
 from crfrnn.io import write_label_png
 from toy import LABELS, make_pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def tif(path: Path, values: np.ndarray) -> None:
     profile = {"count": len(values), "height": values.shape[1], "width": values.shape[2]}

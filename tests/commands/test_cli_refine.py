@@ -16,8 +16,6 @@ from crfrnn.io import read_image, read_label_png, voc_palette, write_label_png
 from crfrnn.training import save_parameters
 from toy import LABELS, SIZE, make_pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

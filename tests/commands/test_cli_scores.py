@@ -17,7 +17,6 @@ import rasters
 from command_line import run
 from crfrnn.io import read_nifti
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (6, 8)
 LOGITS = np.random.default_rng(0).normal(0, 2, (3, *SIZE)).astype(np.float32)
 P = softmax(LOGITS, 0)

@@ -21,8 +21,6 @@ from crfrnn.models import LiteFPN
 FLAG = flag()
 TRUTH = nearest(FLAG)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:

@@ -17,8 +17,6 @@ from command_line import ended, names, run, started, wait_for
 from crfrnn.models import Segmenter
 from toy_training import one_stage, recipe_file
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def test_train_writes_a_segmenter_that_loads(tmp_path: Path) -> None:
     path, out = recipe_file(tmp_path), tmp_path / "out"

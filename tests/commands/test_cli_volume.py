@@ -19,8 +19,6 @@ SHAPE = (12, 10, 6)
 
 load: Any = nibabel.load  # its types have no voxels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
     image = nibabel.Nifti1Image(values, affine)

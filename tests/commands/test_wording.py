@@ -14,7 +14,6 @@ from command_line import run
 from crfrnn.commands.volume import volume
 from crfrnn.commands.wording import in_options, options_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = options_of(volume)
 
 

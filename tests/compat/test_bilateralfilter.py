@@ -16,8 +16,6 @@ from crfrnn.compat import bilateralfilter as ours
 N, K, H, W = 2, 3, 6, 7
 RGB, XY = 20.0, 4.17  # no pixel on the border of two simplices, where rounding decides
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def drawn() -> tuple[np.ndarray, np.ndarray]:

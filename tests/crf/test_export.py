@@ -15,7 +15,6 @@ from crfrnn import CRFRNN, Lattice, Segmenter, mean_field
 from crfrnn.crf.onnx import reference_operator, run_node
 from crfrnn.crf.onnx_node import PARAMETERS, SETTINGS
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 if not hasattr(torch.export, "Dim") or not hasattr(torch.export.Dim, "DYNAMIC"):
     pytest.skip("this torch has no Dim.DYNAMIC", allow_module_level=True)
 FREE = torch.export.Dim.DYNAMIC

@@ -18,10 +18,7 @@ from torch import Tensor
 from crfrnn import CRFRNN
 from crfrnn.io import read_image, read_unary
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 LABELS, SIZE = 4, (9, 7)
 UNARY = torch.randn(2, LABELS, *SIZE, generator=torch.Generator().manual_seed(1))
 IMAGE = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(2)) * 255

@@ -23,8 +23,6 @@ MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (
 NORMALISED = (PHOTO - MEAN) / STD
 LOGITS = torch.randn(1, 2, 24, 32, generator=torch.Generator().manual_seed(0))
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def said(call) -> list[str]:
     with warnings.catch_warnings(record=True) as seen:

@@ -35,8 +35,6 @@ from crfrnn.training import (
 from crfrnn.training.losses import weighted_cross_entropy
 from toy import LABELS, make_pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CONFIG = FitConfig(epochs=1, folds=2)
 
 

@@ -23,8 +23,6 @@ from crfrnn.training.recipe import load_recipe
 from toy import LABELS
 from toy_training import make
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def experiment(root: Path, **options: object) -> NetworkExperiment:
     recipe = make(root, 8)

@@ -76,7 +76,6 @@ def test_equal_seeds_say_what_one_says(metric: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_several_seeds_from_one_command(tmp_path: Path) -> None:
     path, out = recipe_file(tmp_path), tmp_path / "out"
     words = ["experiment", "table1", "-r", path, "-o", out, "--accelerator", "cpu", "--trials", "0"]

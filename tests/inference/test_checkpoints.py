@@ -22,8 +22,6 @@ NAMES = sorted(path.name for path in CHECKPOINTS.iterdir() if path.is_dir())
 NAME = "lite-voc-person"
 PERSON = VOC_CLASSES.index("person")
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_small_complete_and_described(name: str) -> None:

@@ -17,8 +17,6 @@ from crfrnn.io import read_image, read_label_png
 
 SIZE = (110, 150)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def photograph(name: str) -> np.ndarray:
     picture = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(data, name)()

@@ -28,8 +28,6 @@ from crfrnn.models import Preprocessing
 
 PHOTOGRAPH = data.astronaut()[:288, :420]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @given(st.integers(1, 2500), st.integers(1, 1200), st.integers(0, 300))
 def test_windows_cover_an_axis_with_weights_that_sum_to_one(length: int, tile: int, overlap: int) -> None:

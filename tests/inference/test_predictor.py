@@ -21,8 +21,6 @@ from crfrnn.models import FCN8s, LiteFPN, Preprocessing
 
 FLAG = flag()
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 ALPHA = np.dstack([FLAG, np.full(FLAG.shape[:2], 255, np.uint8)])
 KINDS: dict[str, Picture] = {

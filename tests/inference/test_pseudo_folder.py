@@ -27,8 +27,6 @@ from toy import SIZE, make_pictures
 
 KEYS = np.array([14, 7])
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

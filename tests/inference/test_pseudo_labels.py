@@ -18,8 +18,6 @@ Kernels = tuple[float, float, float, float, float]
 # Gaussian weight and sxy, bilateral weight, sxy and srgb, as the projects pass them to pydensecrf.
 IRN, PSA, CLIP = (3, 3, 10, 50, 5), (3, 3, 10, 80, 13), (3, 1, 4, 67, 3)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def photograph(name: str, height: int, width: int) -> np.ndarray:
     picture = transform.resize(getattr(data, name)(), (height, width), anti_aliasing=True)

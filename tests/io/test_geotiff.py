@@ -24,8 +24,6 @@ from rasters import save
 SIZE = (300, 420)
 NUMBERS = ["--theta-alpha", 8, "--theta-beta", 8, "--theta-gamma", 1.5, "-T", 3]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:

@@ -23,8 +23,6 @@ TRUTH = (np.arange(SIZE[1]) // 10 % 2)[None].repeat(SIZE[0], 0)
 HOLE = np.zeros(SIZE, bool)
 HOLE[:, :15] = HOLE[30:, 40:] = True
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def guide() -> np.ndarray:
     noise = np.random.default_rng(0).normal(0, 0.015, (3, *SIZE))

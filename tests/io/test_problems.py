@@ -20,8 +20,6 @@ from crfrnn.datasets import folder_pictures
 from crfrnn.io import read_label_png
 from crfrnn.io.problems import by_kind
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def photographs(root: Path, *paths: str) -> None:
     for number, path in enumerate(paths):

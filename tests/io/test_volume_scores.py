@@ -25,8 +25,6 @@ LABELS = P.argmax(0)
 
 load: Any = nibabel.load  # its types have no voxels
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def save(path: Path, values: NDArray, affine: NDArray = AFFINE) -> Path:
     nibabel.save(nibabel.Nifti1Image(values, affine), path)

@@ -18,8 +18,6 @@ from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.io import VOC_CLASSES
 from crfrnn.models import DEEPLAB, DeepLab, Segmenter, build_network, load_deeplab
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 FILES = {1.0: "deeplabv3_mnv2_voc_fp16.safetensors", 0.5: "deeplabv3_mnv2_dm05_voc_fp16.safetensors"}
 PARAMETERS = {1.0: 2_097_013, 0.5: 688_357}
 # Side of each block's input and output at 513 × 513, and the output's channels at width 1.0.

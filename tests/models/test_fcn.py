@@ -28,9 +28,6 @@ from crfrnn.models import (
 )
 from foreign import vgg_state
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 SMALL = {"widths": (2, 3, 4, 5, 6), "hidden": 7}
 # At 500×500 (Long et al.; the released CRF-RNN model): side of each layer's output.
 SIDES = {

@@ -20,8 +20,6 @@ from crfrnn.models.registry import recipe_of
 
 THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, where equal numbers can be asked for
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def write_h5(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     import h5py

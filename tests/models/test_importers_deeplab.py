@@ -21,7 +21,6 @@ from crfrnn.models import DEEPLAB, DeepLab
 from crfrnn.models.importers import convert
 from crfrnn.models.importers.deeplab import read_tflite
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 INPUT_SCALE = 0.0078125
 
 

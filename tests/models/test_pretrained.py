@@ -31,8 +31,6 @@ from crfrnn.models import (
 
 SMALL = {"widths": (2, 2, 2, 2, 2), "hidden": 3}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def picture() -> Tensor:
     return torch.randint(256, (1, 3, 20, 28), dtype=torch.uint8)

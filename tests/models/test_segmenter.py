@@ -24,8 +24,6 @@ from crfrnn.models import (
 
 SMALL = {"widths": (2, 2, 2, 2, 2), "hidden": 3}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Answers(nn.Module):
     """Logits at a quarter of the size, in the form that `wrap` gives them."""

@@ -20,8 +20,6 @@ from crfrnn.toolkits.monai import CRFd
 
 SHAPE, SPACING = (12, 16, 8), (0.9, 1.1, 3.0)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def volume() -> Any:
     """A ball on a slope, MetaTensor [1, X, Y, Z] with an oblique affine of voxels `SPACING`."""

@@ -33,8 +33,6 @@ except RuntimeError:  # built for another torch: it asks for schemas of operator
 
 LABELS = 3
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def picture(height: int = 64, width: int = 96) -> Tensor:
     return torch.randint(256, (1, 3, height, width), dtype=torch.uint8)

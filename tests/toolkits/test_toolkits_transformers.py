@@ -22,8 +22,6 @@ from crfrnn.toolkits.transformers import TransformersNetwork, preprocessing_of
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 LABELS = 3
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def segformer() -> Any:
     config = transformers.SegformerConfig(

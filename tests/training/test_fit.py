@@ -31,8 +31,6 @@ SMALL = FitConfig(
     epochs=3, batch=1, folds=3, set_iou=0, set_iou_trimap=0, cross_entropy=1, boundary=0, rate_weights=0.1
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:

@@ -53,7 +53,6 @@ CASES = [
 ]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("culprit", "named", "spoil"), CASES, ids=[case[0] for case in CASES])
 def test_the_culprit_is_named(
     tmp_path: Path, culprit: str, named: str, spoil: Callable[[Segmenter], None]

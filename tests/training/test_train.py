@@ -26,8 +26,6 @@ from toy_training import content, make, one_stage
 
 CPU = {"accelerator": "cpu"}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def same(a: Segmenter, b: Segmenter) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()

@@ -30,7 +30,6 @@ train(load_recipe(sys.argv[1]), sys.argv[2], trainer=ddp)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     """The summed loss of a frozen network's CRF: no dropout, no running means, one sum of gradients."""
     make(tmp_path, 6)

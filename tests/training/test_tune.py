@@ -23,8 +23,6 @@ CONFIG = TuneConfig(
     settings={"iterations": 2, "theta_alpha": 12.0, "bilateral_method": "exact"},
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
