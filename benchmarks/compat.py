@@ -20,18 +20,20 @@ from rich.table import Table
 from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.evaluation.tables import write_csv
-from engine import LABELS, PARAMETERS, in_turn, machine_and_versions, photograph_and_logits
+from engine import CASES, LABELS, in_turn, machine_and_versions, photograph_and_logits
 from outputs import ready
 
 ITERATIONS = 10
 
 
 def model(module: Any, case: str, image: np.ndarray, energy: np.ndarray) -> Any:
-    alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
+    five = CASES[case]
     crf = module.DenseCRF2D(image.shape[1], image.shape[0], LABELS)
     crf.setUnaryEnergy(energy)
-    crf.addPairwiseGaussian(sxy=gamma, compat=spatial)
-    crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image, compat=bilateral)
+    crf.addPairwiseGaussian(sxy=five.theta_gamma, compat=five.spatial_weight)
+    crf.addPairwiseBilateral(
+        sxy=five.theta_alpha, srgb=five.theta_beta, rgbim=image, compat=five.bilateral_weight
+    )
     return crf
 
 
@@ -54,7 +56,7 @@ def measure(runs: int, size: int) -> list[tuple[str, float, float, float, float]
     rows = []
     image, logits = photograph_and_logits("astronaut", size)
     energy = np.ascontiguousarray(-logits.reshape(LABELS, -1))
-    for name in PARAMETERS:
+    for name in CASES:
         case = (name, image, energy)
         mine, other = (np.array(model(m, *case).inference(ITERATIONS)) for m in (ours, theirs))
         agreement = float(np.abs(mine - other).mean()), float((mine.argmax(0) == other.argmax(0)).mean())

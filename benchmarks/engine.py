@@ -29,11 +29,12 @@ from sklearn.cluster import KMeans
 
 import crfrnn
 from crfrnn import _native
+from crfrnn.crf.presets import PRESETS, Preset
 from crfrnn.evaluation.tables import write_csv
 from outputs import ready
 
 LABELS = 21
-PARAMETERS = {"demo": (160.0, 3.0, 3.0, 5.0, 3.0), "readme": (80.0, 13.0, 3.0, 10.0, 3.0)}
+CASES = {"demo": Preset(160.0, 3.0, 3.0, 3.0, 5.0), "readme": Preset(80.0, 13.0, 3.0, 3.0, 10.0)}
 
 
 def photograph_and_logits(
@@ -55,17 +56,14 @@ def photograph_and_logits(
     return image, np.ascontiguousarray((4 * coarse + 0.5 * noise).astype(np.float32).transpose(2, 0, 1))
 
 
-def layer(case: str, labels: int = LABELS) -> crfrnn.CRFRNN:
+def numbers(case: str) -> Preset:
+    """The five numbers of a case, or of a preset of the package."""
+    return CASES[case] if case in CASES else PRESETS[case]
+
+
+def layer(case: str, labels: int = LABELS, quality: str = "default") -> crfrnn.CRFRNN:
     """The layer with a case's parameters; its bandwidths take no gradient, all else does."""
-    alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
-    crf = crfrnn.CRFRNN(
-        labels,
-        theta_alpha=alpha,
-        theta_beta=beta,
-        theta_gamma=gamma,
-        spatial_weight=spatial,
-        bilateral_weight=bilateral,
-    )
+    crf = crfrnn.CRFRNN(labels, **numbers(case)._asdict(), quality=quality)
     for name, parameter in crf.named_parameters():
         parameter.requires_grad_("theta" not in name)
     return crf
@@ -75,10 +73,12 @@ def tensors(image: np.ndarray, logits: np.ndarray) -> tuple[torch.Tensor, torch.
     return torch.from_numpy(logits.copy())[None], torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
 
 
-def forward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
+def forward(
+    case: str, image: np.ndarray, logits: np.ndarray, iterations: int, quality: str = "default"
+) -> torch.Tensor:
     unary, guide = tensors(image, logits)
     with torch.no_grad():
-        return layer(case, len(logits))(unary, guide, iterations=iterations)
+        return layer(case, len(logits), quality).eval()(unary, guide, iterations=iterations)
 
 
 def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
@@ -93,20 +93,26 @@ def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iteration
 
 def peer(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> np.ndarray:
     """pydensecrf2 with the same kernels, one thread as it comes, normalised after like ours."""
-    alpha, beta, gamma, bilateral, spatial = PARAMETERS[case]
+    five = numbers(case)
     height, width = image.shape[:2]
     crf = dcrf.DenseCRF2D(width, height, len(logits))
     crf.setUnaryEnergy(-logits.reshape(len(logits), -1).copy())
     options = {"kernel": dcrf.DIAG_KERNEL, "normalization": dcrf.NORMALIZE_AFTER}
-    crf.addPairwiseGaussian(sxy=gamma, compat=spatial, **options)
-    crf.addPairwiseBilateral(sxy=alpha, srgb=beta, rgbim=image.copy(), compat=bilateral, **options)
+    crf.addPairwiseGaussian(sxy=five.theta_gamma, compat=five.spatial_weight, **options)
+    crf.addPairwiseBilateral(
+        sxy=five.theta_alpha,
+        srgb=five.theta_beta,
+        rgbim=image.copy(),
+        compat=five.bilateral_weight,
+        **options,
+    )
     return np.array(crf.inference(iterations))
 
 
-def in_turn(functions: list[Callable[[], object]], runs: int) -> list[float]:
-    """Median seconds of each, A B A B …, after one warm-up of each."""
+def in_turn(functions: list[Callable[[], object]], runs: int, warm_up: bool = True) -> list[float]:
+    """Median seconds of each, A B A B …, after one warm-up of each unless an earlier call was one."""
     times: list[list[float]] = [[] for _ in functions]
-    for turn in range(runs + 1):
+    for turn in range(0 if warm_up else 1, runs + 1):
         for function, own in zip(functions, times, strict=True):
             start = time.perf_counter()
             function()
@@ -168,7 +174,7 @@ def measure(runs: int) -> list[tuple[str, float, float, str]]:
     """Rows (what, ours, pydensecrf2, must) in seconds or MiB."""
     rows: list[tuple[str, float, float, str]] = []
     small, large = photograph_and_logits("astronaut", 500), photograph_and_logits("astronaut", 1000)
-    for case in PARAMETERS:
+    for case in CASES:
         ours, theirs = in_turn(
             [lambda c=case: forward(c, *small, 10), lambda c=case: peer(c, *small, 10)], runs
         )
