@@ -56,6 +56,9 @@ FIELD = {
     ),
     "weight type": ({"weights": ("strong",)}, TypeError, r"weights\[0\]: .*'strong'.*as_tensor"),
     "weight NaN": ({"weights": (math.nan,)}, ValueError, r"weights\[0\]: expected finite"),
+    "weight 1e300": ({"weights": (1e300,)}, ValueError, r"weights\[0\]: .*float32 holds, got 1e\+300"),
+    "weight 10**400": ({"weights": (10**400,)}, ValueError, r"weights\[0\]: .*float32 holds"),
+    "no kernel": ({"kernels": (None,)}, TypeError, r"kernels\[0\]: expected an operator.*NoneType"),
     "mu shape": ({"mu": torch.eye(2)}, ValueError, r"compatibility: expected shape \(3, 3\).*\(2, 2\)"),
     "mu number": ({"mu": -1.0}, TypeError, "compatibility: expected a tensor"),
     "mu bool": ({"mu": torch.eye(3) > 0}, TypeError, "compatibility: expected real numbers, got bool"),
@@ -148,6 +151,9 @@ LAYER = {
     "quality": ({"quality": "best"}, ValueError, "quality: expected one of"),
     "normalization": ({"normalization": "mean"}, ValueError, "normalization: expected one of"),
     "temperature": ({"temperature": 0.0}, ValueError, "temperature: expected positive finite"),
+    "temperatures": ({"temperature": [1.0, 2.0]}, ValueError, r"temperature: expected one number, got \[1"),
+    "wide bandwidth": ({"theta_gamma": 10**400}, TypeError, "theta_gamma: expected a positive number"),
+    "weight 10**400": ({"spatial_weight": 10**400}, TypeError, "spatial_weight: expected one finite number"),
     "damping": ({"damping": -1.0}, ValueError, "damping: "),
 }
 

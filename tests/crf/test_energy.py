@@ -208,3 +208,47 @@ def test_normalisations_without_free_energy(normalization):
     unary = torch.zeros(1, 2, *GRID)
     with pytest.raises(ValueError, match=r"kernels\[0\].*normalization"):
         free_energy(unary, unary, [kernel], [1.0], -torch.eye(2))
+
+
+def test_autocast_rounds_no_energy():
+    unary, matrices, weights, mu = tiny()
+    kernels = [DenseKernel(torch.from_numpy(m).float()[None], is_symmetric=True) for m in matrices]
+    unary, mu = torch.from_numpy(unary).float()[None], torch.from_numpy(mu).float()
+    weights = [torch.as_tensor(w).float() for w in weights]
+
+    def both():
+        return (
+            gibbs_energy(unary.argmax(1), unary, kernels, weights, mu),
+            free_energy(unary, unary, kernels, weights, mu),
+        )
+
+    want = both()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(map(torch.equal, both(), want))
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "said"),
+    [
+        (torch.full((1, 2, 3), torch.nan), ValueError, "logits: .* 6 infinite or NaN"),
+        (torch.full((1, 2, 3), torch.inf), ValueError, "logits: .* 6 infinite; give what mean_field"),
+        (torch.zeros(1, 2, 3, dtype=torch.long), TypeError, "logits: expected floating-point"),
+        (torch.zeros(1, 2, 4), ValueError, r"logits: expected the shape of unary \(1, 2, 3\)"),
+    ],
+)
+def test_logits_without_a_free_energy(logits, error, said):
+    with pytest.raises(error, match=said):
+        free_energy(logits, torch.zeros(1, 2, 3), [], [], -torch.eye(2))
+
+
+@pytest.mark.parametrize(
+    ("mu", "error", "said"),
+    [
+        (-torch.eye(2) * torch.nan, ValueError, "compatibility: expected finite"),
+        (torch.eye(2) * 1j, TypeError, "compatibility: expected real numbers"),
+        (torch.eye(2) > 0, TypeError, "compatibility: expected real numbers, got bool"),
+    ],
+)
+def test_compatibilities_without_a_step_size(mu, error, said):
+    with pytest.raises(error, match=said):
+        monotone_damping([GaussianKernel.spatial((2, 2), 1.0, normalization="symmetric")], [1.0], mu)

@@ -143,3 +143,13 @@ def test_bad_input(logits, target):
         dense_crf_loss(logits, [kernel], [torch.eye(3, dtype=torch.float64)])
     with pytest.raises(ValueError, match=r"logits: expected \[B, L, \*spatial\]"):
         dense_crf_loss(logits[0, 0], [kernel], [1.0])
+
+
+@pytest.mark.parametrize("normalized_cut", [False, True])
+def test_autocast_rounds_no_message_of_the_loss(logits, normalized_cut):
+    kernel = GaussianKernel.spatial(SIZE, 1.5, normalization="none")
+    want = dense_crf_loss(logits.float(), [kernel], [1.0], normalized_cut=normalized_cut)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(
+            dense_crf_loss(logits.float(), [kernel], [1.0], normalized_cut=normalized_cut), want
+        )

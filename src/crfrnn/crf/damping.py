@@ -60,12 +60,15 @@ def monotone_damping(
     >>> round(monotone_damping([kernel], [9.0], torch.eye(2)), 2)  # neighbours repel: 4 / (2 + 9)
     0.36
     """
-    compatibility = validate.check_tensor("compatibility", compatibility, "a tensor [L, L]").detach().double()
+    compatibility = validate.check_tensor("compatibility", compatibility, "a tensor [L, L]").detach()
     if compatibility.ndim != 2 or compatibility.shape[0] != compatibility.shape[1]:
         raise ValueError(f"compatibility: expected [L, L], got {validate.describe(compatibility)}")
-    kernels, weights = validate.check_kernels(kernels, weights, compatibility.unsqueeze(0), pixels=None)
+    labels = compatibility.new_empty(1, len(compatibility), dtype=torch.float64)  # a unary of no pixels
+    kernels, weights = validate.check_kernels(kernels, weights, labels, pixels=None)
+    compatibility = validate.check_weight("compatibility", compatibility, labels, matrix_only=True)
     for index, weight in enumerate(weights):
         validate.check_finite(f"weights[{index}]", weight, validate.FINITE_WEIGHT)
+    validate.check_finite("compatibility", compatibility, validate.FINITE_WEIGHT)
     size = compatibility.shape[0]
     centre = torch.eye(size, dtype=torch.float64, device=compatibility.device) - 1 / size
     curvature = 0.0

@@ -63,9 +63,10 @@ def gibbs_energy(
     mask = validate.check_mask(mask, unary)
     labels = validate.check_labels("labels", labels, unary, None, "a label of the unary to every pixel", mask)
     problem = Problem.of(unary, kernels, weights, compatibility, mask=mask)
-    # A labelling is an inference in which every pixel is known: its marginals are the one-hot vectors.
-    model = _symmetric(replace(problem, clamp=labels))
-    return _expected_energy(model, model.marginals(model.unary))
+    with torch.autocast(unary.device.type, enabled=False):
+        # A labelling is an inference in which every pixel is known: its marginals are the one-hot vectors.
+        model = _symmetric(replace(problem, clamp=labels))
+        return _expected_energy(model, model.marginals(model.unary))
 
 
 def free_energy(
@@ -108,14 +109,13 @@ def free_energy(
     """
     unary = validate.check_unary(unary)
     mask = validate.check_mask(mask, unary)
-    model = _symmetric(Problem.of(unary, kernels, weights, compatibility, mask=mask, clamp=clamp))
-    grid = validate.check_tensor("logits", logits, "floating-point logits shaped as unary")
-    if grid.shape != unary.shape:
-        raise ValueError(
-            f"logits: expected the shape of unary {tuple(unary.shape)}, got {validate.describe(grid)}; "
-            "give what mean_field returned for this unary"
-        )
-    return _free_energy(model, grid)
+    problem = Problem.of(unary, kernels, weights, compatibility, mask=mask, clamp=clamp)
+    remedy = "give what mean_field returned for this unary"
+    logits = validate.check_like_unary("logits", logits, unary, remedy)
+    usable = logits.detach().clamp(min=torch.finfo(logits.dtype).min)  # -inf is the logit of q = 0
+    validate.check_finite("logits", usable, remedy, None if mask is None else mask.unsqueeze(1))
+    with torch.autocast(unary.device.type, enabled=False):
+        return _free_energy(_symmetric(problem), logits)
 
 
 def free_energy_trace(

@@ -34,7 +34,7 @@ def bandwidths(
     if not isinstance(theta, Tensor):
         try:
             theta = torch.as_tensor(theta, dtype=dtype or torch.get_default_dtype())
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise TypeError(
                 f"{name}: expected a positive number or {count} of them, got {describe(theta)}"
             ) from error

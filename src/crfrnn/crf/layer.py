@@ -132,6 +132,8 @@ class CRFRNN(nn.Module):
             self.register_parameter("log_temperature", None)
         else:
             self.log_temperature = _log("temperature", temperature, "temperature")
+            if self.log_temperature.numel() != 1:
+                raise ValueError(f"temperature: expected one number, got {temperature!r}")
 
     def _weights(self, name: str, value: float) -> nn.Parameter:
         number = validate.check_number(

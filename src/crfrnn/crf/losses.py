@@ -110,28 +110,29 @@ def dense_crf_loss(
     size = logits.shape[1]
     identity = torch.eye(size, device=logits.device)
     problem = Problem.of(logits, kernels, weights, identity, mask=validate.check_mask(mask, logits))
-    problem.check_values()
-    model = problem.iteration()
-    if any(weight.ndim == 2 for weight in model.weights):
-        raise ValueError(
-            "weights: expected a number or [L] per kernel, got [L, L]; labels do not mix in this loss"
-        )
-    s = model.marginals(model.unary)
-    ones = torch.ones_like(s[..., :1]) if model.valid is None else model.valid.to(s.dtype)
-    # K(1 - S) as one filter of the complement: exact zeros where S is exactly 1, unlike K1 - KS.
-    cut = (s * model.pairwise(ones - s)).sum(1)
-    if normalized_cut:
-        volume = (ones * model.pairwise(s)).sum(1)
-        # A label without mass cuts nothing; its 0/0 is 0.
-        empty = volume == 0
-        loss = torch.where(
-            empty, torch.zeros_like(cut), cut / torch.where(empty, torch.ones_like(volume), volume)
-        )
-        loss = loss.sum(1)
-    else:
-        loss = cut.sum(1)
-        if reduction == "mean":
-            loss = loss / ones.sum((1, 2)).clamp(min=1)
+    with torch.autocast(logits.device.type, enabled=False):
+        problem.check_values()
+        model = problem.iteration()
+        if any(weight.ndim == 2 for weight in model.weights):
+            raise ValueError(
+                "weights: expected a number or [L] per kernel, got [L, L]; labels do not mix in this loss"
+            )
+        s = model.marginals(model.unary)
+        ones = torch.ones_like(s[..., :1]) if model.valid is None else model.valid.to(s.dtype)
+        # K(1 - S) as one filter of the complement: exact zeros where S is exactly 1, unlike K1 - KS.
+        cut = (s * model.pairwise(ones - s)).sum(1)
+        if normalized_cut:
+            volume = (ones * model.pairwise(s)).sum(1)
+            # A label without mass cuts nothing; its 0/0 is 0.
+            empty = volume == 0
+            loss = torch.where(
+                empty, torch.zeros_like(cut), cut / torch.where(empty, torch.ones_like(volume), volume)
+            )
+            loss = loss.sum(1)
+        else:
+            loss = cut.sum(1)
+            if reduction == "mean":
+                loss = loss / ones.sum((1, 2)).clamp(min=1)
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / max(len(loss), 1)

@@ -67,7 +67,8 @@ class Problem:
         compatibility = validate.check_weight("compatibility", compatibility, logits, matrix_only=True)
         damping = validate.check_damping(damping)
         if initial is not None:
-            initial = validate.check_initial(initial, unary).to(logits.dtype)
+            remedy = "resize it to the picture first"
+            initial = validate.check_like_unary("initial", initial, unary, remedy).to(logits.dtype)
         return Problem(
             unary,
             logits,

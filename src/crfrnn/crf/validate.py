@@ -144,18 +144,17 @@ def check_labels(
     return labels
 
 
-def check_initial(initial: Any, unary: Tensor) -> Tensor:
-    """Logits to start from, of the unary's shape and device."""
-    initial = check_tensor("initial", initial, "floating-point logits shaped as unary")
-    if not initial.is_floating_point():
-        raise TypeError(f"initial: expected floating-point logits, got {describe(initial)}")
-    if initial.shape != unary.shape:
+def check_like_unary(name: str, logits: Any, unary: Tensor, remedy: str) -> Tensor:
+    """Logits of the unary's shape and device."""
+    logits = check_tensor(name, logits, "floating-point logits shaped as unary")
+    if not logits.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point logits, got {describe(logits)}")
+    if logits.shape != unary.shape:
         raise ValueError(
-            f"initial: expected the shape of unary {tuple(unary.shape)}, got {describe(initial)}; "
-            "resize it to the picture first"
+            f"{name}: expected the shape of unary {tuple(unary.shape)}, got {describe(logits)}; {remedy}"
         )
-    check_device("initial", initial, unary)
-    return initial
+    check_device(name, logits, unary)
+    return logits
 
 
 def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = False) -> Tensor:
@@ -168,7 +167,11 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
                 f"{name}: expected a tensor of shape {_either(shapes)}, got {describe(weight)}; "
                 "convert it with torch.as_tensor(...)"
             )
-        weight = unary.new_full((), float(weight))  # no copy to a device, which would wait for it
+        try:
+            weight = unary.new_full((), float(weight))  # no copy to a device, which would wait for it
+        except (OverflowError, RuntimeError) as error:
+            kind = str(unary.dtype).removeprefix("torch.")
+            raise ValueError(f"{name}: expected a number that {kind} holds, got {weight}") from error
     check_dense(name, weight)
     # Number by number, not tuple by tuple: torch.compile compares symbols only so.
     if weight.ndim not in [len(shape) for shape in shapes] or any(n != labels for n in weight.shape):
@@ -204,6 +207,11 @@ def check_kernels(
             "give each kernel a number, [L] or [L, L]"
         )
     for index, kernel in enumerate(kernels):
+        if not hasattr(kernel, "__matmul__"):
+            raise TypeError(
+                f"kernels[{index}]: expected an operator with kernel @ Float[B, N, L], got "
+                f"{describe(kernel)}; build a GaussianKernel"
+            )
         shape = getattr(kernel, "shape", None)
         if shape is None or pixels is None:
             continue
@@ -255,7 +263,7 @@ def check_number(name: str, value: Any, remedy: str) -> float:
     """One finite number; a tensor or array of one element will do."""
     try:
         number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name}: expected one finite number, got {describe(value)}; {remedy}") from error
     if isinstance(value, str) or not math.isfinite(number):
         kind = TypeError if isinstance(value, str) else ValueError
@@ -267,7 +275,7 @@ def check_positive(name: str, value: Any, unit: str) -> Tensor:
     """A positive number or a vector of them, as a float tensor (bandwidths, temperature)."""
     try:
         tensor = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(
             f"{name}: expected a positive number or one per axis, got {describe(value)}"
         ) from error
