@@ -17,7 +17,7 @@ from conformance import LATTICES, NORMALIZATIONS, matrix, picture
 from crfrnn.crf import CRFRNN, InputWarning, principal_directions
 from crfrnn.crf.features import image_features
 from crfrnn.crf.kernels import GaussianKernel
-from crfrnn.lattice import Exact
+from crfrnn.lattice import Exact, Lattice, Separable
 
 F64 = torch.float64
 
@@ -328,3 +328,31 @@ def test_features_are_looked_at_once(method: str) -> None:
         kernel = GaussianKernel(torch.rand(1, 9, 2), method)
         kernel @ torch.ones(1, 9, 1)
     assert looks.count == 1
+
+
+def test_a_kernel_keeps_its_points_and_bandwidths() -> None:
+    """Changed in place afterwards, they would filter with a normaliser of other points."""
+    points, theta, values = torch.rand(1, 6, 2), torch.tensor([1.0, 2.0]), torch.rand(1, 6, 3)
+    kernels = GaussianKernel(points, method="exact"), GaussianKernel.spatial((2, 3), theta)
+    before = [kernel @ values for kernel in kernels]
+    points.zero_()
+    theta.fill_(9.0)
+    assert all(torch.equal(kernel @ values, old) for kernel, old in zip(kernels, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("operator", "features", "mask", "error", "said"),
+    [
+        ("lattice", torch.rand(2, 6, 2), None, TypeError, "operator: expected a Lattice, Exact or Separable"),
+        (Lattice.build(torch.rand(2, 5, 2)), torch.rand(2, 6, 2), None, ValueError, "operator: .*N = 5"),
+        (Exact(torch.rand(2, 6, 2)), torch.rand(1, 6, 2), None, ValueError, "operator: .*B = 2, N = 6"),
+        (Separable((2, 3), torch.ones(2)), None, None, TypeError, "features: expected floating-point"),
+        (Separable((2, 3), torch.ones(2)), torch.rand(6, 2), None, TypeError, r"features: .*\[B, N, d\]"),
+        (Separable((2, 3), torch.ones(2)), torch.rand(1, 6, 2), torch.ones(1, 6), TypeError, "mask: .*bool"),
+    ],
+)
+def test_an_operator_has_to_fit_its_points(
+    operator: Any, features: Any, mask: Any, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        GaussianKernel(features, operator=operator, mask=mask)

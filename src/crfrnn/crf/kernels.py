@@ -41,7 +41,7 @@ class GaussianKernel:
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
                   neighbours weigh nothing (within rounding) receives 0
     backend       None chooses by the device
-    operator      one that is built already, over these features; method, quality and backend are then ignored
+    operator      one that is built already, over these points; method, quality and backend are then ignored
 
     Differentiable in the features, the normaliser included. A kernel of batch 1 serves any batch.
     Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3; Zheng et al., ICCV 2015, section 4.
@@ -81,7 +81,12 @@ class GaussianKernel:
             if lattice:
                 operator = Lattice.of_checked(features, get_quality(quality), mask, backend)
             else:
+                # A copy: to change the caller's points in place must not change K under its normaliser.
+                features = features.clone()
                 operator = Exact(features, backend)
+        else:
+            _check_operator(operator, features)
+            mask = check_mask(mask, features)
         self._normalize(operator, features, normalization, mask, exclude_self)
 
     @classmethod
@@ -135,9 +140,9 @@ class GaussianKernel:
         return cls(
             features,
             normalization=normalization,
-            mask=check_mask(mask, features),
+            mask=mask,
             exclude_self=exclude_self,
-            operator=Separable(shape, theta),
+            operator=Separable(shape, theta.clone()),  # as for the points of an exact sum
         )
 
     @classmethod
@@ -315,6 +320,23 @@ class GaussianKernel:
             counts = counts & self.mask
         # Twice where: the branch not taken must not send NaN back.
         return torch.where(counts, (torch.where(counts, mass, 1) + EPSILON) ** -power, 0)
+
+
+def _check_operator(operator: Any, features: Any) -> None:
+    """A filter over as many points as features Float[B, N, d] have."""
+    if not isinstance(operator, Lattice | Exact | Separable):
+        raise TypeError(
+            f"operator: expected a Lattice, Exact or Separable, got {describe(operator)}; "
+            "None builds one as `method` says"
+        )
+    if not isinstance(features, Tensor) or features.ndim != 3 or not features.is_floating_point():
+        raise TypeError(f"features: expected floating-point [B, N, d], got {describe(features)}")
+    pictures, points = operator.shape
+    if points != features.shape[1] or pictures not in (1, features.shape[0]):
+        raise ValueError(
+            f"operator: expected one over the points of features {tuple(features.shape)}, got one over "
+            f"B = {pictures}, N = {points}; build it from these features"
+        )
 
 
 def _warn_of_sparseness(dimension: int) -> None:
