@@ -54,7 +54,7 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
         ([tmp_path / "none", "--from", "keras", "-o", out], "nothing under that name"),
         (
             [tmp_path / "bad", "--from", "onnx", "-o", out],
-            "expected one of caffe, keras, pytorch, torchvision, deeplab",
+            "expected one of 'caffe', 'keras', 'pytorch', 'torchvision', 'deeplab'",
         ),
         ([tmp_path / "bad", "--from", "caffe", "-o", tmp_path / "x.pth"], "a folder or FILE.safetensors"),
     ):

@@ -114,8 +114,8 @@ def test_all_problems_at_once_and_nothing_written(kit):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--target", "voc2013"), "--target: expected one of voc2010, voc2011, voc2012, context"),
-        (("--competition", "comp7"), "competition: expected one of comp5, comp6"),
+        (("--target", "voc2013"), "--target: expected one of 'voc2010', 'voc2011', 'voc2012', 'context'"),
+        (("--competition", "comp7"), "competition: expected one of 'comp5', 'comp6'"),
         (("--split", "none"), "split: expected one of the lists"),
         (("-o", "out.zip"), "ends in .tar.gz or .tgz"),
         (("-o", "none/out.tar.gz"), "no such folder"),

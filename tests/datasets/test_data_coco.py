@@ -286,7 +286,7 @@ def test_run_lengths_there_and_back(seed, share):
 
 
 def test_usage(root, content, monkeypatch):
-    with pytest.raises(ValueError, match="overlap: expected one of smaller, void"):
+    with pytest.raises(ValueError, match="overlap: expected one of 'smaller', 'void'"):
         read(root, content, overlap="first")
     with pytest.raises(ValueError, match=r"instances_val2014\.json"):
         coco_pictures(root, "val2014")

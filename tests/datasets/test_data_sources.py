@@ -91,7 +91,7 @@ def test_black_and_white_masks_are_questioned_and_void_has_any_number(tmp_path, 
 
 def test_usage(root):
     with pytest.raises(
-        ValueError, match="kind: expected one of voc, sbd, paper, coco, context, folder, got 'x'"
+        ValueError, match="kind: expected one of 'voc', 'sbd', 'paper', 'coco', 'context', 'folder', got 'x'"
     ):
         Source("x", root)
     with pytest.raises(ValueError, match=r"options: expected those of 'voc', got .*'min_pixels'"):

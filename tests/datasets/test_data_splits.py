@@ -71,7 +71,7 @@ def test_years(tmp_path, year):
 
 
 def test_no_such_year(tmp_path):
-    with pytest.raises(ValueError, match=r"year: expected one of 2007, .*2012, got '2006'"):
+    with pytest.raises(ValueError, match=r"year: expected one of '2007', .*'2012', got '2006'"):
         voc_pictures(tmp_path, year="2006")
 
 

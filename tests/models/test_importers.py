@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     flat = {**made, "conv1_1": [np.zeros(7, np.float32)]}
     with pytest.raises(ValueError, match=r"conv1_1\.weight|axes"):
         convert(foreign.caffemodel(tmp_path / "a", flat, v1=False), "caffe")
-    with pytest.raises(ValueError, match="origin: expected one of caffe"):
+    with pytest.raises(ValueError, match="origin: expected one of 'caffe'"):
         convert(path, "mxnet")
     assert set(READERS) == {"caffe", "keras", "pytorch", "torchvision", "deeplab"}
     with pytest.raises(ValueError, match="VGG-16"):

@@ -154,5 +154,5 @@ def test_bad_calls_are_named() -> None:
             CRFd("pred", "image")({"image": image, "pred": logits, **change})
     with pytest.raises(ValueError, match=r"^spacing: expected 3 numbers"):
         CRFd("pred", "image", spacing=(1, 1))({"image": image, "pred": logits})
-    with pytest.raises(ValueError, match="network: expected one of BasicUNet"):
+    with pytest.raises(ValueError, match="network: expected one of 'BasicUNet'"):
         from_monai("VISTA3D", 3)

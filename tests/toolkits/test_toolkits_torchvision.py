@@ -100,7 +100,7 @@ def test_a_model_of_torchvision_as_it_is() -> None:
         (lambda: from_torchvision(model, 4), "num_labels: expected 5"),
         (lambda: from_torchvision(model, crf=CRFRNN(4)), "crf: expected 5 labels"),
         (lambda: from_torchvision("fcn_resnet50"), "num_labels: expected a number"),
-        (lambda: from_torchvision("resnet18", 4), "model: expected one of deeplabv3"),
+        (lambda: from_torchvision("resnet18", 4), "model: expected one of 'deeplabv3"),
         (lambda: from_torchvision(model, weights="DEFAULT"), "weights: expected None"),
     ):
         with pytest.raises(ValueError, match=f"^{named}"):
@@ -137,7 +137,7 @@ def test_smp_refusals() -> None:
         from_smp(nn.Conv2d(3, 3, 1))
     with pytest.raises(ValueError, match="network: expected the name of an architecture"):
         build_network("smp", arch="unet", encoder_name="tu-hf-hub:owner/net", classes=3)
-    with pytest.raises(ValueError, match="arch: expected one of deeplabv3"):
+    with pytest.raises(ValueError, match="arch: expected one of 'deeplabv3"):
         build_network("smp", arch="nnunet", classes=3)
     with pytest.raises(ValueError, match=r"network_arguments: .* got 'checkpoint_path' too"):
         build_network("smp", arch="unet", encoder_name="tu-resnet18", classes=3, checkpoint_path="x.pth")

@@ -68,13 +68,12 @@ def evaluate(
     from crfrnn.evaluation.tables import write_csv
     from crfrnn.inference.many import many
     from crfrnn.io.outputs import Item, claim
+    from crfrnn.lattice.validate import check_choice
 
     specs = dict(_named(spec) for spec in methods)
     if len(specs) != len(methods):
         raise ValueError("--method: expected each name once; write NAME=… to tell them apart")
-    base = baseline or next(iter(specs))
-    if base not in specs:
-        raise ValueError(f"--baseline: expected one of {', '.join(specs)}, got {base!r}")
+    base = check_choice("--baseline", baseline or next(iter(specs)), specs)
     found, count = common.labelled(root, split, limit, labels, void)
     folders = {name: folder for name, spec in specs.items() if (folder := _folder(spec)) is not None}
     needs = [spec for name, spec in specs.items() if name not in folders]

@@ -181,8 +181,8 @@ def unary_experiment(
     report_only: ReportOnly = False,
 ) -> None:
     """Learn nothing but the CRF, as `UNARY_HELP` says of each; the name of the command chooses the plan."""
-    from crfrnn.crf.validate import check_choice
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
+    from crfrnn.lattice.validate import check_choice
     from crfrnn.training import FitConfig, TuneConfig
     from crfrnn.training.config import configured
 

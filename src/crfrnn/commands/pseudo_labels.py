@@ -65,9 +65,9 @@ def pseudo_labels(
     Example: crfrnn pseudo-labels val2014/ -m logits/ --kind logits --layout lhw --recipe clip-es -j 8 -o out/
     """
     from crfrnn.inference.pseudo import write_pseudo_labels
+    from crfrnn.lattice.validate import check_choice
 
-    if kind not in _ENDINGS:
-        raise ValueError(f"--kind: expected one of {', '.join(_ENDINGS)}, got {kind!r}")
+    check_choice("--kind", kind, _ENDINGS)
     chosen = _recipe(recipe, level, iterations)
     if not maps.is_dir():
         raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")

@@ -40,9 +40,9 @@ def submit(
     from crfrnn.evaluation.submission import TARGETS, pack_submission
     from crfrnn.io.files import check_target
     from crfrnn.io.outputs import Item, claim
+    from crfrnn.lattice.validate import check_choice
 
-    if target not in TARGETS:
-        raise ValueError(f"--target: expected one of {', '.join(TARGETS)}, got {target!r}")
+    check_choice("--target", target, TARGETS)
     listed, name = _listed(root, target, split)
     check_target(output)
     item = Item((), (output,))

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf.features import bandwidths, grid_features, image_features
-from crfrnn.crf.validate import check_choice, describe
+from crfrnn.crf.validate import describe
 from crfrnn.lattice import Exact, Lattice, Quality, Separable, exact_filter
 from crfrnn.lattice.quality import get_quality
 from crfrnn.lattice.validate import (
     DENSE_DIMENSION,
     MAX_DIMENSION,
+    check_choice,
     check_features,
     check_mask,
     check_values,

@@ -15,7 +15,7 @@ from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import GRADIENTS, solve
 from crfrnn.crf.presets import Preset, preset_named
 from crfrnn.crf.problem import Problem
-from crfrnn.lattice.validate import exporting, refuse_torchscript
+from crfrnn.lattice.validate import check_choice, exporting, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
 
@@ -102,15 +102,15 @@ class CRFRNN(nn.Module):
             if eval_iterations is None
             else validate.check_count("eval_iterations", eval_iterations, 0, "None: the same as iterations")
         )
-        self.label_weights = validate.check_choice("label_weights", label_weights, ("vector", "matrix"))
+        self.label_weights = check_choice("label_weights", label_weights, ("vector", "matrix"))
         methods = ("separable", "lattice", "exact")
-        self.spatial_method = validate.check_choice("spatial_method", spatial_method, methods)
-        self.bilateral_method = validate.check_choice("bilateral_method", bilateral_method, methods[1:])
-        self.quality = validate.check_choice("quality", quality, ("classic", "default", "high"))
+        self.spatial_method = check_choice("spatial_method", spatial_method, methods)
+        self.bilateral_method = check_choice("bilateral_method", bilateral_method, methods[1:])
+        self.quality = check_choice("quality", quality, ("classic", "default", "high"))
         modes = ("none", "before", "after", "symmetric")
-        self.normalization = validate.check_choice("normalization", normalization, modes)
-        self.activation = validate.check_choice("activation", activation, ACTIVATIONS)
-        self.gradient = validate.check_choice("gradient", gradient, GRADIENTS)
+        self.normalization = check_choice("normalization", normalization, modes)
+        self.activation = check_choice("activation", activation, ACTIVATIONS)
+        self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self.damping = validate.check_damping(damping)
         self.tolerance = validate.check_tolerance(tolerance)
         self.exclude_self = bool(exclude_self)

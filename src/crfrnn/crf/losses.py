@@ -14,6 +14,7 @@ from crfrnn.crf import validate
 from crfrnn.crf.binary import two_labels
 from crfrnn.crf.iteration import Kernel
 from crfrnn.crf.problem import Problem
+from crfrnn.lattice.validate import check_choice
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -48,7 +49,7 @@ def robust_log_likelihood(
     4.605
     """
     logits = two_labels(validate.check_unary(logits, "logits"), 1)
-    validate.check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     if isinstance(robustness, bool) or not isinstance(robustness, Real):
         raise TypeError(f"robustness: expected a number ≥ 0, got {validate.describe(robustness)}")
     robustness = float(robustness)
@@ -106,7 +107,7 @@ def dense_crf_loss(
     0.0
     """
     logits = two_labels(validate.check_unary(logits, "logits"), 1)
-    validate.check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
     size = logits.shape[1]
     identity = torch.eye(size, device=logits.device)
     problem = Problem.of(logits, kernels, weights, identity, mask=validate.check_mask(mask, logits))

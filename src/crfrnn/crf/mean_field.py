@@ -13,7 +13,7 @@ from crfrnn.crf.implicit import fixed_point
 from crfrnn.crf.iteration import Iteration, Kernel
 from crfrnn.crf.problem import Problem
 from crfrnn.crf.recompute import recomputed
-from crfrnn.lattice.validate import refuse_torchscript
+from crfrnn.lattice.validate import check_choice, refuse_torchscript
 
 GRADIENTS = ("unrolled", "implicit")
 
@@ -88,7 +88,7 @@ def mean_field(
     if activation != "sigmoid":
         validate.warn_of_one_label(unary)
     tolerance = validate.check_tolerance(tolerance)
-    validate.check_choice("gradient", gradient, GRADIENTS)
+    check_choice("gradient", gradient, GRADIENTS)
     if unary.is_meta:  # shapes alone
         validate.check_count("iterations", iterations, 0, "0 returns the unary")
         return torch.empty_like(unary)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crfrnn.crf import validate
 from crfrnn.crf.iteration import ACTIVATIONS, Iteration, Kernel, without_padding
+from crfrnn.lattice.validate import check_choice
 
 # The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
 CLAMPED_LOGIT = 100.0
@@ -55,7 +56,7 @@ class Problem:
         """The arguments of `mean_field`; unary and mask as `check_unary` and `check_mask` gave them."""
         iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
         clamp = validate.check_clamp(clamp, unary, mask)
-        validate.check_choice("activation", activation, ACTIVATIONS)
+        check_choice("activation", activation, ACTIVATIONS)
         if activation == "sigmoid" and clamp is not None:
             raise ValueError(
                 "clamp: expected None with activation='sigmoid', whose labels overlap, got a label per "

@@ -233,12 +233,6 @@ def check_count(name: str, value: Any, least: int, remedy: str) -> int:
     return int(value)
 
 
-def check_choice(name: str, value: Any, options: Sequence[str]) -> str:
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
-    return value
-
-
 def check_damping(damping: Any) -> float:
     if isinstance(damping, bool) or not isinstance(damping, Real):
         raise TypeError(f"damping: expected a number in (0, 1], got {describe(damping)}; 1.0 means undamped")

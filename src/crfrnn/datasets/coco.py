@@ -20,7 +20,7 @@ from crfrnn.io.files import FileError, PathLike, existing
 from crfrnn.io.images import MAX_PIXELS
 from crfrnn.io.palette import VOC_CLASSES, VOID
 from crfrnn.io.problems import by_kind
-from crfrnn.lattice.validate import warn
+from crfrnn.lattice.validate import check_choice, warn
 
 Shape = bytes  # run lengths in COCO's compressed form
 MIN_PIXELS = 200
@@ -106,8 +106,7 @@ def coco_pictures(
 
     Source: Zheng et al., ICCV 2015, section 7.2; Lin et al., Microsoft COCO, ECCV 2014.
     """
-    if overlap not in OVERLAPS:
-        raise ValueError(f"overlap: expected one of {', '.join(OVERLAPS)}, got {overlap!r}")
+    check_choice("overlap", overlap, OVERLAPS)
     listing = Path(root) / "annotations" / f"instances_{split}.json"
     content = _read(listing)
     places = [p for p in (Path(root) / split, Path(root) / "images" / split) if p.is_dir()]

@@ -19,6 +19,7 @@ from crfrnn.datasets.splits import Sets, merge, paper_pictures
 from crfrnn.datasets.voc import voc_pictures
 from crfrnn.io.files import PathLike
 from crfrnn.io.problems import by_kind
+from crfrnn.lattice.validate import check_choice
 
 Steps = Callable[[str, int, int], None]  # (what is done, pictures done, pictures in all)
 
@@ -62,8 +63,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in READERS:
-            raise ValueError(f"kind: expected one of {', '.join(READERS)}, got {self.kind!r}")
+        check_choice("kind", self.kind, READERS)
 
     def read(self, progress: Progress | None = None) -> PictureSet:
         """The pictures; ValueError as the reader says, or for an option that it does not have."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from crfrnn.datasets.pictures import LabelledPicture, PictureSet, read_ids
 from crfrnn.io.files import PathLike
 from crfrnn.io.palette import VOC_CLASSES
+from crfrnn.lattice.validate import check_choice
 
 VOC_YEARS = ("2007", "2008", "2009", "2010", "2011", "2012")  # those with segmentations, all of 21 labels
 
@@ -45,8 +46,7 @@ def devkit(root: PathLike, year: str = "2012") -> Path:
     Raises:
         ValueError: a year without segmentations, or no such folder.
     """
-    if year not in VOC_YEARS:
-        raise ValueError(f"year: expected one of {', '.join(VOC_YEARS)}, got {year!r}")
+    check_choice("year", year, VOC_YEARS)
     start, name = Path(root), f"VOC{year}"
     for base in (
         start, start / name, start / "VOCdevkit" / name, start / "TrainVal" / "VOCdevkit" / name,

@@ -15,7 +15,7 @@ from crfrnn.evaluation.bootstrap import Interval, Metric, bootstrap, paired_boot
 from crfrnn.evaluation.metrics import METRICS
 from crfrnn.io import VOID
 from crfrnn.io.files import PathLike, write_text
-from crfrnn.lattice.validate import warn
+from crfrnn.lattice.validate import check_choice, warn
 
 
 @dataclass
@@ -220,9 +220,6 @@ class Evaluation:
         write_text(path, self.markdown(**options))
 
     def _pick(self, method: str, metric: str) -> tuple[NDArray[Any], Metric]:
-        if method not in self.counts:
-            raise ValueError(f"method: expected one of {', '.join(map(repr, self.methods))}, got {method!r}")
-        if metric not in METRICS:
-            raise ValueError(f"metric: expected one of {', '.join(map(repr, METRICS))}, got {metric!r}")
-        kind, function, _ = METRICS[metric]
-        return self.counts[method][kind], function
+        counts = self.counts[check_choice("method", method, self.methods)]
+        kind, function, _ = METRICS[check_choice("metric", metric, METRICS)]
+        return counts[kind], function

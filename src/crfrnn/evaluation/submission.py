@@ -17,6 +17,7 @@ from crfrnn.io.images import upright_size
 from crfrnn.io.labels import label_picture, read_label_png
 from crfrnn.io.palette import VOC_CLASSES
 from crfrnn.io.problems import by_kind
+from crfrnn.lattice.validate import check_choice
 
 COMPETITIONS = ("comp5", "comp6")
 
@@ -78,10 +79,8 @@ def pack_submission(
 
     Source: PASCAL VOC 2012 development kit, "Submission of results", section 3.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target: expected one of {', '.join(TARGETS)}, got {target!r}")
-    if competition not in COMPETITIONS:
-        raise ValueError(f"competition: expected one of {', '.join(COMPETITIONS)}, got {competition!r}")
+    check_choice("target", target, TARGETS)
+    check_choice("competition", competition, COMPETITIONS)
     if not str(output).endswith((".tar.gz", ".tgz")):
         raise ValueError(f"output: expected a name that ends in .tar.gz or .tgz, got {str(output)!r}")
     if not split or "/" in split or "\\" in split:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
-from crfrnn.crf.validate import check_choice
 from crfrnn.datasets import LabelledPicture, PictureSet, UnaryDataset, held_fold
 from crfrnn.datasets.sources import Steps
 from crfrnn.experiments.experiment import Experiment, Say, UnaryOf, since
 from crfrnn.experiments.plans import Plan, plain_stages
+from crfrnn.lattice.validate import check_choice
 from crfrnn.models import Segmenter
 from crfrnn.training import TuneConfig
 from crfrnn.training.recipe import Recipe

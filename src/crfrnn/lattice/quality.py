@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from crfrnn.lattice.validate import check_choice
+
 
 class Quality(NamedTuple):
     """What a lattice does to approach the exact Gaussian sum.
@@ -38,6 +40,4 @@ def get_quality(quality: str | Quality) -> Quality:
     """
     if isinstance(quality, Quality):
         return quality
-    if quality not in QUALITIES:
-        raise ValueError(f"quality: expected one of {', '.join(map(repr, QUALITIES))}, got {quality!r}")
-    return QUALITIES[quality]
+    return QUALITIES[check_choice("quality", quality, QUALITIES)]

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -126,6 +127,12 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
     return f"{type(value).__name__} {value!r}"
+
+
+def check_choice(name: str, value: Any, options: Collection[str]) -> str:
+    if value not in options:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+    return value
 
 
 def check_dense(name: str, tensor: Tensor) -> None:

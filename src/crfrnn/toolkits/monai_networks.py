@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.lattice.validate import check_choice
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
 from crfrnn.models.registry import build_network, register_network
 from crfrnn.models.segmenter import Segmenter
@@ -18,8 +19,7 @@ NETWORKS = ("BasicUNet", "SegResNet", "UNet")  # their constructors fetch nothin
 
 def build_monai(network: str, **arguments: Any) -> nn.Module:
     """A network of MONAI with random weights: one of `NETWORKS` and its own arguments."""
-    if network not in NETWORKS:
-        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, got {network!r}")
+    check_choice("network", network, NETWORKS)
     return getattr(needs("monai.networks.nets", "monai"), network)(**arguments)
 
 

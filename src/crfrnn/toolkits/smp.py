@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.lattice.validate import check_choice
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
 from crfrnn.models.registry import Recipe, register_network
 from crfrnn.models.segmenter import Segmenter
@@ -20,8 +21,7 @@ def build_smp(arch: str, **arguments: Any) -> nn.Module:
     smp = needs("segmentation_models_pytorch", "segmentation-models-pytorch")
     plain_name(arguments.get("encoder_name", "resnet34"))
     known = {kind.__name__.lower(): kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-    if arch not in known:
-        raise ValueError(f"arch: expected one of {', '.join(sorted(known))}, got {arch!r}")
+    check_choice("arch", arch, sorted(known))
     # What a model does not name itself it hands on, and timm takes paths of checkpoints.
     other = set(arguments) - set(inspect.signature(known[arch].__init__).parameters)
     if other:

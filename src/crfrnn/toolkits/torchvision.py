@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from crfrnn.crf import CRFRNN
+from crfrnn.lattice.validate import check_choice
 from crfrnn.models.preprocessing import IMAGENET, Preprocessing
 from crfrnn.models.registry import Recipe, build_network, register_network
 from crfrnn.models.segmenter import Segmenter
@@ -18,8 +19,7 @@ def build_torchvision(model: str, num_labels: int, aux_loss: bool = False) -> nn
     """A segmentation model of torchvision with random weights; nothing is fetched."""
     models = needs("torchvision.models", "torchvision")
     known = models.list_models(module=models.segmentation)
-    if model not in known:
-        raise ValueError(f"model: expected one of {', '.join(known)}, got {model!r}")
+    check_choice("model", model, known)
     options = {} if model.startswith("lraspp") else {"aux_loss": aux_loss}
     return models.get_model(model, weights=None, weights_backbone=None, num_classes=num_labels, **options)
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from crfrnn.crf import CRFRNN
 from crfrnn.datasets import RandomTransform, Source
 from crfrnn.io.files import FileError, PathLike, read_text, write_text
+from crfrnn.lattice.validate import check_choice
 from crfrnn.training.config import (
     Amount,
     Count,
@@ -230,10 +231,8 @@ class Recipe:
         )
 
     def stage(self, name: str) -> Stage:
-        found = [stage for stage in self.stages if stage.name == name]
-        if not found:
-            raise ValueError(f"stage: expected one of {', '.join(s.name for s in self.stages)}, got {name!r}")
-        return found[0]
+        found = {stage.name: stage for stage in self.stages}
+        return found[check_choice("stage", name, found)]
 
     def changed(self, **values: Any) -> Recipe:
         return replace(self, **values)

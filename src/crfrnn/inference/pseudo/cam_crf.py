@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crfrnn.crf import CRFRNN
+from crfrnn.lattice.validate import check_choice
 
 BACKGROUNDS = ("threshold", "power")
 
@@ -51,8 +52,7 @@ class CamCRF:
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        if self.background not in BACKGROUNDS:
-            raise ValueError(f"background: expected one of {', '.join(BACKGROUNDS)}, got {self.background!r}")
+        check_choice("background", self.background, BACKGROUNDS)
         if len(self.levels) not in (1, 2):
             raise ValueError(f"levels: expected one or two numbers, got {self.levels}; each is an inference")
         if not 0 < self.gt_prob < 1:
@@ -111,8 +111,4 @@ def cam_crf(recipe: str | CamCRF) -> CamCRF:
     """
     if isinstance(recipe, CamCRF):
         return recipe
-    if recipe not in CAM_CRFS:
-        raise ValueError(
-            f"recipe: expected one of {', '.join(map(repr, CAM_CRFS))} or a CamCRF, got {recipe!r}"
-        )
-    return CAM_CRFS[recipe]
+    return CAM_CRFS[check_choice("recipe", recipe, CAM_CRFS)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from crfrnn.io.files import PathLike
+from crfrnn.lattice.validate import check_choice
 from crfrnn.models.importers.assemble import Converted, Found, assemble
 from crfrnn.models.importers.caffe import read_caffe
 from crfrnn.models.importers.deeplab import convert_deeplab
@@ -39,6 +40,4 @@ def convert(source: PathLike, origin: str, num_labels: int | None = None) -> Con
 
     Raises: ValueError for an unknown origin, a damaged or hostile file, or weights of another network.
     """
-    if origin not in READERS:
-        raise ValueError(f"origin: expected one of {', '.join(READERS)}, got {origin!r}")
-    return READERS[origin](source, num_labels)
+    return READERS[check_choice("origin", origin, READERS)](source, num_labels)
