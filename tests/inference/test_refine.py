@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from crfrnn import CRFRNN
+from crfrnn import CRFRNN, Segmenter
 from crfrnn.inference.refine import refine
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
@@ -77,3 +77,9 @@ def test_one_logit_gives_the_labels_0_and_1(labels: int) -> None:
 def test_bad_input_is_named(crf: CRFRNN, image: Any, unary: Any, named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named}"):
         refine(image, unary, crf)
+
+
+@pytest.mark.parametrize("other", [None, CRFRNN, Segmenter(torch.nn.Conv2d(3, 3, 1), CRFRNN(3))])
+def test_what_is_no_layer_is_named(other: Any) -> None:
+    with pytest.raises(TypeError, match=r"^crf: expected a CRFRNN, got .*; that of a Segmenter is its \.crf"):
+        refine(np.zeros((4, 5, 3), np.uint8), torch.zeros(3, 4, 5), other)

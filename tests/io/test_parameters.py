@@ -103,6 +103,7 @@ def _tampered(path: Path, tensors: dict[str, torch.Tensor] | None = None, **meta
         ({}, {"version": "2"}, "version '1'"),
         ({}, {"settings": "[]"}, "JSON objects"),
         ({}, {"settings": "{"}, "JSON in its metadata"),
+        ({}, {"settings": "[" * 100_000}, "JSON in its metadata"),
         ({}, {"settings": '{"num_labels": 4}'}, "shape"),
         ({}, {"settings": '{"num_labels": 1000000000}'}, "shape"),
         ({}, {"settings": '{"weights_only": false}'}, "settings"),

@@ -96,7 +96,7 @@ def load_parameters(path: PathLike) -> SavedParameters:
     try:
         parts = {key: json.loads(metadata.get(key, "{}")) for key in ("settings", "scores", "provenance")}
         class_names = json.loads(metadata.get("class_names", "[]"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where it is nested too deep
         raise FileError("params", path, "JSON in its metadata", str(error), _AGAIN) from error
     if not all(isinstance(part, dict) for part in parts.values()) or not isinstance(class_names, list):
         raise FileError("params", path, "JSON objects in its metadata", "something else", _AGAIN)
