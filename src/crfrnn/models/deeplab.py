@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crfrnn.crf.validate import check_count
 from crfrnn.io.files import PathLike
 from crfrnn.io.weights import read_tensors
 from crfrnn.models.bottleneck import Row, stacked
 from crfrnn.models.logits import enlarge
-from crfrnn.models.preprocessing import DEEPLAB
+from crfrnn.models.preprocessing import DEEPLAB, check_batch
 from crfrnn.models.registry import Recipe, register_network
 
 WIDTHS = (1.0, 0.5)
@@ -95,8 +96,7 @@ class DeepLab(nn.Module):
 
     def __init__(self, num_labels: int, *, width: float = 1.0) -> None:
         super().__init__()
-        if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-            raise ValueError(f"num_labels: expected a whole number of at least 1, got {num_labels!r}")
+        check_count("num_labels", num_labels, 1, "one channel of the logits for each label")
         if width not in WIDTHS:
             raise ValueError(f"width: expected {' or '.join(map(str, WIDTHS))}, got {width!r}")
         self.recipe = Recipe("deeplab", {"num_labels": num_labels, "width": float(width)})
@@ -113,11 +113,7 @@ class DeepLab(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         """Preprocessed Float[B, 3, H, W] of any size → logits Float[B, L, H, W]."""
-        if picture.ndim != 4 or picture.shape[1] != 3 or 0 in picture.shape:
-            raise ValueError(
-                f"picture: expected [B, 3, H, W] with at least one pixel, got {tuple(picture.shape)}; "
-                "grey pictures are repeated over three channels first"
-            )
+        check_batch(picture, "grey pictures are repeated over three channels first")
         height, width = picture.shape[2:]
         canvas = F.pad(picture, (0, -(width - 1) % STRIDE, 0, -(height - 1) % STRIDE))
         return enlarge(self.head(self.backbone(canvas)), STRIDE, (height, width))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crfrnn.crf.validate import check_count
 from crfrnn.models.alignment import Grid
-from crfrnn.models.preprocessing import CAFFE
+from crfrnn.models.preprocessing import CAFFE, check_batch
 from crfrnn.models.registry import Recipe, register_network
 
 PADDING = 100  # of conv1_1: it lets fc6 see a picture of any size
@@ -56,8 +57,7 @@ class FCN(nn.Module, ABC):
         hidden: int = VGG_HIDDEN,
     ) -> None:
         super().__init__()
-        if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-            raise ValueError(f"num_labels: expected a whole number of at least 1, got {num_labels!r}")
+        check_count("num_labels", num_labels, 1, "one channel of the logits for each label")
         if len(widths) != len(VGG_DEPTHS) or min(*widths, hidden) < 1:
             raise ValueError(
                 f"widths, hidden: expected five counts and one, all above 0, got {widths!r}, {hidden!r}"
@@ -162,11 +162,7 @@ class FCN(nn.Module, ABC):
 
     def forward(self, picture: Tensor) -> Tensor:
         """Preprocessed Float[B, 3, H, W] of any size → logits Float[B, L, H, W]."""
-        if picture.ndim != 4 or picture.shape[1] != 3 or 0 in picture.shape:
-            raise ValueError(
-                f"picture: expected [B, 3, H, W] with at least one pixel, got {tuple(picture.shape)}; "
-                "grey pictures are repeated over three channels first"
-            )
+        check_batch(picture, "grey pictures are repeated over three channels first")
         name, scores = self.scores(self.features(picture))
         return crop(self.get_submodule(name)(scores), self.crops[name], picture.shape[2:])
 

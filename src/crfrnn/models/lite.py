@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crfrnn.crf.validate import check_count
 from crfrnn.extras import install_line
 from crfrnn.io.files import PathLike
 from crfrnn.io.weights import read_tensors
@@ -78,8 +79,7 @@ class LiteFPN(nn.Module):
         self, num_labels: int, *, channels: int = 128, last_stride: int = LAST_STRIDE, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        if isinstance(num_labels, bool) or not isinstance(num_labels, int) or num_labels < 1:
-            raise ValueError(f"num_labels: expected a whole number of at least 1, got {num_labels!r}")
+        check_count("num_labels", num_labels, 1, "one channel of the logits for each label")
         self.recipe = Recipe(
             "lite",
             {"num_labels": num_labels, "channels": channels, "last_stride": last_stride, "dropout": dropout},

@@ -81,3 +81,11 @@ CAFFE_GUIDE = Preprocessing(CAFFE.mean, order="bgr")
 LITE = Preprocessing((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 # TensorFlow's DeepLab on MobileNetV2: (I - 128) / 128.
 DEEPLAB = Preprocessing((128.0, 128.0, 128.0), (128.0, 128.0, 128.0))
+
+
+def check_batch(picture: Tensor, remedy: str) -> None:
+    """ValueError unless it is [B, 3, H, W] with at least one pixel."""
+    if picture.ndim != 4 or picture.shape[1] != 3 or 0 in picture.shape:
+        raise ValueError(
+            f"picture: expected [B, 3, H, W] with at least one pixel, got {tuple(picture.shape)}; {remedy}"
+        )

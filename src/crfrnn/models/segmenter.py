@@ -15,7 +15,7 @@ from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import check_class_names
 from crfrnn.io.files import PathLike
 from crfrnn.models.logits import logits_of, resize_logits
-from crfrnn.models.preprocessing import IMAGENET, Preprocessing
+from crfrnn.models.preprocessing import IMAGENET, Preprocessing, check_batch
 from crfrnn.models.pretrained import find_checkpoint, load_segmenter, save_segmenter
 
 
@@ -211,11 +211,7 @@ def _check_picture(picture: Tensor, mask: Tensor | None) -> None:
         )
     if not picture.is_floating_point() and picture.dtype != torch.uint8:
         raise TypeError(f"picture: expected float or uint8 in 0..255, got {picture.dtype}; use .float()")
-    if picture.ndim != 4 or picture.shape[1] != 3 or 0 in picture.shape:
-        raise ValueError(
-            f"picture: expected [B, 3, H, W] with at least one pixel, got {tuple(picture.shape)}; "
-            "one picture alone needs picture[None]"
-        )
+    check_batch(picture, "one picture alone needs picture[None]")
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
