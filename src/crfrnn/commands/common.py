@@ -240,9 +240,14 @@ def build_crf(
         return saved
     if num_labels is None:
         raise ValueError("--labels: expected the number of labels, got none")
-    settings: dict[str, Any] = {"iterations": check_iterations(iterations)} if iterations is not None else {}
-    quality = numbers.get("quality") or "default"
-    return SavedParameters(CRFRNN(num_labels, preset=preset, quality=quality, **given, **settings).eval())
+    settings = layer_settings(numbers.get("quality") or "default", iterations)
+    return SavedParameters(CRFRNN(num_labels, preset=preset, **given, **settings).eval())
+
+
+def layer_settings(quality: str, iterations: int | None) -> dict[str, Any]:
+    """The arguments of `CRFRNN` that every command which builds one has."""
+    given = {} if iterations is None else {"iterations": check_iterations(iterations)}
+    return {"quality": quality, **given}
 
 
 def check_iterations(iterations: int) -> int:

@@ -197,9 +197,7 @@ def unary_experiment(
     judged = judged.select(judged.pictures.some(val_pictures).ids)
     # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
     config = configured(FitConfig, settings or (), epochs=epochs, seed=seed, select="last")
-    layer: dict[str, Any] = {"quality": quality}
-    if iterations is not None:
-        layer["iterations"] = common.check_iterations(iterations)
+    layer = common.layer_settings(quality, iterations)
     if context.info_name == "unaries":
         plan = unaries(config)
     else:

@@ -128,12 +128,9 @@ def _start(
     from crfrnn.io import load_parameters
 
     if start is None:
-        extra: dict[str, Any] = (
-            {} if iterations is None else {"iterations": common.check_iterations(iterations)}
-        )
         return CRFRNN(
-            num_labels, preset=preset, label_weights=label_weights, quality=quality,
-            temperature=1.0 if temperature else None, **extra,
+            num_labels, preset=preset, label_weights=label_weights, temperature=1.0 if temperature else None,
+            **common.layer_settings(quality, iterations),
         )  # fmt: skip
     if preset is not None:
         raise ValueError("--start: expected alone, got --preset too; choose one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -68,9 +68,7 @@ def tune(
     from crfrnn.training.tune import RANGES
 
     ranges = {name: limits for name, limits in RANGES.items() if temperature or name != "temperature"}
-    layer: dict[str, Any] = {"quality": quality}
-    if iterations is not None:
-        layer["iterations"] = common.check_iterations(iterations)
+    layer = common.layer_settings(quality, iterations)
     config = configured(
         TuneConfig, settings or (), trials=trials, folds=folds, seed=seed, metric=metric, prune=prune,
         ranges=ranges, settings=layer,
