@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
+import command_line
 import foreign
 from crfrnn import Segmenter
-from crfrnn.commands.parser import app
 from crfrnn.models.registry import recipe_of
 
 
 def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["convert", *map(str, words)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
+    return command_line.run("convert", *words)
 
 
 def test_caffe_to_folder_and_to_one_file(tmp_path: Path) -> None:

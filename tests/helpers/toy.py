@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from crfrnn.datasets import FolderUnaries, UnaryDataset, folder_pictures
 from crfrnn.io import write_label_png
 
 LABELS = 3
@@ -33,3 +34,10 @@ def make_pictures(root: Path, pictures: int = 6, seed: int = 0) -> Path:
         write_label_png(root / "masks" / f"p{k}.png", mask)
         np.save(root / "unaries" / f"p{k}.npy", unary.astype(np.float32))
     return root
+
+
+def toy_data(root: Path) -> UnaryDataset:
+    """The pictures of `make_pictures` in a new folder, with their unaries."""
+    make_pictures(root)
+    unaries = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
+    return UnaryDataset(folder_pictures(root), unaries, LABELS)

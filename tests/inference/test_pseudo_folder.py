@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from crfrnn.commands.parser import app
+from command_line import names, run
 from crfrnn.inference.pseudo import CAM_CRFS, Job, refine_labels, write_pseudo_labels
 from crfrnn.inference.workers import DIED, Result, work_through
 from crfrnn.io import read_cams, read_image, read_label_png, write_label_png
@@ -42,17 +41,6 @@ def root(tmp_path: Path) -> Path:
 
 def jobs(root: Path) -> list[Job]:
     return [Job(f"p{k}", root / f"images/p{k}.png", root / f"cams/p{k}.npz") for k in range(5)]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
-
-
-def run(*words: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) -> None:

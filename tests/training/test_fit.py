@@ -24,7 +24,7 @@ from crfrnn.training import (
     split_folds,
 )
 from crfrnn.training.losses import soft_iou, weighted_cross_entropy
-from toy import LABELS, make_pictures
+from toy import LABELS, make_pictures, toy_data
 
 # Cross entropy alone: a smooth loss whose own value can be watched.
 SMALL = FitConfig(
@@ -34,9 +34,7 @@ SMALL = FitConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
-    root = make_pictures(tmp_path_factory.mktemp("toy"))
-    unaries = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
-    return UnaryDataset(folder_pictures(root), unaries, LABELS)
+    return toy_data(tmp_path_factory.mktemp("toy"))
 
 
 def start(**options: object) -> CRFRNN:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crfrnn.datasets import folder_pictures
-from crfrnn.training import FolderUnaries, TuneConfig, UnaryDataset, tune
+from crfrnn.training import TuneConfig, UnaryDataset, tune
 from crfrnn.training.score import score, total
-from toy import LABELS, make_pictures
+from toy import LABELS, toy_data
 
 CONFIG = TuneConfig(
     trials=4,
@@ -26,9 +25,7 @@ CONFIG = TuneConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
-    root = make_pictures(tmp_path_factory.mktemp("toy"))
-    unaries = FolderUnaries(root / "unaries", {"kind": "logits", "axes": "lhw"})
-    return UnaryDataset(folder_pictures(root), unaries, LABELS)
+    return toy_data(tmp_path_factory.mktemp("toy"))
 
 
 def test_the_best_trial_wins_and_its_figure_is_true(data: UnaryDataset) -> None:

@@ -137,10 +137,6 @@ class Raster:
         away = float(np.hypot(*(back @ corners - corners)[:2]).max())
         return None if away <= SAME_PIXEL else f"a corner {away:.3g} pixels away"
 
-    def same_grid(self, other: Raster) -> bool:
-        """Whether both have the same pixels in the same places; see `misfit`."""
-        return self.misfit(other) is None
-
     def close(self) -> None:
         self.file.close()
 
