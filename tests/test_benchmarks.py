@@ -18,7 +18,6 @@ import pictures
 from crfrnn import CRFRNN
 from crfrnn.datasets import DeepLabUnaries, voc_pictures
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 Command = Callable[..., list[dict[str, str]]]
 
 
@@ -61,7 +60,7 @@ def test_the_chosen_parts_run_on_a_real_picture(
         assert row["machine"] and row["versions"] and row["runs"] == "1"
     assert float(second["equal labels"]) > 0.999 and float(second["largest |ΔQ|"]) < 0.1
     printed = capsys.readouterr().out
-    assert "CRF / network" in printed and "pydensecrf2 / crfrnn" in printed
+    assert "│ CRF     │ pydensecrf2 │" in printed and "│ network │ crfrnn      │" in printed
 
 
 def test_wrong_arguments_are_named(measured: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +84,7 @@ def test_further_labels_matter_nowhere(detail: tuple[np.ndarray, np.ndarray]) ->
     assert row.labels == 81 and row.equal > 0.999
     probabilities = np.exp(more - more.max(0)) / np.exp(more - more.max(0)).sum(0)
     assert probabilities[21:].max() < 0.01
-    for share, threshold in zip(row.in_play, (0.003, 0.01, 0.03), strict=True):
+    for share, threshold in zip(row.above, (0.003, 0.01, 0.03), strict=True):
         assert share == pytest.approx((probabilities > threshold).any((1, 2)).sum() / 81)
 
 
