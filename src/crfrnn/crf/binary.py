@@ -71,8 +71,11 @@ def for_two_labels(crf: CRFRNN) -> CRFRNN:
 
     For callers that need a label map: the labels of ``[0, z]`` are the argmax as of any other unary.
 
-    Raises: ValueError for ``activation="sigmoid"``, whose labels overlap, so that no label map exists.
+    Raises: TypeError for what is no `CRFRNN`; ValueError for ``activation="sigmoid"``, whose labels overlap,
+        so that no label map exists.
     """
+    if not hasattr(crf, "compatibility"):
+        raise TypeError(f"crf: expected a CRFRNN, got {type(crf).__name__}; that of a Segmenter is its .crf")
     if crf.activation == "sigmoid":
         raise ValueError(
             "crf: expected labels of which each pixel has one, got activation='sigmoid', whose labels "
