@@ -63,7 +63,7 @@ def numbers(case: str) -> Preset:
 
 def layer(case: str, labels: int = LABELS, quality: str = "default") -> crfrnn.CRFRNN:
     """The layer with a case's parameters; its bandwidths take no gradient, all else does."""
-    crf = crfrnn.CRFRNN(labels, **numbers(case)._asdict(), quality=quality)
+    crf = crfrnn.CRFRNN(labels, preset=numbers(case), quality=quality)
     for name, parameter in crf.named_parameters():
         parameter.requires_grad_("theta" not in name)
     return crf

@@ -61,7 +61,7 @@ def favour(counts: Counts, strength: float) -> Tensor:
 def write(path: Path, five: Counts, judged: Counts, options: argparse.Namespace) -> None:
     """The file: recalls of all pictures; `judged`, out of fold, gives the scores in it."""
     numbers = PRESETS["default"]
-    crf = CRFRNN(LABELS, **numbers._asdict(), label_weights="matrix", iterations=STEPS_OF_TEST)
+    crf = CRFRNN(LABELS, preset="default", label_weights="matrix", iterations=STEPS_OF_TEST)
     spatial, bilateral = matrices(numbers, favour(five, options.strength))
     state = {"spatial_weights": spatial, "bilateral_weights": bilateral}
     crf.load_state_dict({**crf.state_dict(), **state})

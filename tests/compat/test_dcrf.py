@@ -7,15 +7,15 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pydensecrf.densecrf as theirs
 import pytest
 from pydensecrf import utils as their_utils
 
-from compat_pictures import PHOTOGRAPHS, assert_agree, energies, photograph
+from compat_pictures import PHOTOGRAPHS, assert_agree, energies, photograph, theirs_by
 from crfrnn.compat.dcrf import DenseCRF
+from crfrnn.crf.presets import USED, Preset
 
-# pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std: CLIP-ES, WeCLIP/AFA, DuPL/SeCo, ToCo
-SETTINGS = [(3, 1, 4, 67, 3), (3, 3, 4, 64, 5), (1, 1, 4, 121, 5), (3, 3, 4, 36, 3)]
+# The class has no argument for the normalisation.
+SETTINGS = [preset for preset in USED.values() if preset.normalization == "symmetric"]
 
 
 def probabilities(name: str) -> np.ndarray:
@@ -24,16 +24,15 @@ def probabilities(name: str) -> np.ndarray:
     return (p / p.sum(0)).astype(np.float32).reshape(-1, *picture.shape[:2])
 
 
-@pytest.mark.parametrize(("setting", "name"), list(zip(SETTINGS, [*PHOTOGRAPHS, *PHOTOGRAPHS], strict=False)))
-def test_marginals_are_those_of_pydensecrf(setting: tuple[float, ...], name: str) -> None:
+@pytest.mark.parametrize(("setting", "name"), list(zip(SETTINGS, 2 * PHOTOGRAPHS, strict=False)))
+def test_marginals_are_those_of_pydensecrf(setting: Preset, name: str) -> None:
     image, p = photograph(name), probabilities(name)
-    labels, height, width = p.shape
-    model = theirs.DenseCRF2D(width, height, labels)
-    model.setUnaryEnergy(np.ascontiguousarray(their_utils.unary_from_softmax(p)))
-    model.addPairwiseGaussian(sxy=setting[1], compat=setting[0])
-    model.addPairwiseBilateral(sxy=setting[3], srgb=setting[4], rgbim=image, compat=setting[2])
-    found = DenseCRF(10, *setting)(image, p)
-    assert_agree(found.reshape(labels, -1), model.inference(10))
+    post = DenseCRF(
+        setting.iterations, setting.spatial_weight, setting.theta_gamma, setting.bilateral_weight,
+        setting.theta_alpha, setting.theta_beta,
+    )  # fmt: skip
+    energy = np.ascontiguousarray(their_utils.unary_from_softmax(p))
+    assert_agree(post(image, p).reshape(len(p), -1), theirs_by(setting, image, energy))
 
 
 def test_it_is_pickled_and_serves_several_threads() -> None:

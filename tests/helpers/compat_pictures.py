@@ -55,6 +55,16 @@ def build(module, image, energy, compat, kernel, normalization, widths=(3, 80, 1
     return model
 
 
+def theirs_by(preset, image, energy):
+    """Marginals Float32[L, N] of pydensecrf2 with a preset of the table, called as projects call it."""
+    from pydensecrf import densecrf
+
+    compat, widths = (preset.spatial_weight, preset.bilateral_weight), (preset.theta_gamma, *preset[:2])
+    mode = {"symmetric": "NORMALIZE_SYMMETRIC", "none": "NO_NORMALIZATION"}[preset.normalization]
+    model = build(densecrf, image, energy, compat, "DIAG_KERNEL", mode, widths)
+    return np.array(model.inference(preset.iterations))
+
+
 def assert_agree(ours, theirs):
     """The bounds of a drop-in: mean |ΔQ| ≤ 1e-3, the same argmax at 99.9 % of the pixels."""
     ours, theirs = np.array(ours), np.array(theirs)

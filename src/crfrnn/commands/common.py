@@ -43,7 +43,14 @@ USAGE = 2
 Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="Named parameters: default, deeplab, crfasrnn.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Named parameters: default, deeplab, crfasrnn; as a project passes them to pydensecrf: irn, "
+        "affinitynet, seam, clip-es, more, excel, weclip, afa, dupl, seco, toco, cutler, manga.",
+    ),
+]
 ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, pixels.")]
 ThetaBeta = Annotated[float | None, typer.Option("--theta-beta", help="Bilateral colour reach, of 0..255.")]
 ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, pixels.")]

@@ -36,13 +36,17 @@ class CRFRNN(nn.Module):
         theta_alpha, theta_gamma: bandwidths in pixels, a number or one per axis in the order x, y, (z).
         theta_beta: bandwidth in colour steps of 0..255, a number or one per channel.
         spatial_weight, bilateral_weight: starting value of the kernel weights of every label.
-        preset: "crfasrnn" are the five numbers of the released CRF-RNN model; None the package's defaults.
-            A number given beside it goes first.
-        iterations, eval_iterations: T in training and in evaluation (None: the same).
+        preset: a name in `crfrnn.crf.presets.PRESETS`, or a `Preset`: bandwidths, weights, iterations and
+            normalisation; "crfasrnn" are those of the released CRF-RNN model, None the package's defaults.
+            What is given beside it goes first.
+        iterations, eval_iterations: T in training (None: the preset's; of the defaults 5) and in evaluation
+            (None: the same).
         label_weights: "vector" keeps one weight per label and kernel, "matrix" an L×L matrix per kernel.
-        spatial_method: "separable", "lattice" or "exact"; bilateral_method: "lattice" or "exact".
+        spatial_method: "separable", "lattice" or "exact"; None: "separable", but the lattice with
+            quality="classic" and a preset of pydensecrf's, so that all numbers are pydensecrf's.
+        bilateral_method: "lattice" or "exact".
         quality: "classic", "default" or "high", for the lattice.
-        normalization: "none", "before", "after" or "symmetric".
+        normalization: "none", "before", "after" or "symmetric"; None: the preset's, of the defaults "after".
         activation, damping, tolerance, gradient: as in `mean_field`.
         guide_components: k: the bilateral kernel compares each picture's k principal components instead of
             its channels, as in `GaussianKernel.bilateral`; for guides of seven channels and more, which leave
@@ -75,14 +79,14 @@ class CRFRNN(nn.Module):
         theta_gamma: Bandwidth | None = None,
         spatial_weight: float | None = None,
         bilateral_weight: float | None = None,
-        preset: str | None = None,
-        iterations: int = 5,
+        preset: str | Preset | None = None,
+        iterations: int | None = None,
         eval_iterations: int | None = None,
         label_weights: str = "vector",
-        spatial_method: str = "separable",
+        spatial_method: str | None = None,
         bilateral_method: str = "lattice",
         quality: str = "default",
-        normalization: str = "after",
+        normalization: str | None = None,
         *,
         activation: str = "softmax",
         damping: float = 1.0,
@@ -93,9 +97,15 @@ class CRFRNN(nn.Module):
         guide_components: int | None = None,
     ) -> None:
         super().__init__()
-        start = preset_named(preset)
+        chosen = preset_named(preset).but(
+            theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
+            spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, iterations=iterations,
+            normalization=normalization,
+        )  # fmt: skip
+        if spatial_method is None:
+            spatial_method = chosen.classic_spatial_method if quality == "classic" else "separable"
         labels = validate.check_count("num_labels", num_labels, 1, "give the number of labels of the unary")
-        steps = validate.check_count("iterations", iterations, 0, "0 returns the unary")
+        steps = validate.check_count("iterations", chosen.iterations, 0, "0 returns the unary")
         self.num_labels, self.iterations = labels, steps
         self.eval_iterations = (
             None
@@ -108,7 +118,7 @@ class CRFRNN(nn.Module):
         self.bilateral_method = check_choice("bilateral_method", bilateral_method, methods[1:])
         self.quality = check_choice("quality", quality, ("classic", "default", "high"))
         modes = ("none", "before", "after", "symmetric")
-        self.normalization = check_choice("normalization", normalization, modes)
+        self.normalization = check_choice("normalization", chosen.normalization, modes)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
         self.gradient = check_choice("gradient", gradient, GRADIENTS)
         self.damping = validate.check_damping(damping)
@@ -120,14 +130,12 @@ class CRFRNN(nn.Module):
             else validate.check_count("guide_components", guide_components, 1, "None: all channels")
         )
 
-        mine = (theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight)
-        given = Preset(*(usual if own is None else own for own, usual in zip(mine, start, strict=True)))
-        self.spatial_weights = self._weights("spatial_weight", given.spatial_weight)
-        self.bilateral_weights = self._weights("bilateral_weight", given.bilateral_weight)
+        self.spatial_weights = self._weights("spatial_weight", chosen.spatial_weight)
+        self.bilateral_weights = self._weights("bilateral_weight", chosen.bilateral_weight)
         self.compatibility = nn.Parameter(-torch.eye(len(self.spatial_weights)))
-        self.log_theta_alpha = _log("theta_alpha", given.theta_alpha, "pixels")
-        self.log_theta_beta = _log("theta_beta", given.theta_beta, "colour steps")
-        self.log_theta_gamma = _log("theta_gamma", given.theta_gamma, "pixels")
+        self.log_theta_alpha = _log("theta_alpha", chosen.theta_alpha, "pixels")
+        self.log_theta_beta = _log("theta_beta", chosen.theta_beta, "colour steps")
+        self.log_theta_gamma = _log("theta_gamma", chosen.theta_gamma, "pixels")
         if temperature is None:
             self.register_parameter("log_temperature", None)
         else:

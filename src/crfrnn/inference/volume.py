@@ -102,8 +102,10 @@ def refine_volume(
     elif rescale:
         channels = to_display_range(channels, mask)
     step = _lengths("spacing", spacing)
-    given = (theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight)
-    chosen = Preset(*(usual if own is None else own for own, usual in zip(given, VOLUME_PRESET, strict=True)))
+    chosen = VOLUME_PRESET.but(
+        theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
+        spatial_weight=spatial_weight, bilateral_weight=bilateral_weight,
+    )  # fmt: skip
     crf = CRFRNN(
         unary.shape[0],
         theta_alpha=_voxels("theta_alpha", chosen.theta_alpha, step),

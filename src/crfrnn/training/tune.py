@@ -216,6 +216,8 @@ def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDatase
     for key, value in about.items():
         found.set_user_attr(key, value)
     for preset in PRESETS.values():
+        if preset.normalization != "after":  # numbers for another scale of the messages
+            continue
         start = {**FIXED, **{k: v for k, v in preset._asdict().items() if np.isscalar(v)}}
         inside = {
             name: min(max(float(start[name]), low), high)
