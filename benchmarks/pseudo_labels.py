@@ -94,6 +94,7 @@ def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
     import pydensecrf.densecrf as dcrf
 
     recipe, ours, theirs = CAM_CRFS["irn"], [], []
+    preset = recipe.preset
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for path in paths:
@@ -102,11 +103,11 @@ def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
         def peer(image: np.ndarray = image, logits: np.ndarray = logits) -> np.ndarray:
             crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], labels)
             crf.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(labels, -1)))
-            crf.addPairwiseGaussian(sxy=recipe.theta_gamma, compat=recipe.spatial_weight)
+            crf.addPairwiseGaussian(sxy=preset.theta_gamma, compat=preset.spatial_weight)
             crf.addPairwiseBilateral(
-                sxy=recipe.theta_alpha, srgb=recipe.theta_beta, rgbim=image, compat=recipe.bilateral_weight
+                sxy=preset.theta_alpha, srgb=preset.theta_beta, rgbim=image, compat=preset.bilateral_weight
             )
-            return np.array(crf.inference(recipe.iterations)).argmax(0)
+            return np.array(crf.inference(preset.iterations)).argmax(0)
 
         def own(image: np.ndarray = image, logits: np.ndarray = logits) -> list[np.ndarray]:
             return refine_labels([image], [torch.from_numpy(logits)], recipe, device=device)

@@ -141,6 +141,7 @@ def test_command_refines_scores_of_all_labels_and_label_maps(root: Path) -> None
     ("words", "named"),
     [
         (("--recipe", "crf"), "recipe: expected one of"),
+        (("--recipe", "cutler"), "--level: expected one or two numbers"),
         (("--kind", "scribbles"), "--kind: expected one of"),
         (("--kind", "logits"), "--layout: expected the order"),
         (("--kind", "labels"), "--labels: expected"),

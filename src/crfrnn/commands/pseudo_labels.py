@@ -29,7 +29,14 @@ def pseudo_labels(
     images: Pictures,
     maps: Annotated[Path, typer.Option("--maps", "-m", help="The folder of maps, by stem.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="One of irn, affinitynet, seam, clip-es.")] = "irn",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="For maps: irn, affinitynet, seam, clip-es, more, toco; for scores of all labels: excel, "
+            "weclip, afa, dupl, seco; for masks: cutler, manga.",
+        ),
+    ] = "irn",
     kind: Annotated[
         str, typer.Option("--kind", help="cams (.npz with keys), logits, probabilities or labels.")
     ] = "cams",

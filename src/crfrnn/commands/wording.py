@@ -11,7 +11,13 @@ from typing import Any
 from typer.models import OptionInfo
 
 # Arguments that a command calls otherwise.
-_CALLED = {"axes": "layout", "num_labels": "labels", "unknown": "void", "probabilities": "unary"}
+_CALLED = {
+    "axes": "layout",
+    "num_labels": "labels",
+    "unknown": "void",
+    "probabilities": "unary",
+    "levels": "level",
+}
 _VALUE = r"'[^']*'|\"[^\"]*\"|-?\d[\d.e+-]*\b"
 _KEYWORD = re.compile(rf"(?<![(,\w.'\x22])(?<!, )\b([a-z]\w*)=({_VALUE})?(?![\w(\[])")  # \x22: "
 _LEADING = re.compile(r"(^|: )([a-z]\w*)(?=: expected)")

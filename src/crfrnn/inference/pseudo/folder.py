@@ -148,7 +148,9 @@ def _work(settings: _Settings, jobs: Sequence[Job]) -> list[None]:
 
 def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
     check_kind(settings.kind, KINDS)
-    if settings.kind != "cams":
+    if settings.kind == "cams":
+        settings.recipe.check_levels()
+    else:
         check_reading(settings.kind, settings.axes, settings.num_labels)
     if batch < 1:
         raise ValueError(f"batch: expected at least 1, got {batch}")

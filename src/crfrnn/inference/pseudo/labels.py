@@ -56,7 +56,7 @@ def refine_labels(
     Raises:
         ValueError: other shapes, more than 255 labels, unknown names.
 
-    Source: `CamCRF.source`; the inference is that of `CRFRNN` with symmetric normalisation.
+    Source: `CamCRF.preset.source`; the inference is that of `CRFRNN`.
 
     >>> image = np.zeros((4, 6, 3), np.uint8)
     >>> image[:, 3:] = 200
@@ -66,6 +66,8 @@ def refine_labels(
     [0, 0, 0, 15, 15, 15]
     """
     chosen = cam_crf(recipe)
+    if any(isinstance(source, Cams) for source in maps):
+        chosen.check_levels()
     if len(images) != len(maps):
         raise ValueError(f"maps: expected one for each of {len(images)} pictures, got {len(maps)}")
     candidates = [
@@ -112,6 +114,8 @@ def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: CamCRF)
         if recipe.background == "threshold":
             scores = torch.cat([torch.full_like(best, level)[None], source.scores])
             levels.append(unary_from_labels(scores.argmax(0), len(labels), gt_prob=recipe.gt_prob))
+        elif recipe.background == "softmax":
+            levels.append(torch.cat([torch.full_like(best, level)[None], source.scores]))
         else:
             scores = torch.cat([((1 - best) ** level)[None], source.scores])
             levels.append(scores.clamp(min=SMALLEST).log())
@@ -151,16 +155,14 @@ def _infer(
         unary[:, k, :, :h, :w] = own
         guide[k, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         valid[k, :h, :w] = True
-    if size > 1 and recipe.iterations:  # one label leaves nothing to decide
-        crf = recipe.crf(size, quality).to(device)
+    crf = recipe.crf(size, quality).to(device)
+    if size > 1 and crf.iterations:  # one label leaves nothing to decide
         mask = None if bool(valid.all()) else valid.to(device)
         kernels = crf.kernels(guide.to(device), mask, torch.float32)
         weights = (crf.spatial_weights, crf.bilateral_weights)
         for level in unary:
             level.copy_(
-                mean_field(
-                    level.to(device), kernels, weights, crf.compatibility, recipe.iterations, mask=mask
-                )
+                mean_field(level.to(device), kernels, weights, crf.compatibility, crf.iterations, mask=mask)
             )
     return [unary[:, k, :, : own.shape[2], : own.shape[3]].softmax(1) for k, own in enumerate(unaries)]
 
