@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE = 2
-Item = TypeVar("Item")
 
 Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
 Preset = Annotated[
@@ -275,18 +274,10 @@ def pictures(root: Path, split: str, num_labels: int | None, void: int | None = 
     return voc_pictures(root, split)
 
 
-def every(found: PictureSet, limit: int | None) -> PictureSet:
-    """At most `limit` pictures, spread evenly over the list."""
-    return found if limit is None or limit >= len(found) else found.select(spread(found.ids, limit))
-
-
-def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most `limit` of them, evenly over the sequence."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    if limit < 1:
+def check_limit(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected at least 1, got {limit}")
-    return [items[i * len(items) // limit] for i in range(limit)]
+    return limit
 
 
 def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
@@ -311,7 +302,7 @@ def labelled(
     root: Path, split: str, limit: int | None, labels: int | None, void: int | None = None
 ) -> tuple[PictureSet, int]:
     """Pictures with masks, and their number of labels, which is VOC's or must be said."""
-    found = every(pictures(root, split, labels, void), limit)
+    found = pictures(root, split, labels, void).some(check_limit(limit))
     count = labels or len(found.class_names)
     if count < 1:
         raise ValueError("--labels: expected the number of labels for a plain folder of pictures, got none")

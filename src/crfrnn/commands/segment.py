@@ -86,6 +86,7 @@ def segment(
 
     Example: crfrnn segment scene.tif -o labels.tif --bands 4,3,2 --scale 0 3000 --memory 2048
     """
+    from crfrnn.datasets.pictures import spread
     from crfrnn.inference import Predictor, default_checkpoint
     from crfrnn.inference.many import many
     from crfrnn.io.outputs import claim
@@ -119,7 +120,7 @@ def segment(
         )  # fmt: skip
         return
     work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
-    pictures = common.spread(list(names), limit)
+    pictures = spread(list(names), common.check_limit(limit))
     items = [work.item(path, output / names[path]) for path in pictures]
 
     def shown(item: Item) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from crfrnn.io.problems import by_kind
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 MaskLoader = Callable[[], NDArray[np.uint8]]
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
 _SHOWN = 20
 _THREADS = 4  # decoding releases Python's lock; more than a few threads only wait for the disk
@@ -157,9 +159,7 @@ class PictureSet:
 
     def some(self, limit: int | None) -> PictureSet:
         """At most `limit` pictures, spread evenly; None: all."""
-        if limit is None or limit >= len(self):
-            return self
-        return self.select(self.ids[i * len(self) // limit] for i in range(limit))
+        return self if limit is None or limit >= len(self) else self.select(spread(self.ids, limit))
 
     def select(self, ids: Iterable[str]) -> PictureSet:
         """The same set with only these pictures, in this order (a fold, a sample)."""
@@ -258,6 +258,16 @@ def read_ids(listing: PathLike, role: str = "split") -> list[str]:
             f"{role}: expected plain ids in {listing}, got {strange[0]!r}; one a line, no folders"
         )
     return ids
+
+
+def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:
+    """At most `limit` of them, evenly over the sequence; None: all.
+
+    >>> spread("abcdef", 3)
+    ['a', 'c', 'e']
+    """
+    count = len(items) if limit is None else min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def some(names: Sequence[str]) -> str:
