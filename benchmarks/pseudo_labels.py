@@ -13,7 +13,6 @@ Run it alone on the machine: python benchmarks/pseudo_labels.py; on a GPU: --dev
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import tempfile
@@ -30,8 +29,9 @@ from torch.nn.functional import interpolate
 
 from crfrnn import _native
 from crfrnn.datasets import shared_folder
+from crfrnn.evaluation.tables import write_csv
 from crfrnn.inference.pseudo import CAM_CRFS, Job, refine_labels, write_pseudo_labels
-from crfrnn.io import atomic, read_image
+from crfrnn.io import read_image
 from engine import in_turn
 from outputs import ready
 
@@ -170,10 +170,9 @@ def main() -> None:
         seconds = ("–" if np.isnan(v) else f"{v:.2f}" for v in (mine, peer))
         table.add_row(what, str(count), size, f"{speed:.2f}", f"{hours:.1f}", *seconds)
     console.print(table)
-    with atomic(arguments.output) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*heads, "versions", "machine"])
-        writer.writerows([*row, versions, machine] for row in rows)
+    write_csv(
+        arguments.output, [[*heads, "versions", "machine"], *([*row, versions, machine] for row in rows)]
+    )
     console.print(arguments.output)
 
 

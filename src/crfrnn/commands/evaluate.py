@@ -65,7 +65,7 @@ def evaluate(
     """  # fmt: skip
     from crfrnn.datasets import UnaryDataset
     from crfrnn.evaluation import Evaluator
-    from crfrnn.evaluation.tables import write_csv
+    from crfrnn.evaluation.tables import difference_lines, write_csv
     from crfrnn.inference.many import many
     from crfrnn.io.outputs import Item, claim
     from crfrnn.lattice.validate import check_choice
@@ -119,7 +119,8 @@ def evaluate(
         result.write_csv(tables["scores.csv"], **options)
         result.write_curve_csv(tables["trimap.csv"])
         if len(specs) > 1:
-            write_csv(tables["differences.csv"], _differences(result, base, samples, seed))
+            pairs = [(method, base) for method in result.methods if method != base]
+            write_csv(tables["differences.csv"], difference_lines(result, pairs, options, "baseline"))
         else:  # those of an earlier run would be taken for this one's
             tables["differences.csv"].unlink(missing_ok=True)
     _show(result)
@@ -187,18 +188,6 @@ def _method(spec: str, num_labels: int, iterations: int | None, void: int | None
             f"--method: expected plain, preset:NAME, params:FILE or folder:DIR (that exist), got {spec!r}"
         )
     return lambda sample: refine(sample.image, sample.unary, crf).labels
-
-
-def _differences(result: Evaluation, base: str, samples: int, seed: int) -> list[list[str]]:
-    from crfrnn.evaluation import METRICS
-
-    lines = [["method", "baseline", "metric", "difference", "low", "high", "clear_of_zero"]]
-    for method in result.methods:
-        for metric in METRICS if method != base else ():
-            found = result.difference(method, base, metric, samples=samples, seed=seed)
-            shares = (f"{100 * share:.4f}" for share in (found.value, found.low, found.high))
-            lines.append([method, base, metric, *shares, str(found.clear_of_zero).lower()])
-    return lines
 
 
 def _show(result: Evaluation) -> None:

@@ -43,6 +43,18 @@ def curve_lines(result: Evaluation) -> Iterable[list[str]]:
         yield [str(width), *(percent(value, 4) for value in values)]
 
 
+def difference_lines(
+    result: Evaluation, pairs: Iterable[tuple[str, str]], options: dict[str, Any], subtracted: str = "minus"
+) -> Iterable[list[str]]:
+    """Every figure of the first method of a pair minus the second's; `subtracted` heads the second column."""
+    yield ["method", subtracted, "metric", "difference", "low", "high", "clear_of_zero"]
+    for method, other in pairs:
+        for metric in METRICS:
+            found = result.difference(method, other, metric, **options)
+            numbers = (f"{100 * share:.4f}" for share in (found.value, found.low, found.high))
+            yield [method, other, metric, *numbers, str(found.clear_of_zero).lower()]
+
+
 def markdown(result: Evaluation, intervals: bool, baseline: str | None, options: dict[str, Any]) -> str:
     titles = [figure.title for figure in METRICS.values()]
     parts = [
@@ -69,10 +81,7 @@ def markdown(result: Evaluation, intervals: bool, baseline: str | None, options:
 
 def _score_cells(result: Evaluation, method: str, intervals: bool, options: dict[str, Any]) -> list[str]:
     if intervals:
-        return [
-            method,
-            *(result.interval(method, metric, **options).percent() for metric in METRICS),
-        ]
+        return [method, *(result.interval(method, metric, **options).percent() for metric in METRICS)]
     return [method, *(percent(result.score(method, metric), missing="–") for metric in METRICS)]
 
 

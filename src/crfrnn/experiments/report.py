@@ -13,7 +13,7 @@ from PIL import Image
 
 from crfrnn.datasets import PictureSet
 from crfrnn.evaluation import METRICS, Evaluation, Evaluator, confusion_matrix, mean_iu_of_truth
-from crfrnn.evaluation.tables import write_csv
+from crfrnn.evaluation.tables import difference_lines, percent, table, write_csv
 from crfrnn.experiments.plans import Plan, Row
 from crfrnn.io import read_label_png
 from crfrnn.io.files import write_text
@@ -53,16 +53,17 @@ def write_report(
     text.append(result.markdown(baseline=base if len(names) > 1 else None, **options))
     if plan.main in names and len(names) > 1 and plan.main != base:
         text += [f"`{plan.main}` minus each row, paired over pictures:", ""]
-        text += _against(result, [(plan.main, o) for o in names if o != plan.main], options)
+        text.append(_against(result, [(plan.main, o) for o in names if o != plan.main], options))
     twins = [(row.name, row.against) for row in done if row.against and row.against in names]
     if twins:
-        text += ["", "Rows minus those they differ from in one thing, paired over pictures:", ""]
-        text += _against(result, twins, options)
+        text += ["Rows minus those they differ from in one thing, paired over pictures:", ""]
+        text.append(_against(result, twins, options))
     stem = folder / plan.name
     result.write_csv(f"{stem}_scores.csv", **options)
     result.write_curve_csv(f"{stem}_trimap.csv")
     write_csv(f"{stem}_labels.csv", _labels(result))
-    write_csv(f"{stem}_differences.csv", _differences(result, plan, base, twins, options))
+    pairs = [*compared(plan, names, base), *twins]
+    write_csv(f"{stem}_differences.csv", difference_lines(result, pairs, options))
     try:
         text += ["", *_figures(result, plan, folder)]
     except ImportError as error:  # the runs took hours: their tables are written without figures
@@ -122,37 +123,26 @@ def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
     return "\n".join(lines)
 
 
-def _against(result: Evaluation, pairs: Sequence[Pair], options: dict[str, Any]) -> list[str]:
-    titles = [figure.title for figure in METRICS.values()]
-    lines = ["| row | minus | " + " | ".join(titles) + " |", "|---|---|" + "---:|" * len(titles)]
-    for row, other in pairs:
-        cells = [result.difference(row, other, metric, **options).percent() for metric in METRICS]
-        lines.append(f"| {row} | {other} | " + " | ".join(cells) + " |")
-    return lines
+def _against(result: Evaluation, pairs: Sequence[Pair], options: dict[str, Any]) -> str:
+    found = ([result.difference(*pair, metric, **options).percent() for metric in METRICS] for pair in pairs)
+    lines = ([f"{a} minus {b}", *cells] for (a, b), cells in zip(pairs, found, strict=True))
+    return table(["rows", *(figure.title for figure in METRICS.values())], lines)
 
 
 def _labels(result: Evaluation) -> list[list[str]]:
     lines = [["method", *result.class_names, "mean"]]
     for method in result.methods:
-        cells = ["" if v != v else f"{100 * v:.2f}" for v in result.per_label_iu(method).tolist()]
-        lines.append([method, *cells, f"{100 * result.score(method, 'mean_iu'):.2f}"])
+        figures = [*result.per_label_iu(method), result.score(method, "mean_iu")]
+        lines.append([method, *map(percent, figures)])
     return lines
 
 
-def _differences(
-    result: Evaluation, plan: Plan, base: str, twins: Sequence[Pair], options: dict[str, Any]
-) -> list[list[str]]:
-    lines = [["method", "minus", "metric", "difference", "low", "high", "clear_of_zero"]]
-    pairs = [(method, base) for method in result.methods if method != base]
-    if plan.main in result.methods and plan.main != base:
-        pairs += [(plan.main, other) for other in result.methods if other not in (base, plan.main)]
-    pairs += twins
-    for method, other in pairs:
-        for metric in METRICS:
-            found = result.difference(method, other, metric, **options)
-            numbers = (f"{100 * share:.4f}" for share in (found.value, found.low, found.high))
-            lines.append([method, other, metric, *numbers, str(found.clear_of_zero).lower()])
-    return lines
+def compared(plan: Plan, names: Sequence[str], base: str) -> list[Pair]:
+    """Every row against the baseline, then the main row against the others."""
+    pairs = [(name, base) for name in names if name != base and base in names]
+    if plan.main in names and plan.main != base:
+        pairs += [(plan.main, other) for other in names if other not in (base, plan.main)]
+    return pairs
 
 
 def _extremes(result: Evaluation, main: str, base: str) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from crfrnn.evaluation import METRICS, Evaluation, Interval
 from crfrnn.evaluation.bootstrap import Runs, bootstrap, paired_bootstrap
 from crfrnn.evaluation.tables import table, write_csv
 from crfrnn.experiments.plans import Plan
-from crfrnn.experiments.report import evaluate_rows
+from crfrnn.experiments.report import compared, evaluate_rows
 from crfrnn.io.files import write_text
 
 RUNS: tuple[Runs, Runs] = ("kept", "drawn")
@@ -52,9 +52,7 @@ def write_seeds(
     results = {number: evaluate_rows(rows, folder, val, num_labels) for number, folder in folders.items()}
     names = [row.name for row in rows]
     options: dict[str, Any] = {"samples": samples, "seed": seed}
-    pairs = [(name, plan.baseline) for name in names if name != plan.baseline and plan.baseline in names]
-    if plan.main in names and plan.main != plan.baseline:
-        pairs += [(plan.main, other) for other in names if other not in (plan.main, plan.baseline)]
+    pairs = compared(plan, names, plan.baseline)
     titles = [figure.title for figure in METRICS.values()]
     seeds = ", ".join(map(str, folders))
     own = ([name, *(_each(results, name, m) for m in METRICS)] for name in names)
