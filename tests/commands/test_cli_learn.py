@@ -223,6 +223,10 @@ def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -
         ("fit {root} --labels 3 --unaries {root}/unaries -o {out}/a.safetensors", "axes"),
         ("fit {root} --unaries {root}/unaries -o {out}/a.pkl", "-o"),
         ("fit {root} --unaries {root}/unaries -s epoch=3 -o {out}/a.safetensors", "did you mean epochs"),
+        (
+            "fit {root} --unaries x --epochs 2 -s epochs=3 -o {out}/a.safetensors",
+            "--epochs: expected one value",
+        ),
         ("tune {root} --unaries {root}/unaries -s folds=1 -o {out}/a.safetensors", "at least 2, got 1"),
         ("fit {out} --unaries {root}/unaries -o {out}/a.safetensors", "root"),
         ("evaluate {root} --labels 3 -m plain -o {out}/o", "--unaries"),

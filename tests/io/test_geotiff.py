@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 
 from colour_network import nearest, save_colours
 from command_line import names, run
@@ -238,6 +239,7 @@ def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.Monk
         (["scene.tif", "--long-side", 90], "--long-side: expected none for a GeoTIFF"),
         (["scene.tif", "map.tif"], "-o: expected a folder, or FILE.tif for one GeoTIFF"),
         (["absent.tif"], "-o: expected a folder, or FILE.tif for one GeoTIFF"),
+        (["photo.JPG"], "expected a GeoTIFF, got a picture in .jpg; photographs are for"),
         (["scores.tif"], "8 bits per band"),
         (["scene.tif", "--memory", 60], "memory: expected at least"),
         (["scene.tif", "-o", "scene.tif"], "scene.tif"),
@@ -249,6 +251,7 @@ def test_segment_refuses_a_geotiff_in_one_line(
 ) -> None:
     monkeypatch.chdir(root)
     save_colours(root / "net")
+    Image.new("RGB", (9, 8)).save("photo.JPG")
     before = names(root)
     code, _, error = run("segment", "-o", "out.tif", "-c", "net", *words)
     assert code == 2 and said in error and len(error.strip().splitlines()) == 1, error

@@ -196,7 +196,7 @@ def unary_experiment(
         train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
     judged = judged.select(judged.pictures.some(val_pictures).ids)
     # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
-    config = configured(FitConfig, settings or (), epochs=epochs, seed=seed, select="last")
+    config = configured(FitConfig, ["select=last", *(settings or ())], epochs=epochs, seed=seed)
     layer = common.layer_settings(quality, iterations)
     if context.info_name == "unaries":
         plan = unaries(config)

@@ -73,7 +73,7 @@ def fit(
 
     Validation is a fold of the pictures that are given: keep test pictures out of ROOT's split. Ctrl-C and
     SIGTERM save the best so far (exit code 130 and 143). Beside the parameter file a CSV log of the same name
-    is written.
+    is written. What an option is when it is left out, --show says.
 
     Example: crfrnn fit VOCdevkit --unaries logits/ --layout lhw -o learned.safetensors
 

@@ -25,6 +25,15 @@ Recursive = Annotated[
 ]
 
 
+def picture_endings() -> set[str]:
+    """The endings of the pictures that can be read, in small letters."""
+    from PIL import Image
+
+    from crfrnn.io.images import FORMATS
+
+    return {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+
+
 def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, Path]:
     """Each picture with the name of its results below the output folder, without ending.
 
@@ -35,13 +44,10 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
 
     Raises: FileError for what is not there, or holds no pictures.
     """
-    from PIL import Image
-
     from crfrnn.io import FileError
-    from crfrnn.io.images import FORMATS
     from crfrnn.io.outputs import result_names, without_results
 
-    endings = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    endings = picture_endings()
     found: dict[str, Path] = {}
     folders: list[str] = []
     for word in given:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from crfrnn.commands import common
+from crfrnn.commands.pictures import picture_endings
 
 if TYPE_CHECKING:
     from crfrnn.inference import Tiling
@@ -31,6 +32,12 @@ def open_scene(path: Path, bands: str, scale: tuple[float, float] | None) -> Ras
         chosen = [int(word) for word in bands.split(",")]
     except ValueError:
         raise ValueError(f"--bands: expected numbers such as 3,2,1, got {bands!r}") from None
+    ending = path.suffix.lower()
+    if path.is_file() and ending not in ENDINGS and ending in picture_endings():
+        raise FileError(
+            "IMAGE", path, "a GeoTIFF", f"a picture in {ending}",
+            "photographs are for `crfrnn segment` and `crfrnn refine`, with a folder after -o",
+        )  # fmt: skip
     scene = Raster(path, "IMAGE", bands=chosen, scale=scale)
     try:
         if scene.indexed:

@@ -58,6 +58,7 @@ def tune(
 
     Ctrl-C and SIGTERM save the best so far (exit code 130 and 143); with --study the search goes on where it
     stopped. SQLite for FILE.db, else a journal. `crfrnn fit --start` learns on from the result.
+    What an option is when it is left out, --show says.
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """

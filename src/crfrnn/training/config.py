@@ -69,13 +69,22 @@ def build(kind: type[T], content: Mapping[str, Any], settings: Sequence[str] = (
 
 
 def configured(kind: type[T], settings: Sequence[str] = (), /, **given: Any) -> T:
-    """The default value with what is given and is not None, and then with ``key=value`` put in.
+    """The default value with what is given and is not None, and with ``key=value`` put in.
+
+    Raises: ValueError where a key is given in both ways.
 
     >>> from crfrnn.training import FitConfig
     >>> configured(FitConfig, ["freeze=[log_theta_gamma]"], epochs=2, batch=None).freeze
     ('log_theta_gamma',)
     """
-    value = kind(**{name: item for name, item in given.items() if item is not None})
+    given = {name: item for name, item in given.items() if item is not None}
+    for setting in settings:
+        name = setting.partition("=")[0]
+        if not isinstance(given.get(name, {}), Mapping):
+            raise ValueError(
+                f"--{name}: expected one value, got {given[name]!r} and -s {setting}; leave one of them out"
+            )
+    value = kind(**given)
     return build(kind, plain(asdict(typing.cast("Any", value))), settings) if settings else value
 
 
