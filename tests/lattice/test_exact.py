@@ -42,6 +42,10 @@ def test_queries_elsewhere() -> None:
     torch.testing.assert_close(exact_filter(features, values, queries), dense(features, queries) @ values)
     with pytest.raises(ValueError, match=r"^queries: expected"):
         exact_filter(features, values, queries[..., :2])
+    with pytest.raises(TypeError, match=r"^queries: expected floating-point .*got list"):
+        exact_filter(features, values, queries.tolist())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^queries: expected a tensor on cpu, got one on meta"):
+        exact_filter(features, values, queries.to("meta"))
 
 
 @pytest.mark.slow

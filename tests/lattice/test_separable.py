@@ -65,6 +65,8 @@ def test_bad_input() -> None:
         separable_filter(values, torch.ones(3))
     with pytest.raises(ValueError, match=r"^values: expected \[B, \*spatial, C\]"):
         separable_filter(values[0, 0], 1.0)
+    with pytest.raises(TypeError, match=r"^values: expected a dense tensor"):
+        separable_filter(torch.ones(1, 2, 3, 1).to_sparse(), 1.0)
     with pytest.raises(TypeError, match=r"^values: expected a floating"):
         separable_filter(values.long(), 1.0)
     with pytest.raises(ValueError, match=r"^values: expected \[B, 12, C\]"):

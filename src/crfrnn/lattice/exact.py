@@ -17,9 +17,12 @@ from crfrnn.lattice import reference
 from crfrnn.lattice.backend import choose, find
 from crfrnn.lattice.samples import front
 from crfrnn.lattice.validate import (
+    check_dense,
+    check_device,
     check_features,
     check_values,
     compute_dtype,
+    describe,
     needs_graph,
     refuse_forward_over_forward,
 )
@@ -43,11 +46,16 @@ def exact_filter(
     values = check_values(values, features.shape[0], features.shape[1], features.device)
     if queries is None:
         queries = features.view_as(features)  # torch.compile refuses one tensor in two places
-    elif queries.ndim != 3 or queries.shape[::2] != features.shape[::2] or not queries.is_floating_point():
-        raise ValueError(
-            f"queries: expected floating-point [B, M, d], B and d as in features {tuple(features.shape)}, "
-            f"got {str(queries.dtype).removeprefix('torch.')} {tuple(queries.shape)}"
-        )
+    else:
+        if not isinstance(queries, Tensor) or not queries.is_floating_point():
+            raise TypeError(f"queries: expected floating-point [B, M, d], got {describe(queries)}")
+        check_dense("queries", queries)
+        if queries.ndim != 3 or queries.shape[::2] != features.shape[::2]:
+            raise ValueError(
+                f"queries: expected [B, M, d], B and d as in features {tuple(features.shape)}, "
+                f"got {describe(queries)}"
+            )
+        check_device("queries", queries, features.device)
     return _filter(features, values, queries, backend)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crfrnn.lattice.validate import check_values, compute_dtype, describe, fit_for_a_bandwidth
+from crfrnn.lattice.validate import check_dense, check_values, compute_dtype, describe, fit_for_a_bandwidth
 
 DENSE = 4096  # longer axes are convolved by FFT: a dense matrix would outgrow the picture
 
@@ -31,6 +31,7 @@ def separable_filter(values: Tensor, theta: Tensor | float) -> Tensor:
             f"values: expected a floating-point tensor [B, *spatial, C], got {describe(values)}; "
             "convert with values.float()"
         )
+    check_dense("values", values)
     axes = values.ndim - 2
     if axes < 1:
         raise ValueError(
