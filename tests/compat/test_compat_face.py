@@ -22,6 +22,7 @@ from crfrnn.compat import pydensecrf
 from crfrnn.compat.pydensecrf import _engine, eigen, utils
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.compat.pydensecrf.__main__ import main
+from threads import threads
 
 ENERGY = np.random.default_rng(0).random((2, 12)).astype(np.float32)
 
@@ -130,10 +131,10 @@ def test_marginals_of_ones_own_and_engine_state_left_alone():
     crf.addPairwiseGaussian(2, np.array([[-3, 0], [0, -3]], np.float32))
     q = eigen.matrixXf(np.full((2, 12), 0.5, np.float32))
     _, tmp1, tmp2 = crf.startInference()
-    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    count, grad = torch.get_num_threads(), torch.is_grad_enabled()
     crf.stepInference(q, tmp1, tmp2)
     np.testing.assert_allclose(np.array(q), torch.softmax(torch.from_numpy(-ENERGY), 0).numpy(), atol=1e-6)
-    assert (torch.get_num_threads(), torch.is_grad_enabled()) == (threads, grad)
+    assert (torch.get_num_threads(), torch.is_grad_enabled()) == (count, grad)
     with torch.autocast("cpu"):
         again = eigen.matrixXf(np.full((2, 12), 0.5, np.float32))
         crf.stepInference(again, tmp1, tmp2)
@@ -261,13 +262,9 @@ def _refine(name):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_forked_workers_after_use_in_the_parent():
     """The usual pool of old scripts: a parallel loop in a forked child would wait for ever."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         here = [_refine(name) for name in ("coffee", "rocket")]
         with multiprocessing.get_context("fork").Pool(2) as pool:
             there = pool.map_async(_refine, ("coffee", "rocket")).get(timeout=60)
-    finally:
-        torch.set_num_threads(threads)
     for mine, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(mine, other)

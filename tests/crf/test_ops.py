@@ -14,6 +14,7 @@ from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import ops
 from crfrnn.crf.problem import Problem
 from inferences import CASES, inference
+from threads import threads
 
 
 @pytest.mark.filterwarnings("ignore:.*one marginal is 1 everywhere")
@@ -41,14 +42,11 @@ def test_same_bits_from_run_to_run_and_for_any_number_of_threads(labels: int, he
     if held:
         for name, parameter in crf.named_parameters():
             parameter.requires_grad_("theta" not in name)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3, 2):
-            torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2, 3, 2):
+        with threads(count):
             out = crf(unary, image)
             results.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
-    finally:
-        torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from crfrnn import _native
 from crfrnn.crf import GaussianKernel, mean_field
 from crfrnn.crf.update import update
+from threads import threads
 
 GRID = (9, 14)
 
@@ -54,13 +55,9 @@ def test_plain_torch_gives_the_same(normalize: bool) -> None:
 
 def test_in_place_and_with_any_number_of_threads() -> None:
     unary, marginals, kernels, costs = problem(21, "symmetric")
-    apart = update(unary, marginals, kernels, costs)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = update(unary, marginals, kernels, costs)
-    finally:
-        torch.set_num_threads(before)
+    alone = update(unary, marginals, kernels, costs)
+    with threads(3):
+        apart = update(unary, marginals, kernels, costs)
     assert update(unary, marginals, kernels, costs, out=marginals) is marginals
     assert torch.equal(apart, marginals) and torch.equal(apart, alone)
 

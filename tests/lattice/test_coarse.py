@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import CRFRNN, GaussianKernel, mean_field
+from threads import threads
 
 SHAPES = [(50, 70), (9, 300), (33, 33), (10, 40, 50), (1, 40), (40,)]
 WIDE = [2.9, 3.0, 3.7, 4.5, 6.0, 10.0]  # the first is narrow, the second the least that is wide
@@ -41,13 +42,10 @@ def test_each_axis_has_its_own_step(theta: tuple[float, float]) -> None:
 
 
 def test_same_bits_for_any_number_of_threads() -> None:
-    before, outs = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):  # tiles of 600, 300 and 200 columns
-            torch.set_num_threads(threads)
+    outs = []
+    for count in (1, 2, 3):  # tiles of 600, 300 and 200 columns
+        with threads(count):
             outs.append(message((30, 600), (5.0, 5.0), 4, torch.float32))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(outs[0], outs[1])
     assert torch.equal(outs[0], outs[2])
 

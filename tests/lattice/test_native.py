@@ -21,6 +21,7 @@ from torch import Tensor
 from crfrnn import CRFRNN, _native
 from crfrnn.lattice import Lattice
 from crfrnn.lattice.quality import QUALITIES, Quality
+from threads import threads
 
 
 def arrays(shape: tuple[int, ...], dtype: type = np.float32, seed: int = 0) -> np.ndarray:
@@ -50,7 +51,7 @@ def filter_and_gradients(
     return work
 
 
-def inference(threads: int, labels: int, masked: bool, **options: Any) -> Callable[[], list[np.ndarray]]:
+def inference(count: int, labels: int, masked: bool, **options: Any) -> Callable[[], list[np.ndarray]]:
     """Forward and backward of the layer, every gradient included."""
     crf = CRFRNN(labels, iterations=2, **options)
     image = torch.from_numpy(arrays((2, 3, 9, 11))) * 60 + 128
@@ -58,14 +59,10 @@ def inference(threads: int, labels: int, masked: bool, **options: Any) -> Callab
     mask = torch.arange(198).view(2, 9, 11) % 5 > 0 if masked else None
 
     def work() -> list[np.ndarray]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with threads(count):
             leaf, picture = unary.clone().requires_grad_(), image.clone().requires_grad_()
             out = crf(leaf, picture, mask=mask)
             grads = torch.autograd.grad(out.square().sum(), [leaf, picture, *crf.parameters()])
-        finally:
-            torch.set_num_threads(before)
         return [out.detach().numpy(), *(grad.numpy() for grad in grads)]
 
     return work
@@ -126,18 +123,13 @@ def interrupted(work: Callable[[], Any], after: float) -> float:
     return time.perf_counter() - start
 
 
-def endless_inference(threads: int) -> Callable[[], Any]:
+def endless_inference(count: int) -> Callable[[], Any]:
     crf = CRFRNN(4, iterations=10**7)
     unary, image = torch.randn(1, 4, 90, 90), torch.rand(1, 3, 90, 90) * 255
 
     def work() -> None:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            with torch.no_grad():
-                crf(unary, image)
-        finally:
-            torch.set_num_threads(before)
+        with threads(count), torch.no_grad():
+            crf(unary, image)
 
     return work
 
@@ -186,18 +178,13 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
             else:
                 _native.weight_gradient(x, x, weights, table, 1, out)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        start = time.perf_counter()
-        whole = work()
-        full = time.perf_counter() - start
-        del whole
-        in_use = _native.memory_in_use()
-        assert interrupted(work, 0.1 * full) < 0.7 * full + 0.3
-        assert _native.memory_in_use() == in_use
-    finally:
-        torch.set_num_threads(threads)
+    start = time.perf_counter()
+    whole = work()
+    full = time.perf_counter() - start
+    del whole
+    in_use = _native.memory_in_use()
+    assert interrupted(work, 0.1 * full) < 0.7 * full + 0.3
+    assert _native.memory_in_use() == in_use
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")

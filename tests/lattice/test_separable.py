@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crfrnn.crf.features import grid_features
 from crfrnn.lattice import Separable, exact_filter, separable, separable_filter
 from crfrnn.lattice.separable import running_sums
+from threads import threads
 
 F64 = torch.float64
 
@@ -84,11 +85,8 @@ def test_running_sums(count: int, side: int) -> None:
 
 
 def test_mass_has_the_same_bits_for_any_number_of_threads() -> None:
-    before, masses = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):  # 600 pixels: enough for the threads of a matrix product
-            torch.set_num_threads(threads)
+    masses = []
+    for count in (1, 2, 3):  # 600 pixels: enough for the threads of a matrix product
+        with threads(count):
             masses.append(Separable((30, 600), torch.tensor([5.0, 5.0])).mass())
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(mass, masses[0]) for mass in masses)
