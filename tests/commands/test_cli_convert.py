@@ -71,7 +71,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_given_vgg16_in_half_precision(tmp_path: Path, shared: Path) -> None:
+def test_given_vgg16_in_half_precision(shared: Path) -> None:
     from safetensors.torch import load_file
 
     source = shared / "weights" / "vgg16_imagenet_features_fp16.safetensors"

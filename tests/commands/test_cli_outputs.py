@@ -158,7 +158,7 @@ def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -
 
 
 @pytest.mark.slow
-def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path, tmp_path: Path) -> None:
+def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path) -> None:
     for words, output, _ in CASES.values():
         said: list[object] = []
         for word in words:

@@ -75,7 +75,7 @@ def test_no_such_year(tmp_path):
         voc_pictures(tmp_path, year="2006")
 
 
-def test_the_same_id(kits, tmp_path):
+def test_the_same_id(kits):
     train, val = sbd_pictures(kits[1], "trainval"), voc_pictures(kits[0], "val")
     leaks = find_leaks(train, val, pictures=False)
     assert [(leak.train, leak.val, leak.reason) for leak in leaks] == [("w1", "w1", "id"), ("w3", "w3", "id")]

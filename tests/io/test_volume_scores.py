@@ -132,7 +132,7 @@ def test_vectors_as_itk_writes_them(tmp_path: Path, guide: Volume) -> None:
     assert (read_scores(path, guide) == P).all()
 
 
-def test_a_label_map_keeps_its_numbers(tmp_path: Path, guide: Volume) -> None:
+def test_a_label_map_keeps_its_numbers(guide: Volume) -> None:
     """FreeSurfer's labels are 0, 2, 41, …; the layer's are 0, 1, 2, …"""
     numbers = np.array([0, 41, 255])
     plain = refine_volume(guide.values, LABELS, guide.spacing, kind="labels", num_labels=3, gt_prob=0.6)

@@ -227,7 +227,7 @@ def test_bad_calls_are_named() -> None:
     assert from_transformers(model).preprocessing == IMAGENET
 
 
-def test_one_label_is_background_and_foreground(tmp_path: Path) -> None:
+def test_one_label_is_background_and_foreground() -> None:
     """num_labels=1, a sigmoid for one thing: transformers' own argmax would be 0 everywhere."""
     picture = np.zeros((16, 24, 3), np.uint8)
     picture[:, 10:] = 200
