@@ -90,7 +90,10 @@ def assemble(found: Found, num_labels: int | None = None) -> Converted:
     trained = "score_fr.weight" in tensors
     labels = tensors["score_fr.weight"].shape[0] if trained else (num_labels or len(VOC_CLASSES))
     if num_labels not in (None, labels):
-        raise ValueError(f"labels: expected {labels} as the file has, got {num_labels}")
+        raise ValueError(
+            f"labels: expected {labels} as the file has, got {num_labels}; leave it out here, and let "
+            "`crfrnn train` learn labels of your own"
+        )
     matrices = {name: tensors.pop(f"crf.{name}") for name in CRF_PARTS if f"crf.{name}" in tensors}
     stage = "fcn8s"
     if trained and "score_pool3.weight" not in tensors:

@@ -68,7 +68,10 @@ def convert_deeplab(path: PathLike, num_labels: int | None = None) -> Converted:
         raise ValueError(f"weights: expected those of DeepLabV3-MobileNetV2, got {got}; {_AGAIN}")
     labels = classifier.shape[0]
     if num_labels not in (None, labels):
-        raise ValueError(f"labels: expected {labels} as the file has, got {num_labels}")
+        raise ValueError(
+            f"labels: expected {labels} as the file has, got {num_labels}; leave it out here, and let "
+            "`crfrnn train` learn labels of your own"
+        )
     network = DeepLab(labels, width=width)
     filled = load_deeplab(network, tensors)
     names = VOC_CLASSES if labels == len(VOC_CLASSES) else ()
