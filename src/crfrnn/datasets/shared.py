@@ -21,7 +21,7 @@ def shared_folder() -> Path | None:
     if named:
         folder = Path(named).expanduser()
         return folder.resolve() if folder.is_dir() else None
-    checkout = Path(__file__).resolve().parents[3]  # <checkout>/src/crfrnn/data/shared.py
+    checkout = Path(__file__).resolve().parents[3]  # <checkout>/src/crfrnn/datasets/shared.py
     if not (checkout / "pyproject.toml").is_file():  # an installed package has no neighbours
         return None
     folder = checkout.parent / "shared"
