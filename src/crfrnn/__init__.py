@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING
 
+from crfrnn import _earlier
 from crfrnn._late import for_command_line, late
 
 if TYPE_CHECKING or not for_command_line():
@@ -40,3 +41,4 @@ __all__ = [
     "robust_log_likelihood",
 ]
 __getattr__, __dir__ = late(__name__, __all__, ("lattice", "crf", "io", "models", "inference"))
+_earlier.install(__name__)
