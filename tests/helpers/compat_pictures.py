@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pydensecrf.densecrf as theirs
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 LABELS = 5
@@ -57,11 +58,9 @@ def build(module, image, energy, compat, kernel, normalization, widths=(3, 80, 1
 
 def theirs_by(preset, image, energy):
     """Marginals Float32[L, N] of pydensecrf2 with a preset of the table, called as projects call it."""
-    from pydensecrf import densecrf
-
     compat, widths = (preset.spatial_weight, preset.bilateral_weight), (preset.theta_gamma, *preset[:2])
     mode = {"symmetric": "NORMALIZE_SYMMETRIC", "none": "NO_NORMALIZATION"}[preset.normalization]
-    model = build(densecrf, image, energy, compat, "DIAG_KERNEL", mode, widths)
+    model = build(theirs, image, energy, compat, "DIAG_KERNEL", mode, widths)
     return np.array(model.inference(preset.iterations))
 
 
