@@ -135,6 +135,13 @@ class RunsCode:
         return os.system, (f"touch {self.marker}",)
 
 
+def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\xff\xd8\xff\xe0 a photograph")
+    with pytest.raises(ValueError, match=r"a file that torch\.save wrote, got a file that begins"):
+        convert(path, "pytorch")
+
+
 @pytest.mark.parametrize("origin", ["pytorch", "torchvision"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_pickle_that_wants_to_run_code_is_refused(origin: str, zipped: bool, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from crfrnn.io.arrays import MAX_BYTES, read_array
 from crfrnn.io.files import FileError, PathLike, refusal
 from crfrnn.lattice.validate import warn
 
+# What to do about another number of labels, whether the caller or a file of parameters says it.
+OTHER_LABELS = "correct num_labels, or give the scores, or the parameters, that belong to it"
 MAP = ("hw", "wh")  # h = rows, w = columns
 PICTURE = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels
 VOLUME_MAP = ("xyz", "zyx")  # x, y, z as nibabel has them; z, y, x as SimpleITK has them
@@ -127,7 +129,7 @@ class Axes:
         if not self._fits_labels(labels):
             return FileError(
                 self.role, self.path, f"{self.num_labels} labels", f"{labels} in {got}",
-                would or "correct num_labels, or give the scores that belong to it",
+                would or OTHER_LABELS,
             )  # fmt: skip
         remedy = self.turned(shape, self.said) or would or self.remedy
         return FileError(self.role, self.path, self.place, got, remedy)

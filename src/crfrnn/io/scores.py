@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crfrnn.crf.binary import two_labels, two_probabilities
 from crfrnn.crf.unit import warn_of_probabilities
-from crfrnn.io.axes import check_type
+from crfrnn.io.axes import OTHER_LABELS, check_type
 from crfrnn.io.files import PathLike, refusal
 from crfrnn.io.labels import FREE, ask_about_white, known_labels, place_of
 from crfrnn.io.palette import VOID
@@ -98,7 +98,7 @@ class AsLogits:
         if self.num_labels not in (None, values, max(values, 2)):
             raise refusal(
                 role, path, f"{self.num_labels} labels", f"{values}",
-                "correct num_labels, or give the scores that belong to it",
+                OTHER_LABELS,
             )  # fmt: skip
         return max(values, 2)
 

@@ -47,6 +47,11 @@ def read_safetensors(path: PathLike, role: str = "weights") -> tuple[dict[str, T
 
 
 def _read_pickle(path: Path, role: str) -> Mapping[Any, Any]:
+    with path.open("rb") as stream:
+        first = stream.read(4)
+    if not first.startswith((b"PK", b"\x80")):  # a zip archive, or the second pickle protocol and later
+        begins = f"a file that begins with {first!r}"
+        raise FileError(role, path, "a file that torch.save wrote", begins, _AGAIN)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
