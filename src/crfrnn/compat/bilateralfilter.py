@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crfrnn.compat._names import stand_in
 from crfrnn.crf import GaussianKernel
 
 __all__ = ["DenseCRFLoss", "bilateralfilter", "bilateralfilter_batch", "install"]
@@ -143,15 +143,8 @@ def install() -> None:
     >>> found.__module__
     'crfrnn.compat.bilateralfilter'
     """
-    module = sys.modules[bilateralfilter_batch.__module__]
-    if sys.modules.get("bilateralfilter", module) is not module:
-        warnings.warn(
-            "install: bilateralfilter had been imported before; names bound from there keep the original. "
-            "Call crfrnn.compat.bilateralfilter.install() before any import of bilateralfilter.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    sys.modules["bilateralfilter"] = module
+    modules = {"bilateralfilter": sys.modules[bilateralfilter_batch.__module__]}
+    stand_in(modules, modules, "crfrnn.compat.bilateralfilter.install", "bilateralfilter")
 
 
 def _filtered(images: Tensor, planes: Tensor, sigma_rgb: float, sigma_xy: float) -> Tensor:

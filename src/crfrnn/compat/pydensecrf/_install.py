@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-import warnings
+
+from crfrnn.compat._names import stand_in
 
 _ROOMS = ("densecrf", "eigen", "utils")
 
@@ -31,14 +32,5 @@ def install() -> None:
         **{f"pydensecrf.{room}": sys.modules[f"{package.__name__}.{room}"] for room in _ROOMS},
     }
     # The bare package is left out of the question: it holds nothing that could have been bound.
-    held = sorted(
-        name for name in modules if "." in name and sys.modules.get(name) not in (None, modules[name])
-    )
-    if held:
-        warnings.warn(
-            f"install: {', '.join(held)} had been imported before; names bound from there keep the original. "
-            "Call crfrnn.compat.pydensecrf.install() before any import of pydensecrf.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    sys.modules.update(modules)
+    bound = {name: module for name, module in modules.items() if "." in name}
+    stand_in(modules, bound, "crfrnn.compat.pydensecrf.install", "pydensecrf")
