@@ -58,15 +58,7 @@ def fit(
         bool, typer.Option("--temperature/--no-temperature", help="Learn a divisor of the unary.")
     ] = True,
     settings: Settings = None,
-    show: Annotated[
-        bool,
-        typer.Option(
-            "--show",
-            is_eager=True,
-            callback=show_keys("FitConfig"),
-            help="Print every key of -s with its default, and stop.",
-        ),
-    ] = False,
+    show: Annotated[bool, show_keys("FitConfig")] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
     """Learn weights, compatibility, bandwidths and temperature by back-propagation.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,8 +32,8 @@ Devices = Annotated[int, typer.Option("--devices", help="Processes, one device e
 Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Lightning's).")]
 
 
-def show_keys(name: str) -> Callable[[bool], None]:
-    """What `--show` calls: prints the keys of a configuration of `crfrnn.training`, and ends."""
+def show_keys(name: str) -> Any:
+    """The option `--show`, which prints the keys of a configuration of `crfrnn.training`, and ends."""
 
     def show(asked: bool) -> None:
         if asked:
@@ -43,7 +43,8 @@ def show_keys(name: str) -> Callable[[bool], None]:
             common.out.print(described(getattr(training, name)), markup=False)
             raise typer.Exit
 
-    return common.reported(show)
+    said = "Print every key of -s with its default, and stop."
+    return typer.Option("--show", is_eager=True, callback=common.reported(show), help=said)
 
 
 def train(

@@ -43,15 +43,7 @@ def tune(
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
     settings: Settings = None,
-    show: Annotated[
-        bool,
-        typer.Option(
-            "--show",
-            is_eager=True,
-            callback=show_keys("TuneConfig"),
-            help="Print every key of -s with its default, and stop.",
-        ),
-    ] = False,
+    show: Annotated[bool, show_keys("TuneConfig")] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
     """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
