@@ -15,20 +15,28 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help demo test test-fast test-toolkits hooks lint types stubs bench clean
+.PHONY: help demo app docs test test-fast test-toolkits hooks lint types stubs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    install into $(VENV), segment two photographs, print where the pictures are'
+	@echo 'make app     the page in a browser: a photograph, its labels, the sliders'
 	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests, WORKERS=4 takes four processes)'
 	@echo 'make test-fast  the tests that take a moment: neither slow ones nor those in the interpreter of Triton'
 	@echo 'make test-toolkits  tests beside torchvision, timm and segmentation-models-pytorch, in a folder of their own'
+	@echo 'make docs    the documentation site, in build/site'
 	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
 	@echo 'make hooks   ruff, clang-format and pyright before every commit, by pre-commit'
 	@echo 'make clean   remove $(VENV), build and demo-output'
 
 demo: $(VENV)/.stamp-core
 	@$(VENV)/bin/crfrnn demo -o demo-output --overwrite
+
+app: $(VENV)/.stamp-web
+	$(VENV)/bin/crfrnn app
+
+docs: $(VENV)/.stamp-dev
+	$(PY) scripts/docs.py
 
 # A file's tests stay in one process, so that what they share is made once; tests/conftest.py says which files go first.
 WORKING := -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -103,7 +111,11 @@ $(VENV)/.stamp-core: $(VENV)/.stamp-tools $(SOURCES)
 	$(INSTALL) --no-build-isolation --editable '.[demo]'
 	@touch $@
 
+$(VENV)/.stamp-web: $(VENV)/.stamp-core
+	$(INSTALL) --no-build-isolation --editable '.[demo,web]'
+	@touch $@
+
 $(VENV)/.stamp-dev: $(VENV)/.stamp-tools $(SOURCES)
 	@$(MAKE) -j2 $(VENV)/.stamp-torch $(VENV)/.stamp-native
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
-	@touch $(VENV)/.stamp-core $@
+	@touch $(VENV)/.stamp-core $(VENV)/.stamp-web $@
