@@ -1,15 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""Panels and overlays: sizes, colours where they belong, and errors that name the argument."""
+"""Pictures of labels, kernels and numbers: what is drawn where, and errors that name the argument."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageSequence
+from skimage.color import rgb2lab
 
+from crfrnn import GaussianKernel
 from crfrnn.io import voc_palette
-from crfrnn.plots import CHANGED, curves, difference, heat_map, overlay, painted, panel, shrunk
+from crfrnn.plots import (
+    CHANGED,
+    as_seen,
+    charts,
+    curves,
+    difference,
+    energy_curve,
+    exact_footprint,
+    footprint,
+    frames,
+    heat_map,
+    kernel_footprints,
+    least_difference,
+    overlay,
+    painted,
+    palette,
+    panel,
+    safe_palette,
+    shrunk,
+    trimap_curves,
+    write_film,
+)
 
 IMAGE = np.full((6, 8, 3), 128, np.uint8)
 BEFORE = np.zeros((6, 8), int)
@@ -138,3 +165,110 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib, got none; pip install '\.\[plots\]'"):
         curves({"a": [1.0, 2.0]}, "x", "y")
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are drawn, to read the numbers in them."""
+    found: list[Any] = []
+    really = charts.picture_of
+
+    def picture_of(figure: Any) -> Image.Image:
+        found.append(figure)
+        return really(figure)
+
+    for module in ("charts", "footprint"):
+        monkeypatch.setattr(sys.modules[f"crfrnn.plots.{module}"], "picture_of", picture_of)
+    return found
+
+
+def test_trimap_and_energy_curves_draw_the_numbers_at_their_widths_and_iterations(figures: list[Any]) -> None:
+    trimap_curves({"before": [0.5, 0.25], "after": [0.75, 0.5]})
+    energy_curve({"plain": [7.0, 3.0, 4.0], "damped": [7.0, 2.0]})
+    lines = [[line.get_xydata().tolist() for line in figure.axes[0].lines] for figure in figures]
+    assert lines[0] == [[[1, 50], [2, 25]], [[1, 75], [2, 50]]]
+    assert lines[1] == [[[0, 5], [1, 1], [2, 2]], [[0, 5], [1, 0]]]
+
+
+def test_a_footprint_is_the_row_of_the_kernels_matrix() -> None:
+    image = torch.rand(1, 3, 5, 6) * 255
+    for method, normalization in (("lattice", "after"), ("lattice", "symmetric"), ("exact", "none")):
+        kernel = GaussianKernel.bilateral(image, 3.0, 60.0, method, normalization)
+        matrix = (kernel @ torch.eye(30)[None])[0]
+        for x, y in ((0, 0), (4, 2)):
+            row = matrix[y * 6 + x].reshape(5, 6).numpy()
+            assert np.allclose(footprint(kernel, (5, 6), (x, y)), row / row.sum(), atol=1e-6)
+
+
+def test_the_exact_footprint_is_the_gaussian_of_places_and_colours() -> None:
+    image = torch.rand(1, 3, 5, 6) * 255
+    y, x = np.mgrid[:5, :6]
+    colours = image[0].double().permute(1, 2, 0).numpy()
+    apart = ((x - 4) ** 2 + (y - 2) ** 2) / 3.0**2 + ((colours - colours[2, 4]) ** 2).sum(-1) / 60.0**2
+    expected = np.exp(-apart / 2) / np.exp(-apart / 2).sum()
+    kernel = GaussianKernel.bilateral(image, 3.0, 60.0)
+    assert np.allclose(exact_footprint(kernel, (5, 6), (4, 2)), expected, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"pixel: expected x in 0..5 and y in 0..4, got 6 2"):
+        footprint(kernel, (5, 6), (6, 2))
+
+
+def test_footprints_are_drawn_on_one_scale_with_a_cross(figures: list[Any]) -> None:
+    weights = np.full((6, 8), 1e-4)
+    weights[3, 2], weights[3, 3] = 0.5, 0.05
+    kernel_footprints(IMAGE, {"exact": weights, "lattice": weights / 10}, (2, 3))
+    first, second, _ = figures[0].axes
+    assert [axes.get_title() for axes in (first, second)] == ["exact", "lattice"]
+    drawn = [axes.images[1].get_array() for axes in (first, second)]
+    assert np.allclose([drawn[0][3, 2], drawn[0][3, 3], drawn[1][3, 2]], [0, -1, -1])
+    assert drawn[0].mask.sum() == 46  # less than a thousandth of the largest
+    assert first.lines[0].get_xydata().tolist() == [[2, 3]]
+    with pytest.raises(ValueError, match=r"footprints: expected \(6, 8\)"):
+        kernel_footprints(IMAGE, {"exact": weights[1:]}, (2, 3))
+
+
+def test_the_safe_palette_keeps_its_colours_apart_for_colour_blind_readers() -> None:
+    colours = safe_palette()
+    assert colours[:8].tolist() == [list(colour) for colour in palette.OKABE_ITO]
+    assert len(np.unique(colours, axis=0)) == 256
+    for count, apart in ((8, 16), (21, 16), (81, 9), (256, 4)):
+        assert least_difference(colours[:count]) > apart
+    assert least_difference(voc_palette(21)) < 2  # what it is for
+    assert np.allclose(palette._lab(colours), rgb2lab(colours), atol=0.05)
+
+
+def test_colours_as_seen_without_a_kind_of_cone() -> None:
+    greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
+    for deficiency in palette.DEFICIENCIES:
+        assert np.abs(as_seen(greys, deficiency).astype(int) - greys).max() <= 1
+        red, green = as_seen(np.array([[180, 0, 0], [60, 90, 0]], np.uint8), deficiency)
+        assert abs(int(red[2]) - int(green[2])) < 30  # what is left of their difference is lightness
+    red = np.array([255, 0, 0], np.uint8)
+    lightness = [palette._lab(as_seen(red, name)[None])[0, 0] for name in ("protanopia", "deuteranopia")]
+    assert lightness[0] < lightness[1] - 10  # reds are dark to protanopes
+    with pytest.raises(ValueError, match="deficiency: expected one of protanopia, deuteranopia"):
+        as_seen(red, "blue")
+
+
+@pytest.mark.parametrize("ending", [".gif", ".png"])
+def test_a_film_shows_every_iteration(tmp_path: Path, ending: str) -> None:
+    labels = [np.full((30, 40), k) for k in (1, 2, 15)]
+    shots = frames(np.full((30, 40, 3), 90, np.uint8), labels)
+    assert [np.asarray(shot)[26:, :40].tolist() for shot in shots] == [
+        overlay(np.full((30, 40, 3), 90, np.uint8), found).tolist() for found in labels
+    ]
+    write_film(shots, tmp_path / f"film{ending}", milliseconds=200)
+    with Image.open(tmp_path / f"film{ending}") as film:
+        seen = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(film)]
+        assert film.info["loop"] == 0
+    assert [shown for _, shown in seen] == [200, 200, 600]
+    for (found, _), shot in zip(seen, shots, strict=True):
+        assert np.abs(found[28:].astype(int) - np.asarray(shot)[28:]).max() <= (4 if ending == ".gif" else 0)
+    assert [path.name for path in tmp_path.iterdir()] == [f"film{ending}"]
+
+
+def test_a_film_needs_frames_and_a_format(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path: expected a name that ends with \.gif, \.png, \.apng"):
+        write_film([Image.new("RGB", (2, 2))], tmp_path / "film.mp4")
+    for call in (lambda: write_film([], tmp_path / "film.gif"), lambda: frames(IMAGE, [])):
+        with pytest.raises(ValueError, match="expected at least one"):
+            call()

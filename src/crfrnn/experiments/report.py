@@ -20,7 +20,7 @@ from crfrnn.io.files import write_text
 from crfrnn.io.images import write_png
 from crfrnn.io.parameters import load_parameters
 from crfrnn.lattice.validate import warn
-from crfrnn.plots import curves, heat_map, rows_of_pictures
+from crfrnn.plots import heat_map, rows_of_pictures, trimap_curves
 
 Pair = tuple[str, str]
 PANELS = 6  # best and worst pictures in a figure
@@ -81,8 +81,8 @@ def write_report(
 def _figures(result: Evaluation, plan: Plan, folder: Path) -> list[str]:
     """Draw the trimap's curves and the main row's compatibility; the Markdown that shows them."""
     stem = folder / plan.name
-    lines = {name: (100 * result.trimap_curve(name)).tolist() for name in result.methods}
-    write_png(curves(lines, "width of the trimap, pixels", "mean IU, %"), f"{stem}_trimap.png")
+    lines = {name: result.trimap_curve(name).tolist() for name in result.methods}
+    write_png(trimap_curves(lines), f"{stem}_trimap.png")
     learned = folder / "rows" / plan.main / "crf.safetensors"
     if not learned.is_file():
         return [f"![trimap]({plan.name}_trimap.png)"]
