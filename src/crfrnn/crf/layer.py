@@ -155,6 +155,13 @@ class CRFRNN(nn.Module):
         """A sigmoid network's single channel; with overlapping labels each channel is one already."""
         return self.num_labels == 1 and self.activation != "sigmoid"
 
+    @property
+    def steps(self) -> int:
+        """T of a call that does not say it."""
+        if self.training or self.eval_iterations is None:
+            return self.iterations
+        return self.eval_iterations
+
     def kernels(
         self,
         image: Tensor,
@@ -213,6 +220,7 @@ class CRFRNN(nn.Module):
         iterations: int | None = None,
         origin: Sequence[int] | None = None,
         guide_components: int | Tensor | None = None,
+        kernels: Sequence[GaussianKernel] | None = None,
     ) -> Tensor:
         """Refine `unary` along the edges of `image`.
 
@@ -226,6 +234,8 @@ class CRFRNN(nn.Module):
                 lattice, and with it the lattice's errors.
             guide_components: k, or Float[C, k] directions that tiles of one picture share
                 (`crfrnn.crf.principal_directions`); None takes the layer's own.
+            kernels: what `kernels` gave for this image, mask and these bandwidths, where only the unary, the
+                weights or T have changed since; None builds them.
 
         Warns:
             InputWarning: a guide that is not in the unit of θ_β, probabilities in place of logits.
@@ -252,11 +262,7 @@ class CRFRNN(nn.Module):
             return torch.empty_like(unary)
         unit.check_guide(image, mask, self.log_theta_beta, whole=origin is None)
         unit.check_logits(unary, mask, self.activation == "sigmoid")
-        steps = iterations
-        if steps is None:
-            steps = self.iterations if self.training else self.eval_iterations
-        if steps is None:  # eval_iterations: the same as iterations
-            steps = self.iterations
+        steps = self.steps if iterations is None else iterations
         if exporting():
             self._check_exportable()
             if onnx_node.exporting_to_onnx():
@@ -266,7 +272,10 @@ class CRFRNN(nn.Module):
             logits = unary
             if self.log_temperature is not None:
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
-            kernels = self.kernels(image, mask, dtype, origin, guide_components) if steps else ()
+            if not steps:
+                kernels = ()
+            elif kernels is None:
+                kernels = self.kernels(image, mask, dtype, origin, guide_components)
 
             def infer() -> Tensor:
                 problem = Problem.of(

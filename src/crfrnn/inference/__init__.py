@@ -3,6 +3,8 @@
 
 from crfrnn.inference.checkpoints import default_checkpoint as default_checkpoint
 from crfrnn.inference.checkpoints import packaged_checkpoints as packaged_checkpoints
+from crfrnn.inference.held import Held as Held
+from crfrnn.inference.held import Seen as Seen
 from crfrnn.inference.prediction import Area as Area
 from crfrnn.inference.prediction import Prediction as Prediction
 from crfrnn.inference.prediction import Tiling as Tiling

@@ -64,6 +64,31 @@ def collect(
     return *out, whole
 
 
+def finished(
+    found: Rectangles,
+    work: tuple[int, int],
+    size: tuple[int, int],
+    *,
+    halves: bool,
+    clamp: Tensor | None = None,
+    keep: bool = False,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32] | None]:
+    """`collect` of rectangles of a picture that was segmented at the size `work`, at its own `size`."""
+    if work != size:
+        found = enlarge(bands(found, work[1]), work[0], *size)
+    return collect(found, *size, halves=halves, clamp=clamp, keep=keep)
+
+
+def work_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """Rows and columns at which a picture is segmented: no side is longer than `long_side`.
+
+    >>> work_size((300, 400), 200), work_size((300, 400), None)
+    ((150, 200), (300, 400))
+    """
+    share = 1.0 if long_side is None else long_side / max(size)
+    return size if share >= 1 else (max(1, round(size[0] * share)), max(1, round(size[1] * share)))
+
+
 def bands(found: Rectangles, width: int) -> Bands:
     """Rectangles, in order, put together to rows of the whole width."""
     band: Tensor | None = None

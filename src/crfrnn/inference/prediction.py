@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.crf.binary import two_labels
 
 
 class Area(NamedTuple):
@@ -39,6 +43,17 @@ def areas_of(counts: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Area, .
         Area(int(k), names[k] if k < len(names) else str(k), int(counts[k]), float(counts[k] / total))
         for k in np.flatnonzero(counts)
     )
+
+
+def marginals(logits: Tensor) -> NDArray[np.float32]:
+    """The probabilities Float32[L, h, w] of a network's or a CRF's logits [1, L, h, w]."""
+    p = two_labels(logits[0].float()).softmax(0).cpu()
+    if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
+        raise ValueError(
+            "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "
+            "or were trained until they diverged"
+        )
+    return p.numpy()
 
 
 @dataclass(frozen=True)

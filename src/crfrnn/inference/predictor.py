@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.crf.binary import for_two_labels, label_names, two_labels
+from crfrnn.crf.binary import for_two_labels, label_names
 from crfrnn.inference.checkpoints import default_checkpoint
-from crfrnn.inference.enlarge import bands, check_clamp, collect, enlarge, shrink, shrink_clamp
+from crfrnn.inference.enlarge import check_clamp, finished, shrink, shrink_clamp, work_size
 from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertices_per_pixel
+from crfrnn.inference.held import Held, Seen
 from crfrnn.inference.memory import (
     AMPLE,
     FILES,
@@ -28,7 +29,7 @@ from crfrnn.inference.memory import (
     tile_within,
 )
 from crfrnn.inference.pictures import Picture, picture_tensor
-from crfrnn.inference.prediction import Prediction, Tiling
+from crfrnn.inference.prediction import Prediction, Tiling, marginals
 from crfrnn.inference.tiles import LARGEST, Progress, Write, deliver, reach, without_data
 from crfrnn.inference.windows import Tile, Window, faded, windows
 from crfrnn.io.files import PathLike
@@ -155,12 +156,9 @@ class Predictor:
         height, width = image.shape[1:]
         held = check_clamp(clamp, height, width)
         crf = self._refines(use_crf)
-        long_side = max(height, width)
-        small = self.long_side is not None and long_side > self.long_side
+        size = work_size((height, width), self.long_side)
         work, kept = image, held
-        if small and self.long_side is not None:
-            share = self.long_side / long_side
-            size = max(1, round(height * share)), max(1, round(width * share))
+        if size != (height, width):
             work = shrink(image, size)
             kept = None if held is None else shrink_clamp(held, size)
         guide = Guide(InMemory(work.cpu().numpy()), self._prepare)
@@ -171,10 +169,34 @@ class Predictor:
             side = self._side(guide, crf, overlap, picture_held, "a shorter long_side")
         rows, columns = (windows(n, side, overlap) for n in guide.size)
         pieces = self._pieces(guide, rows, columns, crf, kept)
-        if small:
-            pieces = enlarge(bands(pieces, work.shape[2]), work.shape[1], height, width)
-        labels, before, p = collect(pieces, height, width, halves=crf, clamp=held, keep=probabilities)
+        labels, before, p = finished(
+            pieces, size, (height, width), halves=crf, clamp=held, keep=probabilities
+        )
         return Prediction(labels, before, p, self._names, crf, len(rows) * len(columns))
+
+    @torch.no_grad()
+    def see(self, picture: Picture) -> Seen:
+        """The network's scores of one picture, which answer for any CRF without running the network again.
+
+        The picture is taken whole: `memory` does not cut it into tiles. ``see(picture)(segmenter.crf)`` gives
+        what the predictor gives for a picture in one piece.
+
+        Args:
+            picture: as for a call.
+
+        >>> from crfrnn import CRFRNN
+        >>> segmenter = Segmenter(torch.nn.Conv2d(3, 2, 1), CRFRNN(2))
+        >>> seen = Predictor(segmenter).see(np.zeros((20, 30, 3), np.uint8))
+        >>> seen(CRFRNN(2, theta_beta=9.0)).labels.shape
+        (20, 30)
+        """
+        image = picture_tensor(picture)
+        height, width = image.shape[1:]
+        size = work_size((height, width), self.long_side)
+        batch = self._to_device(shrink(image, size) if size != (height, width) else image)[None]
+        unary = self.segmenter.unary(batch)
+        guide = Held(self.segmenter.guide(batch)[0])
+        return Seen(guide, unary[0], marginals(unary), (height, width), self._names)
 
     @torch.no_grad()
     def by_windows(self, image: Windowed, write: Write, *, progress: Progress | None = None) -> Tiling:
@@ -272,7 +294,7 @@ class Predictor:
             batch = self._to_device(guide.piece(y, x, valid))
             mask = None if valid is None else torch.from_numpy(valid)[None].to(batch.device)
             unary = self.segmenter.unary(batch, mask)
-            p = _probabilities(unary)
+            p = marginals(unary)
             if layer is None:
                 return Tile(p, None, valid)
             logits = layer(
@@ -284,7 +306,7 @@ class Predictor:
                 origin=(y.start, x.start) if tiled else None,
                 guide_components=directions,
             )
-            return Tile(np.concatenate([_probabilities(logits), p]), None, valid)
+            return Tile(np.concatenate([marginals(logits), p]), None, valid)
 
         return faded(rows, columns, infer)
 
@@ -296,14 +318,3 @@ class Predictor:
         if first.dtype == torch.float64:
             return image.to(first.device, torch.float64)
         return image.to(first.device, image.dtype if image.dtype == torch.uint8 else torch.float32)
-
-
-def _probabilities(logits: Tensor) -> NDArray[np.float32]:
-    """Float32[L, h, w] of logits [1, L, h, w]."""
-    p = two_labels(logits[0].float()).softmax(0).cpu()
-    if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
-        raise ValueError(
-            "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "
-            "or were trained until they diverged"
-        )
-    return p.numpy()

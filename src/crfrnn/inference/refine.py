@@ -10,12 +10,13 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels, two_labels
+from crfrnn.inference.held import Held, form
 from crfrnn.inference.prediction import Prediction
 
 
 @torch.no_grad()
 def refine(
-    image: NDArray[np.uint8] | Tensor,
+    image: NDArray[np.uint8] | Tensor | Held,
     unary: Tensor,
     crf: CRFRNN,
     *,
@@ -28,7 +29,7 @@ def refine(
 
     Args:
         image: UInt8[H, W, 3] as `crfrnn.io.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
-            0..255.
+            0..255; or a `Held` one, whose lattice is kept from call to call.
         unary: Float[L, H, W], logits; one logit z per pixel stands for the labels [0, z], as for `CRFRNN(1)`.
         crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
         clamp: Int[H, W], known labels, -1 = free.
@@ -48,22 +49,8 @@ def refine(
     (4, 5)
     """
     if not isinstance(unary, Tensor) or unary.ndim != 3:
-        raise ValueError(f"unary: expected a tensor [L, H, W], got {_form(unary)}; pass one picture")
-    if isinstance(image, Tensor):
-        if image.ndim != 3:
-            raise ValueError(f"image: expected a tensor [C, H, W], got {_form(image)}; pass one picture")
-        picture = image
-    else:
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim != 3:
-            raise ValueError(f"image: expected uint8 [H, W, C], got {_form(array)}; use read_image")
-        picture = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+        raise ValueError(f"unary: expected a tensor [L, H, W], got {form(unary)}; pass one picture")
+    held = image if isinstance(image, Held) else Held(image)
     unary, crf = two_labels(unary), for_two_labels(crf)
-    held = None if clamp is None else clamp[None]
-    logits = crf(unary[None], picture[None], clamp=held, iterations=iterations)[0]
+    logits = held.logits(unary, crf, clamp=clamp, iterations=iterations)
     return Prediction(logits.argmax(0).numpy(), unary.argmax(0).numpy(), logits.float().softmax(0).numpy())
-
-
-def _form(value: object) -> str:
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    return type(value).__name__ if shape is None else f"{dtype} {tuple(shape)}"

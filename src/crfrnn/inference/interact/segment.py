@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.inference.held import Held
 from crfrnn.inference.interact.mixture import Mixture
 from crfrnn.inference.prediction import Prediction
 from crfrnn.inference.refine import refine
@@ -185,6 +187,23 @@ def segment_box(
     return _segment(image, held, start, 2, components, rounds, crf)
 
 
+def colour_unary(
+    image: NDArray[np.uint8], labels: NDArray[np.integer], num_labels: int, *, components: int = 5
+) -> Tensor:
+    """The log-density Float32[L, H, W] of every pixel's colour, learnt from the pixels of each label.
+
+    Args: image UInt8[H, W, 3]; labels Int[H, W], -1 = not known, some of each of the L; components as in
+        `segment_scribbles`.
+    """
+    colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3)).float()
+    known = torch.from_numpy(np.ascontiguousarray(labels).reshape(-1))
+    unary = [
+        Mixture.fit(colours[known == k], components).log_density(colours, _OUTLIERS)
+        for k in range(num_labels)
+    ]
+    return torch.stack(unary).view(num_labels, *labels.shape)
+
+
 def _segment(
     image: NDArray[np.uint8],
     held: NDArray[np.int64],
@@ -198,16 +217,10 @@ def _segment(
     if rounds < 1:
         raise ValueError(f"rounds: expected at least 1, got {rounds}")
     layer = default_crf(count, held.shape) if crf is None else crf
-    colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3)).float()
-    clamp = torch.from_numpy(held)
+    guide, clamp = Held(image), torch.from_numpy(held)
     found: Prediction | None = None
     for _ in range(rounds):
-        labels = torch.from_numpy(shown.reshape(-1))
-        unary = [
-            Mixture.fit(colours[labels == k], components).log_density(colours, _OUTLIERS)
-            for k in range(count)
-        ]
-        found = refine(image, torch.stack(unary).view(count, *held.shape), layer, clamp=clamp)
+        found = refine(guide, colour_unary(image, shown, count, components=components), layer, clamp=clamp)
         if np.array_equal(found.labels, shown) or len(np.unique(found.labels)) < count:
             break  # settled, or a label has no pixels left to learn from
         shown = found.labels

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Pictures that are looked at once and answer many times: lattices and a network's scores are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.crf import CRFRNN, GaussianKernel
+from crfrnn.crf.binary import for_two_labels, two_labels
+from crfrnn.inference.enlarge import finished
+from crfrnn.inference.prediction import Prediction, marginals
+from crfrnn.inference.windows import Tile
+
+_SETTINGS = (
+    "spatial_method", "bilateral_method", "quality", "normalization", "exclude_self", "guide_components",
+)  # fmt: skip
+
+
+class Held:
+    """A picture whose kernels are kept: only other bandwidths build another lattice.
+
+    Args:
+        image: UInt8[H, W, C] as `crfrnn.io.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
+            0..255.
+
+    Attributes:
+        image: the same, [C, H, W].
+
+    Raises:
+        ValueError: axes or numbers of another kind.
+
+    >>> held = Held(np.zeros((4, 5, 3), np.uint8))
+    >>> held.logits(torch.zeros(2, 4, 5), CRFRNN(2)).shape
+    torch.Size([2, 4, 5])
+    """
+
+    def __init__(self, image: NDArray[np.uint8] | Tensor) -> None:
+        self.image = _channels_first(image)
+        self._key: tuple[Any, ...] | None = None
+        self._kernels: tuple[GaussianKernel, GaussianKernel] | None = None
+
+    @torch.no_grad()
+    def logits(
+        self, unary: Tensor, crf: CRFRNN, *, clamp: Tensor | None = None, iterations: int | None = None
+    ) -> Tensor:
+        """``crf(unary, image)`` of one picture, [L, H, W]; arguments as of `crfrnn.inference.refine`."""
+        steps = crf.steps if iterations is None else iterations
+        kernels = self.kernels(crf, unary.dtype) if steps else None
+        held = None if clamp is None else clamp[None]
+        return crf(unary[None], self.image[None], clamp=held, iterations=iterations, kernels=kernels)[0]
+
+    def steps(
+        self, unary: Tensor, crf: CRFRNN, counts: Iterable[int], *, clamp: Tensor | None = None
+    ) -> Iterator[NDArray[np.int64]]:
+        """The labels Int64[H, W] after so many iterations, for each of `counts`; 0 are the unary's own."""
+        unary, crf = two_labels(unary), for_two_labels(crf)
+        for iterations in counts:
+            yield self.logits(unary, crf, clamp=clamp, iterations=iterations).argmax(0).numpy()
+
+    def kernels(
+        self, crf: CRFRNN, dtype: torch.dtype = torch.float32
+    ) -> tuple[GaussianKernel, GaussianKernel]:
+        """``crf.kernels(image)``, built where bandwidths or settings differ from those of the last call."""
+        wanted = torch.float64 if dtype == torch.float64 else torch.float32
+        logs = (crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma)
+        key = (wanted, *(tuple(log.reshape(-1).tolist()) for log in logs))
+        key += tuple(getattr(crf, name) for name in _SETTINGS)
+        if self._kernels is None or key != self._key:
+            self._kernels = None  # before the new ones are built: a lattice may be large
+            with torch.no_grad():
+                self._kernels = crf.kernels(self.image[None], dtype=wanted)
+            self._key = key
+        return self._kernels
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture that a network has seen, see `crfrnn.Predictor.see`.
+
+    Attributes:
+        guide: the picture as the CRF takes it, at the size at which it is segmented.
+        unary: Float[L, h, w], the network's logits.
+        before: Float32[L, h, w], their probabilities.
+        size: rows and columns of the picture itself.
+        class_names: one per label, or none.
+    """
+
+    guide: Held
+    unary: Tensor
+    before: NDArray[np.float32]
+    size: tuple[int, int]
+    class_names: tuple[str, ...] = ()
+
+    def __call__(self, crf: CRFRNN, *, probabilities: bool = False) -> Prediction:
+        """What a `crfrnn.Predictor` with this CRF gives, at the picture's own size."""
+        return self._prediction(crf, self.size, probabilities)
+
+    def at_work(self, crf: CRFRNN) -> Prediction:
+        """The same at the size at which the picture was segmented, with the marginals: quick to look at."""
+        return self._prediction(crf, self.before.shape[1:], True)
+
+    def _prediction(self, crf: CRFRNN, size: tuple[int, ...], keep: bool) -> Prediction:
+        after = marginals(self.guide.logits(self.unary, crf)[None])
+        tile = Tile(np.concatenate([after, self.before]))
+        work, (height, width) = self.before.shape[1:], size
+        labels, before, p = finished([(0, 0, tile)], work, (height, width), halves=True, keep=keep)
+        return Prediction(labels, before, p, self.class_names)
+
+
+def _channels_first(image: NDArray[np.uint8] | Tensor) -> Tensor:
+    if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise ValueError(f"image: expected a tensor [C, H, W], got {form(image)}; pass one picture")
+        return image
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3:
+        raise ValueError(f"image: expected uint8 [H, W, C], got {form(array)}; use read_image")
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def form(value: object) -> str:
+    """Type and shape of what came, for messages."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    return type(value).__name__ if shape is None else f"{dtype} {tuple(shape)}"
