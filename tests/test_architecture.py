@@ -29,7 +29,7 @@ FLOORS = [
     {"models"},
     {"datasets", "plots", "compat"},
     {"evaluation", "inference"},
-    {"training", "demo"},
+    {"training", "demo", "explain"},
     {"experiments", "toolkits"},
     {"commands"},
     {"app", "cli"},

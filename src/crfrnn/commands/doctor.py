@@ -49,6 +49,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "submit": (),
     "convert": (Need({"h5py": "h5py"}, "convert", "Keras files"),),
     "accuracy": (),
+    "explain": (Need({"matplotlib": "matplotlib"}, "plots"),),
     "doctor": (),
     "demo": (Need({"skimage": "scikit-image", "sklearn": "scikit-learn"}, "demo"),),
     "experiment": (

@@ -15,6 +15,7 @@ from crfrnn.commands.demo import demo
 from crfrnn.commands.doctor import doctor
 from crfrnn.commands.evaluate import evaluate
 from crfrnn.commands.experiment import experiments
+from crfrnn.commands.explain import explain
 from crfrnn.commands.fit import fit
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
@@ -46,6 +47,7 @@ for command in (
     submit,
     convert,
     accuracy,
+    explain,
     doctor,
     demo,
 ):
