@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +16,8 @@ from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, fin
 
 if TYPE_CHECKING:
     from crfrnn.crf import CRFRNN
-    from crfrnn.io import SavedParameters
-    from crfrnn.io.outputs import Item, Outputs
+    from crfrnn.io import FileError, SavedParameters
+    from crfrnn.io.outputs import Item
 
 PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
 
@@ -66,6 +65,7 @@ def refine(
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
     from crfrnn.inference.many import many
+    from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
 
     numbers = {
@@ -73,33 +73,48 @@ def refine(
         "spatial_weight": spatial_weight, "bilateral_weight": bilateral_weight, "quality": quality,
     }  # fmt: skip
     reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key, "unknown": void}
-    work = _Work(
-        find_pictures(images, recursive), unary, output, reading, labels, params, preset, iterations, numbers,
-        save_probabilities, panel, check_scale(scale), len(images) == 1 and Path(images[0]).is_file(),
-    )  # fmt: skip
+    step = _Step(
+        reading, labels, params, preset, iterations, numbers, save_probabilities, panel, check_scale(scale)
+    )
+    pictures = find_pictures(images, recursive)
+    single = len(images) == 1 and Path(images[0]).is_file()
+    _check_unary(unary, single)
+    named = single and output.suffix.lower() == ".png"
+    sources = _with_unaries(pictures, unary, step)
+    items = {
+        step.item(sources[path], output.with_name(output.stem) if named else output / name): name
+        for path, name in pictures.items()
+    }
+    if named:  # the ending as it was given
+        items = {replace(item, files=(*item.files[:-1], output)): name for item, name in items.items()}
+
+    def shown(item: Item) -> str:
+        return (items[item].parent / item.sources[0].name).as_posix()
+
+    changed: list[float] = []
     with (
-        work.claim(skip_existing, overwrite) as outputs,
-        counted("refine", len(work.items)) as (tally, progress),
-    ):
+        claim(
+            output.parent if named else output, "refine", step.record(), list(items),
+            inputs=[params] if params else [], whole=not named, resume=skip_existing, overwrite=overwrite,
+        ) as outputs,
+        counted("refine", len(items)) as (tally, progress),
+    ):  # fmt: skip
         many(
-            work.items, work.some, tally, name=work.shown, finished=outputs.finished, progress=progress,
-            strict=common.state.debug,
+            list(items), step.some, tally, name=shown, finished=outputs.finished, progress=progress,
+            found=lambda item, share: changed.append(share), strict=common.state.debug,
         )  # fmt: skip
     if tally.done or tally.skipped:
-        changed = f", {100 * work.changed / tally.done:.1f} % of the pixels changed" if tally.done else ""
+        much = f", {100 * sum(changed) / tally.done:.1f} % of the pixels changed" if tally.done else ""
         there = f"; {tally.skipped} were there already" if tally.skipped else ""
-        common.out.print(f"{tally.done} of {tally.total} refined{changed}{there}.")
-        common.out.print(f"Label maps: {work.output}", markup=False)
+        common.out.print(f"{tally.done} of {tally.total} refined{much}{there}.")
+        common.out.print(f"Label maps: {output}", markup=False)
     conclude(tally, "the same command with --skip-existing goes on")
 
 
 @dataclass
-class _Work:
-    """What is the same for all pictures; made once, so that mistakes of usage show before any work."""
+class _Step:
+    """What is made of every picture; made once, so that mistakes of usage show before any work."""
 
-    pictures: Mapping[Path, Path]
-    unary: Path
-    output: Path
     reading: dict[str, Any]
     labels: int | None
     params: Path | None
@@ -109,12 +124,11 @@ class _Work:
     save_probabilities: bool
     panel: bool
     scale: tuple[float, float] | None
-    single: bool
+    missing: dict[Path, FileError] = field(default_factory=dict)  # unaries that were not found, and why
 
     def __post_init__(self) -> None:
         from crfrnn.io.unaries import check_reading
 
-        self.changed = 0.0
         self._saved: SavedParameters | None = None
         if self.params is not None:
             self._saved = self._build(self.labels)
@@ -122,62 +136,40 @@ class _Work:
         else:
             self._build(self.labels or 2)
         check_reading(self.reading["kind"], self.reading["axes"], self.labels)
-        if not self.unary.exists():
-            raise ValueError(
-                f"--unary: expected a file or a folder, got {str(self.unary)!r}, which is not there"
-            )
-        if not self.single and not self.unary.is_dir():
-            raise ValueError(f"--unary: expected a folder for several pictures, got {str(self.unary)!r}")
-        self._named = self.single and self.output.suffix.lower() == ".png"
-        self._stems = Counter(name.name for name in self.pictures.values())
-        self.items = {self._item(path, name): name for path, name in self.pictures.items()}
 
-    def claim(self, skip_existing: bool, overwrite: bool) -> AbstractContextManager[Outputs]:
-        """See `crfrnn.io.outputs.claim`."""
-        from crfrnn.io.outputs import claim
-
-        settings = {
+    def record(self) -> dict[str, Any]:
+        """What the results depend on, as `crfrnn.io.outputs.claim` takes it."""
+        return {
             **self.reading, **self.numbers, "labels": self.labels, "params": self.params,
             "preset": self.preset, "iterations": self.iterations, "scale": self.scale,
         }  # fmt: skip
-        return claim(
-            self.output.parent if self._named else self.output, "refine", settings, list(self.items),
-            inputs=[self.params] if self.params else [], whole=not self._named, resume=skip_existing,
-            overwrite=overwrite,
-        )  # fmt: skip
 
-    def _item(self, path: Path, name: Path) -> Item:
-        from crfrnn.io import FileError
+    def item(self, sources: tuple[Path, ...], target: Path) -> Item:
+        """What is made of a picture and its unary; the label map, ``TARGET.png``, is written last, so that
+        one that is there means that everything is."""
         from crfrnn.io.outputs import Item
 
-        target = self.output if self._named else (self.output / name).with_name(f"{name.name}.png")
         beside = [PROBABILITIES] * self.save_probabilities + [PANEL] * self.panel
-        # The label map is written last, so that one that is there means that everything is.
-        files = [*(target.with_name(f"{target.stem}{ending}") for ending in beside), target]
-        try:
-            unary = self._unary_file(path, name)
-        except FileError:  # said when the picture's turn comes; the others are done
-            unary = self.unary / f"{name}.npy"
-        return Item((path, unary), tuple(files))
+        return Item(
+            sources, tuple(target.with_name(f"{target.name}{ending}") for ending in (*beside, ".png"))
+        )
 
-    def shown(self, item: Item) -> str:
-        """The picture's name in messages."""
-        return (self.items[item].parent / item.sources[0].name).as_posix()
+    def some(self, items: Sequence[Item]) -> list[float]:
+        """Read, refine and write pictures; the share of the pixels that changed in each."""
+        return [self._one(item.sources, item.files) for item in items]
 
-    def some(self, items: Sequence[Item]) -> list[None]:
-        """Read, refine and write pictures."""
-        return [self._one(item.sources[0], self.items[item], item.files) for item in items]
-
-    def _one(self, path: Path, name: Path, files: tuple[Path, ...]) -> None:
+    def _one(self, sources: tuple[Path, ...], files: tuple[Path, ...]) -> float:
         from crfrnn.inference.refine import refine as refine_picture
         from crfrnn.io import read_image, read_unary, write_label_png
         from crfrnn.io.images import write_png
         from crfrnn.plots import panel as paint_panel
 
+        path, unary = sources
         image = read_image(path, scale=self.scale)
+        if unary in self.missing:
+            raise self.missing[unary]
         size = (image.shape[0], image.shape[1])
-        file = self._unary_file(path, name)
-        found = read_unary(file, size=size, picture=path, num_labels=self.labels, **self.reading)
+        found = read_unary(unary, size=size, picture=path, num_labels=self.labels, **self.reading)
         crf = self._crf(found.logits.shape[0])
         result = refine_picture(image, found.logits, crf, clamp=found.clamp)
         if result.labels.max() > 255:
@@ -188,21 +180,7 @@ class _Work:
             names = self._saved.class_names if self._saved else ()
             write_png(paint_panel(image, result.before, result.labels, names=names), files[-2])
         write_label_png(files[-1], result.labels)
-        self.changed += result.changed
-
-    def _unary_file(self, path: Path, name: Path) -> Path:
-        """That of the picture's name; where names have folders, it may lie without them if that is clear."""
-        from crfrnn.datasets import FolderUnaries
-        from crfrnn.io import FileError
-
-        if not self.unary.is_dir():
-            return self.unary
-        folder = FolderUnaries(self.unary, {})
-        if len(name.parts) > 1 and self._stems[name.name] == 1:
-            with suppress(FileError):
-                return folder.find(name.as_posix())
-            return folder.find(path.stem)
-        return folder.find(name.as_posix())
+        return result.changed
 
     def _crf(self, num_labels: int) -> CRFRNN:
         if self._saved is None or self._saved.crf.num_labels != num_labels:
@@ -211,3 +189,36 @@ class _Work:
 
     def _build(self, num_labels: int | None) -> SavedParameters:
         return common.build_crf(num_labels, self.params, self.preset, self.iterations, **self.numbers)
+
+
+def _check_unary(unary: Path, single: bool) -> None:
+    if not unary.exists():
+        raise ValueError(f"--unary: expected a file or a folder, got {str(unary)!r}, which is not there")
+    if not single and not unary.is_dir():
+        raise ValueError(f"--unary: expected a folder for several pictures, got {str(unary)!r}")
+
+
+def _with_unaries(pictures: Mapping[Path, Path], unary: Path, step: _Step) -> dict[Path, tuple[Path, Path]]:
+    """Every picture with its unary: that of its name; where names have folders, it may lie without them if
+    that is clear. One that is missing is said when the picture's turn comes; the others are done."""
+    from crfrnn.datasets import FolderUnaries
+    from crfrnn.io import FileError
+
+    if not unary.is_dir():
+        return {path: (path, unary) for path in pictures}
+    folder, stems = FolderUnaries(unary, {}), Counter(name.name for name in pictures.values())
+    found: dict[Path, tuple[Path, Path]] = {}
+    for path, name in pictures.items():
+        clear = len(name.parts) > 1 and stems[name.name] == 1
+        try:
+            try:
+                file = folder.find(name.as_posix())
+            except FileError:
+                if not clear:
+                    raise
+                file = folder.find(path.stem)
+        except FileError as error:
+            file = unary / f"{name}.npy"
+            step.missing[file] = error
+        found[path] = path, file
+    return found

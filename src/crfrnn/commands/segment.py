@@ -119,9 +119,9 @@ def segment(
             skip_existing, overwrite,
         )  # fmt: skip
         return
-    work = _Work(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
+    step = _Step(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
     pictures = spread(list(names), common.check_limit(limit))
-    items = [work.item(path, output / names[path]) for path in pictures]
+    items = [step.item((path,), output / names[path]) for path in pictures]
 
     def shown(item: Item) -> str:
         path = item.sources[0]
@@ -132,7 +132,7 @@ def segment(
         counted("segment", len(items)) as (tally, progress),
     ):
         many(
-            items, work.some, tally, name=shown, finished=outputs.finished, progress=progress,
+            items, step.some, tally, name=shown, finished=outputs.finished, progress=progress,
             found=lambda item, areas: common.out.print(f"{shown(item)}: {areas}", markup=False),
             strict=common.state.debug,
         )  # fmt: skip
@@ -143,8 +143,8 @@ def segment(
 
 
 @dataclass
-class _Work:
-    """What is the same for all pictures."""
+class _Step:
+    """What is made of every picture; it can be pickled."""
 
     predictor: Predictor
     checkpoint: str
@@ -153,11 +153,11 @@ class _Work:
     save_probabilities: bool
     scale: tuple[float, float] | None
 
-    def item(self, path: Path, target: Path) -> Item:
-        """What is made of a picture."""
+    def item(self, sources: tuple[Path, ...], target: Path) -> Item:
+        """What is made of a picture: ``TARGET.png`` and what stands beside it."""
         from crfrnn.io.outputs import Item
 
-        return Item((path,), tuple(target.with_name(f"{target.name}{end}") for end in self.endings()))
+        return Item(sources, tuple(target.with_name(f"{target.name}{end}") for end in self.endings()))
 
     def endings(self) -> list[str]:
         """The label map is written last, so that one that is there means that everything is."""

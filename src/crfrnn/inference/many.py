@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from crfrnn.lattice.validate import InputWarning, warn
 Job = TypeVar("Job")
 Work = Callable[[Sequence[Any]], Sequence[Any]]
 Progress = Callable[[int, int], None]  # done, in all
+# Calls the picklable function on every list of jobs, anywhere and in any order; results as they come.
+Engine = Callable[[Callable[[Sequence[Any]], list[Result]], Sequence[Sequence[Any]]], Iterator[Result]]
 
 
 @dataclass
@@ -60,24 +62,28 @@ def many(
     name: Callable[[Job], str] = str,
     finished: Callable[[Job], bool] = lambda job: False,
     found: Callable[[Job, Any], None] | None = None,
+    lost: Callable[[Job, str], None] | None = None,
     batch: int = 1,
     processes: int = 1,
+    engine: Engine | None = None,
     progress: Progress | None = None,
-    strict: bool = False,
+    strict: bool | tuple[type[Exception], ...] = False,
 ) -> Tally:
     """Work on all jobs that are not finished.
 
     Args:
         jobs: one for each picture; names must differ.
         work: does up to `batch` jobs and returns a value for each. Where several fail together, each is tried
-            alone. With more than one process it must be picklable.
+            alone. With more than one process or an engine it must be picklable.
         tally: is counted on, so that it says how far the run came if an exception ends it; None: a new one.
         name: of a job, for the reasons of failures.
         finished: whether a job need not be done.
         found: called with a job that was done and its value, in this process.
+        lost: called with a job that failed and the reason, in this process.
         processes: how many, each with one thread; 1 works in this process.
+        engine: runs the work elsewhere, instead of `processes`.
         progress: called with the pictures done and in all, after each.
-        strict: an exception of `work` ends the run.
+        strict: exceptions of these types end the run; True: all.
 
     Returns:
         The tally.
@@ -93,11 +99,14 @@ def many(
     if progress is not None and tally.skipped:
         progress(tally.skipped, tally.total)
     chunks = [todo[i : i + batch] for i in range(0, len(todo), batch)]
-    if processes > 1 and len(chunks) > 1:
-        call = functools.partial(_recorded, work, strict)
+    ending = strict if isinstance(strict, tuple) else (Exception,) if strict else ()
+    call = functools.partial(_recorded, work, ending)
+    if engine is not None:
+        results = engine(call, chunks)
+    elif processes > 1 and len(chunks) > 1:
         results = work_through(call, chunks, min(processes, len(chunks)))
     else:
-        results = (result for chunk in chunks for result in _caught(work, strict, chunk))
+        results = (result for chunk in chunks for result in _caught(work, ending, chunk))
     for result in results:
         for text in result.warnings:
             warn(text)
@@ -107,6 +116,8 @@ def many(
                 found(result.job, result.value)
         else:
             tally.failed[name(result.job)] = result.error
+            if lost is not None:
+                lost(result.job, result.error)
         if progress is not None:
             progress(tally.skipped + tally.done + len(tally.failed), tally.total)
     return tally
@@ -126,20 +137,20 @@ def processes_for(asked: int | None, device: str, jobs: int) -> int:
     return max(1, min(processors, jobs))
 
 
-def _caught(work: Work, strict: bool, jobs: Sequence[Any]) -> list[Result]:
+def _caught(work: Work, ending: tuple[type[Exception], ...], jobs: Sequence[Any]) -> list[Result]:
     try:
         return [Result(job, value) for job, value in zip(jobs, work(jobs), strict=True)]
     except Exception as error:  # whatever a decoder raises belongs to this picture
         if len(jobs) > 1:  # one of them is to blame, or there is no room for all at once
-            return [result for job in jobs for result in _caught(work, strict, [job])]
-        if strict:
+            return [result for job in jobs for result in _caught(work, ending, [job])]
+        if isinstance(error, ending):
             raise
         return [Result(jobs[0], error=str(error).strip() or type(error).__name__)]
 
 
-def _recorded(work: Work, strict: bool, jobs: Sequence[Any]) -> list[Result]:
+def _recorded(work: Work, ending: tuple[type[Exception], ...], jobs: Sequence[Any]) -> list[Result]:
     """In a process of its own, which prints nothing: its warnings are handed back with the first result."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", InputWarning)
-        first, *others = _caught(work, strict, jobs)
+        first, *others = _caught(work, ending, jobs)
     return [first._replace(warnings=tuple(dict.fromkeys(str(one.message) for one in seen))), *others]

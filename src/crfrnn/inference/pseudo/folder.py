@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,36 +34,51 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """The settings of all pictures; pickled for every process."""
+class LabelStep:
+    """What is made of every picture, by the arguments of `write_pseudo_labels`; it can be pickled."""
 
-    output: Path
     recipe: CamCRF
-    kind: str
-    axes: str | None
-    num_labels: int | None
-    unknown: int | None
-    key: str | None
-    scale: Scale | None
-    quality: str
-    device: str
+    kind: str = "cams"
+    axes: str | None = None
+    num_labels: int | None = None
+    unknown: int | None = None
+    key: str | None = None
+    scale: Scale | None = None
+    quality: str = "default"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind, KINDS)
+        if self.kind == "cams":
+            self.recipe.check_levels()
+        else:
+            check_reading(self.kind, self.axes, self.num_labels)
+        check_scale(self.scale)
+        self.recipe.crf(2, self.quality)  # a wrong quality shows before any picture does
 
     def record(self) -> dict[str, Any]:
         """What the results depend on."""
         names = ("kind", "axes", "num_labels", "unknown", "key", "scale", "quality")
         return {"recipe": asdict(self.recipe), **{name: getattr(self, name) for name in names}}
 
-    def target(self, job: Job) -> Path:
-        return self.output / f"{job.name}.png"
+    def item(self, sources: tuple[Path, ...], target: Path) -> Item:
+        """What is made of a picture and its maps: ``TARGET.png``."""
+        return Item(sources, (target.with_name(f"{target.name}.png"),))
 
-    def read(self, job: Job) -> tuple[Any, Cams | Tensor]:
-        image = read_image(job.image, scale=self.scale)
+    def some(self, items: Sequence[Item]) -> list[None]:
+        """Read, refine and write pictures."""
+        images, maps = zip(*(self._read(*item.sources) for item in items), strict=True)
+        found = refine_labels(images, maps, self.recipe, quality=self.quality, device=self.device)
+        return [write_label_png(item.files[0], labels) for item, labels in zip(items, found, strict=True)]
+
+    def _read(self, picture: Path, source: Path) -> tuple[Any, Cams | Tensor]:
+        image = read_image(picture, scale=self.scale)
         size = (image.shape[0], image.shape[1])
         if self.kind == "cams":
-            return image, read_cams(job.source, size=size, key=self.key)
+            return image, read_cams(source, size=size, key=self.key)
         return image, read_unary(
-            job.source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,
-            picture=job.image, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
+            source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,
+            picture=picture, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
         ).logits  # fmt: skip
 
 
@@ -120,41 +134,25 @@ def write_pseudo_labels(
         ValueError: settings that cannot work, names twice, an output folder made with other settings or
             inputs, files there that are not results, inputs that would be written over.
     """
-    listed = list(jobs)
-    settings = _Settings(
-        Path(output), cam_crf(recipe), kind, axes, num_labels, unknown, key, check_scale(scale), quality,
-        str(device),
-    )  # fmt: skip
-    _check(settings, listed, batch)
-    processes = processes_for(processes, settings.device, len(listed))
-    items = {job: Item((job.image, job.source), (settings.target(job),)) for job in listed}
+    listed, folder = list(jobs), Path(output)
+    step = LabelStep(
+        cam_crf(recipe), kind, axes, num_labels, unknown, key, check_scale(scale), quality, str(device)
+    )
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    _check_names(listed)
+    processes = processes_for(processes, step.device, len(listed))
+    items = {step.item((job.image, job.source), folder / job.name): job.name for job in listed}
     with claim(
-        settings.output, "pseudo-labels", settings.record(), list(items.values()), resume=True,
-        overwrite=overwrite, role="output",
-    ) as outputs:  # fmt: skip
+        folder, "pseudo-labels", step.record(), list(items), resume=True, overwrite=overwrite, role="output"
+    ) as outputs:
         return many(
-            listed, functools.partial(_work, settings), tally, name=lambda job: job.name,
-            finished=lambda job: outputs.finished(items[job]), batch=batch, processes=processes,
-            progress=progress,
+            list(items), step.some, tally, name=items.__getitem__, finished=outputs.finished, batch=batch,
+            processes=processes, progress=progress,
         )  # fmt: skip
 
 
-def _work(settings: _Settings, jobs: Sequence[Job]) -> list[None]:
-    """Read, refine and write some pictures."""
-    images, maps = zip(*map(settings.read, jobs), strict=True)
-    found = refine_labels(images, maps, settings.recipe, quality=settings.quality, device=settings.device)
-    return [write_label_png(settings.target(job), labels) for job, labels in zip(jobs, found, strict=True)]
-
-
-def _check(settings: _Settings, jobs: Sequence[Job], batch: int) -> None:
-    check_kind(settings.kind, KINDS)
-    if settings.kind == "cams":
-        settings.recipe.check_levels()
-    else:
-        check_reading(settings.kind, settings.axes, settings.num_labels)
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}")
-    settings.recipe.crf(2, settings.quality)  # a wrong quality shows before any picture does
+def _check_names(jobs: Sequence[Job]) -> None:
     seen: set[str] = set()
     for job in jobs:
         parts = Path(job.name).parts
