@@ -29,6 +29,12 @@ settings.load_profile("suite")
 SHARED = Path(os.environ.get("CRFRNN_SHARED") or Path(__file__).resolve().parents[1].parent / "shared")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "browser: drives the page in headless Chromium; skipped where it is not"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     interpreted = not torch.cuda.is_available()
     for item in items:
@@ -44,15 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line that .ci/run reads: did the tests on real pictures run?"""
+    """Lines that .ci/run reads: did the tests on real pictures run, and those in a browser?"""
 
-    def count(outcome: str) -> int:
-        return sum(
-            "real" in getattr(report, "keywords", ()) for report in terminalreporter.getreports(outcome)
-        )
+    def count(mark: str, *outcomes: str) -> int:
+        reports = [report for outcome in outcomes for report in terminalreporter.getreports(outcome)]
+        return sum(mark in getattr(report, "keywords", ()) for report in reports)
 
-    ran = count("passed") + count("failed")
-    terminalreporter.write_line(f"real pictures: {ran} run, {count('skipped')} skipped")
+    for mark, what in (("real", "real pictures"), ("browser", "browser")):
+        ran, skipped = count(mark, "passed", "failed"), count(mark, "skipped")
+        terminalreporter.write_line(f"{what}: {ran} run, {skipped} skipped")
 
 
 @pytest.fixture

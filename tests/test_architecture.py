@@ -30,9 +30,9 @@ FLOORS = [
     {"datasets", "plots", "compat"},
     {"evaluation", "inference"},
     {"training", "demo", "explain"},
-    {"experiments", "toolkits"},
+    {"experiments", "toolkits", "app"},
     {"commands"},
-    {"app", "cli"},
+    {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -51,12 +51,24 @@ def test_only_other_bandwidths_build_another_lattice(image: NDArray[np.uint8], b
 
 
 def test_steps_are_the_labels_of_so_many_iterations(image: NDArray[np.uint8]) -> None:
-    unary, crf = torch.randn(1, 24, 30), CRFRNN(1, theta_beta=40.0)  # one logit for two labels
-    found = list(Held(image).steps(unary, crf, (0, 1, 4)))
-    assert np.array_equal(found[0], (unary[0] > 0).numpy())
-    for labels, iterations in zip(found, (0, 1, 4), strict=True):
-        assert np.array_equal(labels, refine(image, unary, crf, iterations=iterations).labels)
-    assert not np.array_equal(found[0], found[2])
+    unary, crf = torch.randn(1, 24, 30), CRFRNN(1, theta_beta=40.0, iterations=4, temperature=2.0)
+    clamp = torch.full((24, 30), -1)
+    clamp[3:5] = 1
+    for known in (None, clamp):
+        found = list(Held(image).steps(unary, crf, clamp=known))
+        for iterations, labels in enumerate(found):
+            fresh = refine(image, unary, crf, iterations=iterations, clamp=known)
+            assert np.array_equal(labels, fresh.labels)
+        assert iterations == 4 and not np.array_equal(found[0], found[4])
+    assert np.array_equal(next(Held(image).steps(unary, crf)), (unary[0] > 0).numpy())
+
+
+def test_one_logit_goes_on_from_where_it_was(image: NDArray[np.uint8]) -> None:
+    unary, crf = torch.randn(1, 24, 30), CRFRNN(1, theta_beta=40.0, iterations=3)
+    held = Held(image)
+    half = held.logits(unary, crf, iterations=2)
+    found = held.logits(unary, crf, iterations=1, initial=half)
+    assert torch.allclose(found, held.logits(unary, crf), atol=1e-5)
 
 
 @pytest.mark.parametrize("long_side", [None, 17])
@@ -71,8 +83,8 @@ def test_a_seen_picture_answers_as_its_predictor_for_any_crf(
         assert np.array_equal(found.labels, expected.labels) and found.labels.dtype == expected.labels.dtype
         assert np.array_equal(found.before, expected.before)
         assert np.array_equal(found.probabilities, expected.probabilities)
-        work = seen.at_work(crf)
-        assert work.labels.shape == ((24, 30) if long_side is None else (14, 17))
+        assert np.array_equal(seen.at(crf, 30).labels, expected.labels)
+        assert seen.at(crf, 17).probabilities.shape == (4, 14, 17)
 
 
 def test_a_held_picture_refuses_what_is_no_picture() -> None:

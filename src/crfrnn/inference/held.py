@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN, GaussianKernel
 from crfrnn.crf.binary import for_two_labels, two_labels
-from crfrnn.inference.enlarge import finished
+from crfrnn.inference.enlarge import finished, work_size
 from crfrnn.inference.prediction import Prediction, marginals
 from crfrnn.inference.windows import Tile
 
@@ -48,21 +48,33 @@ class Held:
 
     @torch.no_grad()
     def logits(
-        self, unary: Tensor, crf: CRFRNN, *, clamp: Tensor | None = None, iterations: int | None = None
+        self,
+        unary: Tensor,
+        crf: CRFRNN,
+        *,
+        clamp: Tensor | None = None,
+        iterations: int | None = None,
+        initial: Tensor | None = None,
     ) -> Tensor:
         """``crf(unary, image)`` of one picture, [L, H, W]; arguments as of `crfrnn.inference.refine`."""
         steps = crf.steps if iterations is None else iterations
         kernels = self.kernels(crf, unary.dtype) if steps else None
         held = None if clamp is None else clamp[None]
-        return crf(unary[None], self.image[None], clamp=held, iterations=iterations, kernels=kernels)[0]
+        start = None if initial is None else initial[None]
+        return crf(
+            unary[None], self.image[None], clamp=held, iterations=iterations, kernels=kernels, initial=start
+        )[0]
 
     def steps(
-        self, unary: Tensor, crf: CRFRNN, counts: Iterable[int], *, clamp: Tensor | None = None
+        self, unary: Tensor, crf: CRFRNN, *, clamp: Tensor | None = None
     ) -> Iterator[NDArray[np.int64]]:
-        """The labels Int64[H, W] after so many iterations, for each of `counts`; 0 are the unary's own."""
+        """The labels Int64[H, W] after 0, 1, … iterations, up to the layer's own number."""
         unary, crf = two_labels(unary), for_two_labels(crf)
-        for iterations in counts:
-            yield self.logits(unary, crf, clamp=clamp, iterations=iterations).argmax(0).numpy()
+        logits = self.logits(unary, crf, clamp=clamp, iterations=0)
+        yield logits.argmax(0).numpy()
+        for _ in range(crf.steps):
+            logits = self.logits(unary, crf, clamp=clamp, iterations=1, initial=logits)
+            yield logits.argmax(0).numpy()
 
     def kernels(
         self, crf: CRFRNN, dtype: torch.dtype = torch.float32
@@ -102,9 +114,9 @@ class Seen:
         """What a `crfrnn.Predictor` with this CRF gives, at the picture's own size."""
         return self._prediction(crf, self.size, probabilities)
 
-    def at_work(self, crf: CRFRNN) -> Prediction:
-        """The same at the size at which the picture was segmented, with the marginals: quick to look at."""
-        return self._prediction(crf, self.before.shape[1:], True)
+    def at(self, crf: CRFRNN, long_side: int) -> Prediction:
+        """The same with the marginals, and at most so many pixels along each side: to look at."""
+        return self._prediction(crf, work_size(self.size, long_side), True)
 
     def _prediction(self, crf: CRFRNN, size: tuple[int, ...], keep: bool) -> Prediction:
         after = marginals(self.guide.logits(self.unary, crf)[None])

@@ -97,10 +97,27 @@ class Prediction:
         """The name of a label, or its number."""
         return self.class_names[label] if label < len(self.class_names) else str(label)
 
+    @property
+    def titles(self) -> list[str]:
+        """For the legend of an overlay: a name for each of 256 labels, with the share of those that occur."""
+        names = [self.name(label) for label in range(256)]
+        for area in self.areas:
+            names[area.label] += f" {percent(area.share)}"
+        return names
+
     def as_dict(self) -> dict[str, Any]:
         """Size, areas and how they came about, as JSON holds it."""
         height, width = self.labels.shape
         return as_record((height, width), self.crf, self.tiles, self.areas)
+
+
+def percent(share: float) -> str:
+    """A share in words.
+
+    >>> percent(0.123), percent(0.0123)
+    ('12 %', '1.2 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True)

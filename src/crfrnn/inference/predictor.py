@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels, label_names
 from crfrnn.inference.checkpoints import default_checkpoint
 from crfrnn.inference.enlarge import check_clamp, finished, shrink, shrink_clamp, work_size
@@ -112,20 +113,36 @@ class Predictor:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_name: PathLike | None = None, *, device: str | torch.device = "cpu", **options: Any
+        cls,
+        path_or_name: PathLike | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        crf: CRFRNN | None = None,
+        **options: Any,
     ) -> Predictor:
         """A predictor with the segmenter of a checkpoint.
 
         Args:
             path_or_name: as `Segmenter.from_pretrained` takes it; None: the checkpoint of this package.
             device: where the segmenter is put.
+            crf: takes the place of the checkpoint's own, for as many labels.
             options: of `Predictor`; without a `long_side` that of the checkpoint, if it has one.
 
         Raises:
-            ValueError: nothing there, damaged, or no checkpoint in this package.
+            ValueError: nothing there, damaged, no checkpoint in this package, a CRF for another number of
+                labels.
         """
         found = default_checkpoint() if path_or_name is None else path_or_name
-        segmenter = Segmenter.from_pretrained(found).to(device)
+        segmenter = Segmenter.from_pretrained(found)
+        if crf is not None:
+            own = len(segmenter.class_names) if segmenter.crf is None else segmenter.crf.num_labels
+            if own not in (0, crf.num_labels):
+                raise ValueError(
+                    f"crf: expected {own} labels, as {str(found)!r} has, got {crf.num_labels}; "
+                    "give the parameters that were learnt with this network"
+                )
+            segmenter.crf = crf.eval()
+        segmenter = segmenter.to(device)
         if options.get("long_side") is None:
             options["long_side"] = segmenter.long_side
         return cls(segmenter, **options)

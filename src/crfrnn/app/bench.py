@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""What the page does with one picture, without the page: scores kept, lattices kept, labels for any."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from crfrnn.app.knobs import Numbers, numbers_of, tuned
+from crfrnn.app.options import WORK_SIDE
+from crfrnn.crf import CRFRNN
+from crfrnn.inference import Prediction
+from crfrnn.io import save_parameters, write_label_png
+from crfrnn.io.files import write_text
+from crfrnn.io.images import write_png
+from crfrnn.plots import frames, overlay, painted, shrunk, uncertainty
+
+PARAMETERS = "crf.safetensors"
+FRAME_SIDE = 300  # pixels of the film's pictures
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of one answer.
+
+    Attributes:
+        before, after: UInt8[h, w, 3], the labels without and with the CRF over the photograph.
+        uncertain: UInt8[h, w, 3], where the marginals are undecided.
+        prediction: at the size at which the page works, with marginals.
+        seconds: that the answer took, drawing not counted.
+    """
+
+    before: NDArray[np.uint8]
+    after: NDArray[np.uint8]
+    uncertain: NDArray[np.uint8]
+    prediction: Prediction
+    seconds: float
+
+
+class Bench(ABC):
+    """A picture, what a first guess makes of it, and the CRF that refines it.
+
+    Attributes:
+        name: of the photograph's file, as the user calls it.
+        image: UInt8[h, w, 3] at the size at which the page works.
+        base: the CRF before any number was turned.
+        palette: UInt8[K, 3], or None for VOC's.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    base: CRFRNN
+    names: tuple[str, ...] = ()
+    palette: NDArray[np.uint8] | None = None
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="crfrnn-page-")
+
+    @abstractmethod
+    def answer(self, crf: CRFRNN) -> Prediction:
+        """The labels at the size at which the page works, with marginals."""
+
+    @abstractmethod
+    def final(self, crf: CRFRNN) -> Prediction:
+        """The labels that are downloaded: the command's."""
+
+    @abstractmethod
+    def steps(self, crf: CRFRNN) -> Iterator[NDArray[np.int64]]:
+        """The labels after 0, 1, … iterations, at the size at which the page works."""
+
+    @abstractmethod
+    def command(self, numbers: Numbers) -> str:
+        """The command line that writes the same labels; "" where there is none."""
+
+    @abstractmethod
+    def python(self, numbers: Numbers) -> str:
+        """The Python lines that write the same labels."""
+
+    def inputs(self, folder: Path) -> list[Path]:
+        """Write to `folder` what the Python lines read beside the upload and the parameters."""
+        return []
+
+    @property
+    def stem(self) -> str:
+        return Path(self.name).stem
+
+    def crf(self, numbers: Numbers) -> CRFRNN:
+        return tuned(self.base, numbers)
+
+    def changed(self, numbers: Numbers) -> bool:
+        return dict(numbers) != numbers_of(self.base)
+
+    def show(self, numbers: Numbers) -> Shown:
+        """Labels before and after the CRF, and where it is undecided."""
+        with self._lock:
+            begun = time.perf_counter()
+            found = self.answer(self.crf(numbers))
+            seconds = time.perf_counter() - begun
+        image, before, after = shrunk(self.image, found.before, found.labels, long_side=WORK_SIDE)
+        doubt = uncertainty(self.image, found.probabilities)
+        return Shown(
+            overlay(image, before, self.palette), overlay(image, after, self.palette), doubt, found, seconds
+        )
+
+    def film(self, numbers: Numbers) -> list[Image.Image]:
+        """One small picture per iteration."""
+        with self._lock:
+            labels = list(self.steps(self.crf(numbers)))
+        return frames(self.image, labels, palette=self.palette, long_side=FRAME_SIDE)
+
+    def files(self, numbers: Numbers) -> list[Path]:
+        """Write labels, overlay, areas and parameters; they are there as long as the bench is."""
+        with self._lock:
+            crf = self.crf(numbers)
+            found = self.final(crf)
+            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+            stem = folder / self.stem
+            labels, over, areas = (stem.with_name(stem.name + e) for e in (".png", "_overlay.png", ".json"))
+            write_label_png(labels, found.labels)
+            image = self.photograph()
+            write_png(painted(image, found.labels, palette=self.palette, names=found.titles), over)
+            record = {"picture": self.name, **found.as_dict(), "changed": round(found.changed, 6)}
+            write_text(areas, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            parameters = folder / PARAMETERS
+            save_parameters(parameters, crf, provenance={"command": "crfrnn app"})
+            return [labels, over, areas, parameters, *self.inputs(folder)]
+
+    def photograph(self) -> NDArray[np.uint8]:
+        """At the size of the labels that are downloaded."""
+        return self.image
+
+
+def command_line(*words: object) -> str:
+    """Words as a shell takes them.
+
+    >>> command_line("crfrnn", "segment", "my cat.jpg", "-T", 3)
+    "crfrnn segment 'my cat.jpg' -T 3"
+    """
+    return shlex.join(str(word) for word in words)
+
+
+def call(name: str, *given: object, **named: Any) -> str:
+    """A call as Python writes it, without arguments that are None.
+
+    >>> call("f", "a.jpg", key=None, size=3)
+    "f('a.jpg', size=3)"
+    """
+    words = [repr(value) for value in given]
+    words += [f"{key}={value!r}" for key, value in named.items() if value is not None]
+    return f"{name}({', '.join(words)})"

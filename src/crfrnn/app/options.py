@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""What the page is started with, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MEGA = 10**6
+LARGEST = 67  # megapixels: `crfrnn.io.read_image` reads no more
+# Pixels along the longer side at which a photograph is segmented and scribbled on. Pictures of this size fit
+# into one tile of `crfrnn segment` by any network, so that page and command agree to the last pixel.
+WORK_SIDE = 720
+MOST_SCORES = 2**26  # labels × pixels of scores: some 1.5 GB at work
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the page is served, and what it accepts.
+
+    Attributes:
+        host, port: the address; port 0 takes the first free one from 7860 on.
+        max_megapixels: of a photograph; larger ones are refused before they are decoded.
+        max_file_size: of an uploaded file, in megabytes.
+        checkpoint: of the network, as `Predictor.from_pretrained` takes it; None is the package's own.
+        open_browser: show the page in the browser of this machine.
+        clients: how many requests may wait; more are refused.
+        worded: the messages of Python functions in the words of the page's commands.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    max_megapixels: float = 24.0
+    max_file_size: float = 256.0
+    checkpoint: str | None = None
+    open_browser: bool = False
+    clients: int = 32
+    worded: Callable[[str], str] = str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port: expected 0..65535, got {self.port}; 0 takes a free one")
+        if not 0 < self.max_megapixels <= LARGEST:
+            raise ValueError(
+                f"max_megapixels: expected above 0 and at most {LARGEST}, got {self.max_megapixels:g}; "
+                "larger pictures go through crfrnn segment, tile by tile"
+            )
+        if not self.max_file_size > 0:
+            raise ValueError(f"max_file_size: expected megabytes above 0, got {self.max_file_size:g}")
+
+    @property
+    def max_pixels(self) -> int:
+        return round(self.max_megapixels * MEGA)
+
+    @property
+    def max_bytes(self) -> int:
+        return round(self.max_file_size * MEGA)

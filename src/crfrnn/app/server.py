@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The page's server: on this machine alone unless told otherwise, quiet, and without a trace when it ends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from crfrnn.app.options import Options
+from crfrnn.extras import optional
+
+SESSIONS = 32  # clients whose pictures are kept
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+}  # fmt: skip
+
+
+@contextmanager
+def served(options: Options) -> Iterator[str]:
+    """The address of the page, as long as the block runs; uploads and results are deleted behind it.
+
+    Raises: ImportError without Gradio (the extra `web`); ValueError for a checkpoint that is not there, or a
+        port that is taken.
+    """
+    os.environ.update(QUIET)
+    with tempfile.TemporaryDirectory(prefix="crfrnn-page-") as folder:
+        own, cache = Path(folder, "examples"), Path(folder, "cache")
+        own.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(cache)  # read when Gradio is imported
+        gradio = optional("gradio", "web", "the page in a browser")
+        from crfrnn.app.page import build
+        from crfrnn.app.parts import read
+
+        Image.MAX_IMAGE_PIXELS = options.max_pixels  # for what Gradio itself decodes
+        page = build(options, own)
+        page.queue(max_size=options.clients, api_open=False, default_concurrency_limit=2)
+        theme = gradio.themes.Default(
+            primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ).set(  # the theme's own are too pale to read
+            block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
+            body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
+        )  # fmt: skip
+        try:
+            _, address, _ = page.launch(
+                server_name=options.host, server_port=options.port or None, share=False, ssr_mode=False,
+                inbrowser=options.open_browser, prevent_thread_lock=True, quiet=True, show_error=False,
+                allowed_paths=[], max_file_size=options.max_bytes, footer_links=[], run_history=False,
+                enable_monitoring=False, mcp_server=False, pwa=False, strict_cors=True,
+                state_session_capacity=SESSIONS, theme=theme, css=read("style.css"),
+            )  # fmt: skip
+        except OSError as error:
+            raise ValueError(
+                f"port: expected a free one of {options.host}, got {options.port or '7860 to 7959'}, which "
+                "is taken; name another, or leave port out"
+            ) from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+def serve(options: Options, started: Callable[[str], Any]) -> None:
+    """Serve the page until the process is asked to end (KeyboardInterrupt).
+
+    Args: started, called with the address when the page can be opened.
+    """
+    with served(options) as address:
+        started(address)
+        threading.Event().wait()

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""`crfrnn app`: the page in a browser."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from crfrnn.commands import common
+from crfrnn.commands.wording import in_options, options_of
+
+
+def app(
+    host: Annotated[
+        str, typer.Option("--host", help="Address to serve at; 0.0.0.0 lets other machines in, unencrypted.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0: the first free one from 7860 on.")] = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", help="Network, as in segment; the package's own by default."),
+    ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option("--max-megapixels", help="Larger photographs are refused.")
+    ] = 24.0,
+    max_file_size: Annotated[
+        float, typer.Option("--max-file-size", help="Megabytes: larger files are refused.")
+    ] = 256.0,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Show the page in the browser of this machine.")
+    ] = False,
+) -> None:
+    """Show in a browser what the CRF does: to a photograph, to scribbles, to scores of your own.
+
+    The page runs on this machine and is seen from this machine alone, unless --host says otherwise. Nothing
+    is sent elsewhere, and uploads are deleted when it ends. Ctrl-C ends it.
+
+    Exit code 2: usage; 130: ended by Ctrl-C, 143: by SIGTERM.
+
+    Example: crfrnn app --open
+
+    Example: crfrnn app --port 8080 --checkpoint my-network/ --max-megapixels 12
+    """
+    from crfrnn.app import Options, serve
+    from crfrnn.commands.refine import refine
+
+    words = options_of(refine)
+    options = Options(
+        host=host, port=port, checkpoint=checkpoint, max_megapixels=max_megapixels,
+        max_file_size=max_file_size, open_browser=open_browser,
+        worded=lambda message: in_options(message, words),
+    )  # fmt: skip
+
+    def started(address: str) -> None:
+        common.out.print(f"The page: {address}", markup=False)
+        common.out.print("Ctrl-C ends it.")
+
+    try:
+        serve(options, started)
+    except KeyboardInterrupt:
+        raise common.stopped("the page is closed, and what was uploaded is deleted") from None
