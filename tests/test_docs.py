@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""README.md and docs/*.md: every Python block runs as it stands, every command line exists."""
+"""README.md and the pages of docs/: every Python block runs as it stands, every command line exists."""
 
 from __future__ import annotations
 
@@ -20,17 +20,29 @@ import typer
 from crfrnn.commands.parser import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "paper").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
+]
 # `<!-- needs: torchvision -->` above a block says what it needs besides the package and its extra `dev`.
 BLOCK = re.compile(
     r"^(?:<!-- needs: (?P<needs>[\w, ]+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
 
 
+def said_in(page: Path) -> str:
+    """A page's Markdown; of a tutorial, whose code test_docs_site.py runs, that in its comments."""
+    text = page.read_text(encoding="utf-8")
+    return re.sub("^# ?", "", text, flags=re.M) if page.suffix == ".py" else text
+
+
 def blocks(*kinds: str) -> Iterator[Any]:
     """(text, what it needs) of every block of these kinds, called by page and line."""
     for page in PAGES:
-        said = page.read_text(encoding="utf-8")
+        said = said_in(page)
         for found in BLOCK.finditer(said):
             if found["kind"] in kinds:
                 line = said.count("\n", 0, found.start("text")) + 1
@@ -64,6 +76,15 @@ def test_a_python_block_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     np.random.seed(0)  # noqa: NPY002 - of what a block draws without a generator of its own
     exec(compile(text, "block", "exec"), {"__name__": "__main__"})
+
+
+def test_the_start_page_has_the_figures_and_the_code_of_the_readme() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    start = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    figures = [line for line in start.splitlines() if line.startswith("|") and re.search(r"\d\.\d", line)]
+    assert len(figures) == 10
+    assert [line for line in figures if line not in readme] == []
+    assert [text for text in re.findall(r"```python\n.*?```", start, re.S) if text not in readme] == []
 
 
 def test_files_that_the_pages_name_exist() -> None:

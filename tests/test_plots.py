@@ -34,6 +34,7 @@ from crfrnn.plots import (
     panel,
     safe_palette,
     shrunk,
+    tiles,
     trimap_curves,
     write_film,
 )
@@ -272,3 +273,15 @@ def test_a_film_needs_frames_and_a_format(tmp_path: Path) -> None:
     for call in (lambda: write_film([], tmp_path / "film.gif"), lambda: frames(IMAGE, [])):
         with pytest.raises(ValueError, match="expected at least one"):
             call()
+
+
+def test_tiles_show_pictures_labels_and_shares() -> None:
+    shares = np.array([[0.0, 1.0, 0.2, 2.0]] * 6).repeat(2, 1)
+    out = np.asarray(tiles({"a": IMAGE, "b": AFTER, "c": shares}, height=60, columns=2))
+    first, second, third = out[26:86, 8:88], out[26:86, 96:176], out[120:180, 8:88]
+    assert (first == 128).all()
+    assert (second == safe_palette()[AFTER].repeat(10, 0).repeat(10, 1)).all()
+    assert [third[30, x].tolist() for x in (5, 25, 45, 65)] == [[v] * 3 for v in (0, 255, 51, 255)]
+    for wrong in (AFTER - 1, IMAGE.astype(float), np.full((6, 8), True)):
+        with pytest.raises(ValueError, match="pictures: expected"):
+            tiles({"a": wrong})

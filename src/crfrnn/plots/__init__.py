@@ -24,5 +24,6 @@ from crfrnn.plots.palette import least_difference as least_difference
 from crfrnn.plots.palette import safe_palette as safe_palette
 from crfrnn.plots.panel import panel as panel
 from crfrnn.plots.panel import rows_of_pictures as rows_of_pictures
+from crfrnn.plots.panel import tiles as tiles
 from crfrnn.plots.uncertainty import entropy as entropy
 from crfrnn.plots.uncertainty import uncertainty as uncertainty

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from crfrnn.plots.drawing import FAINT, INK, PAPER, checked, font_of, legend, seen
+from crfrnn.plots.drawing import FAINT, INK, PAPER, checked, colours_of, font_of, legend, seen
 from crfrnn.plots.overlay import difference, overlay
+from crfrnn.plots.palette import safe_palette
 
 
 def panel(
@@ -107,3 +108,54 @@ def rows_of_pictures(
             canvas.paste(tile, (gap + k * (widest + gap), y))
         draw.text((gap, y + height + 10), note, FAINT, font_of(13), anchor="lm")
     return canvas
+
+
+def tiles(
+    pictures: Mapping[str, NDArray[Any]],
+    *,
+    height: int = 200,
+    columns: int = 4,
+    palette: NDArray[np.uint8] | None = None,
+) -> Image.Image:
+    """Pictures of one size under their captions, several in a row.
+
+    Args:
+        pictures: by caption, UInt8[H, W, 3] as they are, Int[H, W] as labels in their colours, Float[H, W] in
+            0..1 as grey.
+        height: of each in pixels; small ones are enlarged without smoothing.
+        columns: the most in one row.
+        palette: of the labels; that of `safe_palette` by default.
+
+    >>> tiles({"a": np.zeros((10, 20, 3), np.uint8), "b": np.ones((10, 20), int)}, height=50).size
+    (224, 92)
+    """
+    if not pictures:
+        raise ValueError("pictures: expected at least one, got none")
+    colours = colours_of(safe_palette() if palette is None else palette)
+    shown = [(caption, _pixels(values, colours)) for caption, values in pictures.items()]
+    rows, across = -(-len(shown) // columns), min(columns, len(shown))
+    tall, wide = shown[0][1].shape[:2]
+    width, gap, head = max(1, round(height * wide / tall)), 8, 26
+    canvas = Image.new("RGB", (gap + across * (width + gap), rows * (height + head + gap) + gap), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (caption, pixels) in enumerate(shown):
+        x = gap + (number % across) * (width + gap)
+        y = (number // across) * (height + head + gap)
+        draw.text((x, y + head / 2), caption, INK, font_of(15), anchor="lm")
+        how = Image.Resampling.NEAREST if pixels.shape[0] < height else Image.Resampling.LANCZOS
+        canvas.paste(Image.fromarray(pixels).resize((width, height), how), (x, y + head))
+    return canvas
+
+
+def _pixels(values: NDArray[Any], colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    values = np.asarray(values)
+    if values.ndim == 3 and values.dtype == np.uint8 and values.shape[2] == 3:
+        return values
+    if values.ndim == 2 and values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255:
+        return colours[values]
+    if values.ndim == 2 and values.dtype.kind == "f":
+        return (255 * values.clip(0, 1)).round().astype(np.uint8)[..., None].repeat(3, 2)
+    raise ValueError(
+        "pictures: expected UInt8[H, W, 3], labels Int[H, W] in 0..255 or Float[H, W], "
+        f"got {values.dtype} {values.shape}"
+    )

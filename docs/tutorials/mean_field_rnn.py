@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+# %% [markdown]
+# # Mean field as a recurrent network
+#
+# The paper's idea in one sentence: one mean-field iteration is a stack of differentiable layers, so $T$ iterations are a recurrent network, and its
+# parameters are learned by back-propagation like any others. In the paper's symbols, with $f_\theta$ for one iteration (eqs. 3 to 5):
+#
+# $$H_1(t) = \mathrm{softmax}(U) \;\; (t = 0), \qquad H_1(t) = H_2(t - 1) \;\; (0 < t \leq T)$$
+#
+# $$H_2(t) = f_\theta(U, H_1(t), I), \qquad Y(t) = 0 \;\; (0 \leq t < T), \qquad Y(T) = H_2(T)$$
+#
+# Two gates: the first lets $U$ in at the start, the second lets the result out at the end. In code it is a loop.
+
+# %%
+import numpy as np
+import torch
+from skimage import data
+
+import crfrnn
+from crfrnn.plots import curves, tiles
+
+image = data.chelsea()[30:230:2, 60:380:2]
+height, width = image.shape[:2]
+guide = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
+truth = np.zeros((height, width), int)
+yy, xx = np.mgrid[:height, :width]
+truth[((xx - 78) / 62) ** 2 + ((yy - 52) / 50) ** 2 < 1] = 1  # a rough "head", our stand-in for a mask
+rng = np.random.default_rng(0)
+noise = rng.normal(0, 1.5, (2, height, width))
+U = torch.from_numpy(np.stack([1.0 - truth, truth]) * 1.2 + noise).float()[None]
+
+crf = crfrnn.CRFRNN(2, theta_alpha=20.0, theta_beta=20.0, theta_gamma=2.0, spatial_weight=2.0, bilateral_weight=4.0)
+spatial, bilateral = crf.kernels(guide)
+
+
+def f_theta(H1):
+    """One iteration: message passing, weighting, compatibility, unary, softmax."""
+    q = H1.flatten(2).mT  # pixels in rows
+    messages = (spatial @ q) * crf.spatial_weights + (bilateral @ q) * crf.bilateral_weights
+    x = U.flatten(2).mT - messages @ crf.compatibility.T
+    return x.softmax(-1).mT.reshape(U.shape)
+
+
+with torch.no_grad():
+    states = [U.softmax(1)]
+    for t in range(10):
+        states.append(f_theta(states[-1]))
+    library = crf(U, guide, iterations=10).softmax(1)
+print("largest difference from crf(U, I):", f"{(states[-1] - library).abs().max():.1e}")
+assert (states[-1] - library).abs().max() < 1e-4
+
+# %% tags=["figure"]
+tiles(
+    {
+        "picture I": image,
+        "unary alone": U[0].argmax(0).numpy(),
+        "T = 1": states[1][0].argmax(0).numpy(),
+        "T = 5": states[5][0].argmax(0).numpy(),
+    },
+    height=130,
+)
+
+# %% [markdown]
+# ## It settles
+#
+# The mean change of a marginal by iteration. After about five iterations little happens, as the paper found; it trains with $T = 5$ and tests with
+# $T = 10$: `CRFRNN(..., iterations=5, eval_iterations=10)`.
+
+# %%
+changes = [float((b - a).abs().mean()) for a, b in zip(states, states[1:], strict=False)]
+print([f"{change:.3f}" for change in changes])
+
+# %% tags=["figure"]
+curves({"mean |Q(t) - Q(t-1)|": changes}, "iteration", "change of a marginal")
+
+# %% [markdown]
+# ## What a training signal at one pixel teaches
+#
+# Behind a plain network, the loss at one pixel has a gradient at that pixel's unary and nowhere else. Behind the CRF it reaches every
+# pixel that was heard, along the paths of the messages. The pictures show $|\partial x_i / \partial U_j|$ for one pixel $i$ over all
+# $j$, on a square-root scale.
+
+# %%
+def reach(T, pixel=(80, 40)):
+    u = U.clone().requires_grad_()
+    x = crf(u, guide, iterations=T)
+    (x[0, 1] - x[0, 0])[pixel[1], pixel[0]].backward()
+    return u.grad[0].abs().sum(0).numpy()
+
+
+gradients = {T: reach(T) for T in (0, 1, 2, 5)}
+print({T: int((g > 1e-6).sum()) for T, g in gradients.items()}, "pixels get a gradient above 1e-6")
+
+# %% tags=["figure"]
+tiles({f"T = {T}": np.sqrt(g / np.sort(g.ravel())[-20]) for T, g in gradients.items()}, height=130)
+
+# %% [markdown]
+# ## Learning it
+#
+# Kernel weights, compatibility and the bandwidths $\theta$ are parameters of the layer. Begin with bad ones, and let the loss find
+# better ones. (One picture, to see it move; real training has many, see [train on your own folder](own_folder.md).)
+
+# %%
+learned = crfrnn.CRFRNN(2, theta_alpha=5.0, theta_beta=5.0, theta_gamma=1.0, spatial_weight=0.2, bilateral_weight=0.2)
+target = torch.from_numpy(truth)[None]
+optimiser = torch.optim.Adam(learned.parameters(), lr=0.08)
+losses = []
+for step in range(40):
+    loss = torch.nn.functional.cross_entropy(learned(U, guide), target)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    losses.append(float(loss))
+with torch.no_grad():
+    after = learned(U, guide).argmax(1)[0].numpy()
+wrong = [int((labels != truth).sum()) for labels in (U[0].argmax(0).numpy(), after)]
+print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; wrong pixels {wrong[0]} -> {wrong[1]} of {truth.size}")
+print("theta_alpha 5 -> %.1f, theta_beta 5 -> %.1f, theta_gamma 1 -> %.1f" % tuple(
+    float(getattr(learned, f"log_theta_{name}").exp()) for name in ("alpha", "beta", "gamma")
+))
+assert losses[-1] < losses[0] and wrong[1] < wrong[0] / 4
+
+# %% tags=["figure"]
+tiles({"target": truth, "unary alone": U[0].argmax(0).numpy(), "after learning": after}, height=130)
+
+# %% [markdown]
+# Through $T$ iterations only $x$ is kept, once per iteration; the rest is computed again in the backward pass. Where many iterations are wanted,
+# `gradient="implicit"` differentiates the fixed point itself, in memory that does not grow with $T$.
+#
+# Next: [choose the thetas](thetas.md).
