@@ -61,7 +61,13 @@ def _image(formula: str, root: Path, here: str, block: bool = False) -> str:
 def _drawn(formula: str) -> tuple[bytes, float, float, float]:
     """SVG, and width, height and depth below the baseline in points."""
     out = io.BytesIO()
-    with matplotlib.rc_context({"mathtext.fontset": "cm", "svg.hashsalt": "crfrnn", "svg.fonttype": "path"}):
+    style = {
+        "mathtext.fontset": "cm",
+        "svg.hashsalt": "crfrnn",
+        "svg.fonttype": "path",
+        "savefig.transparent": True,
+    }
+    with matplotlib.rc_context(style):
         font = FontProperties(size=SIZE)
         width, height, depth, *_ = mathtext.MathTextParser("path").parse(f"${formula}$", dpi=72, prop=font)
         mathtext.math_to_image(f"${formula}$", out, prop=font, format="svg")

@@ -7,6 +7,7 @@ A cell with the tag `figure` only draws: its code is folded away on the page.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,29 @@ def executed(source: Path, notebook: Any, pages: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
+            title = source.stem
             for number, cell in enumerate(notebook.cells):
                 if cell.cell_type == "markdown":
+                    title = heading(cell.source) or title
                     parts.append(cell.source + "\n")
                 elif cell.cell_type == "code":
-                    parts += _code(shell, source, number, cell, pages)
+                    parts += _code(shell, source, number, cell, pages, title)
         finally:
             os.chdir(before)
     return parts
 
 
-def _code(shell: Any, source: Path, number: int, cell: Any, pages: Path) -> list[str]:
+def heading(markdown: str) -> str:
+    r"""The last heading in plain words, or nothing.
+
+    >>> heading("# A\n\n## $\\theta_\\beta$: colour\n\nText # 1")
+    'theta_beta: colour'
+    """
+    found = [line for line in markdown.splitlines() if line.startswith("#")]
+    return re.sub(r"[$\\\[\]#]", "", found[-1]).strip() if found else ""
+
+
+def _code(shell: Any, source: Path, number: int, cell: Any, pages: Path, title: str) -> list[str]:
     results: list[dict[str, Any]] = []
     shell.display_trap.hook = CapturingDisplayHook(shell, results)  # of the last line's value
     with capture_output() as said:
@@ -85,7 +98,7 @@ def _code(shell: Any, source: Path, number: int, cell: Any, pages: Path) -> list
         if "image/png" in data:
             name = f"{source.stem}-{number}-{index}.png"
             (pages / name).write_bytes(data["image/png"])
-            parts.append(f"![Figure: see the text above]({name})\n")
+            parts.append(f"![Figure: {title}]({name})\n")
         elif "text/plain" in data:
             parts.append(f"```text\n{data['text/plain']}\n```\n")
     return parts

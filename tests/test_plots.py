@@ -223,6 +223,11 @@ def test_footprints_are_drawn_on_one_scale_with_a_cross(figures: list[Any]) -> N
     assert np.allclose([drawn[0][3, 2], drawn[0][3, 3], drawn[1][3, 2]], [0, -1, -1])
     assert drawn[0].mask.sum() == 46  # less than a thousandth of the largest
     assert first.lines[0].get_xydata().tolist() == [[2, 3]]
+    assert (*first.get_xlim(), *first.get_ylim()) == (-0.5, 7.5, 5.5, -0.5)  # all of a small picture
+    wide, far = np.zeros((60, 80, 3), np.uint8), np.full((60, 80), 1e-6)
+    far[30, 40] = far[32, 43] = 0.5
+    kernel_footprints(wide, {"exact": far}, (40, 30))
+    assert figures[1].axes[0].get_xlim() == (31.5, 51.5) and figures[1].axes[0].get_ylim() == (40.5, 21.5)
     with pytest.raises(ValueError, match=r"footprints: expected \(6, 8\)"):
         kernel_footprints(IMAGE, {"exact": weights[1:]}, (2, 3))
 

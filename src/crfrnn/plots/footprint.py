@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,33 +61,47 @@ def kernel_footprints(
         pixel: (x, y).
 
     The colour is logarithmic, from the largest weight of all down to a thousandth of it; what weighs less is
-    the photograph, pale and grey.
+    the photograph, pale and grey. Shown is the part of the picture that has such weights, with a margin.
 
     >>> weights = np.full((8, 8), 1 / 64)
     >>> kernel_footprints(np.zeros((8, 8, 3), np.uint8), {"exact": weights}, (3, 4)).mode
     'RGB'
     """
     height, width = image.shape[:2]
-    top = max(float(weights.max()) for weights in footprints.values())
-    pale = 255 - 0.4 * (255 - image @ np.array([0.299, 0.587, 0.114]))
-    across = 4.2 * min(1.0, width / height) + 0.2
-    figure, _ = figure_of(across * len(footprints) + 1.1, 4.2 * min(1.0, height / width) + 0.7)
-    figure.clear()
-    places = figure.subplots(1, len(footprints), squeeze=False)[0]
-    for axes, (title, weights) in zip(places, footprints.items(), strict=True):
+    for weights in footprints.values():
         if weights.shape != (height, width):
             raise ValueError(
                 f"footprints: expected {(height, width)} as the picture has, got {weights.shape}"
             )
+    top = max(float(weights.max()) for weights in footprints.values())
+    left, right, above, bottom = _window([weights > top / 1000 for weights in footprints.values()])
+    pale = 255 - 0.4 * (255 - image @ np.array([0.299, 0.587, 0.114]))
+    ratio = (right - left) / (bottom - above)
+    across = 4.2 * min(1.0, ratio) + 0.2
+    figure, _ = figure_of(across * len(footprints) + 1.1, 4.2 * min(1.0, 1 / ratio) + 0.7)
+    figure.clear()
+    places = figure.subplots(1, len(footprints), squeeze=False)[0]
+    for axes, (title, weights) in zip(places, footprints.items(), strict=True):
         shares = np.log10(np.maximum(weights, 1e-300) / top)
         axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
         shown = np.ma.masked_less(shares, -3)
         cells = axes.imshow(shown, cmap="viridis", vmin=-3, vmax=0, alpha=0.85, interpolation="nearest")
         axes.plot(*pixel, marker="+", color="#ec008c", markersize=12, markeredgewidth=2)
-        axes.set(title=title, xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        axes.set(title=title, xticks=[], yticks=[], xlim=(left, right), ylim=(bottom, above))
     bar = figure.colorbar(cells, ax=list(places), shrink=0.85, ticks=[-3, -2, -1, 0])
     bar.ax.set_yticklabels(["1/1000", "1/100", "1/10", "largest"])
     return picture_of(figure)
+
+
+def _window(heard: Sequence[NDArray[np.bool_]]) -> tuple[float, float, float, float]:
+    """Left, right, upper and lower edge of what any of the masks marks, with a margin, within the picture."""
+    height, width = heard[0].shape
+    y, x = np.nonzero(np.logical_or.reduce(heard))
+    edges = []
+    for places, size in ((x, width), (y, height)):
+        margin = max(8, (places.max() - places.min()) // 3)
+        edges += [max(0, places.min() - margin) - 0.5, min(size - 1, places.max() + margin) + 0.5]
+    return float(edges[0]), float(edges[1]), float(edges[2]), float(edges[3])
 
 
 def _index(shape: tuple[int, int], pixel: Pixel) -> int:
