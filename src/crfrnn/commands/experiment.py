@@ -105,7 +105,7 @@ def recipe_experiment(
                     work.run(plan)
             report(plan, homes[number], work.judged, work.num_labels)
             if len(homes) > 1 and number == numbers[-1]:
-                made = write_seeds(plan, homes, work.judged, work.num_labels, output, command=_words())
+                made = write_seeds(plan, homes, work.judged, work.num_labels, output, command=command_words())
                 say(f"Mean over seeds: {made}")
     if not keep_networks and not report_only:
         for file in output.glob("**/runs/**/model.safetensors"):
@@ -271,10 +271,11 @@ def report(plan: Plan, output: Path, judged: PictureSet, num_labels: int) -> Non
     """Write the report with the command line that made it, and say where it is."""
     from crfrnn.experiments import write_report
 
-    say(f"Report: {write_report(plan, output, judged, num_labels, command=_words())}")
+    say(f"Report: {write_report(plan, output, judged, num_labels, command=command_words())}")
 
 
-def _words() -> str:
+def command_words() -> str:
+    """The command line that is running, for reports."""
     return shlex.join(["crfrnn", *sys.argv[1:]])
 
 

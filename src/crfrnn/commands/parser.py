@@ -15,11 +15,11 @@ from crfrnn.commands.convert import convert
 from crfrnn.commands.demo import demo
 from crfrnn.commands.doctor import doctor
 from crfrnn.commands.evaluate import evaluate
-from crfrnn.commands.experiment import experiments
 from crfrnn.commands.explain import explain
 from crfrnn.commands.fit import fit
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
+from crfrnn.commands.refinement import experiments
 from crfrnn.commands.segment import segment
 from crfrnn.commands.submit import submit
 from crfrnn.commands.tiles import tiles

@@ -205,6 +205,11 @@ class UnaryDataset(Dataset[Sample]):
     def ids(self) -> tuple[str, ...]:
         return self.pictures.ids
 
+    @property
+    def unaries(self) -> UnarySource:
+        """Where the unaries come from."""
+        return self._unaries
+
     def __len__(self) -> int:
         return len(self.pictures)
 

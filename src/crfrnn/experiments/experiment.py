@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -64,7 +64,8 @@ class Experiment(ABC):
         self.guide: Callable[[Tensor], Tensor] = lambda image: image  # what the CRF sees of a picture
         self.given = {name: value for name, value in crf.items() if name != "parameters"}
         self.settings = {n: v for n, v in self.given.items() if n not in (*RANGES, "preset")}
-        self._claim(about)
+        reports = (f"{plan}.md" for plan in ("table1", "ablations", "unaries", "unary-ablations"))
+        claim(folder, about, ("rows", "runs", "tuned.json", "tune.journal", *reports))
 
     @abstractmethod
     def unary(self, plan: Plan, name: str) -> UnaryOf:
@@ -127,24 +128,6 @@ class Experiment(ABC):
     def finished(self, name: str) -> bool:
         return (self.folder / "runs" / name / "run.json").is_file()
 
-    def _claim(self, about: Mapping[str, Any]) -> None:
-        """Write down what the folder is for; ValueError if it was begun for something else."""
-        new_folder(self.folder, "folder")
-        reports = (f"{plan}.md" for plan in ("table1", "ablations", "unaries", "unary-ablations"))
-        check_new(self.folder, ("rows", "runs", "tuned.json", "tune.journal", *reports), "folder", RECORD)
-        known = self.folder / RECORD
-        if not known.is_file():
-            text = {n: plain(asdict(v)) if is_dataclass(v) else plain(v) for n, v in about.items()}  # type: ignore[arg-type]
-            write_text(known, json.dumps(text, indent=1))
-            return
-        before = json.loads(known.read_text(encoding="utf-8"))
-        other = [name for name in {**before, **about} if not _same(before.get(name), about.get(name))]
-        if other:
-            raise ValueError(
-                f"folder: expected a new one, or one of the same recipe and settings, got "
-                f"{str(self.folder)!r}, which was begun with another {other[0]}; name another"
-            )
-
     def _judge(self, plan: Plan, row: Row) -> None:
         """Write the row: label maps, scores, and the CRF's parameters if it has one."""
         unary, crf = self.unary(plan, row.run), self._crf_of(plan, row)
@@ -181,6 +164,31 @@ class Experiment(ABC):
         if row.crf == "default":
             return CRFRNN(self.num_labels, **self.settings)
         return self.start(plan) if row.crf == "tuned" else self.learned(plan, row.crf_of or row.run)
+
+
+def claim(folder: Path, about: Mapping[str, Any], made: Iterable[str]) -> None:
+    """Make the folder and write down what it is for.
+
+    Args:
+        about: what must be the same to go on in it.
+        made: names of what the experiment writes: without our record they are somebody else's.
+
+    Raises: ValueError if it was begun for something else.
+    """
+    new_folder(folder, "folder")
+    check_new(folder, made, "folder", RECORD)
+    known = folder / RECORD
+    if not known.is_file():
+        text = {n: plain(asdict(v)) if is_dataclass(v) else plain(v) for n, v in about.items()}  # type: ignore[arg-type]
+        write_text(known, json.dumps(text, indent=1))
+        return
+    before = json.loads(known.read_text(encoding="utf-8"))
+    other = [name for name in {**before, **about} if not _same(before.get(name), about.get(name))]
+    if other:
+        raise ValueError(
+            f"folder: expected a new one, or one of the same recipe and settings, got "
+            f"{str(folder)!r}, which was begun with another {other[0]}; name another"
+        )
 
 
 def _same(before: Any, value: Any) -> bool:

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: MIT
+"""Ways to refine the scores of a picture along its edges, ours and others', under one call."""
+
+from crfrnn.experiments.refiners.crfs import learned as learned
+from crfrnn.experiments.refiners.ranking import after_crf as after_crf
+from crfrnn.experiments.refiners.refiner import Range as Range
+from crfrnn.experiments.refiners.refiner import Refiner as Refiner
+from crfrnn.experiments.refiners.scene import Scene as Scene
+from crfrnn.experiments.refiners.table import NAMES as NAMES
+from crfrnn.experiments.refiners.table import NONE as NONE
+from crfrnn.experiments.refiners.table import OURS as OURS
+from crfrnn.experiments.refiners.table import refiner as refiner

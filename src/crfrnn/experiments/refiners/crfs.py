@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""The dense CRF: pydensecrf2's, and ours with the package's, searched or learned numbers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.crf import CRFRNN
+from crfrnn.crf.presets import PRESETS
+from crfrnn.crf.saved import layer_of, settings_of
+from crfrnn.experiments.refiners.refiner import Numbers, Range, Refiner
+from crfrnn.experiments.refiners.scene import Scene
+from crfrnn.extras import optional
+from crfrnn.training.tune import RANGES
+
+SPACE = {name: Range(*ends) for name, ends in RANGES.items() if name != "temperature"}
+ITERATIONS = 10
+_SOURCE = "Krähenbühl & Koltun, NeurIPS 2011"
+
+
+def _numbers(preset: str) -> Numbers:
+    return {name: getattr(PRESETS[preset], name) for name in SPACE}
+
+
+def pydensecrf(scene: Scene, **numbers: float) -> NDArray[np.int64]:
+    """pydensecrf2 with its own normalisation, ten iterations."""
+    dcrf = optional("pydensecrf.densecrf", "peers", "pydensecrf2", "pydensecrf2")
+    labels, height, width = scene.logits.shape
+    crf = dcrf.DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(np.ascontiguousarray(-scene.logits.flatten(1).numpy()))
+    crf.addPairwiseGaussian(sxy=numbers["theta_gamma"], compat=numbers["spatial_weight"])
+    crf.addPairwiseBilateral(
+        sxy=numbers["theta_alpha"], srgb=numbers["theta_beta"], rgbim=scene.image,
+        compat=numbers["bilateral_weight"],
+    )  # fmt: skip
+    return np.asarray(crf.inference(ITERATIONS)).argmax(0).reshape(height, width)
+
+
+@torch.no_grad()
+def refined(scene: Scene, crf: CRFRNN) -> Tensor:
+    """Float32[K, H, W], the logits of the marginals."""
+    image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
+    return crf.eval()(scene.logits[None], image[None])[0]
+
+
+def ours(scene: Scene, **numbers: Any) -> NDArray[np.int64]:
+    """`CRFRNN` with these numbers for all labels; what is not given is the package's own."""
+    return refined(scene, CRFRNN(len(scene.labels), **numbers)).argmax(0).numpy()
+
+
+def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
+    """The same CRF for some of its labels: what messages to and from the others would do is left out.
+
+    >>> for_labels(CRFRNN(4), np.array([1, 3])).num_labels
+    2
+    """
+    keep = torch.from_numpy(labels)
+    tensors: dict[str, Tensor] = {}
+    for name, value in crf.state_dict().items():
+        if not name.startswith("log_"):
+            value = value[keep] if value.ndim == 1 else value[keep][:, keep]
+        tensors[name] = value
+    settings: dict[str, Any] = {**settings_of(crf), "num_labels": len(labels)}
+    return layer_of(settings, tensors)
+
+
+def by_learned(scene: Scene, crf: CRFRNN) -> NDArray[np.int64]:
+    """A CRF of all labels, used for those of the scene."""
+    return refined(scene, for_labels(crf, scene.labels)).argmax(0).numpy()
+
+
+PYDENSECRF = Refiner("pydensecrf2", "pydensecrf2", _SOURCE, pydensecrf, _numbers("deeplab"), SPACE)
+DEFAULT = Refiner("crfrnn-default", "crfrnn, the package's numbers", _SOURCE, ours)
+TUNED = Refiner("crfrnn-tuned", "crfrnn, searched numbers", _SOURCE, ours, _numbers("default"), SPACE)
+
+
+def learned(crf: CRFRNN) -> Refiner:
+    """`CRFRNN` with parameters that were learned by back-propagation."""
+    title = "crfrnn, learned by back-propagation"
+    source = "Zheng et al., ICCV 2015, doi:10.1109/ICCV.2015.179"
+    return Refiner("crfrnn-learned", title, source, partial(by_learned, crf=crf))

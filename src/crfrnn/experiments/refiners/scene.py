@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""One picture as every refiner gets it: its colours, its scores, and which labels these are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and the scores of the labels that can be in it.
+
+    Attributes:
+        id: of the picture.
+        image: UInt8[H, W, 3], RGB.
+        logits: Float32[K, H, W], logarithms of probabilities over the K labels.
+        labels: Int64[K], rising: what the K labels are.
+        focus: the label that methods for two labels separate from all others.
+    """
+
+    id: str
+    image: NDArray[np.uint8]
+    logits: Tensor
+    labels: NDArray[np.int64]
+    focus: int
+
+    @classmethod
+    def of(
+        cls, name: str, image: NDArray[np.uint8], logits: Tensor, focus: int, least: float = LEAST
+    ) -> Scene:
+        """The scene of logits Float[L, H, W]: labels whose probability nowhere reaches `least` are left out.
+
+        Two at least are kept. The argmax stays what it was as long as `least` is below 1 / L.
+
+        >>> logits = torch.tensor([5.0, -5.0, 4.0])[:, None, None].expand(3, 2, 2)
+        >>> Scene.of("a", np.zeros((2, 2, 3), np.uint8), logits, 2).labels.tolist()
+        [0, 2]
+        """
+        highest = logits.float().softmax(0).flatten(1).amax(1)
+        count = int((highest >= least).sum().clamp(min=min(2, len(logits))))
+        labels = highest.topk(count).indices.sort().values
+        kept = logits.float()[labels].log_softmax(0)
+        return cls(name, np.ascontiguousarray(image), kept, labels.numpy(), focus)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Float32[K, H, W]."""
+        return self.logits.exp()
+
+    @property
+    def winners(self) -> NDArray[np.int64]:
+        """Int64[H, W], positions among the K labels."""
+        return self.logits.argmax(0).numpy()
+
+    def corner(self, side: int) -> Scene:
+        """The scene's upper left corner."""
+        return replace(
+            self,
+            image=np.ascontiguousarray(self.image[:side, :side]),
+            logits=self.logits[:, :side, :side].contiguous(),
+        )
