@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.presets import PRESETS
-from crfrnn.crf.saved import layer_of, settings_of
+from crfrnn.crf.saved import WEIGHTS, layer_of, settings_of
 from crfrnn.experiments.refiners.refiner import Numbers, Range, Refiner
 from crfrnn.experiments.refiners.scene import Scene
 from crfrnn.extras import optional
@@ -55,17 +55,22 @@ def ours(scene: Scene, **numbers: Any) -> NDArray[np.int64]:
 
 
 def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
-    """The same CRF for some of its labels: what messages to and from the others would do is left out.
+    """The same CRF for some of its labels, where the others are impossible.
+
+    Matrices of weights reach a label through labels that are not there, too: with them the compatibility is
+    multiplied into the weights, ``W' = -μ W``, ``μ' = -I``, before rows and columns are chosen.
 
     >>> for_labels(CRFRNN(4), np.array([1, 3])).num_labels
     2
     """
     keep = torch.from_numpy(labels)
-    tensors: dict[str, Tensor] = {}
-    for name, value in crf.state_dict().items():
-        if not name.startswith("log_"):
-            value = value[keep] if value.ndim == 1 else value[keep][:, keep]
-        tensors[name] = value
+    tensors = dict(crf.state_dict())
+    if crf.label_weights == "matrix":
+        mu = tensors["compatibility"]
+        tensors |= {name: -(mu @ tensors[name]) for name in WEIGHTS} | {"compatibility": -torch.eye(len(mu))}
+    for name in (*WEIGHTS, "compatibility"):
+        value = tensors[name]
+        tensors[name] = value[keep] if value.ndim == 1 else value[keep][:, keep]
     settings: dict[str, Any] = {**settings_of(crf), "num_labels": len(labels)}
     return layer_of(settings, tensors)
 
