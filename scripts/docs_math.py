@@ -8,6 +8,7 @@ import io
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib import mathtext
@@ -61,7 +62,7 @@ def _image(formula: str, root: Path, here: str, block: bool = False) -> str:
 def _drawn(formula: str) -> tuple[bytes, float, float, float]:
     """SVG, and width, height and depth below the baseline in points."""
     out = io.BytesIO()
-    style = {
+    style: dict[Any, Any] = {
         "mathtext.fontset": "cm",
         "svg.hashsalt": "crfrnn",
         "svg.fonttype": "path",
