@@ -30,7 +30,7 @@ FLOORS = [
     {"datasets", "plots", "compat"},
     {"evaluation", "inference"},
     {"training", "demo", "explain"},
-    {"experiments", "toolkits", "app"},
+    {"experiments", "toolkits", "app", "napari"},
     {"commands"},
     {"cli"},
 ]

@@ -28,10 +28,11 @@ class Held:
 
     Args:
         image: UInt8[H, W, C] as `crfrnn.io.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
-            0..255.
+            0..255; with another number of axes a tensor [C, *spatial].
+        axes: of the grid, 3 for a volume.
 
     Attributes:
-        image: the same, [C, H, W].
+        image: the same, [C, H, W] or [C, *spatial].
 
     Raises:
         ValueError: axes or numbers of another kind.
@@ -41,8 +42,8 @@ class Held:
     torch.Size([2, 4, 5])
     """
 
-    def __init__(self, image: NDArray[np.uint8] | Tensor) -> None:
-        self.image = _channels_first(image)
+    def __init__(self, image: NDArray[np.uint8] | Tensor, axes: int = 2) -> None:
+        self.image = _channels_first(image, axes)
         self._key: tuple[Any, ...] | None = None
         self._kernels: tuple[GaussianKernel, GaussianKernel] | None = None
 
@@ -56,7 +57,7 @@ class Held:
         iterations: int | None = None,
         initial: Tensor | None = None,
     ) -> Tensor:
-        """``crf(unary, image)`` of one picture, [L, H, W]; arguments as of `crfrnn.inference.refine`."""
+        """``crf(unary, image)`` of one picture, [L, *spatial]; arguments as of `crfrnn.inference.refine`."""
         steps = crf.steps if iterations is None else iterations
         kernels = self.kernels(crf, unary.dtype) if steps else None
         held = None if clamp is None else clamp[None]
@@ -126,10 +127,11 @@ class Seen:
         return Prediction(labels, before, p, self.class_names)
 
 
-def _channels_first(image: NDArray[np.uint8] | Tensor) -> Tensor:
+def _channels_first(image: NDArray[np.uint8] | Tensor, axes: int) -> Tensor:
     if isinstance(image, Tensor):
-        if image.ndim != 3:
-            raise ValueError(f"image: expected a tensor [C, H, W], got {form(image)}; pass one picture")
+        if image.ndim != axes + 1:
+            wanted = "[C, H, W]" if axes == 2 else f"of {axes + 1} axes, the channels first"
+            raise ValueError(f"image: expected a tensor {wanted}, got {form(image)}; pass one picture")
         return image
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3:

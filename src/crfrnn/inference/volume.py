@@ -101,20 +101,11 @@ def refine_volume(
         channels = stretched(channels, scale)
     elif rescale:
         channels = to_display_range(channels, mask)
-    step = _lengths("spacing", spacing)
     chosen = VOLUME_PRESET.but(
         theta_alpha=theta_alpha, theta_beta=theta_beta, theta_gamma=theta_gamma,
-        spatial_weight=spatial_weight, bilateral_weight=bilateral_weight,
+        spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, iterations=iterations,
     )  # fmt: skip
-    crf = CRFRNN(
-        unary.shape[0],
-        theta_alpha=_voxels("theta_alpha", chosen.theta_alpha, step),
-        theta_beta=chosen.theta_beta,
-        theta_gamma=_voxels("theta_gamma", chosen.theta_gamma, step),
-        spatial_weight=chosen.spatial_weight,
-        bilateral_weight=chosen.bilateral_weight,
-        **{"iterations": iterations, **settings},
-    ).eval()
+    crf = crf_in_lengths(unary.shape[0], _lengths("spacing", spacing, AXES), chosen, **settings)
     for_two_labels(crf)  # refuses labels that overlap
     if unary.dtype == torch.float64:
         crf = crf.double()
@@ -124,6 +115,34 @@ def refine_volume(
     if numbers is not None:
         before, after = numbers[before], numbers[after]
     return Prediction(after, before, logits.float().softmax(0).numpy())
+
+
+def crf_in_lengths(num_labels: int, spacing: Sequence[float], preset: Preset, **settings: Any) -> CRFRNN:
+    """The layer, in evaluation, of a grid whose pixels lie `spacing` apart: θ / s pixels along each axis.
+
+    Args:
+        num_labels: L.
+        spacing: one positive number for each axis of the array.
+        preset: θ_α and θ_γ in the unit of `spacing`, a number or one per axis of the array; θ_β in steps of
+            0..255; weights and iterations.
+        settings: any other argument of `CRFRNN`.
+
+    Raises: ValueError, TypeError for bandwidths of another number of axes.
+
+    >>> preset = Preset(8.0, 12.0, 2.0, 1.0, 6.0)
+    >>> crf_in_lengths(2, (2.0, 1.0), preset).log_theta_alpha.exp()  # x comes first
+    tensor([8., 4.], grad_fn=<ExpBackward0>)
+    """
+    step = _lengths("spacing", spacing, len(spacing))
+    return CRFRNN(
+        num_labels,
+        theta_alpha=_voxels("theta_alpha", preset.theta_alpha, step),
+        theta_beta=preset.theta_beta,
+        theta_gamma=_voxels("theta_gamma", preset.theta_gamma, step),
+        spatial_weight=preset.spatial_weight,
+        bilateral_weight=preset.bilateral_weight,
+        **{"iterations": preset.iterations, **settings},
+    ).eval()
 
 
 def to_display_range(guide: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
@@ -190,21 +209,21 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor | None:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _lengths(name: str, value: Any) -> tuple[float, ...]:
+def _lengths(name: str, value: Any, axes: int) -> tuple[float, ...]:
     """A positive number or one per axis of the array, as one per axis."""
     given = np.asarray(value, dtype=object).reshape(-1).tolist()
     try:
         numbers = [float(v) for v in given]
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected a positive number or {AXES} of them, got {value!r}") from None
-    numbers = numbers * AXES if len(numbers) == 1 else numbers
-    if len(numbers) != AXES or not all(math.isfinite(n) and n > 0 for n in numbers):
+        raise TypeError(f"{name}: expected a positive number or {axes} of them, got {value!r}") from None
+    numbers = numbers * axes if len(numbers) == 1 else numbers
+    if len(numbers) != axes or not all(math.isfinite(n) and n > 0 for n in numbers):
         raise ValueError(
-            f"{name}: expected a positive number or {AXES} of them, one per axis of the array, got {value!r}"
+            f"{name}: expected a positive number or {axes} of them, one per axis of the array, got {value!r}"
         )
     return tuple(numbers)
 
 
 def _voxels(name: str, theta: Any, step: tuple[float, ...]) -> list[float]:
     # The array's last axis is the layer's x, so the order is turned round.
-    return [t / s for t, s in zip(_lengths(name, theta), step, strict=True)][::-1]
+    return [t / s for t, s in zip(_lengths(name, theta, len(step)), step, strict=True)][::-1]

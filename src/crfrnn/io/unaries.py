@@ -191,7 +191,7 @@ def read_scores(
         return _one_map(files, found, role)
     scores = np.concatenate(found)
     if kind == "probabilities":
-        scores = _with_background(scores, num_labels, mask, several=len(files) > 1)
+        scores = with_background(scores, num_labels, mask, several=len(files) > 1)
     AsLogits(kind, num_labels).count(len(scores), role)
     return scores
 
@@ -272,10 +272,23 @@ def _one_map(files: Sequence[PathLike], found: list[NDArray[Any]], role: str) ->
     return labels
 
 
-def _with_background(
-    scores: NDArray[np.float32], num_labels: int | None, mask: NDArray[np.bool_] | None, several: bool
+def with_background(
+    scores: NDArray[np.float32],
+    num_labels: int | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    several: bool = True,
 ) -> NDArray[np.float32]:
-    """What the labels leave over as label 0, where that was asked for or several files leave something."""
+    """Probabilities with what they leave over as label 0 before them, if it is needed.
+
+    Args:
+        scores: Float32[L, *spatial].
+        num_labels: L + 1 adds the background, L adds none; None adds it where `several` leave something over.
+        mask: Bool[*spatial]; only there the sums are looked at.
+        several: each label came by itself, so that a background may have been left out.
+
+    >>> with_background(np.array([[0.25], [0.5]], np.float32)).tolist()
+    [[0.25], [0.25], [0.5]]
+    """
     if len(scores) < 2:
         return scores  # a binary problem: the background is what one score leaves over, in any case
     total = scores.sum(0, dtype=np.float64)
@@ -304,15 +317,17 @@ def volume_unary(
     gt_prob: float = 0.7,
     unknown: int | None = None,
     mask: NDArray[np.bool_] | None = None,
+    also: NDArray[np.int64] | Sequence[int] = (),
 ) -> tuple[Tensor, NDArray[np.int64] | None]:
-    """Logits Float[L, X, Y, Z] of scores or labels in memory, and the numbers of the labels if not 0..L-1.
+    """Logits Float[L, *spatial] of scores or labels in memory, and the numbers of the labels if not 0..L-1.
 
     Args:
-        values: Float[L, X, Y, Z], or [X, Y, Z] for labels and for a binary problem.
+        values: Float[L, *spatial], or [*spatial] for labels and for a binary problem.
         kind, num_labels, gt_prob, unknown: as `AsLogits` takes them; without num_labels the labels are the
             numbers that occur.
-        shape: X, Y, Z of the guide.
-        mask: Bool[X, Y, Z]; outside, values may be anything.
+        shape: of the guide, such as X, Y, Z.
+        mask: Bool[*spatial]; outside, values may be anything.
+        also: numbers that are labels although none of the values is one of them.
     """
     check_kind(kind, KINDS)
     role, array = "probabilities", np.asarray(values)
@@ -343,6 +358,7 @@ def volume_unary(
             f"{role}: expected labels 0 and above, got {numbers[0]}; say which one means unknown: "
             f"unknown={numbers[0]}"
         )
+    numbers = np.union1d(numbers, np.asarray(also, np.int64))
     if len(numbers) < 2:  # a label alone has no rival
         numbers = np.union1d(numbers, [0, 1])
     _check_room(len(numbers), array)

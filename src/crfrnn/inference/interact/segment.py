@@ -188,14 +188,14 @@ def segment_box(
 
 
 def colour_unary(
-    image: NDArray[np.uint8], labels: NDArray[np.integer], num_labels: int, *, components: int = 5
+    image: NDArray[np.generic], labels: NDArray[np.integer], num_labels: int, *, components: int = 5
 ) -> Tensor:
-    """The log-density Float32[L, H, W] of every pixel's colour, learnt from the pixels of each label.
+    """The log-density Float32[L, *spatial] of every pixel's colour, learnt from the pixels of each label.
 
-    Args: image UInt8[H, W, 3]; labels Int[H, W], -1 = not known, some of each of the L; components as in
-        `segment_scribbles`.
+    Args: image UInt8 or Float [*spatial, C] in 0..255, any number of channels; labels Int[*spatial], -1 = not
+        known, some of each of the L; components as in `segment_scribbles`.
     """
-    colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, 3)).float()
+    colours = torch.from_numpy(np.ascontiguousarray(image).reshape(-1, image.shape[-1])).float()
     known = torch.from_numpy(np.ascontiguousarray(labels).reshape(-1))
     unary = [
         Mixture.fit(colours[known == k], components).log_density(colours, _OUTLIERS)
