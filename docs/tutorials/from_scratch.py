@@ -35,7 +35,7 @@ tiles({"picture I": image, "truth": truth, "argmax of U": U.argmax(1).reshape(12
 #
 # $$E(x) = \sum_i \psi_u(x_i) + \sum_{i<j} \psi_p(x_i, x_j), \qquad \psi_p(x_i, x_j) = \mu(x_i, x_j) \sum_m w^{(m)} k^{(m)}(f_i, f_j)$$
 #
-# The first sum listens to the classifier: $\psi_u(x_i = l) = -U_i(l)$. The second one connects **every** pixel with every other.
+# The first sum is the classifier's: $\psi_u(x_i = l) = -U_i(l)$. The second one connects **every** pixel with every other.
 # Two kernels say how much two pixels have to do with each other, by their places $p$ and colours $I$:
 #
 # $$k^{(1)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\gamma^2}\right), \qquad k^{(2)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\alpha^2} - \frac{|I_i - I_j|^2}{2\theta_\beta^2}\right)$$
@@ -64,8 +64,8 @@ w = [1.0, 3.0]
 mu = -np.eye(2)
 
 # %% [markdown]
-# Row $i$ of a kernel is what pixel $i$ hears. The row of the pixel at x = 5, y = 4, inside the square: the first kernel hears its
-# neighbours, the second one hears the whole square and stops at its border.
+# Row $i$ of a kernel has the weights of all pixels in the message to pixel $i$. The row of the pixel at x = 5, y = 4, inside the square: the
+# first kernel weighs its neighbours, the second one the whole square, up to its border.
 
 # %% tags=["figure"]
 i = 4 * 12 + 5
@@ -77,7 +77,7 @@ tiles({"spatial kernel": k[0][i].reshape(12, 12), "bilateral kernel": k[1][i].re
 # The best labelling of such a model cannot be found exactly in general: there are $2^{144}$ of them. Mean field looks for a
 # distribution $Q(x) = \prod_i Q_i(x_i)$ of independent pixels that is close to $P(x) \propto \exp(-E(x))$, by repeating five steps.
 # They are the lines of Algorithm 1 in the paper, and each is one line of numpy. (The second line divides by the sum of the weights,
-# as the paper's own code does, so that pixels at the rim of the picture hear as much as others.)
+# as the paper's own code does, so that pixels at the rim of the picture receive as much as others.)
 
 # %%
 def softmax(z):
@@ -106,7 +106,7 @@ print("wrong pixels after 0, 1, 2, … iterations:", wrong)
 tiles({f"Q(square), T = {t}": history[t][:, 1].reshape(12, 12) for t in (0, 1, 2, 5)}, height=180)
 
 # %% [markdown]
-# The square hears itself, agrees with itself, and its few wrong pixels are outvoted. Nothing was trained.
+# The pixels of the square exchange messages with each other, and the many right ones correct the few wrong ones. Nothing was trained.
 #
 # ## The same with crfrnn
 #

@@ -36,7 +36,7 @@ def lattice_filter(f, v):
 rng = np.random.default_rng(0)
 f = np.sort(rng.uniform(0, 12, 400))
 v = (f > 5).astype(float)
-v[100] = 20.0  # a single loud point
+v[100] = 20.0  # a single large value
 K = np.exp(-0.5 * (f[:, None] - f) ** 2)
 exact, ours = K @ v, lattice_filter(f, v)
 
@@ -64,7 +64,7 @@ curves({"value": v.clip(0, 1.6), **averages}, "point, in the order of f", "weigh
 
 # %% [markdown]
 # The lattice's sums are some 8 % smaller than the exact ones here: its amplitude is its own. A CRF divides by the filter's answer to ones, so that
-# every pixel hears a weighted average, and this factor is gone. The averages agree up to the small steps of the interpolation.
+# every pixel receives a weighted average, and this factor is gone. The averages agree up to the small steps of the interpolation.
 #
 # ## Two dimensions: triangles
 #
@@ -130,7 +130,7 @@ for quality in ("classic", "default", "high"):
     print(f"{quality:8s} {kernel.operator.num_vertices:6d} vertices, error {kernel.error(rows=64):.3f}")
 
 # %% [markdown]
-# Whose opinion does a pixel hear? The row of the kernel that belongs to one pixel of the fur, exact beside the lattice:
+# From where does a pixel receive? The row of the kernel that belongs to one pixel of the fur, exact beside the lattice:
 
 # %% tags=["figure"]
 from crfrnn.plots import kernel_footprints

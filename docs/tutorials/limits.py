@@ -54,7 +54,7 @@ row(image, unary, refined(unary, image), truth)
 # %% [markdown]
 # ## Thin things
 #
-# A line two pixels wide has few pixels of its own colour within reach, and the plain smoothing kernel outvotes them. Here its colour is close to the ground's.
+# A line two pixels wide has few pixels of its own colour within reach, and the plain smoothing kernel outweighs them. Here its colour is close to the ground's.
 # Less spatial weight helps, and costs specks elsewhere.
 
 # %% tags=["figure"]
@@ -66,7 +66,7 @@ row(image, unary, refined(unary, image, spatial_weight=4.0), truth)
 # %% [markdown]
 # ## Errors that are sure of themselves
 #
-# The CRF moves borders; it does not know what things are. A whole region that the network takes for something else stays so, with sharper borders.
+# The CRF moves borders, and no more. A whole region that the network takes for something else stays so, with sharper borders.
 
 # %% tags=["figure"]
 truth = ((xx - 25) ** 2 + (yy - 30) ** 2 < 15**2).astype(int)

@@ -77,7 +77,7 @@ curves({"mean |Q(t) - Q(t-1)|": changes}, "iteration", "change of a marginal")
 # ## What a training signal at one pixel teaches
 #
 # Behind a plain network, the loss at one pixel has a gradient at that pixel's unary and nowhere else. Behind the CRF it reaches every
-# pixel that was heard, along the paths of the messages. The pictures show $|\partial x_i / \partial U_j|$ for one pixel $i$ over all
+# pixel that sent to it, along the paths of the messages. The pictures show $|\partial x_i / \partial U_j|$ for one pixel $i$ over all
 # $j$, on a square-root scale.
 
 # %%

@@ -11,8 +11,8 @@
 # | $\theta_\alpha$ | pixels | from how far away do pixels of the same colour count? |
 # | $\theta_\beta$ | steps of 0..255 | how different may their colours be? |
 # | $\theta_\gamma$ | pixels | how far does plain smoothing reach? |
-# | $w^{(2)}$, bilateral | | how loud are pixels of like colour against the unary? |
-# | $w^{(1)}$, spatial | | how loud are mere neighbours? |
+# | $w^{(2)}$, bilateral | | how much do pixels of like colour count against the unary? |
+# | $w^{(1)}$, spatial | | how much do mere neighbours count? |
 #
 # The picture is scikit-learn's china.jpg (CC BY 2.0) at half size, with unaries guessed from a few scribbles' colours and made worse by noise.
 
@@ -66,7 +66,7 @@ changes("theta_beta", (2, 8, 20, 80))
 # ## $\theta_\alpha$: reach
 #
 # Small: only what is near helps, and wrong islands larger than $\theta_\alpha$ stay. Large: like colours agree through the whole picture. At 150
-# the pagoda's dark walls have heard so many dark trees that they turned into one. It scales with the picture: at twice the size, twice
+# the pagoda's dark walls receive from so many dark trees that they take their label. It scales with the picture: at twice the size, twice
 # the number.
 
 # %% tags=["figure"]
@@ -75,7 +75,7 @@ changes("theta_alpha", (3, 10, 30, 150))
 # %% [markdown]
 # ## $\theta_\gamma$: smoothing
 #
-# The kernel without colours removes specks. At 0.5 it hears no neighbour worth the name, and specks stay. How far it reaches beyond that matters
+# The kernel without colours removes specks. At 0.5 it reaches no neighbour with a weight worth the name, and specks stay. How far it reaches beyond that matters
 # little while its weight is small; with a large one it rounds corners and swallows thin things (the last row of this page's pictures).
 
 # %% tags=["figure"]
@@ -84,7 +84,7 @@ changes("theta_gamma", (0.5, 2, 5, 15))
 # %% [markdown]
 # ## The weights
 #
-# Against unaries in logits: a weight of 6 means that if all that a pixel hears is of one label, this label gains 6 over the others.
+# Against unaries in logits: a weight of 6 means that if all that a pixel receives is of one label, this label gains 6 over the others.
 # 0 is the unary alone (beside the other kernel); too much, and small labels vanish.
 
 # %% tags=["figure"]
@@ -96,7 +96,7 @@ changes("spatial_weight", (0, 2, 8, 30))
 # %% [markdown]
 # ## Iterations
 #
-# Each iteration lets the changed labels speak again. Five for training, five to ten otherwise.
+# Each iteration sends messages from the labels that the one before has changed. Five for training, five to ten otherwise.
 
 # %%
 crf = CRFRNN(len(scene.names), **START)
@@ -112,7 +112,7 @@ print("labels changed by iteration, %:", [f"{share:.2f}" for share in shares])
 #    unaries of a good network); `preset="crfasrnn"` has those of the released model.
 # 2. **Mind the units.** $\theta_\alpha$ and $\theta_\gamma$ in pixels of *this* picture, $\theta_\beta$ in 0..255. Most bad results are a
 #    guide in 0..1 ([what the input must be](../inputs.md)).
-# 3. **Look.** `crfrnn explain photo.jpg …` draws what one pixel hears and what changes by iteration; `crfrnn app`, where installed, has sliders.
+# 3. **Look.** `crfrnn explain photo.jpg …` draws what one pixel receives and what changes by iteration; `crfrnn app`, where installed, has sliders.
 # 4. **Measure, if you have masks.** `crfrnn tune` searches all five by cross-validation, `crfrnn fit` learns them, per label, by
 #    back-propagation ([commands](../commands.md#fit-and-tune)). A few dozen pictures are a start; judge on others.
 #

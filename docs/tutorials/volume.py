@@ -56,7 +56,7 @@ tiles(
 )
 
 # %% [markdown]
-# Slice by slice, each slice alone would hear nothing of its neighbours. The cut along $z$ shows that here they agree:
+# Slice by slice, each slice alone would receive nothing from its neighbours. The cut along $z$ shows that here they agree:
 
 # %% tags=["figure"]
 tiles(

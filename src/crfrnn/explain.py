@@ -140,7 +140,7 @@ def explain(
     figures.append(
         Figure(
             "compatibility.png",
-            "What labels say to each other",
+            "Compatibility of the labels",
             "The compatibility μ: a row for each label that receives, a column for each that sends, "
             "in the order of the paper's Fig. 5. Blue: the labels support each other; red: they exclude "
             "each other.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What one pixel hears: the weights of all others in the message that a kernel brings it."""
+"""What one pixel receives: the weights of all others in the message that a kernel brings it."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def kernel_footprints(
     return picture_of(figure)
 
 
-def _window(heard: Sequence[NDArray[np.bool_]]) -> tuple[float, float, float, float]:
+def _window(marked: Sequence[NDArray[np.bool_]]) -> tuple[float, float, float, float]:
     """Left, right, upper and lower edge of what any of the masks marks, with a margin, within the picture."""
-    height, width = heard[0].shape
-    y, x = np.nonzero(np.logical_or.reduce(heard))
+    height, width = marked[0].shape
+    y, x = np.nonzero(np.logical_or.reduce(marked))
     edges = []
     for places, size in ((x, width), (y, height)):
         margin = max(8, (places.max() - places.min()) // 3)
