@@ -24,6 +24,7 @@ Kind = TypeVar("Kind", bound="Segmenter")
 FORMAT, VERSION = "crfrnn-segmenter", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"  # those that come with the package
+GONE = {"lite-voc-person": "deeplab-voc-person"}  # former names of packaged ones, and what to take
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CONFIG = 2**20
 _AGAIN = "write it with save_pretrained or `crfrnn convert`"
@@ -83,6 +84,11 @@ def find_checkpoint(path_or_name: PathLike) -> Path | None:
     packaged = sorted(p.name for p in CHECKPOINTS.iterdir()) if CHECKPOINTS.is_dir() else []
     if name in packaged:
         return CHECKPOINTS / name
+    if name in GONE and GONE[name] in packaged:
+        raise FileError(
+            "checkpoint", path_or_name, f"one of {', '.join(packaged)}", "one that is no longer here",
+            f"take {GONE[name]}, a better network",
+        )  # fmt: skip
     if isinstance(path_or_name, str) and name.count("/") == 1 and not name.endswith(".safetensors"):
         return None
     raise FileError(
