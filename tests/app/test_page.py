@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 from colour_network import COLOURS, save_colours
 from command_line import run
+from crfrnn.io import read_label_png
 
 HERE = Path(__file__).resolve().parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -37,7 +39,7 @@ SWITCHES = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-WAIT = 60_000  # milliseconds; the cores may be busy
+WAIT = 30_000  # milliseconds; the cores may be busy
 # The checkpoint is of the tests' own network, which the server must know by name.
 SERVER = """
 import sys
@@ -193,3 +195,265 @@ def test_no_path_of_the_server_is_served(server: Server) -> None:
         with pytest.raises(HTTPError) as refused:
             urlopen(f"{server.address}gradio_api/file={path}")
         assert refused.value.code in (403, 404)
+
+
+def asked_directly(server: Server, data: list[Any], target: str) -> str:
+    """The answer to a request that no browser sent: of the event that takes the desk and `target`."""
+    config = json.load(urlopen(f"{server.address}config"))
+    ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+    (event,) = (d for d in config["dependencies"] if d["inputs"][1:] == [ids[target]] and d["backend_fn"])
+    body = {"data": data, "fn_index": event["id"], "session_hash": "direct"}
+    head = {"content-type": "application/json"}
+    urlopen(Request(f"{server.address}gradio_api/queue/join", json.dumps(body).encode(), head))
+    with urlopen(f"{server.address}gradio_api/queue/data?session_hash=direct", timeout=60) as stream:
+        for line in stream:
+            if b"process_completed" in line:
+                return line.decode()
+    raise AssertionError("no answer")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "http://127.0.0.1:1/photo.png", "network/config.json"])
+def test_a_request_cannot_name_a_path_of_the_server_or_an_address(server: Server, path: str) -> None:
+    file = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}}
+    answer = asked_directly(server, [None, file], "photo-upload")
+    assert '"success":false' in answer.replace(" ", "")
+    assert "root:" not in answer and "test-colours" not in answer and "Traceback" not in answer
+
+
+def test_the_handle_is_dragged(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    opened(page, photograph(tmp_path))
+
+    def place() -> float:
+        found = re.search(r"translateX\(([\d.]+)px", page.get_attribute("#photo-compare .outer", "style"))
+        assert found
+        return float(found[1]) / page.locator("#photo-compare .slider-wrap").bounding_box()["width"]
+
+    page.wait_for_function("document.querySelector('#photo-compare .outer').style.transform.length > 12")
+    assert 0.4 < place() < 0.6
+    handle = page.locator("#photo-compare .inner").bounding_box()
+    wide = page.locator("#photo-compare .slider-wrap").bounding_box()["width"]
+    page.mouse.move(handle["x"] + handle["width"] / 2, handle["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(handle["x"] - 0.3 * wide, handle["y"] + 40, steps=6)
+    page.mouse.up()
+    assert 0.1 < place() < 0.3
+
+
+def painter(page: Any) -> Any:
+    """A stroke through points given as shares of the picture."""
+
+    def stroke(*points: tuple[float, float]) -> None:
+        page.locator("canvas.pad-canvas").scroll_into_view_if_needed()
+        seen = page.locator("canvas.pad-canvas").bounding_box()
+        for number, (x, y) in enumerate(points):
+            page.mouse.move(seen["x"] + x * seen["width"], seen["y"] + y * seen["height"], steps=4)
+            if number == 0:
+                page.mouse.down()
+        page.mouse.up()
+
+    return stroke
+
+
+def scribbling(page: Any, path: Path) -> Any:
+    page.get_by_role("tab", name="Scribbles").click()
+    send(page, "#scribbles-upload", path)
+    page.wait_for_selector("canvas.pad-canvas.ready")
+    return painter(page)
+
+
+def says(page: Any, selector: str, words: str) -> None:
+    page.wait_for_function(
+        "([selector, words]) => document.querySelector(selector).innerText.includes(words)",
+        arg=[selector, words],
+    )
+
+
+def test_scribbles_are_painted_undone_and_written_as_the_python_lines_write_them(
+    visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, photo = visit(), photograph(tmp_path)
+    stroke = scribbling(page, photo)
+    stroke((0.05, 0.1), (0.4, 0.1))
+    says(page, "#scribbles-said", "Still to be painted: object 1.")
+    page.get_by_role("radio", name="object 1").click()
+    stroke((0.6, 0.3), (0.9, 0.4))
+    page.wait_for_selector("#scribbles-legend table")
+    page.click(".pad-undo")
+    says(page, "#scribbles-said", "Still to be painted: object 1.")
+    stroke((0.6, 0.3), (0.9, 0.4))
+    says(page, "#scribbles-said", "% of the pixels")
+    files = written(page, "scribbles", tmp_path / "page")
+    assert sorted(files) == [
+        "crf.safetensors", "photo.json", "photo.png", "photo_overlay.png", "photograph.png", "scribbles.png",
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path / "page")
+    labels = read_label_png("photo.png")
+    assert labels[12, 40] == 0 and labels[40, 140] == 1
+    Path("photo.png").unlink()
+    exec(compile(code(page, "scribbles", "python"), "page", "exec"), {})
+    assert np.array_equal(read_label_png("photo.png"), labels)
+
+
+def test_a_box_is_dragged(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    stroke = scribbling(page, photograph(tmp_path))
+    page.click(".pad-box")
+    stroke((0.97, 0.64), (0.45, 0.03))
+    page.wait_for_selector("#scribbles-legend table")
+    assert "object 1" in page.inner_text("#scribbles-legend")
+    page.get_by_role("tab", name="Take it with you").locator("visible=true").click()
+    says(page, "#scribbles-python", "segment_box(image, (8")
+
+
+def test_scores_of_ones_own_give_what_refine_writes_and_its_errors(
+    visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, photo = visit(), photograph(tmp_path)
+    np.save(tmp_path / "scores.npy", np.random.default_rng(0).normal(0, 2, (3, 120, 180)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    page.get_by_role("tab", name="Own scores").click()
+    page.click("#scores-go")
+    says(page, ".toast-wrap", "photograph: expected a file, got none")
+    send(page, "#scores-picture", photo)
+    send(page, "#scores-unary", tmp_path / "scores.npy")
+    page.locator("#scores-upload, #scores-unary").get_by_text("scores").first.wait_for()
+    page.locator("#scores-layout input").click()
+    page.get_by_role("option", name="hwl").click()
+    page.click("#scores-go")
+    status, _, said = run(
+        "refine", "photo.png", "-u", "scores.npy", "--kind", "logits", "--layout", "hwl", "-o", "no"
+    )
+    wrong = said.split("error: ")[1].splitlines()[0].strip()
+    assert status != 0 and "would fit" in wrong
+    says(page, ".toast-wrap", wrong.split(": ", 1)[1] if wrong.startswith("photo.png") else wrong)
+    page.locator("#scores-layout input").click()
+    page.get_by_role("option", name="lhw").click()
+    page.click("#scores-go")
+    page.wait_for_selector("#scores-legend table")
+    files = written(page, "scores", tmp_path / "page")
+    status, _, error = run(*code(page, "scores", "command").split()[1:])
+    assert status == 0, error
+    assert (tmp_path / "refined" / "photo.png").read_bytes() == files["photo.png"].read_bytes()
+
+
+def test_files_that_cannot_be_read_are_refused_in_the_commands_words(
+    visit: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = visit()
+    (tmp_path / "letter.png").write_text("Dear Sir")
+    send(page, "#photo-upload", tmp_path / "letter.png")
+    checkpoint = server.folder.parent / "network"
+    _, _, error = run("segment", "letter.png", "-o", "out", "--checkpoint", checkpoint)
+    said = error.split("error: ")[1].splitlines()[0]
+    assert said.endswith("save it in one of these formats")
+    says(page, ".toast-wrap", "image 'letter.png': expected a picture (BMP,")
+    assert page.locator(".toast-wrap").inner_text().splitlines()[-1].strip() in said
+    assert "/tmp" not in page.locator(".toast-wrap").inner_text() and "Traceback" not in page.content()
+    Image.new("RGB", (1200, 900)).save("large.png")  # of more than a megapixel
+    page = visit()
+    send(page, "#photo-upload", tmp_path / "large.png")
+    says(page, ".toast-wrap", "image 'large.png': expected at most 1000000 pixels, got 1200 × 900")
+    noise = np.random.default_rng(0).integers(0, 256, (900, 1000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("heavy.bmp")  # of more than two megabytes
+    page = visit()
+    send(page, "#photo-upload", tmp_path / "heavy.bmp")
+    says(page, ".toast-wrap", "maximum allowed size")
+    opened(visit(), photograph(tmp_path))  # and the server goes on
+
+
+def test_keys_alone_reach_everything(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+
+    def tab_to(selector: str, most: int = 80) -> None:
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement?.closest(selector) !== null", selector):
+                return
+        raise AssertionError(f"{selector} is not reached by Tab")
+
+    opened(page, photograph(tmp_path))
+    said = page.inner_text("#photo-said")
+    tab_to("#photo-handle")
+    tab_to("#photo-theta_beta input[type=range]")
+    for _ in range(5):
+        page.keyboard.press("PageUp")
+    page.wait_for_function("said => document.querySelector('#photo-said').innerText !== said", arg=said)
+    page.get_by_role("tab", name="Photograph").focus()
+    page.keyboard.press("Tab")
+    page.get_by_role("tab", name="Scribbles").focus()
+    page.keyboard.press("Enter")
+    send(page, "#scribbles-upload", tmp_path / "photo.png")
+    page.wait_for_selector("canvas.pad-canvas.ready")
+    tab_to("canvas.pad-canvas")
+    for label, way in (("1", "ArrowLeft"), ("2", "ArrowRight")):
+        page.keyboard.press(label)
+        for key in (way, way, way, way, "Space", "ArrowUp", "ArrowUp", "ArrowUp", "Space"):
+            page.keyboard.press(key)
+        for _ in range(4):
+            page.keyboard.press("ArrowRight" if way == "ArrowLeft" else "ArrowLeft")
+    page.wait_for_selector("#scribbles-legend table")
+    assert "2 strokes" in page.inner_text(".pad-status")
+    page.keyboard.press("Control+z")
+    says(page, ".pad-status", "1 stroke.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_screen_light_and_dark(visit: Any, tmp_path: Path, scheme: str) -> None:
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
+    opened(page, photograph(tmp_path))
+    for name in ("Own scores", "Scribbles", "Photograph"):
+        page.get_by_role("tab", name=name).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    answer = page.locator("#photo-compare").bounding_box()
+    numbers = page.locator("#photo-theta_alpha").bounding_box()
+    assert answer["width"] > 300 and answer["y"] + answer["height"] < numbers["y"]
+    dark = page.evaluate("document.body.classList.contains('dark')")
+    assert dark == (scheme == "dark")
+    for selector in (".lead p", "#photo-legend td", "#photo-theta_alpha .info-text", "#photo-said"):
+        contrast = page.evaluate(CONTRAST, selector)
+        assert contrast >= 4.5, f"{selector}: {contrast}"
+
+
+# The WCAG contrast of the text of an element against the background that is behind it.
+CONTRAST = """selector => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92
+    : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+  let element = document.querySelector(selector);
+  const ink = light(numbers(getComputedStyle(element).color));
+  let paper = [0, 0, 0, 0];
+  while (element && (paper.length > 3 && paper[3] === 0)) {
+    paper = numbers(getComputedStyle(element).backgroundColor);
+    element = element.parentElement;
+  }
+  const ground = paper.length > 3 && paper[3] === 0 ? 1 : light(paper);
+  return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+}"""
+
+
+def test_two_clients_at_once_see_their_own(visit: Any, tmp_path: Path) -> None:
+    first, second = visit(), visit()
+    one, other = photograph(tmp_path, "one.png"), photograph(tmp_path, "other.png", turn=1)
+    send(first, "#photo-upload", one)
+    send(second, "#photo-upload", other)
+    for page in (first, second):
+        page.wait_for_selector("#photo-legend table")
+    largest = [page.inner_text("#photo-legend tbody tr >> nth=0").split()[0] for page in (first, second)]
+    assert largest == ["paper", "night"]
+    for page in (first, second):
+        page.locator("#photo-iterations input[type=number]").fill("0")
+    for page, name in ((first, "one"), (second, "other")):
+        says(page, "#photo-said", "0.0 % of the pixels")
+        page.get_by_role("tab", name="Take it with you").click()
+        says(page, "#photo-command", f"segment {name}.png")
+
+
+def test_the_film_shows_every_iteration(visit: Any, tmp_path: Path) -> None:
+    page = visit()
+    opened(page, photograph(tmp_path))
+    page.get_by_role("tab", name="After each iteration").click()
+    page.wait_for_selector("#photo-film img")
+    assert page.locator("#photo-film .caption-label").all_inner_texts()[0].strip() == "T = 0"
+    assert page.locator("#photo-film img").count() == 6  # 0 to 5 iterations

@@ -11,21 +11,22 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from crfrnn.app.knobs import Numbers, numbers_of, tuned
 from crfrnn.app.options import WORK_SIDE
 from crfrnn.crf import CRFRNN
 from crfrnn.inference import Prediction
+from crfrnn.inference.prediction import percent
 from crfrnn.io import save_parameters, write_label_png
 from crfrnn.io.files import write_text
 from crfrnn.io.images import write_png
-from crfrnn.plots import frames, overlay, painted, shrunk, uncertainty
+from crfrnn.plots import overlay, painted, shrunk, uncertainty
 
 PARAMETERS = "crf.safetensors"
 FRAME_SIDE = 300  # pixels of the film's pictures
@@ -115,11 +116,14 @@ class Bench(ABC):
             overlay(image, before, self.palette), overlay(image, after, self.palette), doubt, found, seconds
         )
 
-    def film(self, numbers: Numbers) -> list[Image.Image]:
-        """One small picture per iteration."""
+    def film(self, numbers: Numbers) -> list[tuple[NDArray[np.uint8], str]]:
+        """One small picture per iteration, and what it shows in words."""
         with self._lock:
             labels = list(self.steps(self.crf(numbers)))
-        return frames(self.image, labels, palette=self.palette, long_side=FRAME_SIDE)
+        image, *small = shrunk(self.image, *labels, long_side=FRAME_SIDE)
+        moved = [float((before != after).mean()) for before, after in pairwise(labels)]
+        said = ["T = 0", *(f"T = {n}: {percent(share)} changed" for n, share in enumerate(moved, 1))]
+        return [(overlay(image, found, self.palette), text) for found, text in zip(small, said, strict=True)]
 
     def files(self, numbers: Numbers) -> list[Path]:
         """Write labels, overlay, areas and parameters; they are there as long as the bench is."""

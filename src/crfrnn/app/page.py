@@ -18,12 +18,14 @@ from crfrnn.app.options import WORK_SIDE, Options
 from crfrnn.app.parts import (
     AT_ONCE,
     EVENT,
+    NO_PICTURE,
     Desk,
     Result,
     Sliders,
     Uploaded,
     draw,
     guarded,
+    nothing,
     opened,
     read,
     result,
@@ -51,7 +53,6 @@ FILES = (
     "The label map (PNG, one number per pixel), the picture with its labels, the areas as text, and the "
     "parameters of the CRF: what the lines below write and read."
 )
-NO_PICTURE = "a photograph: expected a file, got none; drop one, or take an example"
 KEEP = 3600  # seconds that pictures and results of a client are kept
 
 
@@ -111,7 +112,8 @@ def _open(
     """Call `begin` with the desk and the file that was uploaded or the example that was taken."""
     guard = guarded(options)
     sent = guard(begin)
-    source.upload(sent, [desk, source], outputs, **EVENT)
+    uploaded = source.upload(sent, [desk, source], outputs, **EVENT)
+    uploaded.then(lambda: None, outputs=source, **AT_ONCE)  # so that another one can be dropped, or the same
     for button, take in buttons:
         taken = guard(lambda desk, take=take: begin(desk, take()))
         button.click(taken, desk, outputs, **EVENT)
@@ -129,7 +131,7 @@ def _photograph(options: Options, network: Network, folder: Path) -> None:
 
     def begin(desk: Desk, file: Uploaded | None) -> list[Any]:
         if file is None:
-            raise ValueError(NO_PICTURE)
+            raise ValueError(f"a photograph: expected a file, got none; {NO_PICTURE}")
         desk.bench = Photograph(file.path, file.name, network, options)
         return [desk, *opened(desk.bench, "photo")]
 
@@ -168,7 +170,7 @@ def _scribbles(options: Options, folder: Path) -> None:
 
     def begin(desk: Desk, file: Uploaded | None) -> list[Any]:
         if file is None:
-            raise ValueError(NO_PICTURE)
+            raise ValueError(f"a photograph: expected a file, got none; {NO_PICTURE}")
         desk.bench = Scribbles(file.path, file.name, options)
         return [desk, gr.HTML(value="[]", picture=_data_url(desk.bench))]
 
@@ -176,12 +178,10 @@ def _scribbles(options: Options, folder: Path) -> None:
     def paint(desk: Desk, marks: str, labels: float, *values: float) -> list[Any]:
         bench = desk.bench
         if not isinstance(bench, Scribbles):
-            return [gr.skip()] * len(target)
+            return nothing(target, out.said, NO_PICTURE)
         bench.mark(marks, int(labels))
         if bench.missing:
-            nothing: list[Any] = [gr.skip()] * len(target)
-            nothing[target.index(out.said)] = f"Still to be painted: {bench.missing}."
-            return nothing
+            return nothing(target, out.said, f"Still to be painted: {bench.missing}.")
         if not bench.begun:
             bench.begun = True
             return opened(bench, "scribbles")

@@ -26,6 +26,7 @@ HALVES = {"both": 50, "before": 100, "after": 0}  # where the handle stands, in 
 OWN = "this picture's own"
 EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "crf", "concurrency_limit": 2}
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}  # nothing is computed
+NO_PICTURE = "Choose a photograph first. It is kept for an hour."
 FAILURES = (ValueError, TypeError, OSError, ImportError)
 
 
@@ -256,7 +257,7 @@ def result(tab: str, before: str, files: str, command: bool = True) -> Result:
         with gr.Tab("After each iteration") as third:
             gr.Markdown("All labels are updated at once, T times; the first updates change most.")
             film = gr.Gallery(
-                show_label=False, format="jpeg", interactive=False, columns=4, object_fit="contain",
+                show_label=False, format="jpeg", interactive=False, columns=3, object_fit="contain",
                 elem_id=f"{tab}-film", buttons=["fullscreen"], height="auto",
             )  # fmt: skip
         with gr.Tab("Take it with you") as fourth:
@@ -329,13 +330,13 @@ def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options
     @guard
     def turn(desk: Desk, *values: float) -> list[Any]:
         if desk.bench is None:
-            return [gr.skip()] * len(out.shown)
+            return nothing(out.shown, out.said, NO_PICTURE)
         return draw(desk.bench, checked(values))
 
     @guard
     def begin(desk: Desk, name: str) -> list[Any]:
         if desk.bench is None:
-            return [gr.skip()] * len(target)
+            return nothing(target, out.said, NO_PICTURE)
         numbers = preset(desk.bench, name)
         return [*set_sliders(desk.bench, numbers, tab), *draw(desk.bench, numbers)]
 
@@ -348,7 +349,7 @@ def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options
     @guard
     def write(desk: Desk, *values: float) -> Any:
         if desk.bench is None:
-            raise ValueError("a picture: expected one, got none; choose a photograph first")
+            raise ValueError(f"a picture: expected one, got none; {NO_PICTURE}")
         return gr.update(value=[str(path) for path in desk.bench.files(checked(values))], visible=True)
 
     films = {"fn": film, "inputs": [desk, out.film_open, *knobs.knobs], "outputs": out.film, **EVENT}
@@ -364,6 +365,11 @@ def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options
     ).then(**films)
     out.film_tab.select(lambda: True, outputs=out.film_open, **AT_ONCE).then(**films)
     out.make.click(write, [desk, *knobs.knobs], out.downloads, **EVENT)
+
+
+def nothing(outputs: list[Any], said: gr.HTML, words: str) -> list[Any]:
+    """No update but what is said."""
+    return [words if component is said else gr.skip() for component in outputs]
 
 
 def opened(bench: Bench, tab: str) -> list[Any]:
