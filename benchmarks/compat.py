@@ -3,7 +3,9 @@
 
 Inputs and parameters as in `benchmarks/engine.py`: 500×500, 21 labels, building included, argmax of the
 marginals taken. "first": a picture whose size was not seen before; "next": pictures of one size, whose
-spatial kernel is kept. Run it alone on the machine: python benchmarks/compat.py
+spatial kernel is kept. "class": the class DenseCRF of utils/dcrf.py with settings in use, seconds a picture,
+called in a loop and by joblib's processes, as the projects that share the class call it.
+Run it alone on the machine: python benchmarks/compat.py --parts class
 """
 
 from __future__ import annotations
@@ -12,18 +14,25 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pydensecrf.densecrf as theirs
+from pydensecrf import utils as their_utils
 from rich.console import Console
 from rich.table import Table
 
+from crfrnn.compat.dcrf import DenseCRF
 from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
+from crfrnn.crf.presets import PRESETS, Preset
 from crfrnn.evaluation.tables import write_csv
 from engine import CASES, LABELS, in_turn, machine_and_versions, photograph_and_logits
 from outputs import ready
 
 ITERATIONS = 10
+PROCESSES = 2
+SETTINGS = ("weclip", "clip-es")  # those of the class
+PARTS = ("calls", "class")
 
 
 def model(module: Any, case: str, image: np.ndarray, energy: np.ndarray) -> Any:
@@ -75,17 +84,71 @@ def measure(runs: int, size: int) -> list[tuple[str, float, float, float, float]
     return rows
 
 
+def their_class(setting: Preset, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """What the class of utils/dcrf.py does, with pydensecrf2."""
+    labels, height, width = probabilities.shape
+    crf = theirs.DenseCRF2D(width, height, labels)
+    crf.setUnaryEnergy(np.ascontiguousarray(their_utils.unary_from_softmax(probabilities)))
+    crf.addPairwiseGaussian(sxy=setting.theta_gamma, compat=setting.spatial_weight)
+    crf.addPairwiseBilateral(
+        sxy=setting.theta_alpha, srgb=setting.theta_beta, rgbim=np.ascontiguousarray(image),
+        compat=setting.bilateral_weight,
+    )  # fmt: skip
+    return np.array(crf.inference(setting.iterations)).reshape(labels, height, width)
+
+
+def our_class(setting: Preset, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    post = DenseCRF(
+        setting.iterations, setting.spatial_weight, setting.theta_gamma, setting.bilateral_weight,
+        setting.theta_alpha, setting.theta_beta,
+    )  # fmt: skip
+    return post(image, probabilities)
+
+
+def argmax_of(function: Any, *case: Any) -> np.ndarray:
+    """What a worker sends back: labels, a fiftieth of the marginals' bytes."""
+    return function(*case).argmax(0).astype(np.uint8)
+
+
+def measure_class(runs: int, size: int, pictures: int = 4) -> list[tuple[str, float, float, float, float]]:
+    """The rows of `measure` for the class, seconds a picture: in a loop with all threads, and by joblib."""
+    image, logits = photograph_and_logits("astronaut", size)
+    p = np.exp(logits - logits.max(0))
+    p = (p / p.sum(0)).astype(np.float32)
+    rows = []
+    with joblib.Parallel(n_jobs=PROCESSES) as parallel:
+        for name in SETTINGS:
+            case = (PRESETS[name], image, p)
+            mine, other = our_class(*case), their_class(*case)
+            agreement = float(np.abs(mine - other).mean()), float((mine.argmax(0) == other.argmax(0)).mean())
+            both = (our_class, their_class)
+            alone = in_turn([lambda f=f, c=case: argmax_of(f, *c) for f in both], runs)
+            rows.append((f"class {name}, a loop", *alone, *agreement))
+            shared = in_turn(
+                [
+                    lambda f=f, c=case: parallel(joblib.delayed(argmax_of)(f, *c) for _ in range(pictures))
+                    for f in both
+                ],
+                runs,
+            )
+            each = [seconds / pictures for seconds in shared]
+            rows.append((f"class {name}, {PROCESSES} processes of joblib", *each, *agreement))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--size", type=int, default=500)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/compat.csv"))
     arguments = parser.parse_args()
     ready(parser, arguments.output)
     console = Console()
     machine, versions = machine_and_versions()
     with console.status("measuring, a minute or two"):
-        rows = measure(arguments.runs, arguments.size)
+        rows = measure(arguments.runs, arguments.size) if "calls" in arguments.parts else []
+        rows += measure_class(arguments.runs, arguments.size) if "class" in arguments.parts else []
     heads = ["what", "ours, s", "pydensecrf2, s", "mean |ΔQ|", "equal argmax"]
     table = Table(*heads, "times faster", title=f"{versions}; {machine}")
     for what, mine, peer, difference, equal in rows:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import joblib
 import numpy as np
 import pytest
+import torch
 from pydensecrf import utils as their_utils
 
 from compat_pictures import PHOTOGRAPHS, assert_agree, energies, photograph, theirs_by
 from crfrnn.compat.dcrf import DenseCRF
+from crfrnn.compat.pydensecrf import _engine
 from crfrnn.crf.presets import USED, Preset
 
 # The class has no argument for the normalisation.
@@ -42,6 +46,27 @@ def test_it_is_pickled_and_serves_several_threads() -> None:
     alone = post(image, p)
     with ThreadPoolExecutor(2) as pool:
         assert all(np.array_equal(q, alone) for q in pool.map(lambda _: post(image, p), range(3)))
+
+
+def labels_and_threads(post: DenseCRF, image: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Of a worker that has three threads: the argmax, the threads of an inference, and those after it."""
+    torch.set_num_threads(3)
+    with _engine.running():
+        taken = torch.get_num_threads()
+    return post(image, p).argmax(0), taken, torch.get_num_threads()
+
+
+@pytest.mark.slow
+def test_processes_of_joblib_take_one_thread_each() -> None:
+    """So that as many processes as there are cores do not compete."""
+    image, p = photograph(PHOTOGRAPHS[0])[:90, :80].copy(), probabilities(PHOTOGRAPHS[0])[:, :90, :80].copy()
+    post = DenseCRF(3, 3, 3, 4, 64, 5)
+    calls = (joblib.delayed(labels_and_threads)(post, image, p) for _ in range(3))
+    found: Any = joblib.Parallel(n_jobs=2)(calls)
+    alone = post(image, p).argmax(0)
+    assert len(found) == 3
+    for labels, taken, after in found:
+        assert np.array_equal(labels, alone) and (taken, after) == (1, 3)
 
 
 def test_sizes_that_do_not_fit_are_named() -> None:
