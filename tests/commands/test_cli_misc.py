@@ -7,19 +7,22 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 
 from command_line import run
 from crfrnn.cli import main
-from crfrnn.commands import common
+from crfrnn.commands import common, health
 from crfrnn.commands.doctor import NEEDS
 from crfrnn.commands.parser import app
 from crfrnn.crf import InputWarning
 from crfrnn.io import read_label_png
+from crfrnn.lattice import Lattice
 
 COMMANDS = [
     command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
@@ -32,9 +35,35 @@ def test_every_command_shows_an_example(command: str) -> None:
     assert code == 0 and f"Example: crfrnn {command}" in said
 
 
-def test_doctor_names_what_matters() -> None:
+@pytest.mark.slow
+def test_doctor_times_the_problem_of_the_published_table() -> None:
     code, said, _ = run("doctor")
-    assert code == 0
+    found = re.search(r"^speed: ([0-9.]+) s for 500 × 500 pixels, 21 labels, T = 10 ", said, re.M)
+    assert code == 0 and found and 0.01 < float(found[1]) < 100
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    row = re.search(r"^\| forward, T = 10, θ 160/3/3 \| \*\*([0-9.]+) s\*\*", readme, re.M)
+    assert row and float(row[1]) == health.PUBLISHED_SECONDS
+
+
+def test_doctor_runs_the_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = health.backends()
+    assert found["native"] == found["exact"] == "works"
+    assert found["triton"] == "works" if torch.cuda.is_available() else found["triton"] == "not run: no GPU"
+    build = Lattice.build
+
+    def broken(features: Any, *arguments: Any, backend: str | None = None, **settings: Any) -> Lattice:
+        if backend == "cpu":
+            raise ImportError("no native module")
+        return build(2 * features, *arguments, backend=backend, **settings)
+
+    monkeypatch.setattr(Lattice, "build", staticmethod(broken))
+    assert health.backends()["native"] == "does not work: ImportError: no native module"
+    assert health._compared(torch.ones(3), torch.full((3,), 1.1)).startswith("wrong results: relative error")
+
+
+def test_doctor_names_what_matters() -> None:
+    code, said, _ = run("doctor", "--no-speed")
+    assert code == 0 and "backend native: works" in said and "speed:" not in said
     for word in ("torch", "threads", "native module", "real data", "OK: every command has what it needs."):
         assert word in said
 
@@ -42,7 +71,7 @@ def test_doctor_names_what_matters() -> None:
 def test_doctor_says_what_a_command_lacks_and_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("optuna", "h5py", "rasterio"):
         monkeypatch.setitem(sys.modules, module, None)
-    code, said, _ = run("doctor")
+    code, said, _ = run("doctor", "--no-speed")
     lines = dict(re.findall(r"^(crfrnn [a-z-]+): (.*)$", said, re.M))
     assert code == 0 and set(lines) == {f"crfrnn {name}" for name in [*COMMANDS, "experiment"]}
     assert lines["crfrnn tiles"].startswith("lacks rasterio: pip install '.[geo]'")

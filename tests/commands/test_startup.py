@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +85,43 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
         absent.append("triton")
     assert not set(absent) & set(at_once) and {"torch", "crfrnn.crf.layer"} <= set(at_once)
     assert operators and not missing
+
+
+@pytest.mark.slow
+def test_the_package_imports_little_beside_torch() -> None:
+    """A stable stand-in for "under 1.3 times torch's time": modules, of which the most come with torch."""
+    code = """
+import json, sys
+import torch
+before = set(sys.modules)
+import crfrnn
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+    added = _python(code)
+    own = [name for name in added if name.split(".")[0] == "crfrnn"]
+    assert {"crfrnn.crf.layer", "crfrnn._native"} <= set(added)
+    assert len(own) <= 60 and len(added) - len(own) <= 20, added
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(tmp_path: Path, shell: str) -> None:
+    """The script for a shell names the program, which answers it with commands and options."""
+
+    def said(*words: str, **environment: str) -> str:
+        code = "import sys; sys.argv[0] = 'crfrnn'; from crfrnn.cli import main; main(sys.argv[1:])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=120,
+            env={**os.environ, "HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+                 **environment},
+        )  # fmt: skip
+        return done.stdout
+
+    assert "_CRFRNN_COMPLETE" in said("--show-completion", shell)
+    asked = {"_CRFRNN_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    for words, wanted in (("crfrnn ref", "refine"), ("crfrnn refine --theta-a", "--theta-alpha")):
+        found = said(**asked, _TYPER_COMPLETE_ARGS=words, COMP_WORDS=words, COMP_CWORD=str(words.count(" ")))
+        assert wanted in found
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.table import Table
 
-from crfrnn.commands import common
+from crfrnn.commands import common, health
 from crfrnn.extras import install_line
 
 
@@ -62,12 +64,19 @@ NEEDS: dict[str, tuple[Need, ...]] = {
 }
 
 
-def doctor() -> None:
-    """Versions, threads, native module and instruction set, where real data is looked for, what is missing.
+def doctor(
+    speed: Annotated[
+        bool, typer.Option("--speed/--no-speed", help="Time the published problem here, some seconds.")
+    ] = True,
+) -> None:
+    """Versions, what is missing, which backends work, how fast this machine is beside the published table.
 
-    A line for each command says OK, or what it lacks and how that is installed.
+    Each backend is run on a small problem and compared with the reference. A line for each command says OK,
+    or what it lacks and how that is installed.
 
     Example: crfrnn doctor
+
+    Example: crfrnn doctor --no-speed
     """
     import torch
 
@@ -87,6 +96,11 @@ def doctor() -> None:
     for name in ("numpy", "pillow", "safetensors", "typer", "rich", *sorted(optional)):
         table.add_row(name, _version(name))
     common.out.print(table)
+    common.out.print()
+    for name, state in health.backends().items():
+        common.out.print(f"backend {name}: {state}", markup=False)
+    if speed:
+        common.out.print(f"speed: {health.speed()}", markup=False)
     common.out.print()
     said = {command: _state(needs) for command, needs in NEEDS.items()}
     for command, state in said.items():

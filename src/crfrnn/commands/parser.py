@@ -31,7 +31,7 @@ app = typer.Typer(
     name="crfrnn",
     help="Dense conditional random fields for segmentation: refine, learn, judge.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )

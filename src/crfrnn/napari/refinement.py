@@ -227,8 +227,8 @@ def _problem(
                 f"scores: expected one map of labels, got {len(request.scores)}; choose one, or say "
                 "kind='probabilities' for one array per label"
             )
-        (given,) = request.scores
-        unary, found = volume_unary(given, "labels", shape, gt_prob=request.gt_prob, also=painted)
+        given = list(request.scores)
+        unary, found = volume_unary(given[0], "labels", shape, gt_prob=request.gt_prob, also=painted)
         assert found is not None
         numbers = found
     else:

@@ -27,7 +27,8 @@ def entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:
     if len(p) == 1:
         return np.zeros(p.shape[1:], np.float32)
     logs = np.log(np.maximum(p, np.finfo(np.float32).tiny))
-    return np.clip(-np.einsum("lhw,lhw->hw", p, logs) / np.log(len(p)), 0, 1).astype(np.float32)
+    share = np.einsum("lhw,lhw->hw", p, logs) / -np.log(len(p)) + 0.0  # no negative zero
+    return np.clip(share, 0, 1).astype(np.float32)
 
 
 def uncertainty(image: NDArray[np.uint8], probabilities: NDArray[Any]) -> NDArray[np.uint8]:
