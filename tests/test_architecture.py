@@ -30,7 +30,7 @@ FLOORS = [
     {"datasets", "plots", "compat"},
     {"evaluation", "inference"},
     {"training", "demo", "explain"},
-    {"experiments", "toolkits", "app", "napari"},
+    {"experiments", "toolkits", "app", "napari", "bulk"},
     {"commands"},
     {"cli"},
 ]

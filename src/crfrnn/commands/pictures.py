@@ -95,12 +95,15 @@ def _files(folder: Path, recursive: bool) -> list[Path]:
 
 
 @contextmanager
-def counted(description: str, total: int) -> Iterator[tuple[Tally, Progress]]:
-    """A tally and a bar for `crfrnn.inference.many`; a signal ends the block and is noted in the tally."""
+def counted(description: str, total: int, log: Path | None = None) -> Iterator[tuple[Tally, Progress]]:
+    """A tally and a bar for `crfrnn.inference.many`; a signal ends the block and is noted in the tally.
+
+    Args: log: a file that gets the lines, too.
+    """
     from crfrnn.inference.many import Tally
 
     tally = Tally(total)
-    with common.progress() as bar:
+    with common.progress(log) as bar:
         try:
             yield tally, bar.counter(description, total)
         except KeyboardInterrupt:

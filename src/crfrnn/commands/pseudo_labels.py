@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crfrnn.commands import common
+from crfrnn.commands import bulk, common
 from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ _ENDINGS = {
 
 def pseudo_labels(
     images: Pictures,
-    maps: Annotated[Path, typer.Option("--maps", "-m", help="The folder of maps, by stem.")],
+    maps: Annotated[
+        str, typer.Option("--maps", "-m", help="The folder of maps, by stem; in shards their ending.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
     recipe: Annotated[
         str,
@@ -61,6 +63,13 @@ def pseudo_labels(
     batch: Annotated[int, typer.Option("--batch", help="Pictures refined together; for a GPU.")] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
     overwrite: common.Overwrite = False,
+    engine: bulk.Engine = bulk.LOOP,
+    actors: bulk.Actors = None,
+    num_cpus: bulk.NumCpus = 1,
+    num_gpus: bulk.NumGpus = 0,
+    to: bulk.To = "files",
+    shard_size: bulk.ShardSize = 1000,
+    retry_failed: bulk.RetryFailed = False,
 ) -> None:
     """Pseudo-labels for weak supervision: activation maps, dense CRF, label maps with 255 where unsure.
 
@@ -69,16 +78,33 @@ def pseudo_labels(
 
     Example: crfrnn pseudo-labels JPEGImages/ --maps cams/ --recipe irn -o ir_labels/
 
+    Example: crfrnn pseudo-labels "s3://set/{000..999}.tar" -m npz -o out/ --engine ray --to parquet
+
     Example: crfrnn pseudo-labels val2014/ -m logits/ --kind logits --layout lhw --recipe clip-es -j 8 -o out/
     """
-    from crfrnn.inference.pseudo import write_pseudo_labels
+    from crfrnn.inference.pseudo import LabelStep, write_pseudo_labels
     from crfrnn.lattice.validate import check_choice
 
     check_choice("--kind", kind, _ENDINGS)
     chosen = _recipe(recipe, level, iterations)
-    if not maps.is_dir():
-        raise ValueError(f"--maps: expected a folder, got {str(maps)!r}; check the spelling")
-    jobs = _jobs(images, recursive, maps, kind, listing)
+    wanted = bulk.Bulk(engine, actors, num_cpus, num_gpus, to, shard_size, retry_failed)
+    if wanted.asked(images):
+        if processes is not None:
+            raise ValueError(
+                f"--processes: expected none with shards, URLs or --engine ray, got {processes}; say --actors"
+            )
+
+        def by_name(words: Sequence[str]) -> dict[Path, tuple[Path, ...]]:
+            found = _jobs(words, recursive, _folder(maps), kind, listing)
+            return {Path(job.name): (job.image, job.source) for job in found}
+
+        step = LabelStep(chosen, kind, layout, labels, void, key, scale, quality, device)
+        wanted.run(
+            "pseudo-labels", images, output, step, step.record(), by_name, recursive=recursive, resume=True,
+            overwrite=overwrite, partner=maps, partner_endings=_ENDINGS[kind], batch=batch,
+        )  # fmt: skip
+        return
+    jobs = _jobs(images, recursive, _folder(maps), kind, listing)
     with counted("pseudo-labels", len(jobs)) as (tally, progress):
         write_pseudo_labels(
             jobs, output, chosen, kind=kind, axes=layout, num_labels=labels, unknown=void, key=key,
@@ -88,6 +114,13 @@ def pseudo_labels(
     common.out.print(f"{tally.done} of {tally.total} written, {tally.skipped} were there already.")
     common.out.print(f"Label maps: {output}", markup=False)
     conclude(tally, "the same command goes on with the others")
+
+
+def _folder(maps: str) -> Path:
+    folder = Path(maps)
+    if not folder.is_dir():
+        raise ValueError(f"--maps: expected a folder, got {maps!r}; check the spelling")
+    return folder
 
 
 def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> CamCRF:

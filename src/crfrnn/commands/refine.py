@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crfrnn.commands import common
+from crfrnn.commands import bulk, common
 from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
 
 def refine(
     images: Pictures,
-    unary: Annotated[Path, typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem.")],
+    unary: Annotated[
+        str,
+        typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem; in shards their ending."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or FILE.png for one picture.")],
     kind: common.Kind,
     layout: common.Layout = None,
@@ -49,6 +52,13 @@ def refine(
     recursive: Recursive = False,
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
+    engine: bulk.Engine = bulk.LOOP,
+    actors: bulk.Actors = None,
+    num_cpus: bulk.NumCpus = 1,
+    num_gpus: bulk.NumGpus = 0,
+    to: bulk.To = "files",
+    shard_size: bulk.ShardSize = 1000,
+    retry_failed: bulk.RetryFailed = False,
 ) -> None:
     """Refine label scores along the edges of pictures; writes indexed PNG with the VOC palette.
 
@@ -62,8 +72,11 @@ def refine(
 
     Example: crfrnn refine photos/*.jpg more/ --recursive -u logits/ --kind labels --labels 3 -o refined/
 
+    Example: crfrnn refine "shards/{000..099}.tar" -u npy --kind logits --layout lhw -o out/ --engine ray
+
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
+    from crfrnn.datasets.unaries import UNARY_ENDINGS
     from crfrnn.inference.many import many
     from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
@@ -76,11 +89,27 @@ def refine(
     step = _Step(
         reading, labels, params, preset, iterations, numbers, save_probabilities, panel, check_scale(scale)
     )
-    pictures = find_pictures(images, recursive)
+    wanted = bulk.Bulk(engine, actors, num_cpus, num_gpus, to, shard_size, retry_failed)
     single = len(images) == 1 and Path(images[0]).is_file()
-    _check_unary(unary, single)
+
+    def paired(words: Sequence[str]) -> tuple[dict[Path, Path], dict[Path, tuple[Path, Path]]]:
+        found = find_pictures(words, recursive)
+        _check_unary(Path(unary), single)
+        return found, _with_unaries(found, Path(unary), step)
+
+    if wanted.asked(images):
+
+        def by_name(words: Sequence[str]) -> dict[Path, tuple[Path, ...]]:
+            names, sources = paired(words)
+            return {name: sources[path] for path, name in names.items()}
+
+        wanted.run(
+            "refine", images, output, step, step.record(), by_name, recursive=recursive, resume=skip_existing,
+            overwrite=overwrite, partner=unary, partner_endings=UNARY_ENDINGS,
+        )  # fmt: skip
+        return
+    pictures, sources = paired(images)
     named = single and output.suffix.lower() == ".png"
-    sources = _with_unaries(pictures, unary, step)
     items = {
         step.item(sources[path], output.with_name(output.stem) if named else output / name): name
         for path, name in pictures.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from crfrnn.commands import common, scenes
+from crfrnn.commands import bulk, common, scenes
 from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ def segment(
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    engine: bulk.Engine = bulk.LOOP,
+    actors: bulk.Actors = None,
+    num_cpus: bulk.NumCpus = 1,
+    num_gpus: bulk.NumGpus = 0,
+    to: bulk.To = "files",
+    shard_size: bulk.ShardSize = 1000,
+    retry_failed: bulk.RetryFailed = False,
 ) -> None:
     """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
 
@@ -91,6 +98,8 @@ def segment(
 
     Example: crfrnn segment photos/ --recursive -o segmented/
 
+    Example: crfrnn segment "s3://bucket/train-{000000..000999}.tar" -o out/ --engine ray --to shards
+
     Example: crfrnn segment scene.tif -o labels.tif --bands 4,3,2 --scale 0 3000 --memory 2048
     """
     from crfrnn.datasets.pictures import spread
@@ -101,8 +110,10 @@ def segment(
     from crfrnn.io.scale import check_scale
     from crfrnn.models.pretrained import find_checkpoint
 
-    scene = output.suffix.lower() in scenes.ENDINGS
-    names = {} if scene else find_pictures(images, recursive)
+    wanted = bulk.Bulk(engine, actors, num_cpus, num_gpus, to, shard_size, retry_failed)
+    in_bulk = wanted.asked(images)
+    scene = output.suffix.lower() in scenes.ENDINGS and not in_bulk
+    names = {} if scene or in_bulk else find_pictures(images, recursive)
     if scene:
         _check_scene(images, output, compare=compare, recursive=recursive, long_side=long_side, limit=limit)
     elif bands != scenes.BANDS:
@@ -112,8 +123,8 @@ def segment(
         raise ValueError("--params: expected a CRF at work, got --no-crf; leave one of them out")
     layer = None if params is None else load_parameters(params).crf
     predictor = Predictor.from_pretrained(
-        name, device=_device(device), crf=layer, use_crf=crf,
-        iterations=iterations, long_side=long_side, memory=memory, tile=tile, overlap=overlap,
+        name, device="cpu" if in_bulk else _device(device), crf=layer, use_crf=crf, iterations=iterations,
+        long_side=long_side, memory=memory, tile=tile, overlap=overlap,
     )  # fmt: skip
     refines = crf and predictor.segmenter.crf is not None
     for option, given in (("--compare", compare), ("--iterations", iterations is not None)):
@@ -130,7 +141,19 @@ def segment(
             skip_existing, overwrite,
         )  # fmt: skip
         return
-    step = _Step(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale))
+    there = _device(device, here=engine != bulk.RAY)
+    step = _Step(predictor, str(name), overlay, compare, save_probabilities, check_scale(scale), there)
+    if in_bulk:
+
+        def alone(words: Sequence[str]) -> dict[Path, tuple[Path, ...]]:
+            found = find_pictures(words, recursive)
+            return {found[path]: (path,) for path in spread(list(found), common.check_limit(limit))}
+
+        wanted.run(
+            "segment", images, output, step, settings, alone, recursive=recursive, resume=skip_existing,
+            overwrite=overwrite,
+        )  # fmt: skip
+        return
     pictures = spread(list(names), common.check_limit(limit))
     items = [step.item((path,), output / names[path]) for path in pictures]
 
@@ -171,6 +194,7 @@ class _Step:
     compare: bool
     save_probabilities: bool
     scale: tuple[float, float] | None
+    device: torch.device
 
     def item(self, sources: tuple[Path, ...], target: Path) -> Item:
         """What is made of a picture: ``TARGET.png`` and what stands beside it."""
@@ -185,6 +209,7 @@ class _Step:
 
     def some(self, items: Sequence[Item]) -> list[str]:
         """Read, segment and write pictures; the areas of each in words."""
+        self.predictor.segmenter.to(self.device)
         return [
             self._one(item.sources[0], dict(zip(self.endings(), item.files, strict=True))) for item in items
         ]
@@ -278,12 +303,13 @@ def _areas(found: Prediction | Tiling) -> str:
     return ", ".join(f"{area.name} {percent(area.share)}" for area in order) + tiles
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, here: bool = True) -> torch.device:
+    """Args: here: the work is done by this process."""
     import torch
 
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda, got {name!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and here and not torch.cuda.is_available():
         raise ValueError("--device: expected cpu here, got cuda, which this torch does not see")
     return torch.device(name)

@@ -25,7 +25,7 @@ from crfrnn.io.labels import check_labels
 CACHE_BYTES = 2**31
 CANVAS = 513  # DeepLab's input: the picture lies in its top left corner at native size
 _REMEDY = "the file should hold scale, zero_point and one grid per picture"
-_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
+UNARY_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
 
 T = TypeVar("T")
 UnarySource = Callable[[str, tuple[int, int]], Tensor]  # (id, (height, width)) -> Float32[L, H, W]
@@ -54,11 +54,11 @@ class FolderUnaries:
 
     def find(self, name: str) -> Path:
         """The file of a picture; ValueError if there is none, or more than one."""
-        found = [p for p in (self.folder / f"{name}{ending}" for ending in _ENDINGS) if p.is_file()]
+        found = [p for p in (self.folder / f"{name}{ending}" for ending in UNARY_ENDINGS) if p.is_file()]
         if len(found) != 1:
             got = " and ".join(p.name for p in found) or "none"
             raise FileError(
-                "unary", self.folder, f"one file for {name!r} ({', '.join(_ENDINGS)})", got,
+                "unary", self.folder, f"one file for {name!r} ({', '.join(UNARY_ENDINGS)})", got,
                 "name the unaries as the pictures are named",
             )  # fmt: skip
         return found[0]

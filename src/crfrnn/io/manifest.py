@@ -33,7 +33,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return _digest(json.dumps([self.command, self.settings], sort_keys=True).encode())
+        return digest(json.dumps([self.command, self.settings], sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def identity(path: PathLike) -> str:
     try:
         if found.is_dir():
             inside = sorted(p for p in found.rglob("*") if p.is_file())
-            return _digest("\n".join(f"{p.relative_to(found)} {identity(p)}" for p in inside).encode())
+            return digest("\n".join(f"{p.relative_to(found)} {identity(p)}" for p in inside).encode())
         with found.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             parts = [str(size).encode()]
@@ -161,10 +161,11 @@ def identity(path: PathLike) -> str:
                     parts.append(stream.read(_SAMPLE))
     except OSError:
         return ""
-    return _digest(b"\n".join(parts))
+    return digest(b"\n".join(parts))
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """16 digits that stand for the content."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace as changed
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any
 from crfrnn.io.collisions import Folders, check_apart, check_inputs, folded, ignores_case
 from crfrnn.io.collisions import Item as Item
 from crfrnn.io.files import FileError, PathLike, check_name, new_folder, writable_folder
-from crfrnn.io.manifest import MANIFEST, Entry, Manifest, Run, identity, locked, stamp
+from crfrnn.io.manifest import MANIFEST, Entry, Manifest, Run, digest, identity, locked, stamp
 from crfrnn.io.temporary import sweep
 
 ANEW = "name another, or say --overwrite"
+_FEW = 8
 
 
 class Outputs:
@@ -43,6 +44,8 @@ def claim(
     resume: bool = False,
     replace: bool = True,
     overwrite: bool = False,
+    again: Collection[Item] = (),
+    identify: Callable[[Path], str] = identity,
     role: str = "-o",
 ) -> Iterator[Outputs]:
     """Refuse what would lose a file; else make `folder` and note in its ``.crfrnn.json`` what it is for.
@@ -63,6 +66,8 @@ def claim(
         resume: finished items will be left as they are: they must come from these settings and sources.
         replace: results of other settings may be replaced; False for those that took hours.
         overwrite: write over whatever is there, inputs excepted.
+        again: items that are not taken for finished.
+        identify: what a source holds, in 16 digits.
         role: what the caller calls the folder.
 
     When it is left by an exception, folders that were made and are empty are removed.
@@ -74,7 +79,16 @@ def claim(
     made = [above for parent in parents for above in (parent, *parent.parents) if not above.exists()]
     try:
         with _claimed(
-            place, Run(command, settings, whole), items, inputs, resume, replace, overwrite, role
+            place,
+            Run(command, settings, whole),
+            items,
+            inputs,
+            resume,
+            replace,
+            overwrite,
+            again,
+            identify,
+            role,
         ) as found:
             yield found
     except BaseException:
@@ -87,7 +101,7 @@ def claim(
 @contextmanager
 def _claimed(
     place: Path, run: Run, items: Sequence[Item], inputs: Iterable[PathLike], resume: bool, replace: bool,
-    overwrite: bool, role: str,
+    overwrite: bool, again: Collection[Item], identify: Callable[[Path], str], role: str,
 ) -> Iterator[Outputs]:  # fmt: skip
     for item in items:
         for file in item.files:
@@ -104,10 +118,10 @@ def _claimed(
         check_apart(items, role, lambda file: folded(folders.place(file)))
     sweep(place)
     run = Run(run.command, {name: _settled(value) for name, value in run.settings.items()}, run.whole)
-    sources = {item: "-".join(identity(source)[:8] for source in item.sources) for item in items}
+    sources = {item: _together([identify(source) for source in item.sources]) for item in items}
     with locked(place):
         manifest = Manifest(place) if overwrite and _broken(place) else Manifest.read(place)
-        done = _check_present(manifest, run, sources, folders, resume, replace, overwrite, role)
+        done = _check_present(manifest, run, sources, folders, resume, replace, overwrite, again, role)
         mine = _enter(manifest, run, {item: sources[item] for item in items if item not in done}, folders)
     for parent in {file.parent for item in items for file in item.files}:
         new_folder(parent, role)
@@ -156,7 +170,7 @@ def without_results(pictures: Iterable[Path]) -> list[Path]:
 
 def _check_present(
     manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders, resume: bool, replace: bool,
-    overwrite: bool, role: str,
+    overwrite: bool, again: Collection[Item], role: str,
 ) -> set[Item]:  # fmt: skip
     """What is finished; FileError for files that must not be written over, or would be mixed with others."""
     done: set[Item] = set()
@@ -165,7 +179,8 @@ def _check_present(
     for item, source in sources.items():
         names = [folders.name(file) for file in item.files]
         planned.update(names)
-        if resume and not overwrite and all(_made(manifest, name, run, source) for name in names):
+        kept = resume and not overwrite and item not in again
+        if kept and all(_made(manifest, name, run, source) for name in names):
             done.add(item)
             continue
         for name in names if not overwrite else ():
@@ -279,6 +294,12 @@ def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
                 content = identity(folder / name)
                 manifest.files[name] = changed(entry, stamp=now, content=content, replaced=None, before=None)
         manifest.write()
+
+
+def _together(identities: Sequence[str]) -> str:
+    """Of one item, in few digits however many sources it has."""
+    joined = "-".join(one[:8] for one in identities)
+    return joined if len(identities) <= _FEW else digest(joined.encode())
 
 
 def _settled(value: Any) -> Any:

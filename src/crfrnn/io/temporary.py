@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of files that are being written, by which what a killed run left is told from a live run's work."""
+"""Names of files and folders in work, by which what a killed run left is told from a live run's work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,7 +61,10 @@ def _sweep(folder: str) -> None:
             if found:
                 with suppress(OSError):
                     if _left_over(found, entry.stat(follow_symlinks=False).st_mtime):
-                        os.unlink(entry.path)
+                        if entry.is_dir(follow_symlinks=False):
+                            shutil.rmtree(entry.path, ignore_errors=True)
+                        else:
+                            os.unlink(entry.path)
 
 
 def _left_over(name: re.Match[str], touched: float) -> bool:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""`--engine ray` on a cluster of two workers: the same bytes, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command_line import names, run
+from toy import make_pictures
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+READ = ("--kind", "logits", "--layout", "lhw", "--no-panel")
+PICTURES = 24
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that take a moment each, with unaries, and their results in plain/."""
+    root = make_pictures(tmp_path_factory.mktemp("ray"), pictures=1)
+    image = np.asarray(Image.open(root / "images/p0.png")).repeat(8, 0).repeat(8, 1)
+    unary = np.load(root / "unaries/p0.npy").repeat(8, 1).repeat(8, 2)
+    for k in range(PICTURES):
+        Image.fromarray(np.roll(image, 5 * k, 1)).save(root / f"images/p{k}.png")
+        np.save(root / f"unaries/p{k}.npy", np.roll(unary, 5 * k, 2))
+    assert run(*words(root, "plain"))[0] == 0
+    return root
+
+
+def words(root: Path, out: str) -> tuple[object, ...]:
+    return ("refine", root / "images", "-u", root / "unaries", *READ, "-T", 10, "-o", root / out)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names(folder) if name.endswith(".png")}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2, include_dashboard=False, object_store_memory=200 * 2**20, log_to_driver=False,
+        logging_level="ERROR",
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+def workers() -> list[int]:
+    """The actors of this process's cluster, which are no children of it but of its raylet."""
+    session = Path(ray._private.worker._global_node.get_session_dir_path()).name
+    found = []
+    for place in Path("/proc").iterdir():
+        try:
+            title = (place / "cmdline").read_text() if place.name.isdigit() else ""
+            log = os.readlink(place / "fd/1") if title.startswith("ray::") else ""
+        except OSError:
+            continue
+        if "_Actor" in title and session in log:
+            found.append(int(place.name))
+    return found
+
+
+def test_workers_killed_at_random_moments_lose_nothing(root: Path, cluster: Any) -> None:
+    random, stop, killed = np.random.default_rng(0), threading.Event(), []
+
+    def kill() -> None:
+        while not stop.wait(random.uniform(0.2, 0.8)) and len(killed) < 3:
+            there = workers()
+            if there and names(root / "killed"):
+                killed.append(int(random.choice(there)))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    (root / "killed").mkdir()
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        code, said, errors = run(*words(root, "killed"), "--engine", "ray", "--actors", 2)
+    finally:
+        stop.set()
+        thread.join()
+    assert killed, "the run was over before a worker could be killed"
+    assert code == 0 and f"{PICTURES} pictures done" in said, said + errors
+    assert results(root / "killed") == results(root / "plain")
+    assert not list((root / "killed").glob("*.tmp")) and not (root / "killed" / "failed.jsonl").exists()
+
+
+def test_packs_of_actors_hold_the_same_pictures(root: Path, cluster: Any) -> None:
+    from crfrnn.bulk.shards import samples
+
+    broken = root / "images" / "q.png"
+    broken.write_bytes(b"nothing")
+    try:
+        code, said, _ = run(
+            *words(root, "packs"), "--engine", "ray", "--actors", 2, "--to", "shards", "--shard-size", 7
+        )
+    finally:
+        broken.unlink()
+    assert code == 1 and f"{PICTURES} pictures done" in said
+    assert json.loads((root / "packs/failed.jsonl").read_text())["picture"] == "part-000003/q"
+    found = {}
+    for shard in sorted((root / "packs").glob("*.tar")):
+        for sample in samples(str(shard)):
+            offset, size = sample.members["png"]
+            assert sample.key not in found
+            found[f"{sample.key}.png"] = shard.read_bytes()[offset : offset + size]
+    assert found == results(root / "plain")
+
+
+def test_a_driver_that_is_killed_goes_on_where_it_was(root: Path) -> None:
+    """Also for Ctrl-C after that, which leaves no temporary file."""
+    command = [sys.executable, "-m", "crfrnn", *map(str, words(root, "driver")), "--engine", "ray"]
+    command += ["--actors", "2", "--skip-existing"]
+    for number, ends in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        before = len(list((root / "driver").glob("p*.png")))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while len(list((root / "driver").glob("p*.png"))) < before + 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(60) == ends
+    before = {path: path.stat().st_mtime_ns for path in (root / "driver").glob("p*.png")}
+    assert 6 <= len(before) < PICTURES
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert results(root / "driver") == results(root / "plain")
+    assert not list((root / "driver").glob(".crfrnn-*.tmp"))
