@@ -18,16 +18,7 @@ int main(int count, char** arguments) {
       fuzz::Random random(static_cast<uint64_t>(i));
       use_instruction_set(set);
       fuzz::current_case() = std::to_string(i) + ":";
-      const int64_t kind = random.below(8);
-      const bool large = random.chance(16);
-      if (kind < 2)
-        fuzz::lattice_case<float>(random, large);
-      else if (kind < 4)
-        fuzz::lattice_case<double>(random, large);
-      else if (kind == 4)
-        fuzz::table_case(random);
-      else
-        fuzz::mean_field_case(random);
+      fuzz::any_case(random, true);
     }
   std::printf("fuzz: cases %lld to %lld hold on", first, first + cases - 1);
   for (const auto& set : sets) std::printf(" %s", set.c_str());

@@ -19,19 +19,20 @@
 
 namespace crfrnn::fuzz {
 
-class Random {  // splitmix64
+// Choices are read from `data` as long as it lasts, so that a coverage-guided fuzzer can change one of them alone;
+// everything after it, and all bulk values, come from splitmix64.
+class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t bits() {
-    uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
+  Random(const uint8_t* data, size_t size) : data_(data), left_(size) { state_ = taken(8); }
+  uint64_t bits() { return left_ ? taken(8) : mixed(); }
+  int64_t below(int64_t n) {
+    const uint64_t value = left_ && n <= 65536 ? taken(2) : bits();
+    return static_cast<int64_t>(value % static_cast<uint64_t>(n));
   }
-  int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   bool chance(int one_in) { return below(one_in) == 0; }
-  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
+  double uniform() { return static_cast<double>(mixed() >> 11) * 0x1p-53; }
   double normal() {  // a sum of uniforms is normal enough
     double sum = -6;
     for (int i = 0; i < 12; ++i) sum += uniform();
@@ -39,6 +40,19 @@ class Random {  // splitmix64
   }
 
  private:
+  uint64_t mixed() {
+    uint64_t z = state_ += 0x9e3779b97f4a7c15ull;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+    return z ^ (z >> 31);
+  }
+  uint64_t taken(size_t bytes) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < bytes && left_; ++i, --left_) value |= static_cast<uint64_t>(*data_++) << (8 * i);
+    return value;
+  }
+  const uint8_t* data_ = nullptr;
+  size_t left_ = 0;
   uint64_t state_;
 };
 
@@ -125,5 +139,18 @@ template <class T>
 void lattice_case(Random& random, bool large);
 void mean_field_case(Random& random);
 void table_case(Random& random);
+
+inline void any_case(Random& random, bool large_too) {
+  const int64_t kind = random.below(8);
+  const bool large = random.chance(16) && large_too;
+  if (kind < 2)
+    lattice_case<float>(random, large);
+  else if (kind < 4)
+    lattice_case<double>(random, large);
+  else if (kind == 4)
+    table_case(random);
+  else
+    mean_field_case(random);
+}
 
 }  // namespace crfrnn::fuzz

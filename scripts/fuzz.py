@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Coverage-guided fuzzing: of every reader of files by atheris, of the native core by libFuzzer (Clang).
+
+    scripts/fuzz.py readers [NAME ...] [--seconds 60] [--corpus build/fuzz]
+    scripts/fuzz.py native [--seconds 60] [--corpus build/fuzz]
+
+Inputs that reach new code are kept in the folder and are where the next run starts. An input that a reader
+does not refuse by its own error, that crashes, or that takes more than 10 s or 3 GB is written to crash-*,
+timeout-* or oom-* there and ends that reader's run; exit status 1. `python -m pip install atheris` first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests/helpers"), str(ROOT / "src")]
+INSTRUMENTED = ["crfrnn.io", "crfrnn.models.importers", "crfrnn.datasets", "crfrnn.training.recipe"]
+FOUND = ("crash", "timeout", "oom", "leak", "slow")
+LIMITS = ["-timeout=10", "-rss_limit_mb=3000", "-print_final_stats=1", "-use_value_profile=1"]
+
+
+def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
+    """In a process of its own: atheris ends it."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
+        import readers
+
+    reader = readers.READERS[name]
+    for number, seed in enumerate(readers.seeds_of(reader)):
+        (folder / f"seed-{number}").write_bytes(seed)
+    with readers.at_hand(reader) as (home, path):
+        for _ in reader.seeds(path):  # what a reader wants beside its file, such as pictures, stays there
+            pass
+        readers.attempt(reader, home, path, path.read_bytes())  # late imports are not the fuzzer's time
+        atheris.Setup(
+            [name, *options, str(folder)], lambda data: readers.attempt(reader, home, path, bytes(data))
+        )
+        atheris.Fuzz()
+
+
+def run(name: str, command: list[str], folder: Path, seconds: int) -> dict[str, object]:
+    began = time.monotonic()
+    options = [*LIMITS, f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = folder.parent / f"{name}.log"
+    with log.open("w") as stream:
+        done = subprocess.run([*command, *options], stderr=stream, stdout=stream, env=environment)
+    text = log.read_text(errors="replace")
+    found = re.findall(r"cov: (\d+)", text)
+    inputs = re.findall(r"number_of_executed_units: (\d+)", text)
+    return {
+        "target": name,
+        "inputs": int(inputs[-1]) if inputs else 0,
+        "seconds": round(time.monotonic() - began),
+        "coverage": int(found[-1]) if found else 0,
+        "kept": sum(1 for p in folder.iterdir() if not p.name.startswith(FOUND)),
+        "result": "nothing found" if done.returncode == 0 else f"exit status {done.returncode}, see {log}",
+    }
+
+
+def build_native() -> Path:
+    build = ROOT / "build/guided"
+    flags = "fuzzer-no-link,address,undefined,float-cast-overflow"
+    environment = {**os.environ, "CC": "clang", "CXX": "clang++"}
+    options = [
+        "-DCMAKE_BUILD_TYPE=Debug",
+        "-DCRFRNN_GUIDED=ON",
+        "-DCRFRNN_OPENMP=OFF",
+        f"-DCRFRNN_SANITIZE={flags}",
+    ]
+    subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *options], check=True, env=environment)
+    subprocess.run(["cmake", "--build", build], check=True)
+    return build / "crfrnn_guided"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["readers", "native"])
+    parser.add_argument("names", nargs="*", help="readers; all of them where none is named")
+    parser.add_argument("--seconds", type=int, default=60, help="for each reader (60)")
+    parser.add_argument("--corpus", type=Path, default=ROOT / "build/fuzz", help="folder (build/fuzz)")
+    arguments = parser.parse_args()
+    names = arguments.names
+    if arguments.what == "native":
+        names, commands = ["native"], [[str(build_native()), "-max_len=512"]]
+    else:
+        import readers
+
+        names = names or list(readers.READERS)
+        unknown = set(names) - set(readers.READERS)
+        if unknown:
+            parser.error(
+                f"expected readers among {', '.join(readers.READERS)}, got {', '.join(sorted(unknown))}"
+            )
+        commands = [[sys.executable, __file__, "--one", name, str(arguments.corpus / name)] for name in names]
+    rows = []
+    for name, command in zip(names, commands, strict=True):
+        folder = arguments.corpus / name
+        folder.mkdir(parents=True, exist_ok=True)
+        last = [str(folder)] if arguments.what == "native" else []
+        rows.append(run(name, [*command, *last], folder, arguments.seconds))
+        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    table = arguments.corpus / "fuzz.csv"
+    began = not table.exists()
+    with table.open("a", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        if began:
+            writer.writeheader()
+        writer.writerows(rows)
+    print(f"{sum(int(str(row['inputs'])) for row in rows)} inputs; {table}")
+    return int(any(row["result"] != "nothing found" for row in rows))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        fuzz_one(sys.argv[2], Path(sys.argv[3]), sys.argv[4:])
+    sys.exit(main())
