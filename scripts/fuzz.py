@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +30,9 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=3000", "-print_final_stats=1", "-use_val
 
 def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
     """In a process of its own: atheris ends it."""
-    import atheris
-
+    atheris = import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
-        import readers
+        readers = import_module("readers")
 
     reader = readers.READERS[name]
     for number, seed in enumerate(readers.seeds_of(reader)):
@@ -95,8 +95,7 @@ def main() -> int:
     if arguments.what == "native":
         names, commands = ["native"], [[str(build_native()), "-max_len=512"]]
     else:
-        import readers
-
+        readers = import_module("readers")
         names = names or list(readers.READERS)
         unknown = set(names) - set(readers.READERS)
         if unknown:
