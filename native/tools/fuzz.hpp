@@ -19,8 +19,8 @@
 
 namespace crfrnn::fuzz {
 
-// Choices are read from `data` as long as it lasts, so that a coverage-guided fuzzer can change one of them alone;
-// everything after it, and all bulk values, come from splitmix64.
+// Choices are read from `data` as long as it lasts, so that a coverage-guided fuzzer can change one of them
+// alone; everything after it, and all bulk values, come from splitmix64.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
