@@ -116,7 +116,7 @@ def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytes
     with Image.open(tmp_path / "demo-output" / "segmented.png") as picture:
         assert picture.width >= 800
     cat = said.split("cat ")[1].split(" %")[0]  # of the photograph, by the packaged checkpoint
-    assert 40 <= int(cat) <= 80
+    assert 40 <= int(cat) <= 90
     labels = read_label_png(tmp_path / "demo-output" / "labels.png", 4)
     # What anyone sees: sky above, temple left of the middle, trees below, lake on the right.
     seen = [labels[60, 500], labels[150, 200], labels[410, 60], labels[280, 420]]
