@@ -38,6 +38,7 @@ class Scene:
 
         Two at least are kept. The argmax stays what it was as long as `least` is below 1 / L.
 
+        >>> import torch
         >>> logits = torch.tensor([5.0, -5.0, 4.0])[:, None, None].expand(3, 2, 2)
         >>> Scene.of("a", np.zeros((2, 2, 3), np.uint8), logits, 2).labels.tolist()
         [0, 2]
