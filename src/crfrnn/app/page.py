@@ -64,7 +64,7 @@ def build(options: Options, folder: Path) -> gr.Blocks:
     network = Network.of(options)
     with gr.Blocks(title="crfrnn", analytics_enabled=False, delete_cache=(600, KEEP)) as page:
         gr.Markdown(LEAD, elem_classes=["lead"])
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab("Photograph", id="photo"):
                 _photograph(options, network, folder)
             with gr.Tab("Scribbles", id="scribbles"):

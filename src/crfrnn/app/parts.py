@@ -245,7 +245,7 @@ def result(tab: str, before: str, files: str, command: bool = True) -> Result:
     )  # fmt: skip
     said = gr.HTML(elem_classes=["said"], elem_id=f"{tab}-said")
     film_open = gr.State(False)
-    with gr.Tabs():
+    with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("What is where") as first:
             legend = gr.HTML(elem_id=f"{tab}-legend")
         with gr.Tab("How sure is it?") as second:
