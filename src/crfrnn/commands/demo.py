@@ -40,7 +40,7 @@ def demo(
     say = common.out.print
     found = segmented.prediction
     areas = sorted((area for area in found.areas if area.share >= 0.01), key=lambda area: -area.share)
-    say("Photograph: chelsea.png of scikit-image (by Stéfan van der Walt, CC0); network: the packaged one.")
+    say("Photograph: astronaut.png of scikit-image (NASA, public domain); network: the packaged one.")
     say("Labels: " + ", ".join(f"{found.name(a.label)} {100 * a.share:.0f} %" for a in areas) + ".")
     say(f"Network and CRF: {segmented.seconds:.2f} s. Without and with the CRF: {files[0]}", markup=False)
     say()

@@ -24,9 +24,9 @@ class Segmented:
 
 
 def segment_photograph() -> Segmented:
-    """Segment chelsea.png of scikit-image (CC0, by Stéfan van der Walt) with the packaged checkpoint."""
-    samples = optional("skimage.data", "demo", "the demo's second photograph", "scikit-image")
-    image = np.asarray(samples.chelsea())
+    """Segment astronaut.png of scikit-image (NASA, public domain) with the packaged checkpoint."""
+    samples = optional("skimage.data", "demo", "the demo's first photograph", "scikit-image")
+    image = np.asarray(samples.astronaut())
     predictor = Predictor.from_pretrained()
     begun = time.perf_counter()
     found = predictor(image)
