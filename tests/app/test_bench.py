@@ -144,6 +144,9 @@ def test_a_box_gives_the_labels_of_its_python_lines(here: Path) -> None:
     bench.mark(json.dumps([{"box": [88, 2, 44, 38]}, STROKES[1]]), 3)
     labels = same_as_said(bench, numbers_of(bench.base), here)
     assert labels[10, 72] == 1 and labels[50, 20] == 0 and set(np.unique(labels)) == {0, 1}
+    numbers = {**numbers_of(bench.base), **TURNED}
+    *_, last = bench.steps(bench.crf(numbers))
+    assert np.array_equal(last, bench.show(numbers).prediction.labels) and len(bench.film(numbers)) == 5
     bench.mark(json.dumps([{"box": [88, 2, 44, 38]}, STROKES[2]]), 3)
     with pytest.raises(ValueError, match="scribbles: expected 0, 1 or -1"):
         bench.show(numbers_of(bench.base))

@@ -12,8 +12,10 @@ from sklearn.datasets import load_sample_image
 
 from crfrnn import CRFRNN
 from crfrnn.datasets import voc_person_folder
-from crfrnn.inference.interact import default_crf, segment_box, segment_scribbles, segment_seeds
+from crfrnn.inference.interact import Marked, default_crf, segment_box, segment_scribbles, segment_seeds
+from crfrnn.inference.interact import marked as marked_module
 from crfrnn.io import read_image, read_label_png
+from crfrnn.lattice import Lattice
 
 SIZE = (110, 150)
 
@@ -93,6 +95,40 @@ def test_corrections_in_a_box_are_held() -> None:
     assert (segment_box(image, box_around(truth, 6), scribbles=fix, rounds=2).labels[50:60, 70:80] == 1).all()
 
 
+def test_a_marked_picture_learns_and_builds_only_what_another_layer_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, truth = composite("coffee", "rocket")
+    box, counts = box_around(truth, 6), {"colours": 0, "lattices": 0}
+    learn, build = marked_module.colour_unary, Lattice.of_checked
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(marked_module, "colour_unary", counted("colours", learn))
+    monkeypatch.setattr(Lattice, "of_checked", staticmethod(counted("lattices", build)))
+    marked, first = Marked(image, box=box, rounds=3), default_crf(2, SIZE)
+    found = marked(first)
+    learnt = counts["colours"]
+    assert 1 < learnt <= 3 and counts["lattices"] == 1
+    assert np.array_equal(marked(first).labels, found.labels)
+    *_, last = marked.steps(first)
+    assert np.array_equal(last, found.labels)
+    assert counts == {"colours": learnt, "lattices": 1}
+    weaker = default_crf(2, SIZE, bilateral_weight=1.0)
+    again = marked(weaker)
+    assert counts["colours"] < 2 * learnt, "the first round sees the same marks"
+    assert counts["lattices"] == 1
+    alone = segment_box(image, box, rounds=3, crf=weaker)
+    assert np.array_equal(again.labels, alone.labels) and not np.array_equal(again.labels, found.labels)
+    marked(default_crf(2, SIZE, theta_beta=9.0))
+    assert counts["lattices"] == 3
+
+
 def test_three_labels_on_a_landscape() -> None:
     """China.jpg: sky above, garden below, the palace between; what is certain about it holds."""
     image = photograph("china")
@@ -154,6 +190,8 @@ def test_boxes_of_people_are_better_than_the_boxes() -> None:
         (lambda i: segment_scribbles(i, strokes(), 3), r"scribbles: expected some of every label 0..2"),
         (lambda i: segment_scribbles(i, strokes(), 1), "scribbles: expected labels 0..0"),
         (lambda i: segment_scribbles(i, strokes(), rounds=0), "rounds: expected at least 1"),
+        (lambda i: Marked(i), "scribbles: expected scribbles or a box"),
+        (lambda i: Marked(i, num_labels=3, box=(5, 5, 50, 50)), "num_labels: expected 2 with a box"),
         (lambda i: segment_seeds(i, [(150, 5, 0)]), "seeds: expected points"),
         (lambda i: segment_seeds(i, [(5, 5, 0)], radius=-1), "radius: expected at least 0"),
         (lambda i: segment_box(i, (10, 10, 10, 40)), "box: expected"),

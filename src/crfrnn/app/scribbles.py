@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -17,8 +16,8 @@ from crfrnn.app.bench import PARAMETERS, Bench, call
 from crfrnn.app.knobs import Numbers
 from crfrnn.app.options import WORK_SIDE, Options
 from crfrnn.crf import CRFRNN
-from crfrnn.inference import Held, Prediction, refine
-from crfrnn.inference.interact import colour_unary, default_crf, segment_box
+from crfrnn.inference import Held, Prediction
+from crfrnn.inference.interact import Marked, default_crf
 from crfrnn.io import VOID, read_image, write_label_png
 from crfrnn.io.images import write_png
 from crfrnn.io.labels import FREE
@@ -38,7 +37,7 @@ class Scribbles(Bench):
         super().__init__()
         self.name = name
         (self.image,) = shrunk(read_image(path, max_pixels=options.max_pixels), long_side=WORK_SIDE)
-        self._held = Held(self.image)
+        self._guide = Held(self.image)
         self.palette = safe_palette(MOST_LABELS)
         self.begun = False  # whether an answer was shown, so that its numbers may have been turned
         self.mark("[]", 2)
@@ -51,7 +50,7 @@ class Scribbles(Bench):
         with self._lock:
             self._strokes, self._box = drawn(marks, self.image.shape[:2], num_labels)
             self._labels = 2 if self._box else num_labels
-            self.names, self._marks = NAMES[: self._labels], None
+            self.names, self._marked = NAMES[: self._labels], None
             self.base = default_crf(self._labels, self.image.shape[:2])
 
     @property
@@ -63,21 +62,18 @@ class Scribbles(Bench):
         return " and ".join(absent)
 
     def answer(self, crf: CRFRNN) -> Prediction:
-        if self._box:
-            return segment_box(self.image, self._box, scribbles=self._strokes, crf=crf)
-        if self._marks is None:  # the colours are learnt once for all numbers
-            self._marks = colour_unary(self.image, self._strokes, self._labels)
-        return refine(self._held, self._marks, crf, clamp=torch.from_numpy(self._strokes))
+        return self._look()(crf)
 
     final = answer
 
     def steps(self, crf: CRFRNN) -> Iterator[NDArray[np.int64]]:
-        if self._box or self._marks is None:
-            yield self.answer(crf).before
-            yield self.answer(crf).labels
-            return
-        clamp = torch.from_numpy(self._strokes)
-        yield from self._held.steps(self._marks, crf, clamp=clamp)
+        return self._look().steps(crf)
+
+    def _look(self) -> Marked:
+        """The marks on the picture, looked at once for all numbers; the lattice is kept from mark to mark."""
+        if self._marked is None:
+            self._marked = Marked(self.image, self._strokes, self._labels, box=self._box, guide=self._guide)
+        return self._marked
 
     def inputs(self, folder: Path) -> list[Path]:
         photograph, strokes = folder / PHOTOGRAPH, folder / STROKES

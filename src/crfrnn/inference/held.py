@@ -15,7 +15,7 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN, GaussianKernel
 from crfrnn.crf.binary import for_two_labels, two_labels
 from crfrnn.inference.enlarge import finished, work_size
-from crfrnn.inference.prediction import Prediction, marginals
+from crfrnn.inference.prediction import Prediction, likeliest, marginals
 from crfrnn.inference.windows import Tile
 
 _SETTINGS = (
@@ -72,10 +72,10 @@ class Held:
         """The labels Int64[H, W] after 0, 1, … iterations, up to the layer's own number."""
         unary, crf = two_labels(unary), for_two_labels(crf)
         logits = self.logits(unary, crf, clamp=clamp, iterations=0)
-        yield logits.argmax(0).numpy()
+        yield likeliest(logits)
         for _ in range(crf.steps):
             logits = self.logits(unary, crf, clamp=clamp, iterations=1, initial=logits)
-            yield logits.argmax(0).numpy()
+            yield likeliest(logits)
 
     def kernels(
         self, crf: CRFRNN, dtype: torch.dtype = torch.float32

@@ -11,7 +11,7 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels, two_labels
 from crfrnn.inference.held import Held, form
-from crfrnn.inference.prediction import Prediction
+from crfrnn.inference.prediction import Prediction, likeliest
 
 
 @torch.no_grad()
@@ -53,4 +53,4 @@ def refine(
     held = image if isinstance(image, Held) else Held(image)
     unary, crf = two_labels(unary), for_two_labels(crf)
     logits = held.logits(unary, crf, clamp=clamp, iterations=iterations)
-    return Prediction(logits.argmax(0).numpy(), unary.argmax(0).numpy(), logits.float().softmax(0).numpy())
+    return Prediction(likeliest(logits), likeliest(unary), logits.float().softmax(0).numpy())

@@ -17,7 +17,7 @@ from crfrnn.crf.binary import for_two_labels
 from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertices_per_pixel
 from crfrnn.inference.many import Progress
 from crfrnn.inference.memory import FILES, KEPT, crf_pixel, smallest, tile_within
-from crfrnn.inference.prediction import Tiling, count_labels
+from crfrnn.inference.prediction import Tiling, count_labels, likeliest
 from crfrnn.inference.windows import Tile, faded, windows
 from crfrnn.io.rectangles import Windowed
 from crfrnn.io.scores import AsLogits
@@ -105,7 +105,7 @@ def refine_tiles(
             origin=(rows.start, columns.start),
             guide_components=directions,
         )[0]
-        return Tile(refined.float().softmax(0).numpy(), scores.argmax(0).numpy(), valid)
+        return Tile(refined.float().softmax(0).numpy(), likeliest(scores), valid)
 
     rows, columns = (windows(n, side, shared) for n in guide.size)
     total = len(rows) * len(columns)

@@ -15,7 +15,7 @@ from torch import Tensor
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
 from crfrnn.crf.presets import Preset
-from crfrnn.inference.prediction import Prediction
+from crfrnn.inference.prediction import Prediction, likeliest
 from crfrnn.io.scale import Scale, check_scale, stretched
 from crfrnn.io.unaries import volume_unary
 
@@ -111,7 +111,7 @@ def refine_volume(
         crf = crf.double()
     image = torch.from_numpy(channels).to(unary.dtype)[None]
     logits = crf(unary[None], image, mask=None if inside is None else inside[None])[0]
-    before, after = unary.argmax(0).numpy(), logits.argmax(0).numpy()
+    before, after = likeliest(unary), likeliest(logits)
     if numbers is not None:
         before, after = numbers[before], numbers[after]
     return Prediction(after, before, logits.float().softmax(0).numpy())

@@ -52,21 +52,24 @@ class Mixture:
             raise ValueError(f"components: expected at least 1, got {components}")
         step = -(-len(colours) // _MOST)
         points = colours[::step].double()
-        belongs = torch.nn.functional.one_hot(_split(points, components)).double()
+        centre = points.mean(0)
+        points = points - centre
+        belongs = torch.nn.functional.one_hot(_split(points, components)).double().T
         mixture = cls._maximised(points, belongs)
         for _ in range(iterations):
-            mixture = cls._maximised(points, mixture._joint(points).softmax(1))
-        return cls(*(t.to(colours.dtype) for t in (mixture.weights, mixture.means, mixture.covariances)))
+            mixture = cls._maximised(points, mixture._joint(points).softmax(0))
+        found = (mixture.weights, mixture.means + centre, mixture.covariances)
+        return cls(*(tensor.to(colours.dtype) for tensor in found))
 
     @classmethod
     def _maximised(cls, points: Tensor, belongs: Tensor) -> Mixture:
-        mass = belongs.sum(0)
+        """Args: points Float[N, C], their mean 0; belongs Float[K, N], sum 1 over K."""
+        mass = belongs.sum(1)
         kept = mass > 1e-6 * len(points)
-        belongs, mass = belongs[:, kept], mass[kept]
-        means = (belongs.T @ points) / mass[:, None]
-        away = [points - mean for mean in means]
-        squares = [(d * own[:, None]).T @ d for d, own in zip(away, belongs.T, strict=True)]
-        covariances = torch.stack(squares) / mass[:, None, None]
+        belongs, mass = belongs[kept], mass[kept]
+        means = (belongs @ points) / mass[:, None]
+        squares = (belongs[:, None] * points.T) @ points / mass[:, None, None]
+        covariances = squares - means[:, :, None] * means[:, None]
         covariances += _FLOOR * torch.eye(points.shape[1], dtype=points.dtype)
         return cls(mass / mass.sum(), means, covariances)
 
@@ -82,23 +85,21 @@ class Mixture:
         >>> round(float(one.log_density(torch.zeros(1, 1))), 4)  # -log(2 √(2π))
         -1.6121
         """
-        density = self._joint(colours).logsumexp(1)
+        density = self._joint(colours).logsumexp(0)
         if not outliers:
             return density
         anything = math.log(outliers) - colours.shape[1] * math.log(_RANGE)
         return torch.logaddexp(density + math.log1p(-outliers), density.new_tensor(anything))
 
     def _joint(self, colours: Tensor) -> Tensor:
-        """log(π_k N(c; μ_k, Σ_k)), Float[N, K]."""
+        """log(π_k N(c; μ_k, Σ_k)), Float[K, N]."""
         factor = torch.linalg.cholesky(self.covariances)
         whitening = torch.linalg.inv(factor)
-        squares = torch.stack(
-            [((colours - mean) @ w.T).square().sum(1) for mean, w in zip(self.means, whitening, strict=True)],
-            1,
-        )
+        middle = self.means.mean(0)  # subtracted first: the differences to the means keep their digits
+        away = whitening @ (colours - middle).T - whitening @ (self.means - middle)[:, :, None]
         logdet = factor.diagonal(dim1=1, dim2=2).log().sum(1)
         constant = colours.shape[1] / 2 * math.log(2 * math.pi)
-        return self.weights.log() - logdet - constant - squares / 2
+        return (self.weights.log() - logdet - constant)[:, None] - away.square_().sum(1) / 2
 
 
 def _split(points: Tensor, components: int) -> Tensor:

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""A photograph with marks on it: looked at once, answered for any CRF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crfrnn.crf import CRFRNN
+from crfrnn.inference.held import Held
+from crfrnn.inference.interact.mixture import Mixture
+from crfrnn.inference.prediction import Prediction
+from crfrnn.inference.refine import refine
+from crfrnn.io.images import picture_and_map
+from crfrnn.io.labels import FREE, only_white
+from crfrnn.io.palette import VOID
+
+_OUTLIERS = 1e-3  # pixels of a label that look like nothing seen of it
+SCRIBBLE_ROUNDS, BOX_ROUNDS, COMPONENTS = 1, 5, 5
+
+
+class Marked:
+    """A picture with scribbles, or with a box: lattice and colours are kept from call to call.
+
+    Another CRF needs a new lattice only where its bandwidths differ, and learns the colours again only from
+    labels that differ from the last ones. The answers are those of `segment_scribbles` and `segment_box`.
+
+    Args:
+        image: UInt8[H, W, 3].
+        scribbles: Int[H, W], 0..L-1, -1 = free; None takes none, which a box alone permits.
+        num_labels: L; None takes the largest scribbled label plus one, with a box 2.
+        box: (left, top, right, bottom) in pixels, right and bottom excluded; everything outside is held at 0,
+            and scribbles inside are 0 or 1.
+        components: Gaussians of a label.
+        rounds: of colours and CRF; None takes 1, with a box 5.
+        guide: the same picture as a `Held` one, where there is one.
+
+    Raises: ValueError as `segment_scribbles` and `segment_box` say.
+
+    >>> image = np.zeros((9, 9, 3), np.uint8)
+    >>> image[3:6, 3:7] = 200
+    >>> marked = Marked(image, box=(2, 2, 8, 7))
+    >>> marked(default_crf(2, (9, 9))).labels[4].tolist()
+    [0, 0, 0, 1, 1, 1, 1, 0, 0]
+    """
+
+    def __init__(
+        self,
+        image: NDArray[np.uint8],
+        scribbles: NDArray[np.integer] | None = None,
+        num_labels: int | None = None,
+        *,
+        box: Sequence[int] | None = None,
+        components: int = COMPONENTS,
+        rounds: int | None = None,
+        guide: Held | None = None,
+    ) -> None:
+        if scribbles is None and box is None:
+            raise ValueError("scribbles: expected scribbles or a box, got neither")
+        size = np.asarray(image).shape[:2]
+        drawn = np.full(size, FREE) if scribbles is None else scribbles
+        self._image, held = picture_and_map(image, drawn, "scribbles")
+        _ask_about_white(held)
+        if box is None:
+            self.num_labels = int(held.max()) + 1 if num_labels is None else num_labels
+            _check_labels(held, self.num_labels)
+            self._held = self._shown = held
+        else:
+            self.num_labels = 2
+            if num_labels not in (None, 2):
+                raise ValueError(f"num_labels: expected 2 with a box, inside and outside, got {num_labels}")
+            self._held = _boxed(held, box)
+            self._shown = np.where(self._held == FREE, 1, self._held)
+        self._rounds = (SCRIBBLE_ROUNDS if box is None else BOX_ROUNDS) if rounds is None else rounds
+        if self._rounds < 1:
+            raise ValueError(f"rounds: expected at least 1, got {rounds}")
+        self._components = components
+        self._guide = Held(self._image) if guide is None else guide
+        self._learnt: dict[int, tuple[NDArray[np.int64], Tensor]] = {}  # by round: labels, and their colours
+
+    @torch.no_grad()
+    def __call__(self, crf: CRFRNN | None = None) -> Prediction:
+        """What `segment_scribbles` or `segment_box` gives; None takes `default_crf`."""
+        return self._last(crf)[0]
+
+    @torch.no_grad()
+    def steps(self, crf: CRFRNN | None = None) -> Iterator[NDArray[np.int64]]:
+        """The labels Int64[H, W] after 0, 1, … iterations of the last round."""
+        _, unary, layer = self._last(crf)
+        yield from self._guide.steps(unary, layer, clamp=torch.from_numpy(self._held))
+
+    def _last(self, crf: CRFRNN | None) -> tuple[Prediction, Tensor, CRFRNN]:
+        """The last round: what it found, its unary, and the layer."""
+        layer = default_crf(self.num_labels, self._held.shape) if crf is None else crf
+        clamp, shown = torch.from_numpy(self._held), self._shown
+        number = 0
+        while True:
+            unary = self._colours(number, shown)
+            found = refine(self._guide, unary, layer, clamp=clamp)
+            number += 1
+            settled = np.array_equal(found.labels, shown)
+            # a label without pixels has nothing to learn from
+            lost = np.count_nonzero(np.bincount(found.labels.reshape(-1))) < self.num_labels
+            if number == self._rounds or settled or lost:
+                return found, unary, layer
+            shown = found.labels
+
+    def _colours(self, number: int, shown: NDArray[np.int64]) -> Tensor:
+        kept = self._learnt.get(number)
+        if kept is not None and np.array_equal(kept[0], shown):
+            return kept[1]
+        unary = colour_unary(self._image, shown, self.num_labels, components=self._components)
+        self._learnt[number] = shown, unary
+        return unary
+
+
+def default_crf(num_labels: int, size: tuple[int, ...], **numbers: Any) -> CRFRNN:
+    """The CRF that the functions here use unless one is given.
+
+    Its reach is a twentieth of the picture's diagonal, as in `crfrnn demo`; the temperature 2 makes the
+    colour model less sure of itself than a few strokes entitle it to be.
+
+    Args:
+        num_labels: L.
+        size: (height, width) of the picture.
+        numbers: arguments of `CRFRNN` that take the place of the defaults here.
+
+    >>> round(float(default_crf(2, (300, 400), theta_beta=9.0).log_theta_beta.exp()), 3)
+    9.0
+    """
+    defaults = {
+        "theta_alpha": max(math.hypot(*size) / 20, 1.0), "theta_beta": 20.0, "theta_gamma": 3.0,
+        "spatial_weight": 8.0, "bilateral_weight": 10.0, "iterations": 10, "temperature": 2.0,
+    }  # fmt: skip
+    return CRFRNN(num_labels, **defaults | numbers).eval()
+
+
+def colour_unary(
+    image: NDArray[np.generic], labels: NDArray[np.integer], num_labels: int, *, components: int = 5
+) -> Tensor:
+    """The log-density Float32[L, *spatial] of every pixel's colour, learnt from the pixels of each label.
+
+    Args: image UInt8 or Float [*spatial, C] in 0..255, any number of channels; labels Int[*spatial], -1 = not
+        known, some of each of the L; components as in `segment_scribbles`.
+    """
+    colours = torch.from_numpy(np.array(image, np.float32).reshape(-1, image.shape[-1]))
+    known = torch.from_numpy(np.ascontiguousarray(labels).reshape(-1))
+    unary = [
+        Mixture.fit(colours[known == k], components).log_density(colours, _OUTLIERS)
+        for k in range(num_labels)
+    ]
+    return torch.stack(unary).view(num_labels, *labels.shape)
+
+
+def _boxed(held: NDArray[np.int64], box: Sequence[int]) -> NDArray[np.int64]:
+    """The marks with everything outside of the box held at 0."""
+    if held.max() > 1:
+        raise ValueError(f"scribbles: expected 0, 1 or {FREE} with a box, got {int(held.max())}")
+    rows, columns = held.shape
+    left, top, right, bottom = (int(v) for v in box) if len(box) == 4 else (0, 0, 0, 0)
+    if not (0 <= left < right <= columns and 0 <= top < bottom <= rows):
+        raise ValueError(
+            f"box: expected (left, top, right, bottom) inside {columns} × {rows}, got {tuple(box)}; "
+            "right and bottom are excluded"
+        )
+    inside = np.zeros(held.shape, bool)
+    inside[top:bottom, left:right] = True
+    if inside.all():
+        raise ValueError(f"box: expected some picture outside, got {tuple(box)} that covers it")
+    held = np.where(inside, held, 0)
+    if not (held != 0).any():
+        raise ValueError("scribbles: expected some of the box left free, got all of it held at 0")
+    return held
+
+
+def _ask_about_white(held: NDArray[np.int64]) -> None:
+    if only_white(held):
+        raise ValueError(
+            f"scribbles: expected labels and {FREE} = free, got nothing but 0 and {VOID}; for white strokes "
+            f"on black take np.where(scribbles == {VOID}, 1, {FREE}) and scribble on the background too; "
+            f"where {VOID} means free, np.where(scribbles == {VOID}, {FREE}, scribbles)"
+        )
+
+
+def _check_labels(held: NDArray[np.int64], count: int) -> None:
+    known = held[held != FREE]
+    if known.size == 0 or known.min() < 0 or known.max() >= count:
+        got = f"{known.min()}..{known.max()}" if known.size else "none"
+        raise ValueError(f"scribbles: expected labels 0..{count - 1} and {FREE} = free, got {got}")
+    missing = sorted(set(range(count)) - set(known.tolist()))
+    if missing:
+        raise ValueError(
+            f"scribbles: expected some of every label 0..{count - 1}, got none of {missing[:8]}; "
+            "scribble on it, or leave it out"
+        )
