@@ -15,12 +15,12 @@ from crfrnn.training.recipe import Recipe, recipe_from
 from toy import LABELS, make_pictures
 
 
-def tiny(num_labels: int) -> nn.Module:
+def tiny(num_labels: int, dropout: float = 0.2) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.BatchNorm2d(8),
         nn.ReLU(),
-        nn.Dropout(0.2),
+        nn.Dropout(dropout),
         nn.Conv2d(8, num_labels, 1),
     )
 

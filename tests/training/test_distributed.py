@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.nn.functional  # see `train`
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from crfrnn import CRFRNN, GaussianKernel, dense_crf_loss
+from threads import thread_names
 
 SIZE, LABELS = (14, 17), 3
 
@@ -50,15 +53,25 @@ def loss(model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
 
 
 def train(rank: int, store: str, output: str) -> None:
-    """One of the two processes; two steps, the gradients of the first and the weights after both."""
+    """One of the two processes; two steps, the gradients of the first and the weights after both.
+
+    gloo's threads must end before the interpreter does: one that drops the last reference to a tensor while
+    Python is taken down aborts the process ("terminate called without an active exception",
+    https://github.com/pytorch/pytorch/issues/190489). They end with the group, and the functions of
+    torch.distributed.nn.functional have the open group as a default: imported after it was opened, as
+    DistributedDataParallel does, they keep it for ever.
+    """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     model = DistributedDataParallel(Model())
     image, target = batch()
     own = slice(2 * rank, 2 * rank + 2)
     steps(model, image[own], target[own], f"{output}.{rank}")
+    del model  # it holds the group, too
+    gc.collect()
     dist.barrier()  # neither closes the group under the other
     dist.destroy_process_group()
+    assert not [name for name in thread_names() if "gloo" in name]
 
 
 def steps(model: nn.Module, image: Tensor, target: Tensor, output: str) -> None:

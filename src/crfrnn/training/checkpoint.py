@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from crfrnn.crf import CRFRNN
 from crfrnn.datasets.sources import Steps
+from crfrnn.io.files import atomic
 from crfrnn.training.recipe import FitConfig
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, Watch, best_epoch, write_log
 from crfrnn.training.score import Counts, fit_line
@@ -141,10 +142,10 @@ class StageFiles(Checkpoint):
             raise Interrupted(self.path)
 
     def _save(self, trainer: Trainer) -> None:
-        part = self.path.with_suffix(".part")  # one name for all processes: only the first one writes
-        trainer.save_checkpoint(part, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(part, self.path)
+        # Every process takes part in gathering what the first one writes.
+        writing = atomic(self.path) if trainer.is_global_zero else nullcontext(self.path)
+        with writing as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
         self._saved = time.monotonic()
 
 

@@ -38,6 +38,7 @@ from crfrnn.models import (
 from crfrnn.models.fcn import STAGES
 from crfrnn.models.pretrained import CONFIG, WEIGHTS
 from crfrnn.training.loader import mixed
+from crfrnn.training.processes import closed_group, is_first
 from crfrnn.training.recipe import PRECISIONS, NetworkChoice, Recipe, Stage, load_recipe, save_recipe
 from crfrnn.training.run_files import BEST, Interrupted, StopRequest, best_epoch, write_log
 
@@ -183,6 +184,7 @@ def _is_segmenter(path: Path) -> bool:
         return "config" in (stream.metadata() or {})
 
 
+@closed_group()
 def train(
     recipe: Recipe, folder: str | Path, *, sets: TrainingSets | None = None, start: Segmenter | None = None,
     say: Say | None = None, progress: Steps | None = None, trainer: Mapping[str, Any] | None = None,
@@ -209,7 +211,7 @@ def train(
         NotFinite: NaN or infinity, and which part made it.
         ValueError: data, recipe or folder that cannot be. ImportError: no lightning.
     """
-    place, first = Path(folder), int(os.environ.get("LOCAL_RANK", 0)) == 0
+    place, first = Path(folder), is_first()
     say, progress = (say, progress) if first else (None, None)
     _claim(place, recipe)
     sets = sets or read_sets(recipe, progress)
