@@ -164,10 +164,12 @@ def built() -> dict[str, Callable[[], Any]]:
             }
             for hidden in (None, torch.arange(40) % 3 == 0):
                 masked = "" if hidden is None else ", masked"
-                calls[f"keys {dim}{masked}"] = partial(build._packed, quotient, rank, hidden, 1, 40, 1)
+                calls[f"keys {dim}{masked}"] = partial(build._packed, quotient, rank, hidden, 1, 40, 3)
     for kind, vertex in itertools.product((torch.int32, torch.int64), repeat=2):
         keys = torch.arange(50, dtype=kind)
-        calls[f"neighbours {kind} {vertex}"] = partial(numbering.neighbours, keys, keys[:6], vertex)
+        calls[f"neighbours {kind} {vertex}"] = partial(
+            numbering.neighbours, keys, keys[:12].view(6, 2), vertex
+        )
         calls[f"hash {kind}"] = partial(numbering.claim, keys)
     for dim, channels in itertools.product((5,), (1, 21)):
         points, values = torch.rand(1, 40, dim), torch.rand(1, 40, channels)

@@ -91,7 +91,7 @@ def builds(bench: Bench) -> Iterator[Row]:
             features = crfrnn.GaussianKernel.bilateral(image, alpha, beta, backend="triton").features
             setting, tables = get_quality("default"), []
             for how in numbering.NUMBERINGS:
-                call = partial(build.build, features, None, *setting[:3], numbering=how)
+                call = partial(build.build, features, None, *setting[:4], numbering=how)
                 yield f"lattice build, {how}", name, bench.milliseconds(call), "ms", ""
                 tables.append(call())
             same = all(torch.equal(a, b) for a, b in zip(*tables, strict=True))

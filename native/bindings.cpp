@@ -71,18 +71,19 @@ void require(bool condition, const char* message) {
 template <class T>
 std::pair<Numpy<T, 2>, Numpy<int32_t, 1>> build_lattice(In<T, 3> features, std::optional<In<uint8_t, 2>> mask,
                                                         double scale, int rings, int ring_support,
-                                                        int threads) {
+                                                        int together, int threads) {
   require(features.shape(2) >= 1 && features.shape(2) <= max_dim,
           "features: the last dimension must be 1 to 32");
   if (mask)
     require(mask->shape(0) == features.shape(0) && mask->shape(1) == features.shape(1),
             "mask: expected shape [B, N]");
+  require(together >= 1 && together <= AxisGroup::most_axes, "together: expected 1 to 3");
   BuildResult<T> result;
   {
     const Working working;
     result = build<T>(features.data(), mask ? mask->data() : nullptr, static_cast<int64_t>(features.shape(0)),
                       static_cast<int64_t>(features.shape(1)), static_cast<int>(features.shape(2)),
-                      {scale, rings, ring_support, threads});
+                      {scale, rings, ring_support, together, threads});
   }
   if (result.status == BuildStatus::not_finite)
     throw std::invalid_argument(
@@ -381,7 +382,7 @@ void define_mean_field(nb::module_& m) {
 template <class T>
 void define(nb::module_& m) {
   m.def("build", &build_lattice<T>, "features"_a, "mask"_a.none(), "scale"_a, "rings"_a, "ring_support"_a,
-        "threads"_a);
+        "together"_a, "threads"_a);
   m.def("filter", &filter<T>, "values"_a, "weights"_a, "table"_a, "reverse"_a, "threads"_a, "out"_a);
   m.def("weight_gradient", &weight_gradient<T>, "x"_a, "g"_a, "weights"_a, "table"_a, "threads"_a, "out"_a);
   m.def("feature_gradient", &feature_gradient<T>, "grad_weights"_a, "table"_a, "threads"_a, "out"_a);
@@ -406,6 +407,7 @@ NB_MODULE(_native, m) {
       .def_ro("simplices", &TableShape::simplices)
       .def_ro("vertices", &TableShape::vertices)
       .def_ro("dim", &TableShape::dim)
+      .def_ro("together", &TableShape::together, "axes of a group, 1 for one after the other")
       .def_prop_ro("parts", &TableShape::parts,
                    "words of the header, order, simplex_start, simplex_vertex, simplex_rank, neighbour, ...");
   m.attr("header_words") = TableShape::header_words;

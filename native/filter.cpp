@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "filter.hpp"
 
+#include <bit>
 #include <utility>
 
 #include "embed.hpp"
@@ -135,6 +136,24 @@ struct SingleColumn {
     });
   }
 
+  void blur_group(int which, const T* rows, T* out) const {
+    const AxisGroup group = lattice.group(which);
+    T share[AxisGroup::most_offsets];
+    for (int n = 0; n < group.offsets(); ++n) share[n] = T(1) / static_cast<T>(1 << group.moves(n));
+    const int32_t* mask = lattice.link_mask + which * lattice.vertices;
+    const int64_t chunks = sweep_chunks(lattice, threads);
+    parallel_for(chunks, threads, [&](int64_t c, int) {
+      const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
+      const int32_t* link = lattice.link + lattice.slab_link[which * lattice.slabs + low];
+      for (int64_t v = lattice.slab_vertex[low]; v < lattice.slab_vertex[high]; ++v) {
+        T sum = rows[v];
+        for (uint32_t left = static_cast<uint32_t>(mask[v]); left; left &= left - 1)
+          sum += share[std::countr_zero(left)] * rows[*link++];
+        out[v] = sum;
+      }
+    });
+  }
+
   template <int V>
   void slice(const T* rows, T* out) const {
     const int count = V ? V : corners;
@@ -163,9 +182,14 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
   const SingleColumn<T> column{lattice, weights, threads};
   with_corners<1>(lattice.dim, [&]<int V>() {
     column.template splat<V>(values, rows);
-    for (int i = 0; i <= lattice.dim; ++i) {
+    const int count = lattice.groups();
+    for (int i = 0; i < count; ++i) {
+      const int which = reverse ? count - 1 - i : i;
       rows[lattice.vertices] = T(0);
-      column.blur(reverse ? lattice.dim - i : i, rows, spare);
+      if (lattice.together > 1)
+        column.blur_group(which, rows, spare);
+      else
+        column.blur(which, rows, spare);
       std::swap(rows, spare);
     }
     column.template slice<V>(rows, out);

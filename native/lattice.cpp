@@ -7,6 +7,7 @@
 
 #include "dispatch.hpp"
 #include "layout.hpp"
+#include "links.hpp"
 #include "neighbours.hpp"
 #include "prefetch.hpp"
 #include "unique.hpp"
@@ -136,6 +137,20 @@ Sorted<W> all_vertices(List<List<Key<W>>>&& lists, const Layout& layout, const B
   return sorted;
 }
 
+// The starts of the slabs with one of an empty slab wherever a single f_lead has no vertices: an offset of a
+// group may lead two slabs away.
+template <int W>
+List<int32_t> with_gaps(const List<int32_t>& starts, const List<Key<W>>& keys, const Layout& layout) {
+  const auto slab_of = [&](int32_t v) { return keys[static_cast<size_t>(v)] >> layout.slab_shift; };
+  List<int32_t> all;
+  for (size_t i = 0; i + 1 < starts.size(); ++i) {
+    if (i > 0 && slab_of(starts[i]) == slab_of(starts[i - 1]) + key_of<W>(2)) all.push_back(starts[i]);
+    all.push_back(starts[i]);
+  }
+  all.push_back(starts.back());
+  return all;
+}
+
 // The table; sorts the simplices' keys, so that `items` holds the order of its points.
 template <int W>
 Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total,
@@ -153,12 +168,14 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
     offset[c + 1] = offset[c] + static_cast<int64_t>(corner.lists[c].size());
   const Sorted<W> sorted = all_vertices(std::move(corner.lists), layout, options);
   const List<Key<W>>& keys = sorted.keys;
-  const List<int32_t> slab_vertex = run_starts(static_cast<int64_t>(keys.size()), threads, [&](int64_t v) {
+  List<int32_t> slab_vertex = run_starts(static_cast<int64_t>(keys.size()), threads, [&](int64_t v) {
     return keys[static_cast<size_t>(v)] >> layout.slab_shift ==
            keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
   });
 
   TableShape shape;
+  shape.together = std::min(options.together, layout.dim);
+  if (shape.together > 1) slab_vertex = with_gaps(slab_vertex, keys, layout);
   shape.dim = layout.dim;
   shape.lead = lead;
   shape.points = valid.count;
@@ -167,6 +184,11 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   shape.slabs = static_cast<int64_t>(slab_vertex.size()) - 1;
   shape.total = total;
   shape.scale = options.scale;
+  Links links;
+  if (shape.together > 1) {
+    links = LinkFinder<W>(shape, keys, slab_vertex, layout).find(threads);
+    shape.links = links.start.back();
+  }
   Array<int32_t> table(static_cast<size_t>(shape.words()));
   const Header header = shape.header();
   std::memcpy(table.data(), &header, sizeof header);
@@ -192,18 +214,28 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
   std::fill(writable(view.simplex_rank) + view.simplices * corners,
             reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
-  find_neighbours(view, keys, layout, writable(view.neighbour), threads);
   std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
-  parallel_for((corners - 2) * view.slabs, threads, [&](int64_t task, int) {
-    const int64_t which = task / view.slabs, slab = task % view.slabs,
-                  axis = which < lead ? which : which + 2;
-    link_chains(view, axis, slab, writable(view.chain) + which * view.vertices,
-                writable(view.chain_end)[which * view.slabs + slab]);
-  });
+  if (view.together > 1) {
+    std::copy_n(links.mask.data(), links.mask.size(), writable(view.link_mask));
+    std::copy_n(links.slab_link.data(), links.slab_link.size(), writable(view.slab_link));
+    parallel_for(static_cast<int64_t>(links.pieces.size()), threads, [&](int64_t i, int) {
+      const List<int32_t>& piece = links.pieces[static_cast<size_t>(i)];
+      std::copy(piece.begin(), piece.end(), writable(view.link) + links.start[static_cast<size_t>(i)]);
+    });
+  } else {
+    find_neighbours(view, keys, layout, writable(view.neighbour), threads);
+    parallel_for((corners - 2) * view.slabs, threads, [&](int64_t task, int) {
+      const int64_t which = task / view.slabs, slab = task % view.slabs,
+                    axis = which < lead ? which : which + 2;
+      link_chains(view, axis, slab, writable(view.chain) + which * view.vertices,
+                  writable(view.chain_end)[which * view.slabs + slab]);
+    });
+  }
   int64_t s = 0;
   for (int64_t slab = 0; slab < view.slabs; ++slab) {
     check_stop();
     writable(view.slab_simplex)[slab] = static_cast<int32_t>(s);
+    if (view.slab_vertex[slab] == view.slab_vertex[slab + 1]) continue;
     const Key<W> here =
         keys[static_cast<size_t>(slab_vertex[static_cast<size_t>(slab)])] >> layout.slab_shift;
     const auto slab_of = [&](int64_t simplex) {
@@ -248,9 +280,12 @@ TableShape TableShape::of(const int32_t* table, int64_t size) {
   s.vertices = header.vertices;
   s.slabs = header.slabs;
   s.total = header.total;
+  s.together = header.together;
+  s.links = header.links;
   s.scale = header.scale;
   if (header.magic != Header::magic_word || s.dim < 1 || s.dim > max_dim || s.lead < 0 || s.lead >= s.dim ||
-      s.points < 0 || s.simplices < 0 || s.vertices < 0 || s.slabs < 0 || s.total < s.points)
+      s.points < 0 || s.simplices < 0 || s.vertices < 0 || s.slabs < 0 || s.total < s.points ||
+      s.together < 1 || s.together > std::min(s.dim, AxisGroup::most_axes) || s.links < 0)
     throw std::invalid_argument(
         "structure: not a lattice table; pass the structure that Lattice.build returned");
   return s;
@@ -266,15 +301,28 @@ Header TableShape::header() const {
   header.vertices = static_cast<int32_t>(vertices);
   header.slabs = static_cast<int32_t>(slabs);
   header.total = static_cast<int32_t>(total);
+  header.together = together;
+  header.links = static_cast<int32_t>(links);
   header.scale = scale;
   return header;
 }
 
-std::array<int64_t, 10> TableShape::parts() const {
+std::array<int64_t, 13> TableShape::parts() const {
   const int64_t corners = dim + 1, inner = dim - 1;  // axes whose neighbours lie in the slab
-  return {
-      header_words,           points,    simplices + 1, simplices * corners, (simplices * corners + 3) / 4,
-      2 * corners * vertices, slabs + 1, slabs + 1,     inner * vertices,    inner * slabs};
+  const int64_t single = together == 1, grouped = 1 - single;
+  return {header_words,
+          points,
+          simplices + 1,
+          simplices * corners,
+          (simplices * corners + 3) / 4,
+          single * 2 * corners * vertices,
+          slabs + 1,
+          slabs + 1,
+          single * inner * vertices,
+          single * inner * slabs,
+          grouped * groups() * vertices,
+          grouped * links,
+          grouped * (groups() * slabs + 1)};
 }
 
 int64_t TableShape::words() const {
@@ -298,6 +346,9 @@ Lattice Lattice::decode(const int32_t* table, int64_t size) {
   lattice.slab_simplex = at[7];
   lattice.chain = at[8];
   lattice.chain_end = at[9];
+  lattice.link_mask = at[10];
+  lattice.link = at[11];
+  lattice.slab_link = at[12];
   return lattice;
 }
 
@@ -354,8 +405,9 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
       high[i] = std::max(high[i], static_cast<int64_t>(most[static_cast<size_t>(c * dim + i)]));
     }
   }
-  // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more.
-  const Layout layout(dim, low, high, batch, 2 + options.rings);
+  // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more, an
+  // offset of a group two.
+  const Layout layout(dim, low, high, batch, 2 + options.rings + (options.together > 1));
   const int rank_bits = bits_for(static_cast<uint64_t>(dim) + 1), bits = layout.bits + dim * rank_bits;
   const auto go = [&]<int W>() {
     Array<Keyed<W>> items = simplex_keys<T, W>(valid, embedded, layout, rank_bits, options.threads);

@@ -7,12 +7,18 @@
 // Vertices are sorted by (picture, f_lead, the other f): a run of equal (picture, f_lead) is a *slab*. Every
 // axis but two (lead and lead + 1) has its neighbours in the same slab, those two in the next ones, and every
 // simplex lies in two consecutive slabs. That is why a whole filter can work slab by slab in the cache.
+//
+// Axes are blurred one after the other, or, three of them at once, in groups of consecutive ones
+// (groups.hpp). Then the vertices that lie at an offset of a group are a vertex' *links*, in the order of the
+// offsets; most of the offsets lead to none. An offset may lead two slabs away: where a single f_lead has no
+// vertices, an empty slab stands for it.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
 #include "array.hpp"
+#include "groups.hpp"
 
 namespace crfrnn {
 
@@ -21,7 +27,8 @@ struct Header {
   static constexpr int32_t magic_word = 0x43524631;
   int32_t magic, dim, lead, flags;
   int32_t points, simplices, vertices, slabs;  // points: the valid ones
-  int32_t total, reserved[3];                  // total: all points, masked ones included
+  int32_t total;                               // all points, masked ones included
+  int32_t together, links, reserved;           // together: axes of a group, 1 for one after the other
   double scale, unused;                        // scale: see BuildOptions
 };
 static_assert(sizeof(Header) == 64);
@@ -31,13 +38,21 @@ struct TableShape {
   static constexpr int64_t header_words = sizeof(Header) / sizeof(int32_t);
   int dim = 0, lead = 0;
   int64_t points = 0, simplices = 0, vertices = 0, slabs = 0, total = 0;
+  int together = 1;
+  int64_t links = 0;
   double scale = 1;
+
+  int groups() const { return (dim + together) / together; }
+  AxisGroup group(int g) const {
+    const int first = g * together, rest = dim + 1 - first;
+    return {first, rest < together ? rest : together};
+  }
 
   // Throws std::invalid_argument if `table`, of `size` words, does not begin with a sound header.
   static TableShape of(const int32_t* table, int64_t size);
   Header header() const;
   // Words of the header and of the arrays of `Lattice`, in their order.
-  std::array<int64_t, 10> parts() const;
+  std::array<int64_t, 13> parts() const;
   int64_t words() const;
 };
 
@@ -52,6 +67,10 @@ struct Lattice : TableShape {
   const int32_t* slab_simplex = nullptr;    // [slabs + 1] first simplex whose lower slab it is
   const int32_t* chain = nullptr;           // [dim - 1][vertices] runs of neighbours, see below
   const int32_t* chain_end = nullptr;       // [dim - 1][slabs]
+  // The last three in place of neighbours and chains where axes are blurred in groups.
+  const int32_t* link_mask = nullptr;  // [groups][vertices] bit n: there is a vertex at offset n
+  const int32_t* link = nullptr;       // [links] by group, then vertex, then offset
+  const int32_t* slab_link = nullptr;  // [groups * slabs + 1] first link of a slab
 
   // The vertices of a slab that have neighbours along an axis whose neighbours lie in the slab: one after the
   // other, counted from the slab's first vertex, the last of each run as its complement. They fill the slab's
@@ -72,6 +91,9 @@ struct Lattice : TableShape {
   // Throws std::invalid_argument if an index among them leads out of the table, or out of what a walk
   // allocates by it (verify.cpp).
   void verify(int threads, unsigned reads) const;
+
+ private:
+  void verify_links(int threads) const;
 };
 
 [[noreturn]] void refuse_table(const char* why);  // throws std::invalid_argument: a damaged structure
@@ -89,6 +111,7 @@ struct BuildOptions {
   double scale = 1.0;    // multiplies the features
   int rings = 0;         // how many rings of missing vertices are added
   int ring_support = 1;  // a missing vertex is added when it has at least this many neighbours
+  int together = 1;      // how many axes are blurred at once, 1 or 3; never all of them
   int threads = 1;
 };
 

@@ -8,24 +8,39 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// The order of the blur: `before` the crossing pair, the pair, and `after` it.
+// The order of the blur: `before` the pair that crosses slabs, the pair, and `after` it. Of axes, or of
+// groups of them, where both axes that cross may lie in one group, whose offsets then reach two slabs away;
+// the other one of the pair is the group behind it or, at the end, before it.
 struct Axes {
   int before[max_dim + 1], after[max_dim + 1], befores = 0, afters = 0, first, second;
+  int reach_first, reach_second;  // in slabs
 
   Axes(const Lattice& lattice, bool reverse) {
-    const int d = lattice.dim, lead = lattice.lead;
-    first = reverse ? lead + 1 : lead;
-    second = reverse ? lead : lead + 1;
-    for (int i = 0; i <= d; ++i) {
-      const int axis = reverse ? d - i : i;
-      if (axis == lead || axis == lead + 1) continue;
-      const bool early = reverse ? axis > lead + 1 : axis < lead;
+    const int count = lattice.groups();
+    const int down = lattice.lead / lattice.together, up = (lattice.lead + 1) / lattice.together;
+    const int low = down < up || up + 1 < count ? down : down - 1, high = low + 1;
+    const auto reach = [&](int which) { return (which == down) + (which == up); };
+    first = reverse ? high : low;
+    second = reverse ? low : high;
+    reach_first = reach(first);
+    reach_second = reach(second);
+    for (int i = 0; i < count; ++i) {
+      const int axis = reverse ? count - 1 - i : i;
+      if (axis == low || axis == high) continue;
+      const bool early = reverse ? axis > high : axis < low;
       if (early)
         before[befores++] = axis;
       else
         after[afters++] = axis;
     }
   }
+
+  // How far behind the slab whose blur ends the first of the pair has to be: a slab's rows may be given up
+  // when the blur of the next one has ended.
+  int ahead() const { return reach_first > reach_second ? reach_first : reach_second; }
+  // The slabs above and below the one whose blur ends that are read.
+  int above() const { return ahead() + reach_first; }
+  int below() const { return reach_first + reach_second; }
 };
 
 // What slicing multiplies by, the stencil of the blur being v + ½(n₁ + n₂).

@@ -7,6 +7,9 @@
 // at run time (row_shape.hpp).
 #pragma once
 
+#include <algorithm>
+#include <bit>
+
 #include "buffer.hpp"
 #include "embed.hpp"
 #include "lattice.hpp"
@@ -30,13 +33,17 @@ struct Sweep {
   int64_t slab_rows;
   T* scratch;  // slab_buffers slabs and a row of zeros for each worker
 
-  static constexpr int slab_buffers = 5;
-  static size_t worker_scalars(int64_t rows, int64_t width) {
-    return static_cast<size_t>(((slab_buffers * rows + 1) * width + P::lanes - 1) / P::lanes * P::lanes);
+  // Two for finished slabs, the others for Crossing's ring; of groups also one for a slab that is blurred in
+  // place.
+  static int slab_buffers(const Lattice& lattice) { return lattice.together > 1 ? 8 : 5; }
+  static constexpr int most_ring = 5, ring_buffer = 2, copy_buffer = 7;
+  static size_t worker_scalars(const Lattice& lattice, int64_t rows, int64_t width) {
+    return static_cast<size_t>(((slab_buffers(lattice) * rows + 1) * width + P::lanes - 1) / P::lanes *
+                               P::lanes);
   }
   static size_t scratch_bytes(const Lattice& lattice, int64_t columns, int threads) {
     return static_cast<size_t>(threads < 1 ? 1 : threads) *
-           worker_scalars(largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
+           worker_scalars(lattice, largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
   }
 
   // columns: how many of a row are wanted; narrow: packs of the widest rows that are summed by simplex, which
@@ -46,11 +53,11 @@ struct Sweep {
         by_simplex(shape.packs() <= narrow), slab_rows(largest_slab(l)), scratch(memory) {}
 
   T* slab_buffer(int worker, int i) const {
-    return scratch + static_cast<size_t>(worker) * worker_scalars(slab_rows, shape.width) +
+    return scratch + static_cast<size_t>(worker) * worker_scalars(lattice, slab_rows, shape.width) +
            static_cast<size_t>(i * slab_rows * shape.width);
   }
   const T* zero_row(int worker) const {
-    T* row = slab_buffer(worker, slab_buffers);
+    T* row = slab_buffer(worker, slab_buffers(lattice));
     for (int b = 0; b < shape.packs(); ++b) shape.store(P::zero(), row, b);
     return row;
   }
@@ -99,6 +106,53 @@ struct Sweep {
         here[b] = after;
       }
       row = following;
+    }
+  }
+
+  // One group of axes, from the rows of this slab and of those around it to `out`; `in` gives the rows of a
+  // slab, counted from vertex 0. How many links a vertex has is unpredictable, but where there is a link is
+  // not asked: the bits of its mask are gone through one after the other.
+  template <class In>
+  void blur_group(int which, int64_t slab, const In& in, T* out) const {
+    const AxisGroup group = lattice.group(which);
+    const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
+    const Shape like = shape;
+    const T* rows[AxisGroup::most_offsets];
+    T share[AxisGroup::most_offsets];
+    for (int n = 0; n < group.offsets(); ++n) {
+      rows[n] = in(slab + group.slabs_up(n, lattice.lead));
+      share[n] = T(1) / static_cast<T>(1 << group.moves(n));
+    }
+    const int32_t* mask = lattice.link_mask + which * lattice.vertices;
+    const int32_t* link = lattice.link + lattice.slab_link[which * lattice.slabs + slab];
+    for (int64_t v = begin; v < end; ++v, out += like.width) {
+      const T* self = rows[0] + v * like.width;
+      uint32_t left = static_cast<uint32_t>(mask[v]);
+      if constexpr (NB != 0) {
+        P sum[NB];
+        for (int b = 0; b < NB; ++b) sum[b] = like.load(self, b);
+        for (; left; left &= left - 1, ++link) {
+          const int n = std::countr_zero(left);
+          const T* row = rows[n] + *link * like.width;
+          const P factor = P::set(share[n]);
+          for (int b = 0; b < NB; ++b) sum[b] = P::fma(factor, like.load(row, b), sum[b]);
+        }
+        for (int b = 0; b < NB; ++b) like.store(sum[b], out, b);
+      } else {
+        const T* row[AxisGroup::most_offsets];
+        P factor[AxisGroup::most_offsets];
+        int count = 0;
+        for (; left; left &= left - 1, ++count) {
+          const int n = std::countr_zero(left);
+          row[count] = rows[n] + *link++ * like.width;
+          factor[count] = P::set(share[n]);
+        }
+        for (int b = 0; b < like.packs(); ++b) {
+          P sum = like.load(self, b);
+          for (int i = 0; i < count; ++i) sum = P::fma(factor[i], like.load(row[i], b), sum);
+          like.store(sum, out, b);
+        }
+      }
     }
   }
 
@@ -193,7 +247,7 @@ struct Sweep {
   }
 
   template <int V, class Source>
-  void first(int64_t low, int64_t high, const Source& source, T* out) const {
+  void first(int64_t low, int64_t high, int worker, const Source& source, T* out) const {
     clear(low, rows_of(low, out));
     if (low > 0) splat<V>(low - 1, source, nullptr, rows_of(low, out));
     for (int64_t slab = low; slab < high; ++slab) {
@@ -201,16 +255,24 @@ struct Sweep {
       T* next = slab + 1 == high ? nullptr : rows_of(slab + 1, out);
       if (next) clear(slab + 1, next);
       splat<V>(slab, source, rows_of(slab, out), next);
-      blur_before(slab, rows_of(slab, out));
+      blur_before(slab, worker, rows_of(slab, out));
     }
   }
 
   // The axes before the crossing pair, and after it: the rows of one slab, in place.
-  void blur_before(int64_t slab, T* rows) const {
-    for (int i = 0; i < axes.befores; ++i) blur_inside(axes.before[i], slab, rows);
+  void blur_before(int64_t slab, int worker, T* rows) const {
+    for (int i = 0; i < axes.befores; ++i) blur_in_place(axes.before[i], slab, worker, rows);
   }
-  void blur_after(int64_t slab, T* rows) const {
-    for (int i = 0; i < axes.afters; ++i) blur_inside(axes.after[i], slab, rows);
+  void blur_after(int64_t slab, int worker, T* rows) const {
+    for (int i = 0; i < axes.afters; ++i) blur_in_place(axes.after[i], slab, worker, rows);
+  }
+  void blur_in_place(int which, int64_t slab, int worker, T* rows) const {
+    if (lattice.together == 1) return blur_inside(which, slab, rows);
+    T* before = slab_buffer(worker, copy_buffer);
+    copy(slab, rows, before);
+    blur_group(
+        which, slab, [=, base = lattice.slab_vertex[slab] * shape.width](int64_t) { return before - base; },
+        rows);
   }
 
   // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
@@ -223,35 +285,45 @@ struct Sweep {
   struct Crossing {
     const Sweep& sweep;
     In in;
-    T* ring[3];
+    int worker;
+    int64_t ring_size;
+    T* ring[most_ring];
     const T* zero;
     int64_t ready;  // the first slab that is not in the ring yet
 
-    Crossing(const Sweep& s, const In& in_, int64_t first_slab, int worker)
-        : sweep(s), in(in_),
-          ring{s.slab_buffer(worker, 0), s.slab_buffer(worker, 1), s.slab_buffer(worker, 2)},
-          zero(s.zero_row(worker)), ready(first_slab > 0 ? first_slab - 1 : 0) {}
+    Crossing(const Sweep& s, const In& in_, int64_t first_slab, int worker_)
+        : sweep(s), in(in_), worker(worker_), ring_size(s.axes.reach_second + s.axes.ahead() + 1),
+          zero(s.zero_row(worker)), ready(std::max<int64_t>(first_slab - s.axes.reach_second, 0)) {
+      for (int i = 0; i < ring_size; ++i) ring[i] = s.slab_buffer(worker, ring_buffer + i);
+    }
 
     void along_first(int64_t slab) {
+      T* out = ring[slab % ring_size];
+      if (sweep.lattice.together > 1) return sweep.blur_group(sweep.axes.first, slab, in, out);
       const int64_t direction = sweep.direction(sweep.axes.first);
       sweep.blur_across(sweep.axes.first, slab,
                         in(slab) + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in(slab + direction),
-                        in(slab - direction), zero, ring[slab % 3]);
+                        in(slab - direction), zero, out);
     }
-    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab nobody has a
+    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab no vertex has a
     // neighbour in it.
     const T* kept(int64_t slab) const {
       const bool any = slab >= 0 && slab < sweep.lattice.slabs;
-      return ring[(slab + 3) % 3] - (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
+      return ring[(slab + ring_size) % ring_size] -
+             (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
     }
 
     // Slabs are asked for in order; `out` takes the finished rows of this one.
     void finish(int64_t slab, T* out) {
-      for (; ready < sweep.lattice.slabs && ready <= slab + 1; ++ready) along_first(ready);
-      const int64_t direction = sweep.direction(sweep.axes.second);
-      sweep.blur_across(sweep.axes.second, slab, ring[slab % 3], kept(slab + direction),
-                        kept(slab - direction), zero, out);
-      sweep.blur_after(slab, out);
+      for (; ready < sweep.lattice.slabs && ready <= slab + sweep.axes.ahead(); ++ready) along_first(ready);
+      if (sweep.lattice.together > 1) {
+        sweep.blur_group(sweep.axes.second, slab, [this](int64_t from) { return kept(from); }, out);
+      } else {
+        const int64_t direction = sweep.direction(sweep.axes.second);
+        sweep.blur_across(sweep.axes.second, slab, ring[slab % ring_size], kept(slab + direction),
+                          kept(slab - direction), zero, out);
+      }
+      sweep.blur_after(slab, worker, out);
     }
   };
 
@@ -277,9 +349,9 @@ struct Sweep {
   template <int V, class Source>
   void splat_and_begin(const Source& source, T* out) const {
     const int64_t chunks = sweep_chunks(lattice, threads);
-    parallel_for(chunks, threads, [&](int64_t c, int) {
+    parallel_for(chunks, threads, [&](int64_t c, int worker) {
       const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
-      if (low < high) first<V>(low, high, source, out);
+      if (low < high) first<V>(low, high, worker, source, out);
     });
   }
 

@@ -44,16 +44,17 @@ struct Turn {
   int64_t first_slab(int64_t chunk) const { return part_slab(first_part(chunk)); }
   T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * sweep.shape.width; }
 
-  // Marks the slabs that a chunk reads beyond its own, two below and three above each border; returns the
-  // bytes they need.
+  // Marks the slabs that a chunk reads beyond its own, on both sides of each border; returns the bytes they
+  // need.
   size_t spare() const {
     const Lattice& lattice = sweep.lattice;
     T** table = spared.as<T*>();
     for (int64_t slab = 0; slab < lattice.slabs; ++slab) table[slab] = nullptr;
     int64_t numbers = 0;
     for (int64_t chunk = 1; goes_on && chunk < chunks(sweep); ++chunk) {
-      const int64_t border = first_slab(chunk);
-      for (int64_t slab = border > 2 ? border - 2 : 0; slab < lattice.slabs && slab <= border + 2; ++slab) {
+      const int64_t border = first_slab(chunk), last = border + sweep.axes.above();
+      for (int64_t slab = std::max<int64_t>(border - sweep.axes.below(), 0);
+           slab < lattice.slabs && slab <= last; ++slab) {
         if (table[slab]) continue;
         table[slab] = rows + numbers;  // its place among the spared rows, for now
         numbers += (lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab]) * sweep.shape.width;
@@ -74,7 +75,7 @@ struct Turn {
   // has waited.
   void join() const {
     if (!goes_on) return;
-    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int) {
+    parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) {
       const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
       if (low == high || low == 0) return;
       int64_t before = chunk - 1;
@@ -82,7 +83,7 @@ struct Turn {
       T* own = sweep.rows_of(low, rows);
       sweep.copy(low, edge(before), own);
       splat(low, own, nullptr);
-      sweep.blur_before(low, own);
+      sweep.blur_before(low, worker, own);
     });
   }
 
@@ -105,7 +106,7 @@ struct Turn {
     const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
     if (low == high) return;
     typename S::template Crossing<OldRows> crossing(sweep, OldRows{*this, low, high}, low, worker);
-    T* finished[2] = {sweep.slab_buffer(worker, 3), sweep.slab_buffer(worker, 4)};
+    T* finished[2] = {sweep.slab_buffer(worker, 0), sweep.slab_buffer(worker, 1)};
     crossing.finish(low, finished[low % 2]);
     if (low == 0 && goes_on) sweep.clear(0, rows);
     int64_t part = first_part(chunk);
@@ -132,7 +133,7 @@ struct Turn {
       T* next = top ? nullptr : (slab + 1 == high ? edge(chunk) : sweep.rows_of(slab + 1, rows));
       if (next) sweep.clear(slab + 1, next);
       splat(slab, own, next);
-      if (!waits) sweep.blur_before(slab, own);
+      if (!waits) sweep.blur_before(slab, worker, own);
     }
   }
 };

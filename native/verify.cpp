@@ -5,6 +5,7 @@
 // which damage changes; where rows are found by them it is checked one by one (Order in rows.hpp).
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -19,13 +20,46 @@ void refuse_table(const char* why) {
                               "; pass the structure that Lattice.build returned");
 }
 
+// Every link leads into the slab that its offset says, and there are as many as the masks have bits.
+void Lattice::verify_links(int threads) const {
+  parallel_for(groups() * slabs, threads, [&](int64_t task, int) {
+    const AxisGroup axes = group(static_cast<int>(task / slabs));
+    const int64_t slab = task % slabs, offsets = axes.offsets();
+    uint32_t low[AxisGroup::most_offsets], count[AxisGroup::most_offsets];
+    for (int n = 0; n < offsets; ++n) {
+      const int64_t there = slab + axes.slabs_up(n, lead);
+      const bool any = there >= 0 && there < slabs;
+      low[n] = any ? static_cast<uint32_t>(slab_vertex[there]) : 0;
+      count[n] = any ? static_cast<uint32_t>(slab_vertex[there + 1]) - low[n] : 0;
+    }
+    const int32_t* mask = link_mask + task / slabs * vertices;
+    const uint32_t unknown = ~((1u << offsets) - 2);  // bit 0 is the vertex itself
+    int64_t bits = 0;
+    uint32_t bad = 0;
+    for (int64_t v = slab_vertex[slab]; v < slab_vertex[slab + 1]; ++v) {
+      bits += std::popcount(static_cast<uint32_t>(mask[v]));
+      bad |= static_cast<uint32_t>(mask[v]) & unknown;
+    }
+    if (bad || bits != slab_link[task + 1] - slab_link[task])
+      refuse_table("its vertices do not hold its links");
+    const int32_t* at = link + slab_link[task];
+    for (int64_t v = slab_vertex[slab]; v < slab_vertex[slab + 1]; ++v)
+      for (uint32_t left = static_cast<uint32_t>(mask[v]); left; left &= left - 1) {
+        const int n = std::countr_zero(left);
+        bad |= static_cast<uint32_t>(*at++) - low[n] >= count[n];
+      }
+    if (bad) refuse_table("a link leads into another slab");
+  });
+}
+
 void Lattice::verify(int threads, unsigned reads) const {
   const auto require = [](bool holds, const char* why) {
     if (!holds) refuse_table(why);
   };
   const CheckTable& check = check_functions();
   const int64_t count = dim + 1;  // corners of a simplex
-  require(check.ascends(slab_vertex, slabs, vertices, 1) && check.ascends(slab_simplex, slabs, simplices, 0),
+  require(check.ascends(slab_vertex, slabs, vertices, together == 1) &&
+              check.ascends(slab_simplex, slabs, simplices, 0),
           "its slabs do not hold its vertices and simplices");
   require(check.ascends(simplex_start, simplices, points, 1), "its simplices do not hold its points");
   constexpr int64_t block = 8192;
@@ -42,11 +76,14 @@ void Lattice::verify(int threads, unsigned reads) const {
       require(check.below(simplex_rank + begin, end - begin, static_cast<uint8_t>(count)),
               "a rank is too large");
     });
-  if (reads & neighbours)
+  if (together > 1)
+    require(check.ascends(slab_link, groups() * slabs, links, 0), "its slabs do not hold its links");
+  if (together == 1 && reads & neighbours)
     parallel_ranges(2 * count * vertices, block, threads, [&](int64_t begin, int64_t end) {
       require(check.within(neighbour + begin, end - begin, 0, vertices, vertices),
               "a neighbour is no vertex");
     });
+  if (together > 1 && reads & (neighbours | runs)) verify_links(threads);
   if (!(reads & (corners | runs))) return;
   const auto slab_begin = [&](int64_t slab) {
     return int64_t{slab_vertex[std::clamp<int64_t>(slab, 0, slabs)]};
@@ -57,7 +94,7 @@ void Lattice::verify(int threads, unsigned reads) const {
     require(check.within(simplex_vertex + first * count, (last - first) * count, begin, slab_begin(slab + 2),
                          begin),
             "a simplex has corners outside its slabs");
-    if (!(reads & runs)) return;
+    if (together > 1 || !(reads & runs)) return;
     // The two axes that cross slabs: axis `lead` goes one slab down.
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t there = i == 0 || i == 3 ? slab - 1 : slab + 1;

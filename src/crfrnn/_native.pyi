@@ -20,6 +20,7 @@ def build(
     scale: float,
     rings: int,
     ring_support: int,
+    together: int,
     threads: int,
 ) -> tuple[
     Annotated[NDArray[numpy.float32], dict(shape=(None, None), order="C")],
@@ -38,6 +39,7 @@ def build(
     scale: float,
     rings: int,
     ring_support: int,
+    together: int,
     threads: int,
 ) -> tuple[
     Annotated[NDArray[numpy.float64], dict(shape=(None, None), order="C")],
@@ -146,6 +148,10 @@ class TableShape:
     def vertices(self) -> int: ...
     @property
     def dim(self) -> int: ...
+    @property
+    def together(self) -> int:
+        """axes of a group, 1 for one after the other"""
+
     @property
     def parts(self) -> list[int]:
         """

@@ -101,7 +101,10 @@ def test_accuracy_reports_every_quality(tmp_path: Path) -> None:
     Image.fromarray(rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     code, said, errors = run("accuracy", tmp_path / "a.png", "--theta-beta", 30, "--rows", 16)
     assert code == 0, errors
-    assert all(word in said for word in ("classic", "default", "high", "separable", "vertices", "filter ms"))
+    assert all(
+        word in said
+        for word in ("classic", "default", "high", "finest", "separable", "vertices", "filter ms")
+    )
     code, _, errors = run("accuracy", tmp_path / "no.png")
     assert code == 2 and "no.png" in errors
 

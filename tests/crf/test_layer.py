@@ -264,7 +264,7 @@ def test_gradcheck_exact(normalization, methods):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("quality", ["classic", "default", "high"])
+@pytest.mark.parametrize("quality", ["classic", "default", "high", "finest"])
 def test_gradcheck_lattice(normalization, quality):
     """At bandwidths and colours off the lattice's ties."""
     check_every_gradient(normalization=normalization, quality=quality, **ALL_LATTICE)

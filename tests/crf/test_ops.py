@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import ops
 from crfrnn.crf.problem import Problem
+from crfrnn.lattice import Lattice, reference
 from inferences import CASES, inference
 from threads import threads
 
@@ -67,6 +68,36 @@ def test_every_instruction_set_agrees(labels: int) -> None:
         torch.testing.assert_close(out, outs[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("dimension", "lead"), [(2, 0), (3, 2), (5, 0), (5, 2), (5, 3), (7, 1), (7, 4), (8, 7)]
+)
+def test_groups_of_axes_wherever_they_cross_the_slabs(dimension: int, lead: int) -> None:
+    """Points that spread along one coordinate of the lattice: either group, or both, reach into other slabs.
+
+    Against the general path, and the same bits for any number of threads.
+    """
+    size = dimension + 1
+    along = torch.tensor([1.0] * (lead + 1) + [-(lead + 1) / (dimension - lead)] * (dimension - lead))
+    across = torch.linalg.pinv(reference.elevate(torch.eye(dimension)))
+    line = torch.linspace(0, 60, 600).view(-1, 1) * size * (along @ across) / 4
+    points = (line + 0.9 * torch.randn(600, dimension)).unsqueeze(0)
+    unary, grad, costs = torch.randn(1, 40, 20, 30), torch.randn(1, 40, 20, 30), -torch.eye(40)
+    results = []
+    for backend, count in (("reference", 1), ("cpu", 1), ("cpu", 2), ("cpu", 3)):
+        leaves = [unary.clone().requires_grad_(), points.clone().requires_grad_()]
+        with threads(count):
+            kernel = GaussianKernel(leaves[1], quality="high", backend=backend)
+            out = mean_field(leaves[0], [kernel], [torch.tensor(2.0)], costs, iterations=3)
+            results.append([out.detach(), *torch.autograd.grad(out, leaves, grad)])
+        assert isinstance(kernel.operator, Lattice)
+        assert backend == "reference" or int(kernel.operator.structure[0][2]) == lead
+    truth, one, *others = results
+    for a, b in zip(one, truth, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-3 * float(b.abs().amax()))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(other, one, strict=True))
+
+
 def test_non_finite_unaries_are_refused_by_the_operator() -> None:
     crf, unary, image = crf_and_input()
     unary[0, 0, 0, 0] = float("inf")
@@ -116,7 +147,7 @@ def test_why_the_operator_cannot_run_a_problem(reason: str | None, options: dict
 
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 30, 3, requires_grad=True)
-    weights, table = torch.ops.crfrnn.lattice_build("cpu", features, None, 1.0, 0, 1, False)
+    weights, table = torch.ops.crfrnn.lattice_build("cpu", features, None, 1.0, 0, 1, 1, False)
     weights = weights.detach().requires_grad_()
     values = torch.randn(30, 4, requires_grad=True)
     none = torch.empty(0)
@@ -125,7 +156,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
     kernels = ([weights, none], [table, none], [none, theta], [none, none], [scale, scale])
     unary, transform = torch.randn(1, 4, 30, requires_grad=True), torch.randn(2, 4, 4, requires_grad=True)
     return {
-        "lattice_build": ("cpu", features, None, 1.0, 0, 1, True),
+        "lattice_build": ("cpu", features, None, 1.0, 0, 1, 1, True),
         "lattice_filter": ("cpu", values, weights, False, table),
         "lattice_weight_gradient": ("cpu", values.detach(), values.detach(), weights.detach(), table),
         "lattice_feature_gradient": ("cpu", weights.detach(), features.detach(), 1.0, table),

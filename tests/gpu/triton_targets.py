@@ -31,7 +31,7 @@ INTEGERS = {
     "i64": ("picture_step", "bias", "hidden", "slots"),
     "i32": ("count", "rows", "channels", "stride", "out_stride", "vertices", "points", "values_stride",
             "labels", "total", "lattice_stride", "q_stride", "length", "width", "step", "sectors",
-            "per_picture", "columns", "shift", "axis", "rounds"),
+            "per_picture", "columns", "shift", "axis", "group", "rounds"),
     "fp32": ("damping", "cut"),
 }  # fmt: skip
 KINDS = {name: kind for kind, names in INTEGERS.items() for name in names}
@@ -57,6 +57,7 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
     (passes.sum_pieces, {"SIZE": 6, "FIRST": False, "PADDED": True, **ROWS}, {}, 4),
     (passes.sum_pieces, {"SIZE": 6, "FIRST": False, "PADDED": True, **ROWS, "SECTOR": 4}, {"": "*fp64"}, 4),
     (passes.blur_axis, ROWS, {}, 4),
+    (passes.blur_group, {"OFFSETS": 26, **ROWS}, {}, 4),
     (passes.slice_rows, {"SIZE": 6, **ROWS, "SECTOR": 4}, {"": "*fp64"}, 4),
     (passes.corner_dots, {"SIZE": 6, "ADD": True, "SCALED": True, **ROWS}, {}, 4),
     (exact._sums, {"DIM": 5, **TILE, "CHANNELS": 32}, {}, 4),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -52,17 +53,21 @@ class ClassicLattice:
             yield tuple(vertex.astype(int)), share
 
     def __matmul__(self, values):
+        return self.apply(values, [[axis] for axis in range(self.size)])
+
+    def apply(self, values, groups):
+        """With the axes of each group blurred at once: [[0, 1, 2], [3]]."""
         grid = np.zeros((len(self.vertices), values.shape[1]))
         for r in range(self.size):
             np.add.at(grid, self.corners[:, r], self.shares[:, r, None] * values)
-        for axis in range(self.size):
-            step = -np.ones(self.size, int)
-            step[axis] += self.size
-            blurred = grid.copy()
-            for vertex, number in self.vertices.items():
-                for way in (step, -step):
-                    other = self.vertices.get(tuple(np.add(vertex, way)))
+        steps = self.size * np.eye(self.size, dtype=int) - 1
+        for axes in groups:
+            blurred = np.zeros_like(grid)
+            for ways in itertools.product((0, 1, -1), repeat=len(axes)):
+                step = sum(way * steps[axis] for way, axis in zip(ways, axes, strict=True))
+                for vertex, number in self.vertices.items():
+                    other = self.vertices.get(tuple(np.add(vertex, step)))
                     if other is not None:
-                        blurred[number] += 0.5 * grid[other]
+                        blurred[number] += 0.5 ** np.count_nonzero(ways) * grid[other]
             grid = blurred
         return (self.shares[..., None] * grid[self.corners]).sum(1) / (1 + 2.0 ** (1 - self.size))

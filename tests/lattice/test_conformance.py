@@ -196,7 +196,9 @@ def test_kernels_copy_and_pickle(row: Row) -> None:
 @pytest.mark.parametrize("dimension", [*range(1, 10), 13, 20, 32])
 @pytest.mark.parametrize("setting", ["classic", "high", Quality(1.1, 1, 3)], ids=str)
 def test_compiled_lattices_equal_the_reference(backend: str, dimension: int, setting: str | Quality) -> None:
-    if dimension > 6 and setting != "classic":
+    if dimension > 6 and isinstance(setting, Quality):
+        return
+    if dimension > 13 and setting == "high" and backend != "cpu":
         return
     if dimension > 8 and backend == "triton":
         return

@@ -31,13 +31,13 @@ def arrays(shape: tuple[int, ...], dtype: type = np.float32, seed: int = 0) -> n
 def build(dtype: type, dimension: int, quality: Quality, threads: int) -> list[np.ndarray]:
     features = arrays((2, 300, dimension), dtype)
     mask = (np.arange(600).reshape(2, 300) % 7 > 0).astype(np.uint8)
-    return list(_native.build(features, mask, quality.scale, quality.rings, quality.ring_support, threads))
+    return list(_native.build(features, mask, *quality[:4], threads))
 
 
 def filter_and_gradients(
-    dtype: type, channels: int, dimension: int, threads: int
+    dtype: type, channels: int, dimension: int, threads: int, quality: str = "default"
 ) -> Callable[[], list[np.ndarray]]:
-    weights, table = build(dtype, dimension, QUALITIES["default"], 1)
+    weights, table = build(dtype, dimension, QUALITIES[quality], 1)
     x, g = arrays((600, channels), dtype, 1), arrays((600, channels), dtype, 2)
 
     def work() -> list[np.ndarray]:
@@ -70,8 +70,10 @@ def inference(count: int, labels: int, masked: bool, **options: Any) -> Callable
 
 WORK = {
     "build": lambda threads: lambda: build(np.float32, 3, QUALITIES["default"], threads),
-    "build with rings": lambda threads: lambda: build(np.float64, 5, QUALITIES["high"], threads),
+    "build with rings": lambda threads: lambda: build(np.float64, 5, QUALITIES["finest"], threads),
+    "build with groups": lambda threads: lambda: build(np.float64, 5, QUALITIES["high"], threads),
     "filter": lambda threads: filter_and_gradients(np.float32, 40, 5, threads),
+    "filter by groups": lambda threads: filter_and_gradients(np.float32, 40, 7, threads, "high"),
     "filter of one channel": lambda threads: filter_and_gradients(np.float64, 1, 3, threads),
     "inference": lambda threads: inference(threads, 3, masked=False),
     "inference, masked": lambda threads: inference(threads, 70, masked=True, theta_gamma=1.5),
@@ -156,7 +158,7 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
         features = arrays((1, 5 * points, 3))
 
         def work() -> Any:
-            return _native.build(features, None, 1.0, 0, 1, 1)
+            return _native.build(features, None, 1.0, 0, 1, 1, 1)
 
     elif name == "backward":
         crf = CRFRNN(30, iterations=8)
@@ -167,7 +169,7 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
             loss.backward(retain_graph=True)
 
     else:
-        weights, table = _native.build(arrays((1, points, 3)), None, 1.0, 0, 1, 1)
+        weights, table = _native.build(arrays((1, points, 3)), None, 1.0, 0, 1, 1, 1)
         x = arrays((points, 100))
         out = np.zeros_like(x if name == "filter" else weights)
 
@@ -250,13 +252,14 @@ refused = ran = 0
 for case in range(int(sys.argv[2])):
     dimension, channels = int(random.integers(1, 11)), int(random.integers(1, 40))
     features = random.normal(size=(1, 120, dimension)).astype(np.float32)
-    weights, table = _native.build(features, None, 1.0, 0, 1, 1)
+    together = int(random.integers(1, 4))
+    weights, table = _native.build(features, None, 1.0, 0, 1, together, 1)
     kind = random.integers(6)
     if kind == 0:
         table = table[: random.integers(len(table))].copy()
     elif kind == 1:  # of other points
         other = random.normal(size=(1, int(random.integers(1, 240)), int(random.integers(1, 11))))
-        table = _native.build(other.astype(np.float32), None, 1.0, 0, 1, 1)[1]
+        table = _native.build(other.astype(np.float32), None, 1.0, 0, 1, together, 1)[1]
     elif kind == 2:
         table = random.integers(-(2**31), 2**31, size=len(table)).astype(np.int32)
     elif kind == 3:
@@ -317,7 +320,7 @@ def test_damaged_tables_are_refused_or_harmless() -> None:
 
 def test_a_point_named_twice_is_refused_where_rows_are_found_by_it() -> None:
     """Even where the sum of all points is right: two of them have become one between them."""
-    weights, table = _native.build(arrays((1, 50, 3)), None, 1.0, 0, 1, 1)
+    weights, table = _native.build(arrays((1, 50, 3)), None, 1.0, 0, 1, 1, 1)
     order = table[_native.header_words :][:50]
     order[(order == 3) | (order == 5)] = 4
     planes = arrays((1, 2, 50))
@@ -334,10 +337,10 @@ def test_a_point_named_twice_is_refused_where_rows_are_found_by_it() -> None:
         _native.mean_field(problem, planes, None, np.zeros_like(planes), None)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign", "twice", "flipped"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign", "twice", "flipped", "mask", "link"])
 def test_a_damaged_lattice_is_named(damage: str) -> None:
     features = torch.rand(1, 50, 3)
-    lattice = Lattice.build(features)
+    lattice = Lattice.build(features, "high" if damage in ("mask", "link") else "classic")
     table = lattice.structure[0].clone()
     weights: Tensor = lattice.weights
     match = "structure"
@@ -349,8 +352,12 @@ def test_a_damaged_lattice_is_named(damage: str) -> None:
         weights, match = Lattice.build(torch.rand(1, 50, 4)).weights, "weights"
     elif damage == "twice":
         table[16] = table[17]  # the point of the first place
-    else:
+    elif damage == "flipped":
         table[16 + 50 + 3] += 2**20  # where a simplex begins
+    else:
+        parts = _native.TableShape(table[:16].tolist()).parts
+        link = len(table) - parts[-1] - parts[-2]
+        table[link if damage == "link" else link - 1] += 2**20  # its first one, or the last mask
     broken = Lattice(weights, (table,), "cpu", (1, 50))
     with pytest.raises(ValueError, match=match):
         broken.filter(torch.rand(1, 50, 2))

@@ -105,11 +105,11 @@ def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> No
 
 def operator_arguments() -> dict[str, tuple[Any, ...]]:
     features = torch.randn(1, 12, 2, requires_grad=True)
-    built = torch.ops.crfrnn.lattice_build("triton", features, None, 1.0, 0, 1, False)
+    built = torch.ops.crfrnn.lattice_build("triton", features, None, 1.0, 0, 1, 1, False)
     weights, structure = built[0].detach().requires_grad_(), built[1:]
     values = torch.randn(12, 3, requires_grad=True)
     return {
-        "lattice_build": ("triton", features, None, 1.0, 0, 1, False),
+        "lattice_build": ("triton", features, None, 1.0, 0, 1, 1, False),
         "lattice_filter": ("triton", values, weights, False, *structure),
         "lattice_feature_gradient": ("triton", weights.detach(), features.detach(), 1.0, *structure),
     }

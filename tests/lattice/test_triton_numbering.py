@@ -59,6 +59,6 @@ def test_the_lattice_is_the_same(quality: str, masked: bool) -> None:
     features = 1.5 * torch.randn(2, 60, 3)
     mask = torch.rand(2, 60) > 0.3 if masked else None
     setting = get_quality(quality)
-    sort, hashed = (build.build(features, mask, *setting[:3], numbering=how) for how in numbering.NUMBERINGS)
+    sort, hashed = (build.build(features, mask, *setting[:4], numbering=how) for how in numbering.NUMBERINGS)
     for a, b in zip(sort, hashed, strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)

@@ -39,6 +39,7 @@ def accuracy(
 
     from crfrnn.crf import GaussianKernel
     from crfrnn.io import read_image
+    from crfrnn.lattice import QUALITIES
 
     saved = common.build_crf(
         None if params else 2, params, preset, None,
@@ -53,7 +54,7 @@ def accuracy(
         alpha, beta, gamma = (
             log.exp() for log in (crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma)
         )
-        for quality in ("classic", "default", "high"):
+        for quality in QUALITIES:
             cells = _measure(
                 lambda quality=quality: GaussianKernel.bilateral(picture, alpha, beta, quality=quality),
                 rows,

@@ -60,7 +60,7 @@ BilateralWeight = Annotated[
     float | None, typer.Option("--bilateral-weight", help="Weight of the bilateral kernel.")
 ]
 Iterations = Annotated[int | None, typer.Option("--iterations", "-T", help="Mean-field iterations.")]
-Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high.")]
+Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high, finest.")]
 GuideComponents = Annotated[
     int | None,
     typer.Option("--guide-components", help="Project the guide's bands on so many principal components."),

@@ -37,7 +37,7 @@ class GaussianKernel:
 
     features      Float[B, N, d] in units of the bandwidths (for pictures use `spatial` and `bilateral`)
     method        "lattice" O(N), d = 1..32 (a GPU: 8); "exact" O(N²), any d
-    quality       of the lattice: "classic" | "default" | "high"
+    quality       of the lattice: "classic" | "default" | "high" | "finest"
     mask          Bool[B, N], True = valid: a masked point sends nothing, counts nowhere and receives 0
     exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
                   neighbours weigh nothing (within rounding) receives 0

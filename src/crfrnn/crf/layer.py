@@ -15,6 +15,7 @@ from crfrnn.crf.kernels import GaussianKernel
 from crfrnn.crf.mean_field import GRADIENTS, solve
 from crfrnn.crf.presets import Preset, preset_named
 from crfrnn.crf.problem import Problem
+from crfrnn.lattice.quality import QUALITIES
 from crfrnn.lattice.validate import check_choice, exporting, refuse_torchscript
 
 Bandwidth = float | Sequence[float] | Tensor
@@ -45,7 +46,7 @@ class CRFRNN(nn.Module):
         spatial_method: "separable", "lattice" or "exact"; None: "separable", but the lattice with
             quality="classic" and a preset of pydensecrf's, so that all numbers are pydensecrf's.
         bilateral_method: "lattice" or "exact".
-        quality: "classic", "default" or "high", for the lattice.
+        quality: "classic", "default", "high" or "finest", for the lattice.
         normalization: "none", "before", "after" or "symmetric"; None: the preset's, of the defaults "after".
         activation, damping, tolerance, gradient: as in `mean_field`.
         guide_components: k: the bilateral kernel compares each picture's k principal components instead of
@@ -116,7 +117,7 @@ class CRFRNN(nn.Module):
         methods = ("separable", "lattice", "exact")
         self.spatial_method = check_choice("spatial_method", spatial_method, methods)
         self.bilateral_method = check_choice("bilateral_method", bilateral_method, methods[1:])
-        self.quality = check_choice("quality", quality, ("classic", "default", "high"))
+        self.quality = check_choice("quality", quality, QUALITIES)
         modes = ("none", "before", "after", "symmetric")
         self.normalization = check_choice("normalization", chosen.normalization, modes)
         self.activation = check_choice("activation", activation, ACTIVATIONS)

@@ -34,7 +34,14 @@ class Backend(Protocol):
         ...
 
     def build(
-        self, features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+        self,
+        features: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        rings: int,
+        ring_support: int,
+        together: int,
+        padded: bool,
     ) -> list[Tensor]:
         """Float[B, N, d] -> [weights, *structure]; `padded`: where it can, of sizes that the shapes give."""
         ...
@@ -69,7 +76,14 @@ class Compiled(Backend, Protocol):
     """What `ops` needs besides to differentiate a lattice that torch cannot."""
 
     def fake_build(
-        self, features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+        self,
+        features: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        rings: int,
+        ring_support: int,
+        together: int,
+        padded: bool,
     ) -> list[Tensor]:
         """Tensors of the sizes that `build` would return, without values."""
         ...

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crfrnn import _native
-from crfrnn.lattice.reference import Simplices
+from crfrnn.lattice.reference import Simplices, axis_groups
 from crfrnn.lattice.reference import gaussian_gradients as gaussian_gradients
 from crfrnn.lattice.reference import gaussian_sum as gaussian_sum
 from crfrnn.lattice.validate import readable
@@ -32,30 +32,42 @@ def can(device: torch.device, method: str, dtype: torch.dtype, dimension: int) -
 
 
 def build(
-    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+    features: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    rings: int,
+    ring_support: int,
+    together: int,
+    padded: bool,
 ) -> list[Tensor]:
     """Float[B, N, d] -> barycentric weights Float[P, d+1] of the P valid points, and the table."""
     bits = None if mask is None else mask.to(torch.uint8).contiguous()
     threads = torch.get_num_threads()
-    arrays = _native.build(features.contiguous(), bits, scale, rings, ring_support, threads)
+    arrays = _native.build(features.contiguous(), bits, scale, rings, ring_support, together, threads)
     weights, table = (torch.from_numpy(array) for array in arrays)
     if padded:
         points, size = features.shape[0] * features.shape[1], features.shape[2]
         whole = weights.new_zeros(points, size + 1)
         whole[: len(weights)] = weights
-        room = table.new_empty(_capacity(points, size, rings))
+        room = table.new_empty(_capacity(points, size, rings, together))
         room[: len(table)] = table
         weights, table = whole, room
     return [weights, table]
 
 
 def fake_build(
-    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+    features: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    rings: int,
+    ring_support: int,
+    together: int,
+    padded: bool,
 ) -> list[Tensor]:
     points: Any = features.shape[0] * features.shape[1]
     size = features.shape[2]
     if padded:
-        words = _capacity(points, size, rings)
+        words = _capacity(points, size, rings, together)
     else:
         context = torch.library.get_ctx()
         words = context.new_dynamic_size(min=16)
@@ -64,17 +76,21 @@ def fake_build(
     return [features.new_empty(points, size + 1), features.new_empty(words, dtype=torch.int32)]
 
 
-def _capacity(points: Any, dimension: int, rings: int) -> Any:
+def _capacity(points: Any, dimension: int, rings: int, together: int) -> Any:
     """Words of the largest table that these points can need: every corner a vertex of its own."""
     corners = dimension + 1
     simplex_words = 1 + corners + (corners + 3) // 4
     vertices = points * corners * (1 + 2 * corners) ** rings
-    neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and the chains of them
+    axes = axis_groups(dimension, together)
+    if len(axes) == corners:
+        neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and the chains of them
+    else:  # links, their masks, and the first link of every slab
+        neighbours = sum(3 ** len(group) + 1 for group in axes) * vertices + 1
     return 17 + points * (1 + simplex_words) + neighbours + 2 * (vertices + 1)
 
 
 def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
-    """Splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
+    """Splat, blur group by group of axes (from the last when `reverse`), slice, times 1 / (1 + 2^-d)."""
     (table,) = structure
     values = values.contiguous()
     out = torch.empty_like(values)
@@ -109,17 +125,29 @@ def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
         _native.verify(table, len(weights), weights.shape[1])
     shape = _shape(table)
     size, count, vertices = shape.dim + 1, shape.simplices, shape.vertices
-    _, order, start, corner, rank, neighbour, *_ = table[: sum(shape.parts)].split(shape.parts)
+    _, order, start, corner, rank, neighbour, *_, mask, link, _ = table[: sum(shape.parts)].split(shape.parts)
     run = start.diff().long()  # points of each simplex
-    absent = table.new_full((size, 2, 1), vertices)
+    if shape.together > 1:
+        neighbour = _linked(axis_groups(shape.dim, shape.together), mask, link, vertices)
+    else:  # the reference counts a step down first, the table a step along n_j
+        neighbour = neighbour.view(size, 2, vertices).flip(1)
+    absent = table.new_full((*neighbour.shape[:2], 1), vertices)
     return Simplices(
         corner.view(count, size).repeat_interleave(run, 0),
-        # The reference counts a step down first, the table a step along n_j.
-        torch.cat([neighbour.view(size, 2, vertices).flip(1), absent], -1),
+        torch.cat([neighbour, absent], -1),
         rank.contiguous().view(torch.uint8)[: count * size].view(count, size).repeat_interleave(run, 0),
         shape.total,
         order.long(),
     )
+
+
+def _linked(axes: list[range], mask: Tensor, link: Tensor, vertices: int) -> Tensor:
+    """The vertex at each offset of each group, Int32[groups, offsets, M], from the table's links."""
+    offsets = 3 ** len(axes[0]) - 1
+    there = (mask.view(len(axes), vertices, 1) >> torch.arange(1, offsets + 1)) & 1
+    found = mask.new_full(there.shape, vertices)
+    found[there.bool()] = link  # both by group, vertex and offset
+    return found.transpose(1, 2)
 
 
 def _shape(table: Tensor) -> _native.TableShape:

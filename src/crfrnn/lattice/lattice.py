@@ -20,8 +20,10 @@ class Lattice:
     """A Gaussian filter over scattered points, O(N): the permutohedral lattice.
 
     filter(v)_i ≈ Σ_j exp(-½ |f_i - f_j|²) v_j, unnormalised: S · B_d ⋯ B_0 · Sᵀ / (1 + 2^-d) with the
-    barycentric weights S and the stencil v + ½(n₁ + n₂) along each axis. Its amplitude is the lattice's own
-    (about half the exact sum's in five sparse dimensions): divide by the filter's answer to ones.
+    barycentric weights S and the stencil v + ½(n₁ + n₂) along each axis; with quality "high" the product of
+    three axes' stencils at once, so that no path ends at a vertex between two that is missing. Its amplitude
+    is the lattice's own (about half the exact sum's in five sparse dimensions): divide by the filter's answer
+    to ones.
 
     Adams, Baek & Davis, Computer Graphics Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x.
 
@@ -47,7 +49,7 @@ class Lattice:
         """Find the lattice of the points.
 
         features  Float[B, N, d], d = 1..32 (a GPU: 8), in units of the bandwidths; half precision: in float32
-        quality   "classic" | "default" | "high", see `crfrnn.lattice.quality`
+        quality   "classic" | "default" | "high" | "finest", see `crfrnn.lattice.quality`
         mask      Bool[B, N], True = valid: a masked point makes no vertex, sends nothing and receives 0
         backend   None chooses by the device; "reference" is plain torch and works on every device
         """
@@ -58,7 +60,7 @@ class Lattice:
         """`build`, of features that `check_features` gave."""
         refuse_torchscript("Lattice.build")
         name = choose(features.device, "lattice", features.dtype, features.shape[2], backend)
-        weights, *structure = ops.build(name, features.contiguous(), mask, *setting[:3])
+        weights, *structure = ops.build(name, features.contiguous(), mask, *setting[:4])
         if setting.unit_diagonal:
             weights = reference.unit_diagonal(weights)
         return Lattice(weights, tuple(structure), name, (features.shape[0], features.shape[1]))

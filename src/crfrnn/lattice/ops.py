@@ -32,7 +32,7 @@ from crfrnn.lattice.validate import refuse_forward_over_forward
 # A structure has one tensor to seven, and not a list of them: torch's older vmap (is_grads_batched) refuses
 # operators that take lists.
 _STRUCTURE = ", ".join(["Tensor structure", *(f"Tensor? structure{place}=None" for place in range(2, 8))])
-_BUILD = "Tensor features, Tensor? mask, float scale, int rings, int ring_support, bool padded"
+_BUILD = "Tensor features, Tensor? mask, float scale, int rings, int ring_support, int together, bool padded"
 SCHEMAS = {
     "build": f"(str backend, {_BUILD}) -> Tensor[]",
     "filter": f"(str backend, Tensor values, Tensor weights, bool reverse, {_STRUCTURE}) -> Tensor",
@@ -46,7 +46,7 @@ SCHEMAS = {
 
 
 def build(backend: str, features: Tensor, mask: Tensor | None, *options: Any) -> Structure:
-    """Float[B, N, d] -> (weights, *structure) of the backend; options: scale, rings and ring_support."""
+    """Float[B, N, d] -> (weights, *structure) of the backend; options as in `SCHEMAS`."""
     # While compiling, of sizes that the shapes alone give, where the backend has such.
     return _run("build", Build, backend, features, mask, *options, torch.compiler.is_compiling())
 
@@ -139,7 +139,7 @@ class Build(Function):
             gradient = feature_gradient(ctx.backend, grad_weights, features, ctx.scale, *structure)
             if mask is not None:
                 gradient = torch.where(mask.unsqueeze(-1), gradient, 0)
-        return None, gradient, *[None] * 5
+        return None, gradient, *[None] * 6
 
     @staticmethod
     def jvp(ctx: Any, _: Any, step: Tensor | None, *__: Any) -> tuple[Any, ...]:

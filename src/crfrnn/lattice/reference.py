@@ -5,7 +5,8 @@ Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral La
 Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x. A point in d dimensions is lifted onto the plane
 Σx = 0 of d+1 dimensions, whose integer points with all coordinates of one remainder modulo d+1 are the
 lattice. It lies in one simplex and hands its value to the d+1 corners (splat); along each of d+1 axes the
-vertices are convolved with ½, 1, ½ (blur); the corners are read back (slice).
+vertices are convolved with ½, 1, ½ (blur); the corners are read back (slice). The blur may take several axes
+at once, by the product of their stencils: axis by axis, what would pass a missing vertex is lost.
 
 This is the documentation of the compiled backends and the oracle of their tests. Gradients of a lattice are
 torch's own: only the barycentric weights depend smoothly on the features, the simplex of a point is constant.
@@ -29,7 +30,10 @@ class Simplices(NamedTuple):
     """Where points lie in a lattice, in any integer type.
 
     corner      Int[P, d+1]       vertex of remainder r of the point's simplex; M = none (a masked point)
-    neighbour   Int[d+1, 2, M+1]  vertex one step down and up along an axis; M = missing
+    neighbour   Int[G, K, M+1]    vertex at each offset of each group of axes (`axis_groups`); M = missing.
+                                  Of single axes: K = 2, one step down and up. Of m axes K = 3^m - 1: offset n
+                                  is at n - 1, and digit i of n in base 3 says what axis i of the group does:
+                                  0 stays, 1 goes one step down, 2 up. A last, smaller group has only M beyond
     rank        Int[P, d+1]       place of each axis among the point's offsets in falling order
     total       the number of points, masked ones included
     point       Int64[P], the point that a row belongs to; None: row p is point p
@@ -52,6 +56,7 @@ def build(
     scale: float,
     rings: int,
     ring_support: int,
+    together: int,
     padded: bool = False,
 ) -> list[Tensor]:
     """Find every point's simplex and number the lattice's vertices.
@@ -78,7 +83,7 @@ def build(
         else:
             corner = number.new_full(rows.shape[:-1], len(vertices))
             corner[mask] = number.view(valid.shape[:-1])
-        neighbour = _neighbours(vertices, features.shape[-1])
+        neighbour = _neighbours(vertices, features.shape[-1], together)
     weights = barycentric(elevated, base, rank)
     if mask is not None:
         weights = torch.where(mask.unsqueeze(-1), weights, 0)
@@ -86,7 +91,10 @@ def build(
 
 
 def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
-    """Splat, blur along axes 0..d (d..0 when `reverse`: the exact adjoint), slice, times 1 / (1 + 2^-d)."""
+    """Splat, blur group by group of axes, slice, times 1 / (1 + 2^-d).
+
+    With `reverse` the last group comes first: each stencil is symmetric, so that is the exact adjoint.
+    """
     corner, neighbour, _ = structure
     size, count = corner.shape[-1], num_vertices(*structure)
     channels = values.shape[-1]
@@ -95,19 +103,32 @@ def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -
         lattice = lattice.index_add(0, corner[:, r], weights[:, r, None] * values)
     # Row M stands for every vertex that is not there: whatever masked points sent to it is dropped.
     lattice = torch.cat([lattice[:count], lattice.new_zeros(1, channels)])
-    for axis in reversed(range(size)) if reverse else range(size):
-        down, up = neighbour[axis]
-        lattice = lattice + 0.5 * (lattice[down] + lattice[up])
+    for group in reversed(range(len(neighbour))) if reverse else range(len(neighbour)):
+        lattice = _blur(lattice, neighbour[group])
     out = torch.zeros_like(values)
     for r in range(size):
         out = out + weights[:, r, None] * lattice[corner[:, r]]
     return out / (1 + 2.0 ** (1 - size))
 
 
+def _blur(lattice: Tensor, neighbour: Tensor) -> Tensor:
+    """The product of the stencils of a group's axes: at an offset that moves m of them its term is 2^-m."""
+    axes = _axes_of(neighbour)
+    moves = [sum(map(abs, offset)) for offset in axis_offsets(axes, axes)[0]]
+    blurred = lattice
+    for m in range(1, axes + 1):
+        first, *others = (at for at, moved in zip(neighbour, moves, strict=True) if moved == m)
+        term = lattice[first]
+        for at in others:
+            term = term + lattice[at]
+        blurred = blurred + 0.5**m * term
+    return blurred
+
+
 def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
     """The operator's own diagonal, Float[total]: the blur followed between the corners of each simplex.
 
-    One blur moves a value by at most one step along each axis. The d+1 steps n_j sum to zero and satisfy no
+    A blur moves a value by at most one step along each axis. The d+1 steps n_j sum to zero and satisfy no
     other relation, so from corner r a value reaches corner r + k (modulo d+1) in two ways only: up along the
     k axes that lead there round the simplex, or down along the others. Back to r itself: up all round, down
     all round, or staying.
@@ -122,12 +143,17 @@ def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
         for k in range(size + 1):
             for direction in (0, 1) if k else (1,):
                 here, gain = corner[..., r], torch.ones_like(total)
-                for axis in range(size):
-                    # Down is the same journey with the axes' order turned round.
-                    p = place[..., axis] if direction else size - 1 - place[..., axis]
-                    moves = p < k
-                    gain = torch.where(moves, 0.5 * gain, gain)
-                    here = torch.where(moves, neighbour[axis, direction][here], here)
+                for vertices, group in zip(
+                    neighbour, axis_groups(size - 1, _axes_of(neighbour[0])), strict=True
+                ):
+                    offset = torch.zeros_like(here)
+                    for place_in_group, axis in enumerate(group):
+                        # Down is the same journey with the axes' order turned round.
+                        p = place[..., axis] if direction else size - 1 - place[..., axis]
+                        moves = p < k
+                        gain = torch.where(moves, 0.5 * gain, gain)
+                        offset = offset + torch.where(moves, (1 + direction) * 3**place_in_group, 0)
+                    here = torch.where(offset > 0, vertices[(offset - 1).clamp_(min=0), here], here)
                 end = (r + k if direction else r - k) % size
                 total = total + torch.where(here < count, gain, 0) * weights[..., r] * weights[..., end]
     total = total / (1 + 2.0 ** (1 - size))
@@ -228,21 +254,59 @@ def _axis_steps(dimension: int, device: torch.device) -> Tensor:
     return torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
 
 
-def _neighbours(vertices: Tensor, dimension: int) -> Tensor:
-    """Int[d+1, 2, M+1], M where there is no such vertex; row M leads to itself."""
-    count = len(vertices)
-    steps = _axis_steps(dimension, vertices.device)
-    neighbour = torch.full((dimension + 1, 2, count + 1), count, dtype=torch.long, device=vertices.device)
+def axis_groups(dimension: int, together: int) -> list[range]:
+    """The d + 1 axes in groups of `together` consecutive ones, the last with the rest; never all in one.
+
+    >>> axis_groups(5, 3), axis_groups(2, 3)
+    ([range(0, 3), range(3, 6)], [range(0, 2), range(2, 3)])
+    """
+    step = min(together, dimension)
+    return [range(first, min(first + step, dimension + 1)) for first in range(0, dimension + 1, step)]
+
+
+def _axes_of(neighbour: Tensor) -> int:
+    """How many axes a group of Int[K, M+1] has: K = 3^m - 1."""
+    return {2: 1, 8: 2, 26: 3}[len(neighbour)]
+
+
+def axis_offsets(dimension: int, together: int) -> list[list[list[int]]]:
+    """[G][K][d+1], the steps down along each axis at each offset of each group (`Simplices`).
+
+    A last, smaller group has fewer offsets; zeros stand for those that are not.
+
+    >>> axis_offsets(2, 2)[0]
+    [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [1, 1, 0], [-1, 1, 0], [0, -1, 0], [1, -1, 0], [-1, -1, 0]]
+    """
+    groups = axis_groups(dimension, together)
+    offsets = [[[0] * (dimension + 1) for _ in range(3 ** len(groups[0]) - 1)] for _ in groups]
+    for of_group, group in zip(offsets, groups, strict=True):
+        for n in range(1, 3 ** len(group)):
+            for place, axis in enumerate(group):
+                of_group[n - 1][axis] = (0, 1, -1)[n // 3**place % 3]
+    return offsets
+
+
+def _neighbours(vertices: Tensor, dimension: int, together: int) -> Tensor:
+    """Int[G, K, M+1] of `Simplices`: M where there is no such vertex; row M leads to itself."""
+    count, device = len(vertices), vertices.device
+    offsets, steps = axis_offsets(dimension, together), _axis_steps(dimension, device)
+    size = (len(offsets), len(offsets[0]), count + 1)
+    neighbour = torch.full(size, count, dtype=torch.long, device=device)
     if count == 0:
         return neighbour
-    code = _codes(torch.cat([vertices, *(vertices + s for s in steps)])).view(-1, count)
-    known, order = code[0].sort()
-    place = torch.searchsorted(known, code[1:].contiguous()).clamp_(max=count - 1)
-    found = known[place] == code[1:]
-    neighbour[:, 0, :-1] = torch.where(found, order[place], count)
-    for axis in range(dimension + 1):  # up is the way back
-        start = found[axis].nonzero().squeeze(1)
-        neighbour[axis, 1, neighbour[axis, 0, start]] = start
+    for at, group in zip(neighbour, offsets, strict=True):
+        # The way back is an offset of the group, too: one of the two is sought.
+        back = [group.index([-step for step in offset]) for offset in group]
+        ahead = [n for n, other in enumerate(back) if n < other]
+        moved = [vertices + (steps.new_tensor(group[n]).unsqueeze(1) * steps).sum(0) for n in ahead]
+        code = _codes(torch.cat([vertices, *moved])).view(-1, count)
+        known, order = code[0].sort()
+        place = torch.searchsorted(known, code[1:].contiguous()).clamp_(max=count - 1)
+        found = known[place] == code[1:]
+        for row, n in enumerate(ahead):
+            at[n, :-1] = torch.where(found[row], order[place[row]], count)
+            start = found[row].nonzero().squeeze(1)
+            at[back[n], at[n, start]] = start
     return neighbour
 
 

@@ -50,7 +50,7 @@ def refine_labels(
         maps: for each picture its `Cams`, or logits Float[L, H, W] of all labels, background first, of which
             the argmax after the CRF is taken (`levels` do not matter then).
         recipe: a name in `CAM_CRFS`, or a `CamCRF`.
-        quality: of the lattice, "classic", "default" or "high".
+        quality: of the lattice, "classic", "default", "high" or "finest".
         device: where the CRF runs, "cpu" or "cuda".
 
     Raises:

@@ -154,6 +154,7 @@ def build(
     scale: float,
     rings: int,
     ring_support: int,
+    together: int,
     padded: bool = False,
     numbering: str = "sort",
 ) -> list[Tensor]:
@@ -162,7 +163,7 @@ def build(
     weights    Float[P, d+1]          barycentric, 0 at masked points; P = B N, in the caller's order
     corner     Int[P, d+1]            vertex of remainder r; M = none (a masked point)
     rank       Int8[P, d+1]           place of each axis among the point's offsets in falling order
-    neighbour  Int[d+1, 2, M+1]       vertex one step down and up along an axis; M = missing
+    neighbour  Int[G, K, M+1]         as in `reference.Simplices`; M = missing
     order      Int[valid · (d+1)]     p (d+1) + r of every corner, sorted by vertex
     bounds     Int64[rows + 1] each   row i of a pass of the splat sums rows bounds[i] .. bounds[i+1] of the
                                       pass before, the first one of `order`; the last not empty has M rows
@@ -185,13 +186,14 @@ def build(
     if hidden is not None:
         weights = weights.masked_fill(hidden.unsqueeze(1), 0)
     if flat.shape[0] == 0 or (hidden is not None and bool(hidden.all())):
-        empty = quotient.new_zeros(size, 2, 1, dtype=index)
+        groups = reference.axis_groups(dim, together)
+        empty = quotient.new_zeros(len(groups), 3 ** len(groups[0]) - 1, 1, dtype=index)
         tables = (quotient.new_zeros(1), quotient.new_empty(0), quotient.new_empty(0))
         return [weights, torch.zeros_like(quotient, dtype=index), rank, empty, empty.new_empty(0), *tables]
-    keys, steps = _packed(quotient, rank, hidden, batch, points, rings)
+    keys, steps = _packed(quotient, rank, hidden, batch, points, 2 + rings + (together > 1))
     if keys is None or steps is None:  # too wide for 64 bits: the slow and general way
         weights, corner, neighbour, rank = reference.build(
-            features.detach(), mask, scale, rings, ring_support
+            features.detach(), mask, scale, rings, ring_support, together
         )
         number, order = corner.flatten().sort(stable=True)
         rank = rank.to(torch.int8)
@@ -202,7 +204,7 @@ def build(
         vertices, number = _add_rings(vertices, number, steps, rings, ring_support)
         corner = torch.empty_like(order)
         corner[order] = number
-        neighbour = neighbours(vertices, steps, index)
+        neighbour = neighbours(vertices, _offsets(steps, dim, together), index)
     start = torch.searchsorted(number, torch.arange(neighbour.shape[2], device=flat.device))
     tables = _bounds(start)
     return [
@@ -212,7 +214,13 @@ def build(
 
 
 def fake_build(
-    features: Tensor, mask: Tensor | None, scale: float, rings: int, ring_support: int, padded: bool
+    features: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    rings: int,
+    ring_support: int,
+    together: int,
+    padded: bool,
 ) -> list[Tensor]:
     """Sizes come from the data: torch.compile breaks its graph here and continues after it.
 
@@ -220,6 +228,7 @@ def fake_build(
     """
     context = torch.library.get_ctx()
     points, size = features.shape[0] * features.shape[1], features.shape[2] + 1
+    groups = reference.axis_groups(features.shape[2], together)
     entries = points * size if mask is None else context.new_dynamic_size(min=0)
     vertices = context.new_dynamic_size(min=1)
     bounds = [features.new_empty(context.new_dynamic_size(min=0), dtype=torch.int64) for _ in range(3)]
@@ -228,7 +237,7 @@ def fake_build(
         features.new_empty(points, size),
         features.new_empty(points, size, dtype=index),
         features.new_empty(points, size, dtype=torch.int8),
-        features.new_empty(size, 2, vertices, dtype=index),
+        features.new_empty(len(groups), 3 ** len(groups[0]) - 1, vertices, dtype=index),
         features.new_empty(entries, dtype=index),
         *bounds,
     ]
@@ -248,14 +257,17 @@ def _scales(dim: int, scale: float, dtype: torch.dtype, device: torch.device) ->
 
 
 def _packed(
-    quotient: Tensor, rank: Tensor, hidden: Tensor | None, batch: int, points: int, rings: int
+    quotient: Tensor, rank: Tensor, hidden: Tensor | None, batch: int, points: int, margin: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Keys of all corners, one list, masked ones the largest number; and S_a of every axis."""
+    """Keys of all corners, one list, masked ones the largest number; and S_a of every axis.
+
+    margin: how far beyond the remainder-0 corners a key may lie: a corner and every ring one step each, a
+    neighbour one, an offset of a group of axes two.
+    """
     count, size = quotient.shape
     fields = quotient[:, :-1] - quotient[:, 1:]
     if hidden is not None:
         fields = fields[~hidden]
-    margin = 2 + rings  # a corner, a neighbour and every ring may each go one step beyond
     low, high = torch.stack(torch.aminmax(fields, dim=0)).tolist()  # one wait
     widths = [(most - least + 2 * margin).bit_length() for least, most in zip(low, high, strict=True)]
     bits = sum(widths) + (batch - 1).bit_length()
@@ -276,6 +288,18 @@ def _packed(
             PAD=power_of_2(size), MASKED=hidden is not None, BLOCK=rows, **FUSED,
         )  # fmt: skip
     return keys, table.to(kind)
+
+
+@lru_cache(maxsize=64)
+def _signs(dim: int, together: int, device: torch.device) -> Tensor:
+    return torch.tensor(reference.axis_offsets(dim, together), device=device)
+
+
+def _offsets(steps: Tensor, dim: int, together: int) -> Tensor:
+    """What each offset of each group adds to a key; where there is no such offset, more than any key has."""
+    signs = _signs(dim, together, steps.device)
+    nothing = -torch.iinfo(steps.dtype).max
+    return torch.where(signs.any(-1), (signs.to(steps.dtype) * steps).sum(-1, dtype=steps.dtype), nothing)
 
 
 def _add_rings(

@@ -74,7 +74,11 @@ class Passes:
             for whole in (False, True)
         }
         self._next = Launcher(sums, SIZE=structure.size, FIRST=False, PADDED=True, **rows)
-        self._blur = Launcher(kernels.blur_axis, **rows)
+        offsets = structure.neighbour.shape[1]
+        if offsets == 2:
+            self._blur = Launcher(kernels.blur_axis, **rows)
+        else:
+            self._blur = Launcher(kernels.blur_group, OFFSETS=offsets, **rows)
         self._slice = Launcher(kernels.slice_rows, **each)
         self._dots = {
             (add, scaled): Launcher(dots, 0, 8, ADD=add, SCALED=scaled, **each)
@@ -104,14 +108,14 @@ class Passes:
         return values
 
     def blur(self, rows: Tensor, reverse: bool) -> Tensor:
-        """Along axes 0..d, d..0 when `reverse`; what `rows` held is lost."""
+        """Group by group of axes, the last first when `reverse`; what `rows` held is lost."""
         neighbour, vertices = self.structure.neighbour, self.structure.vertices
         if not vertices:
             return rows
         other, programs = torch.empty_like(rows), ceil_div(vertices, self._rows)
-        axes = range(self.structure.size)
-        for axis in reversed(axes) if reverse else axes:
-            self._blur(programs, self._across, rows, other, neighbour, axis, vertices, self._sectors)
+        groups = range(len(neighbour))
+        for group in reversed(groups) if reverse else groups:
+            self._blur(programs, self._across, rows, other, neighbour, group, vertices, self._sectors)
             rows, other = other, rows
         return rows
 
@@ -136,7 +140,7 @@ class Passes:
 
 
 def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
-    """[P, C] -> [P, C]: splat, blur along axes 0..d (d..0 when `reverse`), slice, times 1 / (1 + 2^-d)."""
+    """[P, C] -> [P, C]: splat, blur (the adjoint's when `reverse`), slice, times 1 / (1 + 2^-d)."""
     values, weights, parts = values.contiguous(), weights.contiguous(), Structure.of(structure)
     if not values.numel():
         return torch.empty_like(values, dtype=weights.dtype)

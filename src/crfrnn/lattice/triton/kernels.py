@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
-"""The passes of a filter on the GPU: pieces of a splat, one axis of the blur, slice, dots at the corners.
+"""The passes of a filter on the GPU: pieces of a splat, blurs, slice, dots at the corners.
 
 Rows of lattice values are padded with zeros to whole sectors of 32 bytes, SECTOR numbers each. A kernel is
 told how many sectors a row has and reads it to its end: the compiler then knows that rows begin and end at
@@ -63,6 +63,28 @@ def blur_axis(lattice, out, neighbour, axis, vertices, sectors, SECTOR: tl.const
     at = row[:, None] * stride + column
     mine = tl.load(lattice + at, here[:, None] & wide, other=0)
     tl.store(out + at, mine + 0.5 * both, here[:, None] & wide)
+
+
+@triton.jit(do_not_specialize=["group", "vertices"])
+def blur_group(lattice, out, neighbour, group, vertices, sectors, OFFSETS: tl.constexpr,
+               SECTOR: tl.constexpr, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
+    """out = v + Σ 2^-m v_n over the offsets n of a group (`axis_offsets`); n moves along m axes."""
+    stride = sectors * SECTOR
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    here, wide = row < vertices, column < stride
+    neighbour += OFFSETS * group.to(tl.int64) * (vertices.to(tl.int64) + 1) + row
+    at = row[:, None] * stride + column
+    total = tl.load(lattice + at, here[:, None] & wide, other=0)
+    for n in tl.static_range(1, OFFSETS + 1):
+        there = tl.load(neighbour, here, other=vertices).to(tl.int64)
+        value = tl.load(
+            lattice + there[:, None] * stride + column, (there < vertices)[:, None] & wide, other=0
+        )
+        divisor = tl.constexpr(2 ** ((n % 3 > 0) + (n // 3 % 3 > 0) + (n // 9 > 0)))
+        total += value / divisor
+        neighbour += vertices.to(tl.int64) + 1
+    tl.store(out + at, total, here[:, None] & wide)
 
 
 @triton.jit(do_not_specialize=["vertices"])

@@ -50,11 +50,10 @@ def _claim(keys, table, count, slots, shift, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count", "rounds"])
 def _find(vertices, steps, out, count, rounds, BLOCK: tl.constexpr):
-    """out[axis, direction, row]: by binary search the vertex one step off, `count` where there is none."""
+    """out[offset, row]: by binary search the vertex that lies there, `count` where there is none."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = row < count
-    step = tl.load(steps + tl.program_id(1) // 2)
-    wanted = tl.load(vertices + row, here, other=0) + tl.where(tl.program_id(1) % 2 == 0, step, -step)
+    wanted = tl.load(vertices + row, here, other=0) + tl.load(steps + tl.program_id(1))
     low, high = tl.zeros((BLOCK,), tl.int64), tl.zeros((BLOCK,), tl.int64) + count
     for _ in range(rounds):
         middle = (low + high) // 2
@@ -70,13 +69,13 @@ def _find(vertices, steps, out, count, rounds, BLOCK: tl.constexpr):
 
 
 def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
-    """Keys in rising order, what a step along each axis adds -> Int[d+1, 2, M+1] of `build.build`."""
+    """Keys in rising order, what each offset adds, Int[G, K] -> Int[G, K, M+1] of `build.build`."""
     count = len(vertices)
-    out = torch.empty(len(steps), 2, count + 1, dtype=kind, device=vertices.device)
+    out = torch.empty(*steps.shape, count + 1, dtype=kind, device=vertices.device)
     rows = block(128, count + 1)
     with on_device(vertices):
-        _find[(ceil_div(count + 1, rows), 2 * len(steps))](
-            vertices, steps, out, count, count.bit_length(), BLOCK=rows, **FUSED
+        _find[(ceil_div(count + 1, rows), steps.numel())](
+            vertices, steps.contiguous(), out, count, count.bit_length(), BLOCK=rows, **FUSED
         )
     return out
 
