@@ -2,6 +2,7 @@
 // Lattices of odd points: is the structure sound, is the filter the plain one, is its adjoint its transpose,
 // is every number of threads the same to the last bit?
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 
 #include "fuzz.hpp"
@@ -40,7 +41,22 @@ void check_structure(const Lattice& lattice, const BuildResult<T>& result, const
   check(lattice.slab_vertex[0] == 0 && lattice.slab_vertex[lattice.slabs] == lattice.vertices,
         "slabs hold all vertices");
   check(lattice.slab_simplex[lattice.slabs] == lattice.simplices, "slabs hold all simplices");
-  for (int64_t j = 0; j < corners; ++j) {
+  // Along a group of axes as many links lead away from a vertex as lead to it: each has its way back.
+  for (int g = 0; g < lattice.groups() && lattice.together > 1; ++g) {
+    std::vector<int> balance(static_cast<size_t>(lattice.vertices), 0);
+    int64_t at = lattice.slab_link[g * lattice.slabs];
+    for (int64_t v = 0; v < lattice.vertices; ++v)
+      for (int n = std::popcount(static_cast<uint32_t>(lattice.link_mask[g * lattice.vertices + v])); n > 0;
+           --n) {
+        const int32_t u = lattice.link[at++];
+        check(u >= 0 && u < lattice.vertices && u != v, "links lead to other vertices");
+        ++balance[static_cast<size_t>(v)];
+        --balance[static_cast<size_t>(u)];
+      }
+    check(std::all_of(balance.begin(), balance.end(), [](int n) { return n == 0; }),
+          "each link has its way back");
+  }
+  for (int64_t j = 0; j < corners && lattice.together == 1; ++j) {
     const int32_t* plus = lattice.neighbour + 2 * j * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
     for (int64_t v = 0; v < lattice.vertices; ++v) {
@@ -50,6 +66,20 @@ void check_structure(const Lattice& lattice, const BuildResult<T>& result, const
             "the neighbour's neighbour is the vertex itself");
     }
   }
+}
+
+// The blur of a group, added to `blurred`.
+void blur_group(const Lattice& l, int which, size_t channels, const std::vector<double>& rows,
+                std::vector<double>& blurred) {
+  const AxisGroup group = l.group(which);
+  const int32_t* link = l.link + l.slab_link[which * l.slabs];
+  for (int64_t v = 0; v < l.vertices; ++v)
+    for (int n = 0; n < group.offsets(); ++n) {
+      if (n && !(l.link_mask[which * l.vertices + v] >> n & 1)) continue;
+      const size_t from = static_cast<size_t>(n ? *link++ : v), to = static_cast<size_t>(v);
+      const double share = std::pow(0.5, group.moves(n));
+      for (size_t c = 0; c < channels; ++c) blurred[to * channels + c] += share * rows[from * channels + c];
+    }
 }
 
 // Splat, blur, slice in double and in the order of the definition.
@@ -70,7 +100,12 @@ std::vector<double> plain_filter(const Lattice& l, const Array<T>& weights, cons
                  static_cast<double>(weights[static_cast<size_t>(p * corners + k)]));
   };
   each([&](size_t v, size_t p, double w) { rows[v] += w * static_cast<double>(values[p]); });
-  for (int i = 0; i < corners; ++i) {
+  for (int i = 0; i < l.groups() && l.together > 1; ++i) {
+    std::fill(blurred.begin(), blurred.end(), 0.0);
+    blur_group(l, reverse ? l.groups() - 1 - i : i, c_size, rows, blurred);
+    rows.swap(blurred);
+  }
+  for (int i = 0; i < corners && l.together == 1; ++i) {
     const int axis = reverse ? l.dim - i : i;
     const int32_t* plus = l.neighbour + 2 * axis * l.vertices;
     for (int64_t v = 0; v < l.vertices; ++v)
@@ -174,9 +209,11 @@ void lattice_case(Random& random, bool large) {
                   : large ? static_cast<int>(random.below(2))
                           : static_cast<int>(random.below(dim <= 4 ? 3 : 2));
   options.ring_support = static_cast<int>(random.between(1, 3));
+  options.together = static_cast<int>(random.chance(2) ? 1 : random.between(2, 3));
   current_case() += " lattice d=" + std::to_string(dim) + " B=" + std::to_string(batch) +
                     " N=" + std::to_string(points) + " cloud=" + std::to_string(static_cast<int>(cloud)) +
                     " mask=" + std::to_string(kind) + " rings=" + std::to_string(options.rings) +
+                    " together=" + std::to_string(options.together) +
                     (sizeof(T) == 4 ? " float32 " : " float64 ") + instruction_set();
 
   const auto result = build<T>(features.get(), valid, batch, points, dim, options);
@@ -278,7 +315,9 @@ void table_case(Random& random) {
   current_case() += " table";
   const int dim = static_cast<int>(random.between(1, random.chance(4) ? max_dim : 5));
   const auto features = normals<float>(random, 20 * dim);
-  const auto result = build<float>(features.get(), nullptr, 1, 20, dim, {});
+  BuildOptions options;
+  options.together = static_cast<int>(random.between(1, 3));
+  const auto result = build<float>(features.get(), nullptr, 1, 20, dim, options);
   const int64_t whole = static_cast<int64_t>(result.table.size());
   const int64_t size = random.chance(2) ? random.below(whole) : whole;
   Exact<int32_t> table(size);
