@@ -51,12 +51,10 @@ def same_as_said(bench: Bench, numbers: dict[str, float], folder: Path) -> NDArr
         if path.name not in ("photo.png", "photo_overlay.png", "photo.json"):
             path.replace(folder / path.name)
     labels = read_label_png(files["photo.png"])
-    command = bench.command(numbers)
-    if command:
-        code, _, error = run(*shlex.split(command)[1:])
-        assert code == 0, error
-        (written,) = (p for p in folder.glob("*/photo.png"))
-        assert written.read_bytes() == files["photo.png"].read_bytes()
+    code, _, error = run(*shlex.split(bench.command(numbers))[1:])
+    assert code == 0, error
+    (written,) = folder.glob("*/photo.png")
+    assert written.read_bytes() == files["photo.png"].read_bytes()
     lines = bench.python(numbers)
     kept = (folder / "photo.png").read_bytes()
     exec(compile(lines, "page", "exec"), {})
@@ -125,7 +123,7 @@ STROKES = [
 ]
 
 
-def test_scribbles_give_the_labels_of_their_python_lines(here: Path) -> None:
+def test_scribbles_give_the_labels_of_their_command(here: Path) -> None:
     bench = Scribbles(Path("photo.png"), "photo.png", Options())
     bench.mark(json.dumps(STROKES[:2]), 3)
     assert bench.missing == "object 2"
@@ -133,14 +131,21 @@ def test_scribbles_give_the_labels_of_their_python_lines(here: Path) -> None:
     assert not bench.missing
     for turned in ({}, TURNED):
         numbers = {**numbers_of(bench.base), **turned}
+        assert ("--params" in bench.command(numbers)) == bool(turned)
         labels = same_as_said(bench, numbers, here)
         assert np.array_equal(bench.show(numbers).prediction.labels, labels)
     assert labels[6, 10] == 0 and labels[10, 72] == 1 and labels[55, 75] == 2
     assert len(bench.film(numbers)) == 5
 
 
-def test_a_box_gives_the_labels_of_its_python_lines(here: Path) -> None:
+def test_a_box_gives_the_labels_of_its_command(here: Path) -> None:
     bench = Scribbles(Path("photo.png"), "photo.png", Options())
+    bench.mark(json.dumps([{"box": [88, 2, 44, 38]}]), 3)
+    assert "scribbles" not in bench.command(numbers_of(bench.base)) + bench.python(numbers_of(bench.base))
+    same_as_said(bench, numbers_of(bench.base), here)
+    bench.mark(json.dumps([{"box": [88, 2, 44, 38]}, {**STROKES[1], "label": 0}]), 3)
+    labels = same_as_said(bench, numbers_of(bench.base), here)
+    assert labels[10, 72] == 0 and set(np.unique(labels)) == {0, 1}
     bench.mark(json.dumps([{"box": [88, 2, 44, 38]}, STROKES[1]]), 3)
     labels = same_as_said(bench, numbers_of(bench.base), here)
     assert labels[10, 72] == 1 and labels[50, 20] == 0 and set(np.unique(labels)) == {0, 1}

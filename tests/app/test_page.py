@@ -269,7 +269,7 @@ def says(page: Any, selector: str, words: str) -> None:
     )
 
 
-def test_scribbles_are_painted_undone_and_written_as_the_python_lines_write_them(
+def test_scribbles_are_painted_undone_and_written_as_command_and_python_lines_write_them(
     visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, photo = visit(), photograph(tmp_path)
@@ -290,6 +290,9 @@ def test_scribbles_are_painted_undone_and_written_as_the_python_lines_write_them
     monkeypatch.chdir(tmp_path / "page")
     labels = read_label_png("photo.png")
     assert labels[12, 40] == 0 and labels[40, 140] == 1
+    status, _, error = run(*code(page, "scribbles", "command").split()[1:])
+    assert status == 0, error
+    assert Path("completed", "photo.png").read_bytes() == files["photo.png"].read_bytes()
     Path("photo.png").unlink()
     exec(compile(code(page, "scribbles", "python"), "page", "exec"), {})
     assert np.array_equal(read_label_png("photo.png"), labels)
@@ -304,6 +307,7 @@ def test_a_box_is_dragged(visit: Any, tmp_path: Path) -> None:
     assert "object 1" in page.inner_text("#scribbles-legend")
     page.get_by_role("tab", name="Take it with you").locator("visible=true").click()
     says(page, "#scribbles-python", "segment_box(image, (8")
+    says(page, "#scribbles-command", "crfrnn interact photograph.png --box 8")
 
 
 def test_scores_of_ones_own_give_what_refine_writes_and_its_errors(

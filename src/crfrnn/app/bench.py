@@ -84,14 +84,14 @@ class Bench(ABC):
 
     @abstractmethod
     def command(self, numbers: Numbers) -> str:
-        """The command line that writes the same labels; "" where there is none."""
+        """The command line that writes the same labels."""
 
     @abstractmethod
     def python(self, numbers: Numbers) -> str:
         """The Python lines that write the same labels."""
 
     def inputs(self, folder: Path) -> list[Path]:
-        """Write to `folder` what the Python lines read beside the upload and the parameters."""
+        """Write to `folder` what command and Python lines read beside the upload and the parameters."""
         return []
 
     @property

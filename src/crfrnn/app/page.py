@@ -161,7 +161,7 @@ def _scribbles(options: Options, folder: Path) -> None:
             out = result(
                 "scribbles", "colours alone",
                 FILES + " The photograph, at most "
-                f"{WORK_SIDE} pixels long here, and the strokes are among them.", command=False,
+                f"{WORK_SIDE} pixels long here, and the strokes are among them.",
             )  # fmt: skip
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("scribbles")

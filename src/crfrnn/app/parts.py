@@ -229,11 +229,10 @@ class Result:
         ]
 
 
-def result(tab: str, before: str, files: str, command: bool = True) -> Result:
+def result(tab: str, before: str, files: str) -> Result:
     """The right-hand side of a tab.
 
-    Args: before, where the labels of the left half come from; files, what is written; command,
-        whether there is one.
+    Args: before, where the labels of the left half come from; files, what is written.
     """
     compare = gr.ImageSlider(
         label=f"{before} ◂ ▸ with the CRF", format="jpeg", interactive=False, elem_id=f"{tab}-compare",
@@ -268,7 +267,7 @@ def result(tab: str, before: str, files: str, command: bool = True) -> Result:
             )
             code = gr.Code(
                 label="The same as a command", language="shell", interactive=False, wrap_lines=True, lines=1,
-                buttons=["copy"], visible=command, elem_id=f"{tab}-command",
+                buttons=["copy"], elem_id=f"{tab}-command",
             )  # fmt: skip
             python = gr.Code(
                 label="The same in Python", language="python", interactive=False, wrap_lines=True, lines=1,

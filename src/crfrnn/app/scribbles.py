@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from crfrnn.app.bench import PARAMETERS, Bench, call
+from crfrnn.app.bench import PARAMETERS, Bench, call, command_line
 from crfrnn.app.knobs import Numbers
 from crfrnn.app.options import WORK_SIDE, Options
 from crfrnn.crf import CRFRNN
@@ -78,25 +78,54 @@ class Scribbles(Bench):
     def inputs(self, folder: Path) -> list[Path]:
         photograph, strokes = folder / PHOTOGRAPH, folder / STROKES
         write_png(Image.fromarray(self.image), photograph)
+        if not self._drawn:
+            return [photograph]
         write_label_png(strokes, np.where(self._strokes == FREE, VOID, self._strokes))
         return [photograph, strokes]
 
     def command(self, numbers: Numbers) -> str:
-        return ""
+        words: list[object] = ["crfrnn", "interact", PHOTOGRAPH]
+        if self._box:
+            words += ["--box", ",".join(map(str, self._box))]
+        if self._drawn:
+            words += ["--scribbles", STROKES]
+        words += ["--void", VOID] if self._asked else []
+        if not self._box:
+            words += ["--labels", self._labels]
+        if self.changed(numbers):
+            words += ["--params", PARAMETERS]
+        return command_line(*words, "-o", f"completed/{self.stem}.png")
+
+    @property
+    def _drawn(self) -> bool:
+        return bool((self._strokes != FREE).any())
+
+    @property
+    def _asked(self) -> bool:
+        """Whether a reader asks what white means: the file holds 0 and 255 alone."""
+        return self._drawn and not (self._strokes > 0).any()
 
     def python(self, numbers: Numbers) -> str:
         take = "segment_box" if self._box else "segment_scribbles"
-        box = f"{self._box}, " if self._box else ""
-        what = f"{box}scribbles=scribbles" if self._box else f"scribbles, {self._labels}"
-        return (
-            f"from crfrnn.inference.interact import {take}\n"
-            "from crfrnn.io import load_parameters, read_image, read_scribbles, write_label_png\n\n"
-            f"image = {call('read_image', PHOTOGRAPH)}\n"
-            f"scribbles = {call('read_scribbles', STROKES, self._labels)}\n"
-            f"crf = load_parameters({PARAMETERS!r}).crf\n"
-            f"found = {take}(image, {what}, crf=crf)\n"
-            f"write_label_png({self.stem + '.png'!r}, found.labels)\n"
-        )
+        reads = ["read_scribbles"] if self._drawn else []
+        reads += ["load_parameters"] if self.changed(numbers) else []
+        lines = [
+            f"from crfrnn.inference.interact import {take}",
+            f"from crfrnn.io import {', '.join(sorted([*reads, 'read_image', 'write_label_png']))}",
+            "",
+            f"image = {call('read_image', PHOTOGRAPH)}",
+        ]
+        words = ["image", str(self._box)] if self._box else ["image", "scribbles", str(self._labels)]
+        if self._drawn:
+            unknown = VOID if self._asked else None
+            lines.append(f"scribbles = {call('read_scribbles', STROKES, self._labels, unknown=unknown)}")
+            words += ["scribbles=scribbles"] if self._box else []
+        if self.changed(numbers):
+            lines.append(f"crf = load_parameters({PARAMETERS!r}).crf")
+            words.append("crf=crf")
+        lines.append(f"found = {take}({', '.join(words)})")
+        lines.append(f"write_label_png({self.stem + '.png'!r}, found.labels)")
+        return "\n".join(lines) + "\n"
 
 
 def drawn(marks: str, size: tuple[int, ...], num_labels: int) -> tuple[NDArray[np.int64], Box | None]:

@@ -17,6 +17,7 @@ from crfrnn.commands.doctor import doctor
 from crfrnn.commands.evaluate import evaluate
 from crfrnn.commands.explain import explain
 from crfrnn.commands.fit import fit
+from crfrnn.commands.interact import interact
 from crfrnn.commands.pseudo_labels import pseudo_labels
 from crfrnn.commands.refine import refine
 from crfrnn.commands.refinement import experiments
@@ -38,6 +39,7 @@ app = typer.Typer(
 for command in (
     segment,
     refine,
+    interact,
     volume,
     tiles,
     pseudo_labels,

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from crfrnn.commands import common
 
 if TYPE_CHECKING:
     from crfrnn.inference.many import Progress, Tally
+    from crfrnn.io import FileError
 
 Pictures = Annotated[
     list[str], typer.Argument(help="Pictures, folders of them, or globs.", show_default=False)
@@ -80,6 +82,45 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
         )
     base = os.path.commonpath(folders) if recursive and folders else None
     return dict(zip(pictures, result_names(pictures, base), strict=True))
+
+
+def check_partner(option: str, path: Path, single: bool) -> None:
+    """ValueError unless `path` is there, and a folder where there are several pictures."""
+    if not path.exists():
+        raise ValueError(f"{option}: expected a file or a folder, got {str(path)!r}, which is not there")
+    if not single and not path.is_dir():
+        raise ValueError(f"{option}: expected a folder for several pictures, got {str(path)!r}")
+
+
+def with_partners(
+    pictures: Mapping[Path, Path], partner: Path, role: str, missing: dict[Path, FileError]
+) -> dict[Path, tuple[Path, ...]]:
+    """Every picture with the file that belongs to it: `partner`, or in that folder the file of its name.
+
+    Where names have folders, the file may lie without them if that is clear. One that is not there is noted
+    in `missing` under a name that it could have, for the picture's turn to report; the others are done.
+    """
+    from crfrnn.datasets.unaries import file_of
+    from crfrnn.io import FileError
+
+    if not partner.is_dir():
+        return {path: (path, partner) for path in pictures}
+    stems = Counter(name.name for name in pictures.values())
+    found: dict[Path, tuple[Path, ...]] = {}
+    for path, name in pictures.items():
+        clear = len(name.parts) > 1 and stems[name.name] == 1
+        try:
+            try:
+                file = file_of(partner, name.as_posix(), role)
+            except FileError:
+                if not clear:
+                    raise
+                file = file_of(partner, path.stem, role)
+        except FileError as error:
+            file = partner / f"{name}.npy"
+            missing[file] = error
+        found[path] = path, file
+    return found
 
 
 def _files(folder: Path, recursive: bool) -> list[Path]:

@@ -3,23 +3,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crfrnn.commands import bulk, common
-from crfrnn.commands.pictures import Pictures, Recursive, conclude, counted, find_pictures
+from crfrnn.commands.label_maps import LabelMaps, Output, Panel, SaveProbabilities, write_label_maps
+from crfrnn.commands.pictures import Pictures, Recursive, check_partner, find_pictures, with_partners
 
 if TYPE_CHECKING:
-    from crfrnn.crf import CRFRNN
-    from crfrnn.io import FileError, SavedParameters
-    from crfrnn.io.outputs import Item
+    import numpy as np
+    from numpy.typing import NDArray
 
-PANEL, PROBABILITIES = "_panel.png", "_probabilities.npz"
+    from crfrnn.crf import CRFRNN
+    from crfrnn.inference import Prediction
+    from crfrnn.io import FileError, SavedParameters
 
 
 def refine(
@@ -28,7 +29,7 @@ def refine(
         str,
         typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem; in shards their ending."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or FILE.png for one picture.")],
+    output: Output,
     kind: common.Kind,
     layout: common.Layout = None,
     labels: common.Labels = None,
@@ -45,10 +46,8 @@ def refine(
     bilateral_weight: common.BilateralWeight = None,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
-    save_probabilities: Annotated[
-        bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.npz, float32 [L, H, W].")
-    ] = False,
-    panel: Annotated[bool, typer.Option("--panel/--no-panel", help="Also NAME_panel.png.")] = True,
+    save_probabilities: SaveProbabilities = False,
+    panel: Panel = True,
     recursive: Recursive = False,
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
@@ -77,8 +76,6 @@ def refine(
     Example: crfrnn refine cat.jpg --unary cat_scribbles.png --kind scribbles --labels 3 -o cat.png
     """
     from crfrnn.datasets.unaries import UNARY_ENDINGS
-    from crfrnn.inference.many import many
-    from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
 
     numbers = {
@@ -87,15 +84,15 @@ def refine(
     }  # fmt: skip
     reading = {"kind": kind, "axes": layout, "gt_prob": gt_prob, "key": key, "unknown": void}
     step = _Step(
-        reading, labels, params, preset, iterations, numbers, save_probabilities, panel, check_scale(scale)
+        save_probabilities, panel, reading, labels, params, preset, iterations, numbers, check_scale(scale)
     )
     wanted = bulk.Bulk(engine, actors, num_cpus, num_gpus, to, shard_size, retry_failed)
     single = len(images) == 1 and Path(images[0]).is_file()
 
-    def paired(words: Sequence[str]) -> tuple[dict[Path, Path], dict[Path, tuple[Path, Path]]]:
+    def paired(words: Sequence[str]) -> tuple[dict[Path, Path], dict[Path, tuple[Path, ...]]]:
         found = find_pictures(words, recursive)
-        _check_unary(Path(unary), single)
-        return found, _with_unaries(found, Path(unary), step)
+        check_partner("--unary", Path(unary), single)
+        return found, with_partners(found, Path(unary), "unary", step.missing)
 
     if wanted.asked(images):
 
@@ -109,49 +106,20 @@ def refine(
         )  # fmt: skip
         return
     pictures, sources = paired(images)
-    named = single and output.suffix.lower() == ".png"
-    items = {
-        step.item(sources[path], output.with_name(output.stem) if named else output / name): name
-        for path, name in pictures.items()
-    }
-    if named:  # the ending as it was given
-        items = {replace(item, files=(*item.files[:-1], output)): name for item, name in items.items()}
-
-    def shown(item: Item) -> str:
-        return (items[item].parent / item.sources[0].name).as_posix()
-
-    changed: list[float] = []
-    with (
-        claim(
-            output.parent if named else output, "refine", step.record(), list(items),
-            inputs=[params] if params else [], whole=not named, resume=skip_existing, overwrite=overwrite,
-        ) as outputs,
-        counted("refine", len(items)) as (tally, progress),
-    ):  # fmt: skip
-        many(
-            list(items), step.some, tally, name=shown, finished=outputs.finished, progress=progress,
-            found=lambda item, share: changed.append(share), strict=common.state.debug,
-        )  # fmt: skip
-    if tally.done or tally.skipped:
-        much = f", {100 * sum(changed) / tally.done:.1f} % of the pixels changed" if tally.done else ""
-        there = f"; {tally.skipped} were there already" if tally.skipped else ""
-        common.out.print(f"{tally.done} of {tally.total} refined{much}{there}.")
-        common.out.print(f"Label maps: {output}", markup=False)
-    conclude(tally, "the same command with --skip-existing goes on")
+    write_label_maps(
+        "refine", "refined", pictures, sources, output, step, step.record(), single=single,
+        inputs=[params] if params else [], resume=skip_existing, overwrite=overwrite,
+    )  # fmt: skip
 
 
 @dataclass
-class _Step:
-    """What is made of every picture; made once, so that mistakes of usage show before any work."""
-
+class _Step(LabelMaps):
     reading: dict[str, Any]
     labels: int | None
     params: Path | None
     preset: str | None
     iterations: int | None
     numbers: dict[str, Any]
-    save_probabilities: bool
-    panel: bool
     scale: tuple[float, float] | None
     missing: dict[Path, FileError] = field(default_factory=dict)  # unaries that were not found, and why
 
@@ -173,25 +141,9 @@ class _Step:
             "preset": self.preset, "iterations": self.iterations, "scale": self.scale,
         }  # fmt: skip
 
-    def item(self, sources: tuple[Path, ...], target: Path) -> Item:
-        """What is made of a picture and its unary; the label map, ``TARGET.png``, is written last, so that
-        one that is there means that everything is."""
-        from crfrnn.io.outputs import Item
-
-        beside = [PROBABILITIES] * self.save_probabilities + [PANEL] * self.panel
-        return Item(
-            sources, tuple(target.with_name(f"{target.name}{ending}") for ending in (*beside, ".png"))
-        )
-
-    def some(self, items: Sequence[Item]) -> list[float]:
-        """Read, refine and write pictures; the share of the pixels that changed in each."""
-        return [self._one(item.sources, item.files) for item in items]
-
-    def _one(self, sources: tuple[Path, ...], files: tuple[Path, ...]) -> float:
+    def found(self, sources: tuple[Path, ...]) -> tuple[NDArray[np.uint8], Prediction, tuple[str, ...]]:
         from crfrnn.inference.refine import refine as refine_picture
-        from crfrnn.io import read_image, read_unary, write_label_png
-        from crfrnn.io.images import write_png
-        from crfrnn.plots import panel as paint_panel
+        from crfrnn.io import read_image, read_unary
 
         path, unary = sources
         image = read_image(path, scale=self.scale)
@@ -201,15 +153,7 @@ class _Step:
         found = read_unary(unary, size=size, picture=path, num_labels=self.labels, **self.reading)
         crf = self._crf(found.logits.shape[0])
         result = refine_picture(image, found.logits, crf, clamp=found.clamp)
-        if result.labels.max() > 255:
-            raise ValueError(f"labels: expected at most 256 for a PNG, got {crf.num_labels}")
-        if self.save_probabilities:
-            common.write_probabilities(files[0], result.probabilities)
-        if self.panel:
-            names = self._saved.class_names if self._saved else ()
-            write_png(paint_panel(image, result.before, result.labels, names=names), files[-2])
-        write_label_png(files[-1], result.labels)
-        return result.changed
+        return image, result, self._saved.class_names if self._saved else ()
 
     def _crf(self, num_labels: int) -> CRFRNN:
         if self._saved is None or self._saved.crf.num_labels != num_labels:
@@ -218,36 +162,3 @@ class _Step:
 
     def _build(self, num_labels: int | None) -> SavedParameters:
         return common.build_crf(num_labels, self.params, self.preset, self.iterations, **self.numbers)
-
-
-def _check_unary(unary: Path, single: bool) -> None:
-    if not unary.exists():
-        raise ValueError(f"--unary: expected a file or a folder, got {str(unary)!r}, which is not there")
-    if not single and not unary.is_dir():
-        raise ValueError(f"--unary: expected a folder for several pictures, got {str(unary)!r}")
-
-
-def _with_unaries(pictures: Mapping[Path, Path], unary: Path, step: _Step) -> dict[Path, tuple[Path, Path]]:
-    """Every picture with its unary: that of its name; where names have folders, it may lie without them if
-    that is clear. One that is missing is said when the picture's turn comes; the others are done."""
-    from crfrnn.datasets import FolderUnaries
-    from crfrnn.io import FileError
-
-    if not unary.is_dir():
-        return {path: (path, unary) for path in pictures}
-    folder, stems = FolderUnaries(unary, {}), Counter(name.name for name in pictures.values())
-    found: dict[Path, tuple[Path, Path]] = {}
-    for path, name in pictures.items():
-        clear = len(name.parts) > 1 and stems[name.name] == 1
-        try:
-            try:
-                file = folder.find(name.as_posix())
-            except FileError:
-                if not clear:
-                    raise
-                file = folder.find(path.stem)
-        except FileError as error:
-            file = unary / f"{name}.npy"
-            step.missing[file] = error
-        found[path] = path, file
-    return found

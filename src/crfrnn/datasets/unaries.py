@@ -40,6 +40,21 @@ class Sample(NamedTuple):
     truth: Tensor
 
 
+def file_of(folder: Path, name: str, role: str = "unary") -> Path:
+    """The one file of a folder that belongs to the picture of this name.
+
+    Raises: ValueError if there is none, or more than one.
+    """
+    found = [p for p in (folder / f"{name}{ending}" for ending in UNARY_ENDINGS) if p.is_file()]
+    if len(found) != 1:
+        got = " and ".join(p.name for p in found) or "none"
+        raise FileError(
+            role, folder, f"one file for {name!r} ({', '.join(UNARY_ENDINGS)})", got,
+            "name the files as the pictures are named",
+        )  # fmt: skip
+    return found[0]
+
+
 @dataclass(frozen=True)
 class FolderUnaries:
     """The unaries of a folder, ``<folder>/<id>.npy`` and the like, read as `crfrnn.io.read_unary` does.
@@ -54,14 +69,7 @@ class FolderUnaries:
 
     def find(self, name: str) -> Path:
         """The file of a picture; ValueError if there is none, or more than one."""
-        found = [p for p in (self.folder / f"{name}{ending}" for ending in UNARY_ENDINGS) if p.is_file()]
-        if len(found) != 1:
-            got = " and ".join(p.name for p in found) or "none"
-            raise FileError(
-                "unary", self.folder, f"one file for {name!r} ({', '.join(UNARY_ENDINGS)})", got,
-                "name the unaries as the pictures are named",
-            )  # fmt: skip
-        return found[0]
+        return file_of(self.folder, name)
 
     def __call__(self, name: str, size: tuple[int, int]) -> Tensor:
         return read_unary(self.find(name), size=size, **self.options).logits

@@ -63,6 +63,7 @@ class Marked:
     ) -> None:
         if scribbles is None and box is None:
             raise ValueError("scribbles: expected scribbles or a box, got neither")
+        check_marked(num_labels, box is not None, components, rounds)
         size = np.asarray(image).shape[:2]
         drawn = np.full(size, FREE) if scribbles is None else scribbles
         self._image, held = picture_and_map(image, drawn, "scribbles")
@@ -73,13 +74,9 @@ class Marked:
             self._held = self._shown = held
         else:
             self.num_labels = 2
-            if num_labels not in (None, 2):
-                raise ValueError(f"num_labels: expected 2 with a box, inside and outside, got {num_labels}")
             self._held = _boxed(held, box)
             self._shown = np.where(self._held == FREE, 1, self._held)
         self._rounds = (SCRIBBLE_ROUNDS if box is None else BOX_ROUNDS) if rounds is None else rounds
-        if self._rounds < 1:
-            raise ValueError(f"rounds: expected at least 1, got {rounds}")
         self._components = components
         self._guide = Held(self._image) if guide is None else guide
         self._learnt: dict[int, tuple[NDArray[np.int64], Tensor]] = {}  # by round: labels, and their colours
@@ -156,6 +153,16 @@ def colour_unary(
         for k in range(num_labels)
     ]
     return torch.stack(unary).view(num_labels, *labels.shape)
+
+
+def check_marked(num_labels: int | None, box: bool, components: int, rounds: int | None) -> None:
+    """ValueError for arguments of `Marked` that no picture would suit."""
+    if box and num_labels not in (None, 2):
+        raise ValueError(f"num_labels: expected 2 with a box, inside and outside, got {num_labels}")
+    if components < 1:
+        raise ValueError(f"components: expected at least 1, got {components}")
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"rounds: expected at least 1, got {rounds}")
 
 
 def _boxed(held: NDArray[np.int64], box: Sequence[int]) -> NDArray[np.int64]:
