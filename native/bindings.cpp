@@ -200,7 +200,8 @@ struct BoundProblem {
 
   BoundProblem(std::vector<BoundKernel> kernels_, In<float, 3> transform_, int64_t batch,
                std::array<int64_t, 3> grid, std::optional<In<uint8_t, 2>> mask_,
-               std::optional<In<int32_t, 2>> clamp_, int iterations, float damping, int threads)
+               std::optional<In<int32_t, 2>> clamp_, int iterations, float damping, float in_play,
+               int threads)
       : bound(std::move(kernels_)), transform(transform_), mask(mask_), clamp(clamp_) {
     problem.batch = batch;
     problem.labels = static_cast<int64_t>(transform.shape(1));
@@ -240,6 +241,7 @@ struct BoundProblem {
     problem.clamp = data_of(clamp);
     problem.iterations = iterations;
     problem.damping = damping;
+    problem.in_play = in_play;
     problem.threads = threads;
   }
   BoundProblem(const BoundProblem&) = delete;
@@ -367,9 +369,9 @@ void define_mean_field(nb::module_& m) {
       m, "Problem",
       "One inference: L labels of B pictures of a grid, in the symbols of native/mean_field.hpp.")
       .def(nb::init<std::vector<BoundKernel>, In<float, 3>, int64_t, std::array<int64_t, 3>,
-                    std::optional<In<uint8_t, 2>>, std::optional<In<int32_t, 2>>, int, float, int>(),
+                    std::optional<In<uint8_t, 2>>, std::optional<In<int32_t, 2>>, int, float, float, int>(),
            nb::kw_only(), "kernels"_a, "transform"_a, "batch"_a, "grid"_a, "mask"_a = none, "clamp"_a = none,
-           "iterations"_a, "damping"_a, "threads"_a);
+           "iterations"_a, "damping"_a, "in_play"_a = 0.f, "threads"_a);
   m.attr("row_room") = Problem::room;
   m.def("rows", &rows, "numbers"_a);
   m.def("mean_field", &mean_field, "problem"_a, "unary"_a, "initial"_a.none(), "logits"_a,

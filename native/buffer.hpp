@@ -33,6 +33,13 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
+  void exchange(Buffer& other) {
+    const size_t bytes = bytes_;
+    void* const data = data_;
+    bytes_ = other.bytes_, data_ = other.data_;
+    other.bytes_ = bytes, other.data_ = data;
+  }
+
   template <class T>
   T* as() const {
     return static_cast<T*>(data_);

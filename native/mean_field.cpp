@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "mean_field.hpp"
 
+#include "in_play.hpp"
 #include "steps.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -89,6 +90,8 @@ bool forward(const Problem& problem, const float* unary, const float* initial, f
 
 bool forward_any(const Problem& problem, const float* unary, const float* initial, float* logits,
                  float* marginals) {
+  if (problem.in_play > 0 && problem.iterations > 0 && !marginals)
+    return forward_in_play(problem, unary, initial, logits);
   bool finite = true;
   with_packs(problem, [&]<int NP>() { finite = forward<NP>(problem, unary, initial, logits, marginals); });
   return finite;

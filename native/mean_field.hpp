@@ -31,6 +31,7 @@ struct Problem {
   const int32_t* clamp = nullptr;    // [batch * pixels], -1 = free, or null
   int iterations = 0;
   float damping = 1;  // η
+  float in_play = 0;  // δ: labels whose marginal is below it at every pixel send nothing
   int threads = 1;
 
   int64_t total() const { return batch * pixels; }

@@ -244,6 +244,7 @@ class Problem:
         | None = None,
         iterations: int,
         damping: float,
+        in_play: float = 0.0,
         threads: int,
     ) -> None: ...
 

@@ -160,7 +160,7 @@ def operator_arguments() -> dict[str, tuple[Any, ...]]:
         "lattice_filter": ("cpu", values, weights, False, table),
         "lattice_weight_gradient": ("cpu", values.detach(), values.detach(), weights.detach(), table),
         "lattice_feature_gradient": ("cpu", weights.detach(), features.detach(), 1.0, table),
-        "mean_field": ("cpu", unary, None, transform, *kernels, [5, 6], None, None, 2, 1.0, True),
+        "mean_field": ("cpu", unary, None, transform, *kernels, [5, 6], None, None, 2, 1.0, True, 0.0),
     }
 
 

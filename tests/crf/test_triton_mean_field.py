@@ -166,6 +166,6 @@ def test_opcheck() -> None:
     unary, transform = torch.randn(1, 3, 12, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
     torch.library.opcheck(
         torch.ops.crfrnn.mean_field.default,
-        ("triton", unary, None, transform, *kernels, [3, 4], None, None, 2, 1.0, True),
+        ("triton", unary, None, transform, *kernels, [3, 4], None, None, 2, 1.0, True, 0.0),
         test_utils=["test_schema", "test_autograd_registration", "test_faketensor"],
     )

@@ -72,6 +72,7 @@ def _problem(parts: Parts, batch: int) -> _native.Problem:
         clamp=None if clamp is None else clamp.contiguous(),
         iterations=parts.iterations,
         damping=parts.damping,
+        in_play=parts.in_play,
         threads=torch.get_num_threads(),
     )
 

@@ -34,6 +34,7 @@ class Iteration:
     valid: Tensor | None  # Bool[B, N, 1]
     known: Tensor | None  # Bool[B, N, 1], the clamped pixels
     evidence: Tensor | None  # [B, N, L], their labels one-hot
+    in_play: float = 0.0  # δ
 
     @staticmethod
     def over(
@@ -45,6 +46,7 @@ class Iteration:
         clamp: Tensor | None = None,
         activation: str = "softmax",
         damping: float = 1.0,
+        in_play: float = 0.0,
     ) -> Iteration:
         """The iteration over a unary in rows, [B, N, L], mask Bool[B, N] and clamp Int[B, N], -1 = free."""
         valid = None if mask is None else mask.unsqueeze(-1)
@@ -55,8 +57,9 @@ class Iteration:
             known = labels >= 0 if valid is None else (labels >= 0) & valid
             evidence = (labels == torch.arange(rows.shape[2], device=rows.device)).to(rows.dtype)
         return Iteration(
-            rows, tuple(kernels), tuple(weights), compatibility, activation, damping, valid, known, evidence
-        )
+            rows, tuple(kernels), tuple(weights), compatibility, activation, damping, valid, known, evidence,
+            in_play,
+        )  # fmt: skip
 
     def marginals(self, logits: Tensor) -> Tensor:
         """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
@@ -64,6 +67,16 @@ class Iteration:
         if self.known is not None and self.evidence is not None:
             q = torch.where(self.known, self.evidence, q)
         return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
+
+    def sent(self, q: Tensor) -> Tensor:
+        """Q of the labels in play, whose marginal is δ or more at any pixel of the batch; 0 of the others.
+
+        Which they are is a constant for the derivative.
+        """
+        if not self.in_play or not q.numel():
+            return q
+        playing = q.detach().amax((0, 1)) >= self.in_play
+        return torch.where(playing, q, torch.zeros_like(q))
 
     def pairwise(self, q: Tensor) -> Tensor:
         """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
@@ -79,7 +92,7 @@ class Iteration:
 
     def target(self, q: Tensor) -> Tensor:
         """Adding the unary: the logits that marginals Q give."""
-        return self.unary - self.pairwise(q)
+        return self.unary - self.pairwise(self.sent(q))
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The damped step is the proximal one on natural parameters."""

@@ -32,6 +32,7 @@ def mean_field(
     tolerance: float | None = None,
     initial: Tensor | None = None,
     gradient: str = "unrolled",
+    in_play: float = 0.0,
 ) -> Tensor:
     """Logits of the marginals after `iterations` parallel mean-field updates.
 
@@ -66,6 +67,12 @@ def mean_field(
         gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
             the rest; "implicit" differentiates the converged fixed point in memory that does not depend
             on T, at most twice.
+        in_play: δ in [0, 1): before each iteration, a label whose marginal is below δ at every pixel of the
+            batch is out of play and sends no message, which spares its part of the work. It stays in the
+            softmax and receives messages. 0: all labels send. One update then moves a logit by at most δ
+            times the largest row sum of |Σ_m μ W_m| over the labels out of play, for kernels that average
+            (normalization "after"). Not with "sigmoid". With gradients the sets in play are constants, and
+            plain torch runs the iterations.
 
     Returns:
         Float[B, L, \\*spatial] in the unary's dtype: x, not normalised.
@@ -94,7 +101,7 @@ def mean_field(
         return torch.empty_like(unary)
     problem = Problem.of(
         unary, kernels, weights, compatibility, iterations, mask=validate.check_mask(mask, unary),
-        clamp=clamp, activation=activation, damping=damping, initial=initial,
+        clamp=clamp, activation=activation, damping=damping, initial=initial, in_play=in_play,
     )  # fmt: skip
     # Autocast would round the messages to half precision and with them the differences that decide a label.
     with torch.autocast(unary.device.type, enabled=False):

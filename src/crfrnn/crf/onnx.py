@@ -41,6 +41,7 @@ def run_node(inputs: Sequence[NDArray[Any] | None], attributes: Mapping[str, Any
         for name, value in attributes.items()
         if name not in RETIRED
     }
+    settings.setdefault("in_play", 0.0)
     settings["exclude_self"] = bool(settings.get("exclude_self", 0))
     held = {name: value for name, value in zip(PARAMETERS, parameters, strict=True) if value is not None}
     temperature = 1.0 if "log_temperature" in held else None

@@ -4,7 +4,7 @@
 The node `crfrnn::CRFRNN`, version 1. Inputs: unary Float[B, L, *spatial], image Float or UInt8
 [B, C, *spatial], the parameters of the layer in the order of `PARAMETERS`, mask Bool[B, *spatial] and clamp
 Int[B, *spatial]; log_temperature, mask and clamp may be missing. Output: logits as the unary. Attributes: the
-arguments of `CRFRNN` named in `SETTINGS`, num_labels, iterations.
+arguments of `CRFRNN` named in `SETTINGS`, num_labels, iterations; in_play, where it is not 0.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def as_node(
     attributes: dict[str, Any] = {name: getattr(crf, name) for name in SETTINGS}
     attributes |= {"num_labels": crf.num_labels, "iterations": iterations}
     attributes["exclude_self"] = int(crf.exclude_self)
+    if crf.in_play:
+        attributes["in_play"] = crf.in_play
     parameters = [getattr(crf, name) for name in PARAMETERS]
     return make(
         f"{DOMAIN}::{NAME}",

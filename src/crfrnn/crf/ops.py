@@ -94,8 +94,13 @@ def can(problem: Problem) -> str | None:
     name = _chosen(problem)
     if name not in MODULES:
         return "kernels: a backend without an operator of mean field"
-    reason = lattices.why_not(name, problem.unary.device)
-    return _backend(name).can(problem) if reason is None else reason
+    reason = lattices.why_not(name, problem.unary.device) or _backend(name).can(problem)
+    if reason is None and problem.in_play and torch.is_grad_enabled():
+        inputs = [problem.unary, problem.initial, problem.compatibility, *problem.weights]
+        inputs += [t for group in take_apart(problem) for t in group]
+        if any(t is not None and t.requires_grad for t in inputs):
+            return "in_play: its derivative in plain torch"
+    return reason
 
 
 _checking: ContextVar[bool] = ContextVar("crfrnn_checking", default=True)
@@ -135,6 +140,7 @@ def run(problem: Problem) -> Tensor:
         problem.iterations,
         problem.damping,
         keep,
+        problem.in_play,
     )
     # `readable` first: torch 2.11 cannot trace a context variable.
     if later and readable(finite) and _checking.get() and not bool(finite):
@@ -155,7 +161,10 @@ _PARTS = (
     " SymInt[] grid, Tensor? mask, Tensor? clamp, int iterations, float damping"
 )
 _RESULTS = "(Tensor, Tensor, Tensor)"
-_library.define(f"mean_field(str backend, Tensor unary, Tensor? initial, {_PARTS}, bool keep) -> {_RESULTS}")
+_library.define(
+    f"mean_field(str backend, Tensor unary, Tensor? initial, {_PARTS}, bool keep, float in_play)"
+    f" -> {_RESULTS}"
+)
 _library.define(
     f"mean_field_backward(str backend, Tensor grad, Tensor kept, {_PARTS}, bool started, bool[] wanted)"
     " -> Tensor[]"
@@ -166,9 +175,9 @@ _library.define(
 
 
 def _forward(backend, unary, initial, *rest):
-    *parts, keep = rest
+    *parts, keep, in_play = rest
     initial = None if initial is None else initial.contiguous()
-    return _backend(backend).mean_field(Parts.of(*parts), unary.contiguous(), initial, keep)
+    return _backend(backend).mean_field(Parts.of(*parts, in_play), unary.contiguous(), initial, keep)
 
 
 def _backward(backend, grad, kept, *rest):
@@ -204,7 +213,7 @@ _library.impl("mean_field_backward", _backward, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("crfrnn::mean_field")
 def _(backend, unary, initial, *rest):
-    *_, iterations, _, keep = rest
+    *_, iterations, _, keep, _ = rest
     kept = unary.new_empty(_backend(backend).kept(unary, iterations if keep else 0))
     logits = torch.empty_like(unary, memory_format=torch.contiguous_format)
     return logits, kept, unary.new_empty((), dtype=torch.bool)
@@ -222,9 +231,8 @@ def _(backend, grad, kept, transform, *rest):
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.backend, unary, initial, transform, *groups, ctx.grid, mask, clamp, ctx.iterations, ctx.damping, _ = (
-        inputs
-    )
+    ctx.backend, unary, initial, transform, *groups, ctx.grid, mask, clamp, iterations, damping, _, _ = inputs
+    ctx.iterations, ctx.damping = iterations, damping
     ctx.started, ctx.counts = initial is not None, [len(group) for group in groups]
     flat = [t for group in groups for t in group]
     ctx.save_for_backward(output[1], unary, initial, transform, mask, clamp, *flat)
@@ -233,7 +241,7 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    settings = [None] * 6  # from the grid on
+    settings = [None] * 7  # from the grid on
     if grad is None:
         return None, None, None, None, *([None] * count for count in ctx.counts), *settings
     kept, unary, initial, transform, mask, clamp, *flat = ctx.saved_tensors

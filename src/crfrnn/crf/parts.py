@@ -47,6 +47,7 @@ class Parts(NamedTuple):
     clamp: Tensor | None  # Int32[B, N], -1 = free
     iterations: int
     damping: float
+    in_play: float = 0.0  # δ
 
     @staticmethod
     def of(

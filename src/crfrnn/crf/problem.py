@@ -17,6 +17,8 @@ from crfrnn.lattice.validate import check_choice
 
 # The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
 CLAMPED_LOGIT = 100.0
+# δ where no gradient is wanted: marginals stay within 1e-3 of those of all labels (docs/engine.md).
+IN_PLAY = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Problem:
     activation: str = "softmax"
     damping: float = 1.0  # η
     initial: Tensor | None = None  # None: the start is the unary
+    in_play: float = 0.0  # δ
 
     @staticmethod
     def of(
@@ -52,6 +55,7 @@ class Problem:
         activation: str = "softmax",
         damping: float = 1.0,
         initial: Any = None,
+        in_play: Any = 0.0,
     ) -> Problem:
         """The arguments of `mean_field`; unary and mask as `check_unary` and `check_mask` gave them."""
         iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
@@ -82,6 +86,7 @@ class Problem:
             activation,
             damping,
             initial,
+            validate.check_in_play(in_play, activation) or 0.0,
         )
 
     def check_values(self) -> None:
@@ -111,7 +116,7 @@ class Problem:
             _rows(self.unary), self.kernels, self.weights, self.compatibility,
             None if self.mask is None else self.mask.flatten(1),
             None if self.clamp is None else self.clamp.flatten(1),
-            self.activation, self.damping,
+            self.activation, self.damping, self.in_play,
         )  # fmt: skip
 
     def start(self, iteration: Iteration) -> Tensor:

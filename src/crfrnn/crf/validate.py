@@ -242,6 +242,26 @@ def check_damping(damping: Any) -> float:
     return damping
 
 
+def check_in_play(in_play: Any, activation: str) -> float | None:
+    if in_play is None:
+        return None
+    if isinstance(in_play, bool) or not isinstance(in_play, Real):
+        raise TypeError(
+            f"in_play: expected a number in [0, 1) or None, got {describe(in_play)}; with 0 all labels send"
+        )
+    in_play = float(in_play)
+    if not 0 <= in_play < 1:
+        raise ValueError(
+            f"in_play: expected a number in [0, 1) or None, got {in_play}; with 0 all labels send"
+        )
+    if in_play and activation == "sigmoid":
+        raise ValueError(
+            "in_play: expected 0 or None with activation='sigmoid', whose absent labels send messages too, "
+            f"got {in_play}; leave it at None"
+        )
+    return in_play
+
+
 def check_tolerance(tolerance: Any) -> float | None:
     if tolerance is None:
         return None

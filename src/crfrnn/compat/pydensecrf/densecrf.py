@@ -28,6 +28,7 @@ from crfrnn.compat.pydensecrf._parts import Unary as Unary
 from crfrnn.compat.pydensecrf._picture import picture
 from crfrnn.compat.pydensecrf.eigen import MatrixXf
 from crfrnn.crf import GaussianKernel, mean_field
+from crfrnn.crf.problem import IN_PLAY
 from crfrnn.crf.update import update
 
 _NORMALIZATIONS = {
@@ -128,8 +129,9 @@ class DenseCRF:
             x = self._logits()
             if count and self._kernels:
                 x = mean_field(
-                    x, self._kernels, self._costs, torch.eye(self._nlabels, dtype=torch.float32), count
-                )
+                    x, self._kernels, self._costs, torch.eye(self._nlabels, dtype=torch.float32), count,
+                    in_play=IN_PLAY,
+                )  # fmt: skip
             return _matrix(x[0])
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:

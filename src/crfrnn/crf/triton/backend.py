@@ -20,6 +20,8 @@ CHECKS_LATER: bool = True
 
 
 def can(problem: Inference) -> str | None:
+    if problem.in_play:
+        return "in_play: messages of all labels alone"
     return why_not(problem, "triton", MOST_LABELS)
 
 

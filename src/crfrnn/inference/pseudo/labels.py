@@ -155,15 +155,18 @@ def _infer(
         unary[:, k, :, :h, :w] = own
         guide[k, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         valid[k, :h, :w] = True
-    crf = recipe.crf(size, quality).to(device)
+    crf = recipe.crf(size, quality).to(device).eval()
     if size > 1 and crf.iterations:  # one label leaves nothing to decide
         mask = None if bool(valid.all()) else valid.to(device)
         kernels = crf.kernels(guide.to(device), mask, torch.float32)
         weights = (crf.spatial_weights, crf.bilateral_weights)
+        in_play = crf.least_in_play(torch.device(device))
         for level in unary:
-            level.copy_(
-                mean_field(level.to(device), kernels, weights, crf.compatibility, crf.iterations, mask=mask)
-            )
+            refined = mean_field(
+                level.to(device), kernels, weights, crf.compatibility, crf.iterations, mask=mask,
+                in_play=in_play,
+            )  # fmt: skip
+            level.copy_(refined)
     return [unary[:, k, :, : own.shape[2], : own.shape[3]].softmax(1) for k, own in enumerate(unaries)]
 
 

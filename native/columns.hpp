@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+// Which labels are in play, and which of them have a column in the rows.
+#pragma once
+
+#include "rows.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+constexpr int64_t most_labels = int64_t{most_packs} * Pack<float>::lanes;
+
+// A set of labels.
+struct LabelSet {
+  uint8_t has[most_labels] = {};
+  int64_t size(int64_t labels) const {
+    int64_t count = 0;
+    for (int64_t l = 0; l < labels; ++l) count += has[l];
+    return count;
+  }
+};
+
+// The labels that have a column in the rows, in ascending order. One that has left play keeps its column, and
+// sends nothing, until the rows are laid out anew.
+struct Columns {
+  int64_t count = 0;
+  int32_t label[most_labels];   // of a column
+  int32_t column[most_labels];  // of a label, -1: none
+  bool sends[most_labels];      // a column: whether its label is in play
+
+  Columns(const LabelSet& set, int64_t labels) {
+    for (int64_t l = 0; l < labels; ++l) {
+      column[l] = set.has[l] ? static_cast<int32_t>(count) : -1;
+      if (set.has[l]) label[count++] = static_cast<int32_t>(l);
+    }
+    if (count == 0) {  // rows have at least one
+      label[count++] = 0;
+      column[0] = 0;
+    }
+    choose(set);
+  }
+  void choose(const LabelSet& set) {
+    for (int64_t c = 0; c < count; ++c) sends[c] = set.has[label[c]];
+  }
+};
+
+// The highest marginals that each of the fixed parts has seen, and the labels without a column that reached δ
+// there: parts write to memory of their own, and the highest of all does not depend on their order.
+struct Watch {
+  using P = Pack<float>;
+  int64_t width, labels, flags;  // flags: bytes from one part to the next
+  Buffer highest_of, entered_of;
+
+  // width: numbers in the packs of a row
+  Watch(int64_t width_, int64_t labels_, int64_t parts)
+      : width(width_), labels(labels_), flags((labels_ + 63) / 64 * 64),
+        highest_of(static_cast<size_t>(parts * width_) * sizeof(float)),
+        entered_of(static_cast<size_t>(parts * flags)) {}
+
+  float* highest(int64_t part) const { return highest_of.as<float>() + part * width; }
+  uint8_t* entered(int64_t part) const { return entered_of.as<uint8_t>() + part * flags; }
+  void clear(int64_t parts) const {
+    for (int64_t i = 0; i < parts * width; ++i) highest_of.as<float>()[i] = 0.f;
+    for (int64_t i = 0; i < parts * flags; ++i) entered_of.as<uint8_t>()[i] = 0;
+  }
+  CRFRNN_INLINE void see(int64_t part, int64_t at, P marginal) const {
+    float* most = highest(part) + at;
+    P::max(P::load(most), marginal).store(most);
+  }
+  // Of all parts.
+  float highest(int64_t parts, int64_t at) const {
+    float most = 0.f;
+    for (int64_t part = 0; part < parts; ++part)
+      if (highest(part)[at] > most) most = highest(part)[at];
+    return most;
+  }
+  bool entered(int64_t parts, int64_t label) const {
+    for (int64_t part = 0; part < parts; ++part)
+      if (entered(part)[label]) return true;
+    return false;
+  }
+};
+
+}  // namespace crfrnn::CRFRNN_ISA

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: MIT
+#include "in_play.hpp"
+
+#include "look.hpp"
+#include "steps.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+namespace {
+
+// Where A_m are diagonal and nothing is damped, the logit of a label out of play is its unary. Its part of
+// the softmax is then one number a pixel; rows hold the columns alone.
+struct Share {
+  float top;    // the largest logit of the pixel's unary
+  float rest;   // Σ exp(U_l - top) over the labels without a column
+  float most;   // the largest of them
+  float scale;  // of the last softmax: exp(U_l - top) scale is the marginal of such a label
+};
+
+// The problem of the columns: their part of A_m, no part where a label sends nothing.
+struct Narrow {
+  Problem problem;
+  Buffer transform;
+
+  Narrow(const Problem& whole, const Columns& columns)
+      : problem(whole),
+        transform(static_cast<size_t>(whole.kernel_count * columns.count * columns.count) * sizeof(float)) {
+    problem.labels = columns.count;
+    problem.transform = transform.as<float>();
+    choose(whole, columns);
+  }
+  void choose(const Problem& whole, const Columns& columns) {
+    float* to = transform.as<float>();
+    for (int m = 0; m < whole.kernel_count; ++m)
+      for (int64_t r = 0; r < columns.count; ++r)
+        for (int64_t c = 0; c < columns.count; ++c) {
+          const float* from = whole.transform + (m * whole.labels + columns.label[r]) * whole.labels;
+          *to++ = columns.sends[c] ? from[columns.label[c]] : 0.f;
+        }
+  }
+};
+
+// Known rows in columns: one label, or none where the mask ends.
+inline void write_known(const Problem& problem, int64_t pixel, const Columns& columns, float* out) {
+  const bool valid = !problem.mask || problem.mask[pixel];
+  for (int64_t c = 0; c < columns.count; ++c)
+    out[c] = valid && problem.clamp && problem.clamp[pixel] == columns.label[c] ? 1.f : 0.f;
+}
+
+// x = U + Σ_m A_m h_m in the columns; Q = softmax(x) with the share of the other labels.
+template <int NP, bool common>
+struct LeanForward {
+  const Problem &problem, &whole;  // of the columns; of all labels
+  const Columns& columns;
+  const Watch& watch;
+  Inbox<NP, common> inbox;
+  const float* unary;  // planes
+  float *u, *next;     // next: Q of the next iteration, null after the last
+  Share* shares;
+
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
+    const Packs<NP>& packs = inbox.packs;
+    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+    inbox.ask(row, u);
+    if (is_held<common>(problem, pixel)) {
+      if (next) write_known(problem, pixel, columns, next + at);
+      if (problem.mask && !problem.mask[pixel]) return;
+    }
+    P x[Packs<NP>::capacity];
+    packs.load_logits(u + at, x);
+    inbox.template take<false>(row, sliced, x, [](int64_t, const P*) CRFRNN_INLINE_LAMBDA {});
+    if (!next)
+      packs.store(x, u + at);
+    else if (!is_held<common>(problem, pixel))
+      write_shared(row, pixel, x, part);
+  }
+
+  CRFRNN_INLINE void write_shared(int64_t row, int64_t pixel, const P* x, int part) const {
+    const Packs<NP>& packs = inbox.packs;
+    Share& share = shares[row];
+    const P top = P::set(share.top);
+    P e[Packs<NP>::capacity], total = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      e[b] = exp(x[b] - top);
+      total = total + e[b];
+    }
+    float sum = total.sum() + share.rest, scale;
+    if (sum > 1e-10f && sum < 1e30f) {
+      scale = 1.f / sum;
+      share.scale = scale;
+    } else {
+      scale = far_softmax(x, e, share);
+    }
+    const P factor = P::set(scale);
+    for (int b = 0; b < packs; ++b) {
+      e[b] = e[b] * factor;
+      watch.see(part, b * P::lanes, e[b]);
+    }
+    packs.store(e, next + row * packs.labels);
+    if (share.most * share.scale >= whole.in_play) note_entering(pixel, share, part);
+  }
+
+  // The columns have moved far away from the unary: their own largest logit comes into it. Rare.
+  CRFRNN_NOINLINE float far_softmax(const P* x, P* e, Share& share) const {
+    const Packs<NP>& packs = inbox.packs;
+    P most = x[0];
+    for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
+    float top = most.most();
+    if (share.rest > 0.f && share.top > top) top = share.top;
+    const float shift = exponential(share.top - top);  // of the others; infinite only where there are none
+    P total = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      e[b] = exp(x[b] - P::set(top));
+      total = total + e[b];
+    }
+    const float sum = total.sum() + (share.rest > 0.f ? share.rest * shift : 0.f);
+    share.scale = share.rest > 0.f ? shift / sum : 0.f;
+    return 1.f / sum;
+  }
+  static float exponential(float x) {
+    alignas(64) float lane[P::lanes];
+    exp(P::set(x)).store(lane);
+    return lane[0];
+  }
+
+  CRFRNN_NOINLINE void note_entering(int64_t pixel, const Share& share, int part) const {
+    const int64_t n = whole.pixels, labels = whole.labels;
+    const float* from = unary + pixel / n * labels * n + pixel % n;
+    uint8_t* entered = watch.entered(part);
+    for (int64_t l = 0; l < labels; l += P::lanes) {
+      alignas(64) float lane[P::lanes] = {};
+      for (int64_t i = 0; i < P::lanes && l + i < labels; ++i) lane[i] = from[(l + i) * n];
+      (exp(P::load(lane) - P::set(share.top)) * P::set(share.scale)).store(lane);
+      for (int64_t i = 0; i < P::lanes && l + i < labels; ++i)
+        if (columns.column[l + i] < 0 && lane[i] >= whole.in_play) entered[l + i] = 1;
+    }
+  }
+};
+
+// x of all labels in rows, for what mixes labels or damps; messages come in columns.
+template <int NP>
+struct WideForward {
+  const Problem &problem, &whole;
+  const Columns& columns;
+  const Watch& watch;
+  Inbox<NP, false> inbox;
+  const Packs<0>& wide;
+  const float *transforms, *u;  // transforms: [kernels][columns] columns of A_m, in packs
+  float *state, *next;
+
+  void operator()(int64_t row, const P* sliced, int part) const {
+    const int64_t pixel = inbox.pixel_of[row], at = row * wide.labels;
+    const int packs = wide;
+    P x[Packs<0>::capacity], unused[Packs<NP>::capacity];
+    wide.load_logits(u + at, x);
+    inbox.template take<true>(row, sliced, unused, [&](int64_t m, const P* h) {
+      alignas(64) float message[Packs<NP>::capacity * P::lanes];
+      for (int b = 0; b < inbox.packs; ++b) h[b].store(message + b * P::lanes);
+      for (int64_t c = 0; c < columns.count; ++c) {
+        if (!columns.sends[c]) continue;
+        const float* a = transforms + (m * columns.count + c) * wide.width();
+        const P one = P::set(message[c]);
+        for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), one, x[b]);
+      }
+    });
+    if (whole.damping != 1.f) {
+      const P step = P::set(whole.damping), stay = P::set(1.f - whole.damping);
+      P before[Packs<0>::capacity];
+      wide.load(state + at, before);
+      for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, before[b], step * x[b]);
+    }
+    if (!whole.mask || whole.mask[pixel]) wide.store(x, state + at);
+    if (next) write_marginals(row, pixel, x, part);
+  }
+
+  void write_marginals(int64_t row, int64_t pixel, const P* x, int part) const {
+    float* out = next + row * columns.count;
+    if (is_held<false>(whole, pixel)) return write_known(whole, pixel, columns, out);
+    alignas(64) float q[Packs<0>::capacity * P::lanes];
+    softmax(x, wide, q);
+    for (int b = 0; b < wide; ++b) {
+      const P own = b + 1 < wide ? P::load(q + b * P::lanes) : P::load(q + b * P::lanes, wide.tail);
+      watch.see(part, b * P::lanes, own);
+    }
+    for (int64_t c = 0; c < columns.count; ++c) out[c] = q[columns.label[c]];
+  }
+};
+
+// Takes the place of a body that a walk does not use.
+struct Unused {
+  void operator()(int64_t, const P*, int) const {}
+};
+
+// The iterations of one problem. Rows are laid out anew, and a *stage* begins, when a label without a column
+// comes into play, or when so many have left that rows get shorter.
+struct Play {
+  const Problem& whole;
+  const Order order;
+  const LabelSet known;
+  const float *unary, *initial;
+  float* logits;
+  LabelSet set;
+  int done = 0;  // iterations
+
+  Play(const Problem& problem, const float* unary_, const float* initial_, float* logits_)
+      : whole(problem), order(problem), known(known_labels(problem)), unary(unary_), initial(initial_),
+        logits(logits_) {}
+
+  static size_t bytes(int64_t numbers) {
+    return static_cast<size_t>(numbers + Problem::room) * sizeof(float);
+  }
+
+  // The labels in play before the next iteration; true: rows have to be laid out anew.
+  template <class Highest>
+  bool choose(Columns& columns, const Watch& watch, const Highest& highest) {
+    bool again = false;
+    for (int64_t l = 0; l < whole.labels; ++l) {
+      set.has[l] = known.has[l] || highest(l) || watch.entered(fixed_parts, l);
+      again = again || (set.has[l] && columns.column[l] < 0);
+    }
+    columns.choose(set);
+    const auto width = [](int64_t count) { return RowShape<float, 0>::width_of(count < 1 ? 1 : count); };
+    return again || (whole.iterations - done > 2 && width(set.size(whole.labels)) < width(columns.count));
+  }
+
+  // Rows of U and Q in columns, and what the other labels share. Q is softmax of the start, of which `top`
+  // and `scale` are given, or, with `before`, what the last stage left.
+  struct LastStage {
+    const Columns& columns;
+    const float* marginals;
+  };
+  void lay_out(const Columns& columns, const float* tops, const float* start, const float* start_top,
+               const float* start_scale, const LastStage* before, float* u, float* q, Share* shares) const {
+    const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
+    for (int64_t i = whole.total() * count_of; i < whole.total() * count_of + Problem::room; ++i)
+      u[i] = q[i] = 0.f;
+    each_wide_block(whole, [&](int64_t b, int64_t at, int64_t count, int) {
+      const int64_t first = b * n + at;
+      const float* from = unary + b * labels * n + at;
+      const Valid valid(whole, first, count);
+      const int packs = packs_of(count);
+      const int32_t* place = order.row + first;
+      P top[block_packs], rest[block_packs], most[block_packs];
+      for (int i = 0; i < packs; ++i) {
+        top[i] = P::load(tops + first + i * P::lanes, P::Lanes::first(count - i * P::lanes));
+        rest[i] = most[i] = P::zero();
+      }
+      for (int64_t l = 0; l < labels; ++l) {
+        if (columns.column[l] >= 0) continue;
+        for (int i = 0; i < packs; ++i) {
+          const P e = exp(valid.load(from + l * n, i, count) - top[i]);
+          rest[i] = rest[i] + e;
+          most[i] = P::max(most[i], e);
+        }
+      }
+      for (int i = 0; i < packs; ++i) {
+        alignas(64) float lane[3][P::lanes], scale[P::lanes] = {};
+        top[i].store(lane[0]), rest[i].store(lane[1]), most[i].store(lane[2]);
+        const int64_t here = first + i * P::lanes;
+        const int some = static_cast<int>(count - i * P::lanes < P::lanes ? count - i * P::lanes : P::lanes);
+        const auto some_pixels = P::Lanes::first(some);
+        for (int p = 0; before && p < some; ++p) scale[p] = shares[place[i * P::lanes + p]].scale;
+        const P factor = before ? P::load(scale) : P::load(start_scale + here, some_pixels);
+        const P start_at = before ? top[i] : P::load(start_top + here, some_pixels);
+        const float* start_from = before ? from : start + b * labels * n + at;
+        for (int64_t c = 0; c < count_of; c += P::lanes) {
+          P tile[P::lanes], marginals[P::lanes];
+          for (int j = 0; j < P::lanes; ++j) {
+            const bool any = c + j < count_of;
+            const int64_t l = any ? columns.label[c + j] : 0;
+            tile[j] = any ? P::load(from + l * n + i * P::lanes, some_pixels) : P::zero();
+            marginals[j] =
+                any ? exp(valid.load(start_from + l * n, i, count) - start_at) * factor : P::zero();
+          }
+          P::transpose(tile);
+          P::transpose(marginals);
+          const auto some_columns = P::Lanes::first(count_of - c);
+          for (int p = 0; p < some; ++p) {
+            const int64_t row = place[i * P::lanes + p];
+            tile[p].store(u + row * count_of + c, some_columns);
+            marginals[p].store(q + row * count_of + c, some_columns);
+          }
+        }
+        for (int p = 0; p < some; ++p) {
+          const int64_t row = place[i * P::lanes + p];
+          shares[row] = {lane[0][p], lane[1][p], lane[2][p], before ? shares[row].scale : 0.f};
+          if (is_held<false>(whole, order.pixel[row]))
+            write_known(whole, order.pixel[row], columns, q + row * count_of);
+          else if (before)
+            for (int64_t c = 0; c < count_of; ++c) {
+              const int32_t old = before->columns.column[columns.label[c]];
+              if (old >= 0) q[row * count_of + c] = before->marginals[row * before->columns.count + old];
+            }
+        }
+      }
+    });
+  }
+
+  // One stage; true: all iterations are done, and the columns of u hold x.
+  template <int NP>
+  bool lean_stage(Columns& columns, float* u, float* q, Share* shares) {
+    Narrow narrow(whole, columns);
+    const Problem& problem = narrow.problem;
+    const Messages messages(problem, order);
+    const Leading<NP> leading(messages, false, true);
+    const Others others(problem, problem.kernel_count - leading.sliced);
+    const Watch watch(problem.width(), whole.labels, fixed_parts);
+    leading.begin(q);
+    for (;;) {
+      narrow.choose(whole, columns);
+      const Transforms transforms(problem, false);
+      others.pass(leading, q);
+      watch.clear(fixed_parts);
+      float* next = ++done == whole.iterations ? nullptr : q;
+      const LeanForward<NP, true> common{
+          problem, whole, columns, watch, Inbox<NP, true>(leading, others, transforms),
+          unary,   u,     next,    shares};
+      const LeanForward<NP, false> any{
+          problem, whole, columns, watch, Inbox<NP, false>(leading, others, transforms),
+          unary,   u,     next,    shares};
+      leading.turn(next, is_common(problem, leading, transforms), common, any);
+      if (!next) return true;
+      if (choose(columns, watch, [&](int64_t l) {
+            const int32_t c = columns.column[l];
+            return c >= 0 && watch.highest(fixed_parts, c) >= whole.in_play;
+          }))
+        return false;
+    }
+  }
+
+  // What the columns hold, and the unary of all other labels.
+  void write_planes(const Columns& columns, const float* x) const {
+    const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
+    each_wide_block(whole, [&](int64_t b, int64_t at, int64_t count, int) {
+      const int64_t from = b * labels * n + at;
+      for (int64_t l = 0; l < labels; ++l)
+        if (columns.column[l] < 0)
+          std::memcpy(logits + from + l * n, unary + from + l * n,
+                      static_cast<size_t>(count) * sizeof(float));
+      for (int64_t i = 0; i < count; i += P::lanes) {
+        const int32_t* place = order.row + b * n + at + i;
+        const auto some_pixels = P::Lanes::first(count - i);
+        for (int64_t c = 0; c < count_of; c += P::lanes) {
+          P tile[P::lanes];
+          const auto some_columns = P::Lanes::first(count_of - c);
+          for (int p = 0; p < P::lanes; ++p)
+            tile[p] = p < count - i ? P::load(x + place[p] * count_of + c, some_columns) : P::zero();
+          P::transpose(tile);
+          for (int64_t j = 0; j < P::lanes && c + j < count_of; ++j)
+            tile[j].store(logits + from + columns.label[c + j] * n + i, some_pixels);
+        }
+      }
+    });
+  }
+
+  bool run_lean() {
+    const int64_t total = whole.total();
+    const Buffer per_pixel(bytes(4 * total)), share_rows(static_cast<size_t>(total) * sizeof(Share));
+    float* top = per_pixel.as<float>();
+    float *scale = top + total, *start_top = initial ? scale + total : top,
+          *start_scale = initial ? start_top + total : scale;
+    if (!look(whole, unary, top, scale, initial ? nullptr : &set)) return false;
+    if (initial && !look(whole, initial, start_top, start_scale, &set)) return false;
+    add_known();
+    Share* shares = share_rows.as<Share>();
+    Columns columns(set, whole.labels);
+    Buffer unary_rows(bytes(total * columns.count)), marginal_rows(bytes(total * columns.count));
+    lay_out(columns, top, initial ? initial : unary, start_top, start_scale, nullptr, unary_rows.as<float>(),
+            marginal_rows.as<float>(), shares);
+    for (bool finished = false;;) {
+      with_packs(Narrow(whole, columns).problem, [&]<int NP>() {
+        finished = lean_stage<NP>(columns, unary_rows.as<float>(), marginal_rows.as<float>(), shares);
+      });
+      if (finished) break;
+      const Columns following(set, whole.labels);
+      const LastStage before{columns, marginal_rows.as<float>()};
+      Buffer next_unary(bytes(total * following.count)), next_marginals(bytes(total * following.count));
+      lay_out(following, top, nullptr, nullptr, nullptr, &before, next_unary.as<float>(),
+              next_marginals.as<float>(), shares);
+      unary_rows.exchange(next_unary), marginal_rows.exchange(next_marginals);
+      columns = following;
+    }
+    write_planes(columns, unary_rows.as<float>());
+    return true;
+  }
+
+  void add_known() {
+    for (int64_t l = 0; l < whole.labels; ++l) set.has[l] = set.has[l] || known.has[l];
+  }
+
+  // Q of x, in columns.
+  void gather_marginals(const Columns& columns, const Packs<0>& wide, const float* state, float* q) const {
+    for (int64_t i = 0; i < Problem::room; ++i) q[whole.total() * columns.count + i] = 0.f;
+    parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
+      alignas(64) float all[Packs<0>::capacity * P::lanes];
+      for (int64_t row = begin; row < end; ++row) {
+        float* out = q + row * columns.count;
+        if (is_held<false>(whole, order.pixel[row])) {
+          write_known(whole, order.pixel[row], columns, out);
+          continue;
+        }
+        P x[Packs<0>::capacity];
+        wide.load_logits(state + row * whole.labels, x);
+        softmax(x, wide, all);
+        for (int64_t c = 0; c < columns.count; ++c) out[c] = all[columns.label[c]];
+      }
+    });
+  }
+
+  template <int NP>
+  bool wide_stage(Columns& columns, const Packs<0>& wide, const float* u, float* state, float* q) {
+    Narrow narrow(whole, columns);
+    narrow.problem.damping = 1.f;
+    for (int64_t i = 0; i < whole.kernel_count * columns.count * columns.count; ++i)
+      narrow.transform.as<float>()[i] = 0.f;
+    const Problem& problem = narrow.problem;
+    const Messages messages(problem, order);
+    const Leading<NP> leading(messages, false, true);
+    const Others others(problem, problem.kernel_count - leading.sliced);
+    const Transforms none(problem, false);
+    const Watch watch(wide.width(), whole.labels, fixed_parts);
+    const Buffer transforms(static_cast<size_t>(whole.kernel_count * columns.count * wide.width()) *
+                            sizeof(float));
+    float* a = transforms.as<float>();
+    for (int m = 0; m < whole.kernel_count; ++m)
+      for (int64_t c = 0; c < columns.count; ++c)
+        for (int64_t l = 0; l < wide.width(); ++l)
+          *a++ = l < whole.labels ? whole.transform[(m * whole.labels + l) * whole.labels + columns.label[c]]
+                                  : 0.f;
+    leading.begin(q);
+    for (;;) {
+      others.pass(leading, q);
+      watch.clear(fixed_parts);
+      float* next = ++done == whole.iterations ? nullptr : q;
+      leading.turn(next, false, Unused{},
+                   WideForward<NP>{problem, whole, columns, watch, Inbox<NP, false>(leading, others, none),
+                                   wide, transforms.as<float>(), u, state, next});
+      if (!next) return true;
+      if (choose(columns, watch, [&](int64_t l) { return watch.highest(fixed_parts, l) >= whole.in_play; }))
+        return false;
+    }
+  }
+
+  bool run_wide() {
+    const int64_t total = whole.total();
+    const Buffer unary_rows(bytes(total * whole.labels)), state_rows(bytes(total * whole.labels)),
+        per_pixel(bytes(2 * total));
+    float *u = unary_rows.as<float>(), *state = state_rows.as<float>();
+    if (!planes_to_rows(whole, order, unary, u)) return false;
+    if (!planes_to_rows(whole, order, initial ? initial : unary, state)) return false;
+    if (!look(whole, initial ? initial : unary, per_pixel.as<float>(), per_pixel.as<float>() + total, &set))
+      return false;
+    add_known();
+    const Packs<0> wide(whole);
+    for (bool finished = false; !finished;) {
+      Columns columns(set, whole.labels);
+      const Buffer marginal_rows(bytes(total * columns.count));
+      float* q = marginal_rows.as<float>();
+      gather_marginals(columns, wide, state, q);
+      with_packs(Narrow(whole, columns).problem,
+                 [&]<int NP>() { finished = wide_stage<NP>(columns, wide, u, state, q); });
+    }
+    rows_to_planes(whole, order, state, logits);
+    return true;
+  }
+};
+
+}  // namespace
+
+bool forward_in_play(const Problem& problem, const float* unary, const float* initial, float* logits) {
+  Play play(problem, unary, initial, logits);
+  return problem.damping == 1.f && is_diagonal(problem) ? play.run_lean() : play.run_wide();
+}
+
+}  // namespace crfrnn::CRFRNN_ISA
