@@ -85,7 +85,8 @@ struct Case {
                       " grid=" + std::to_string(p.grid[0]) + "x" + std::to_string(p.grid[1]) + "x" +
                       std::to_string(p.grid[2]) + " T=" + std::to_string(p.iterations) +
                       (keep ? " kept" : "") + (started ? " initial" : "") + (p.mask ? " mask" : "") +
-                      (p.clamp ? " clamp" : "") + (p.damping != 1 ? " damped" : "") + " kernels=";
+                      (p.clamp ? " clamp" : "") + (p.damping != 1 ? " damped" : "") +
+                      (p.in_play > 0 ? " in play" : "") + " kernels=";
     for (size_t m = 0; m < kernels.size(); ++m) choose_kernel(random, data[m], kernels[m]);
     current_case() += std::string(" ") + instruction_set();
     p.kernels = kernels.data();
@@ -144,6 +145,7 @@ struct Case {
     p.iterations = static_cast<int>(random.below(4));
     p.damping = random.chance(3) ? 0.5f : 1.f;
     keep = random.chance(2) && p.iterations > 0;
+    p.in_play = random.chance(3) ? static_cast<float>(0.5 * random.uniform()) : 0.f;
     started = random.chance(3);
   }
 
