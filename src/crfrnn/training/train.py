@@ -221,7 +221,7 @@ def train(
     stop = StopRequest(stop_after)
     for number, stage in enumerate(recipe.stages):
         home = place / stage.name
-        home.mkdir(exist_ok=True)
+        new_folder(home, "folder")
         segmenter = _next_network(segmenter, stage)
         segmenter.long_side = recipe.data.long_side
         done = home / "done.json"
