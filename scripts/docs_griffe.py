@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Docstrings as mkdocstrings reads them: examples in fences, an argument a line."""
+"""Docstrings as mkdocstrings reads them: examples in fences, an argument a line, equations typeset."""
 
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import griffe
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # mkdocstrings loads this file by its path
+import docs_mathml
 
 _EXAMPLE = re.compile(r"^>>> .*?(?=\n[ ]*\n(?!>>> )|\Z)", re.M | re.S)
 _SECTION = re.compile(r"^(?:Args|Attributes):\n(?:(?: {4}.*)?\n)+", re.M)
@@ -23,7 +28,8 @@ class Readable(griffe.Extension):
 
 
 def readable(text: str) -> str:
-    r"""A docstring with its examples in fences, and arguments that share a line of `Args:` on a line each.
+    r"""A docstring with its examples in fences, arguments that share a line of `Args:` on a line each, and
+    equations as MathML.
 
     >>> print(readable("Sum.\n\nArgs:\n    a, b: numbers."))
     Sum.
@@ -37,4 +43,5 @@ def readable(text: str) -> str:
         return "".join(f"    {name}: {found[2]}" for name in found[1].split(", "))
 
     text = _SECTION.sub(lambda found: _SEVERAL.sub(each, found[0]), text + "\n").rstrip("\n")
+    text = docs_mathml.typeset(text)
     return _EXAMPLE.sub(lambda found: f"```pycon\n{found[0]}\n```", text)

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -22,14 +26,17 @@ NEEDS = {
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    pytest.importorskip(NEEDS[name])
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     monkeypatch.syspath_prepend(SCRIPTS)
     module = importlib.import_module(name)
     monkeypatch.delitem(sys.modules, name)
     return module
 
 
-@pytest.mark.parametrize("name", ["docs_griffe", "docs_tables", "docs_tutorials"])
+@pytest.mark.parametrize(
+    "name", ["docs_griffe", "docs_links", "docs_mathml", "docs_tables", "docs_tutorials"]
+)
 def test_examples_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = doctest.testmod(script(name, monkeypatch))
     assert found.attempted > 0 and found.failed == 0
@@ -49,6 +56,60 @@ def test_equations_become_pictures_and_code_stays(tmp_path: Path, monkeypatch: p
         drawn = (page.parent / source).read_text()
         assert drawn.count("<path") >= 1 and "#ffffff" not in drawn  # ink alone, so that it can be inverted
     assert images[0][0] == "&#92;theta&#95;&#92;alpha"
+
+
+def test_the_package_s_equations_are_typeset_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = script("docs_mathml", monkeypatch)
+    shown: list[str] = []
+    for path in sorted((SCRIPTS.parent / "src" / "crfrnn").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                shown += re.findall("``([^`]+)``", ast.get_docstring(node) or "")
+    signs = {"-": "−", "<Q": "⟨Q", "<A": "⟨A", ">": "⟩", "'": "′", "½": "12"}
+    typeset = 0
+    for formula in (" ".join(code.split()) for code in shown):
+        drawn = module.typeset(f"``{formula}``")
+        if not drawn.startswith("<"):
+            assert not re.search(r"[Σ½√←]", formula) or "softmax_j of" in formula, formula
+            continue
+        typeset += 1
+        for ours, theirs in signs.items():
+            formula = formula.replace(ours, theirs)
+        said = "".join(ElementTree.fromstring(drawn).itertext()).replace("1e-", "1e−")
+        left_out = str.maketrans("²³ᵀ⁺₀₁₂₃₄₅₆₇₈₉₊₋", "23T+0123456789+−", " _^{}√")
+        wanted = formula.translate(left_out)
+        if "√" in formula:  # a root has no brackets
+            wanted, said = (re.sub(r"[()]", "", text) for text in (wanted, said))
+        assert said == wanted, formula
+    assert typeset > 80
+
+
+def test_links_to_other_sites_have_a_usable_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = script("docs_links", monkeypatch)
+    found = links.found()
+    assert len(found) > 15 and "https://doi.org/10.1145/1015706.1015720" in found
+    assert {address: pages for address, pages in found.items() if links.wrong(address)} == {}
+    for bad in ("http://a.org/b", "https://a", "https://doi.org/x", "https:/a.org"):
+        assert links.wrong(bad)
+
+
+def test_a_server_is_asked_for_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response({"/there": 200, "/refused": 403}.get(self.path, 404))
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = script("docs_links", monkeypatch).unreachable
+        here = f"http://127.0.0.1:{server.server_port}"
+        assert [asked(here + path) for path in ("/there", "/refused", "/gone")] == ["", "", "answers 404"]
+        server.shutdown()
+    assert asked(here).startswith("does not answer")
 
 
 def test_examples_of_docstrings_get_fences(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,7 @@ def test_every_public_name_has_its_place_in_the_api(pages: dict[Path, Page]) -> 
 def test_docstrings_are_shown_with_their_examples(pages: dict[Path, Page]) -> None:
     text = (SITE / "api" / "crf.html").read_text(encoding="utf-8")
     assert "CRFRNN" in text and "eval_iterations" in text and "<blockquote>" not in text
+    assert '<span class="formula"><math><mi>x</mi><mo>←</mo><mi>U</mi><mo>−</mo><mi>μ</mi>' in text
 
 
 @pytest.mark.parametrize("name", TUTORIALS)
