@@ -136,52 +136,69 @@ struct LeanForward {
   }
 };
 
-// x of all labels in rows, for what mixes labels or damps; messages come in columns.
+// x of all labels in rows, for what mixes labels or damps; messages come in columns. The walk leaves those of
+// the leading lattice in place of the marginals, which have been sent, and `finish` does the rest.
 template <int NP>
 struct WideForward {
-  const Problem &problem, &whole;
+  const Problem& whole;
   const Columns& columns;
   const Watch& watch;
   Inbox<NP, false> inbox;
-  const Packs<0>& wide;
   const float *transforms, *u;  // transforms: [kernels][columns] columns of A_m, in packs
-  float *state, *next;
+  float *state, *rows;
+  bool goes_on;
 
-  void operator()(int64_t row, const P* sliced, int part) const {
-    const int64_t pixel = inbox.pixel_of[row], at = row * wide.labels;
-    const int packs = wide;
-    P x[Packs<0>::capacity], unused[Packs<NP>::capacity];
-    wide.load_logits(u + at, x);
-    inbox.template take<true>(row, sliced, unused, [&](int64_t m, const P* h) {
-      alignas(64) float message[Packs<NP>::capacity * P::lanes];
-      for (int b = 0; b < inbox.packs; ++b) h[b].store(message + b * P::lanes);
-      for (int64_t c = 0; c < columns.count; ++c) {
-        if (!columns.sends[c]) continue;
-        const float* a = transforms + (m * columns.count + c) * wide.width();
-        const P one = P::set(message[c]);
-        for (int b = 0; b < packs; ++b) x[b] = P::fma(P::load(a + b * P::lanes), one, x[b]);
-      }
-    });
-    if (whole.damping != 1.f) {
-      const P step = P::set(whole.damping), stay = P::set(1.f - whole.damping);
-      P before[Packs<0>::capacity];
-      wide.load(state + at, before);
-      for (int b = 0; b < packs; ++b) x[b] = P::fma(stay, before[b], step * x[b]);
-    }
-    if (!whole.mask || whole.mask[pixel]) wide.store(x, state + at);
-    if (next) write_marginals(row, pixel, x, part);
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int) const {
+    inbox.packs.store(sliced, rows + row * inbox.packs.labels);
   }
 
-  void write_marginals(int64_t row, int64_t pixel, const P* x, int part) const {
-    float* out = next + row * columns.count;
-    if (is_held<false>(whole, pixel)) return write_known(whole, pixel, columns, out);
-    alignas(64) float q[Packs<0>::capacity * P::lanes];
-    softmax(x, wide, q);
-    for (int b = 0; b < wide; ++b) {
-      const P own = b + 1 < wide ? P::load(q + b * P::lanes) : P::load(q + b * P::lanes, wide.tail);
-      watch.see(part, b * P::lanes, own);
+  void finish(int64_t begin, int64_t end, int part) const {
+    with_packs(whole, [&]<int NW>() { finish_rows(Packs<NW>(whole), begin, end, part); });
+  }
+
+  template <int NW>
+  void finish_rows(const Packs<NW> wide, int64_t begin, int64_t end, int part) const {
+    constexpr int capacity = Packs<NW>::capacity;
+    const int64_t count = columns.count, width = wide.width();
+    const P step = P::set(whole.damping), stay = P::set(1.f - whole.damping);
+    P highest[capacity];
+    for (int b = 0; b < wide; ++b) highest[b] = P::zero();
+    for (int64_t row = begin; row < end; ++row) {
+      inbox.ask(row, u);
+      const int64_t pixel = inbox.pixel_of[row], at = row * wide.labels;
+      float* const own = rows + row * count;
+      P x[capacity], before[capacity];
+      wide.load_logits(u + at, x);
+      const float* a = transforms;
+      for (int64_t m = 0; m < inbox.kernels; ++m) {
+        const float* const plane = inbox.rows[m];
+        const float* const h = plane ? plane + pixel * count : own;
+        const float scale = plane && inbox.scales[m] ? inbox.scales[m][row] : 1.f;
+        for (int64_t c = 0; c < count; ++c, a += width) {
+          const P message = P::set(h[c] * scale);
+          for (int b = 0; b < wide; ++b) x[b] = P::fma(P::load(a + b * P::lanes), message, x[b]);
+        }
+      }
+      if (whole.damping != 1.f) {
+        wide.load(state + at, before);
+        for (int b = 0; b < wide; ++b) x[b] = P::fma(stay, before[b], step * x[b]);
+      }
+      if (!whole.mask || whole.mask[pixel]) wide.store(x, state + at);
+      if (!goes_on) continue;
+      if (is_held<false>(whole, pixel)) {
+        write_known(whole, pixel, columns, own);
+        continue;
+      }
+      alignas(64) float q[capacity * P::lanes];
+      P e[capacity];
+      softmax_packs(x, wide, e);
+      for (int b = 0; b < wide; ++b) {
+        highest[b] = P::max(highest[b], e[b]);
+        e[b].store(q + b * P::lanes);
+      }
+      for (int64_t c = 0; c < count; ++c) own[c] = q[columns.label[c]];
     }
-    for (int64_t c = 0; c < columns.count; ++c) out[c] = q[columns.label[c]];
+    for (int b = 0; b < wide; ++b) watch.see(part, b * P::lanes, highest[b]);
   }
 };
 
@@ -406,6 +423,16 @@ struct Play {
     });
   }
 
+  // Columns of A_m, none of a label that sends nothing.
+  void write_transforms(const Columns& columns, int64_t width, float* a) const {
+    for (int m = 0; m < whole.kernel_count; ++m)
+      for (int64_t c = 0; c < columns.count; ++c)
+        for (int64_t l = 0; l < width; ++l)
+          *a++ = l < whole.labels && columns.sends[c]
+                     ? whole.transform[(m * whole.labels + l) * whole.labels + columns.label[c]]
+                     : 0.f;
+  }
+
   template <int NP>
   bool wide_stage(Columns& columns, const Packs<0>& wide, const float* u, float* state, float* q) {
     Narrow narrow(whole, columns);
@@ -420,21 +447,17 @@ struct Play {
     const Watch watch(wide.width(), whole.labels, fixed_parts);
     const Buffer transforms(static_cast<size_t>(whole.kernel_count * columns.count * wide.width()) *
                             sizeof(float));
-    float* a = transforms.as<float>();
-    for (int m = 0; m < whole.kernel_count; ++m)
-      for (int64_t c = 0; c < columns.count; ++c)
-        for (int64_t l = 0; l < wide.width(); ++l)
-          *a++ = l < whole.labels ? whole.transform[(m * whole.labels + l) * whole.labels + columns.label[c]]
-                                  : 0.f;
     leading.begin(q);
     for (;;) {
       others.pass(leading, q);
       watch.clear(fixed_parts);
-      float* next = ++done == whole.iterations ? nullptr : q;
-      leading.turn(next, false, Unused{},
-                   WideForward<NP>{problem, whole, columns, watch, Inbox<NP, false>(leading, others, none),
-                                   wide, transforms.as<float>(), u, state, next});
-      if (!next) return true;
+      write_transforms(columns, wide.width(), transforms.as<float>());
+      const bool goes_on = ++done < whole.iterations;
+      leading.turn(goes_on ? q : nullptr, true,
+                   WideForward<NP>{whole, columns, watch, Inbox<NP, false>(leading, others, none),
+                                   transforms.as<float>(), u, state, q, goes_on},
+                   Unused{});
+      if (!goes_on) return true;
       if (choose(columns, watch, [&](int64_t l) { return watch.highest(fixed_parts, l) >= whole.in_play; }))
         return false;
     }
@@ -446,7 +469,9 @@ struct Play {
         per_pixel(bytes(2 * total));
     float *u = unary_rows.as<float>(), *state = state_rows.as<float>();
     if (!planes_to_rows(whole, order, unary, u)) return false;
-    if (!planes_to_rows(whole, order, initial ? initial : unary, state)) return false;
+    // The unary's own rows serve the first iteration where it writes all of `state`.
+    const bool fresh = !initial && whole.damping == 1.f && !whole.mask;
+    if (!fresh && !planes_to_rows(whole, order, initial ? initial : unary, state)) return false;
     if (!look(whole, initial ? initial : unary, per_pixel.as<float>(), per_pixel.as<float>() + total, &set))
       return false;
     add_known();
@@ -455,7 +480,7 @@ struct Play {
       Columns columns(set, whole.labels);
       const Buffer marginal_rows(bytes(total * columns.count));
       float* q = marginal_rows.as<float>();
-      gather_marginals(columns, wide, state, q);
+      gather_marginals(columns, wide, fresh && !done ? u : state, q);
       with_packs(Narrow(whole, columns).problem,
                  [&]<int NP>() { finished = wide_stage<NP>(columns, wide, u, state, q); });
     }

@@ -200,9 +200,9 @@ void with_packs(const Problem& problem, const F& f) {
 }
 
 template <int NP>
-CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
+CRFRNN_INLINE void softmax_packs(const Pack<float>* x, const Packs<NP>& packs, Pack<float>* e) {
   using P = Pack<float>;
-  P e[Packs<NP>::capacity], total = P::zero();
+  P total = P::zero();
   for (int b = 0; b < packs; ++b) {
     e[b] = exp(x[b]);
     total = total + e[b];
@@ -222,6 +222,12 @@ CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* 
   }
   const P scale = P::set(1.f / sum);
   for (int b = 0; b < packs; ++b) e[b] = e[b] * scale;
+}
+
+template <int NP>
+CRFRNN_INLINE void softmax(const Pack<float>* x, const Packs<NP>& packs, float* out) {
+  Pack<float> e[Packs<NP>::capacity];
+  softmax_packs(x, packs, e);
   packs.store(e, out);
 }
 

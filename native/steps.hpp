@@ -104,7 +104,10 @@ struct Leading {
       with_corners<NP>(kernel().lattice.dim,
                        [&]<int V>() { walk.template operator()<V>(fits, to_common, to); });
     }
-    rest(body);
+    if (fits)
+      rest(common);
+    else
+      rest(body);
   }
 
   template <class Body>
@@ -133,22 +136,36 @@ struct Leading {
       for (int64_t row = from + (total - from) * part / fixed_parts;
            row < from + (total - from) * (part + 1) / fixed_parts; ++row)
         apart(body, row, none, static_cast<int>(part));
+      if constexpr (requires { body.finish(from, total, 0); })
+        body.finish(from + (total - from) * part / fixed_parts,
+                    from + (total - from) * (part + 1) / fixed_parts, static_cast<int>(part));
     });
   }
 
   // body, for what a walk has sliced: the factor of slicing and the closing scale come on top.
   template <bool inlined, class Body>
-  auto scaled(const Body& body) const {
-    const float* scale = closing.of[order.first];
-    return [body, scale, packs = Packs<NP>(problem), factor = slice_factor<float>(kernel().lattice.dim)](
-               int64_t row, P* sum, int part) CRFRNN_INLINE_LAMBDA {
+  struct Scaled {
+    Body body;
+    const float* scale;
+    Packs<NP> packs;
+    float factor;
+
+    CRFRNN_INLINE void operator()(int64_t row, P* sum, int part) const {
       const P f = P::set(scale ? scale[row] * factor : factor);
       for (int b = 0; b < packs; ++b) sum[b] = sum[b] * f;
       if constexpr (inlined)
         body(row, sum, part);
       else
         apart(body, row, sum, part);
-    };
+    }
+    void finish(int64_t begin, int64_t end, int part) const
+        requires requires(const Body& like) { like.finish(begin, end, part); } {
+      body.finish(begin, end, part);
+    }
+  };
+  template <bool inlined, class Body>
+  Scaled<inlined, Body> scaled(const Body& body) const {
+    return {body, closing.of[order.first], Packs<NP>(problem), slice_factor<float>(kernel().lattice.dim)};
   }
 };
 

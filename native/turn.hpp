@@ -64,6 +64,7 @@ struct Turn {
   }
 
   // body(p, packs, part) takes what was sliced for a point, or `common`, if it fits: one walk for two bodies.
+  // finish(begin, end, part) of a body that has it follows for all points of a slab.
   template <int V, class Common, class Body>
   void operator()(bool fits, const Common& common, const Body& body) const {
     parallel_for(chunks(sweep), sweep.threads,
@@ -122,6 +123,9 @@ struct Turn {
         sweep.template slice<V>(
             lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
             [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
+        if constexpr (requires { to.finish(int64_t{}, int64_t{}, 0); })
+          to.finish(lattice.simplex_start[lattice.slab_simplex[slab]],
+                    lattice.simplex_start[lattice.slab_simplex[slab + 1]], static_cast<int>(part));
       };
       if (fits)
         take(common);
