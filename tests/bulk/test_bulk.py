@@ -84,7 +84,7 @@ def test_urls_in_memory(root: Path, tmp_path: Path) -> None:
     assert names(tmp_path / "o") == ["p0.png", "p1.png"]
     assert all((tmp_path / "o" / f"p{k}.png").read_bytes() == plain(root, k) for k in range(2))
     code, said, _ = run(*words, "--skip-existing")
-    assert code == 0 and "2 pictures were there already" in said
+    assert code == 0 and "2 pictures already existed" in said
 
 
 def test_failures_are_listed_skipped_and_tried_again(root: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_source_is_never_overwritten(tmp_path: Path) -> None:
     save_file(foreign.vgg_state(), path)
     before = path.read_bytes()
     code, _, complained = run(path, "--from", "torchvision", "-o", path)
-    assert code == 2 and "would write over the input" in complained and path.read_bytes() == before
+    assert code == 2 and "would overwrite the input" in complained and path.read_bytes() == before
 
 
 @pytest.mark.slow

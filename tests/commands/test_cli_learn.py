@@ -141,13 +141,13 @@ def test_all_folds(root: Path, tmp_path: Path) -> None:
         ("fit --epochs 9 --folds 3", ("fit", 2), 143, True, "--start"),
         ("fit --epochs 9 --folds 3", ("validate", 0), 143, False, "stopped by SIGTERM"),
         ("fit --epochs 1 --folds 3 --all-folds", ("again", 3), 130, True, "--start"),
-        ("tune --trials 9 --folds 2", ("tune", 2), 143, True, "the best of 2 settings is kept"),
+        ("tune --trials 9 --folds 2", ("tune", 2), 143, True, "the best of 2 settings is saved"),
         (
             "tune --trials 9 --folds 2 --study {out}/s.log",
             ("tune", 0),
             130,
             False,
-            "the same command goes on",
+            "repeat the command to resume",
         ),
     ],
 )

@@ -172,7 +172,7 @@ def test_warnings_are_lines_without_a_place_and_those_of_one_kind_are_counted(
                 count(n, 6)
                 warnings.warn("the same\n  for all", InputWarning, stacklevel=1)
                 warnings.warn(
-                    f"picture 'p{n}.png': range 0..{n / 8}; say --scale", InputWarning, stacklevel=1
+                    f"picture 'p{n}.png': range 0..{n / 8}; pass --scale", InputWarning, stacklevel=1
                 )
         raise ValueError("no more")
 
@@ -181,10 +181,10 @@ def test_warnings_are_lines_without_a_place_and_those_of_one_kind_are_counted(
     said, errors = capsys.readouterr()
     assert said == "" and errors.splitlines() == [
         "warning: the same for all",
-        "warning: picture 'p0.png': range 0..0.0; say --scale",
-        "warning: picture 'p1.png': range 0..0.125; say --scale",
-        "warning: picture 'p2.png': range 0..0.25; say --scale",
-        "warning: 3 more of the kind of: picture 'p0.png': range 0..0.0; say --scale",
+        "warning: picture 'p0.png': range 0..0.0; pass --scale",
+        "warning: picture 'p1.png': range 0..0.125; pass --scale",
+        "warning: picture 'p2.png': range 0..0.25; pass --scale",
+        "warning: 3 more like: picture 'p0.png': range 0..0.0; pass --scale",
         "error: no more",
     ]
     with pytest.warns(UserWarning, match="outside"):  # as before the command

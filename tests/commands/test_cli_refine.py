@@ -260,7 +260,7 @@ def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
     assert code == 0 and "3 of 3 refined" in said
     (root / "o" / "p1.png").unlink()
     code, said, _ = run(*logits(root, "--no-panel", "--skip-existing"))
-    assert code == 0 and "1 of 3 refined" in said and "2 were there already" in said
+    assert code == 0 and "1 of 3 refined" in said and "2 already existed" in said
     for words in (["-T", 1], ["--theta-beta", 9]):
         code, _, errors = run(*logits(root, "--no-panel", "--skip-existing", *words))
         assert code == 2 and "same settings" in errors and "--overwrite" in errors
@@ -268,14 +268,14 @@ def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
     assert code == 0 and "3 of 3 refined" in said
     np.save(root / "unaries" / "p1.npy", np.load(root / "unaries" / "p1.npy") + 1)
     code, _, errors = run(*logits(root, "--no-panel", "--skip-existing", "-T", 1))
-    assert code == 2 and "made from others" in errors and errors.count("\n") == 1
+    assert code == 2 and "made from other inputs" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_a_folder_of_photographs_keeps_them_and_its_results_are_not_taken_for_photographs(root: Path) -> None:
     photographs = {p: p.read_bytes() for p in (root / "images").iterdir()}
     code, _, errors = run(*logits(root, out="images"))
-    assert code == 2 and "would write over the input" in errors
+    assert code == 2 and "would overwrite the input" in errors
     assert photographs == {p: p.read_bytes() for p in (root / "images").iterdir()}
     for path in photographs:
         Image.open(path).save(path.with_suffix(".bmp"))

@@ -56,7 +56,7 @@ TABLE: dict[str, tuple[str, np.ndarray, list[Any], np.ndarray | str]] = {
     "white is void": ("labels", WHITE, ["--labels", 2, "--void", 255], right(WHITE, 2)),
     "sums below 1": ("probabilities", P * 0.9, [], "sum 1 over the labels, got sums 0.9..0.9"),
     "sums above 1": ("probabilities", ONE.repeat(3, 0), [], "sum 1 over the labels, got sums"),
-    "logits as probabilities": ("probabilities", LOGITS, [], "say --kind logits"),
+    "logits as probabilities": ("probabilities", LOGITS, [], "pass --kind logits"),
     "bytes": (
         "probabilities",
         (P * 255).astype(np.uint8),

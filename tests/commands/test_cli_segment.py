@@ -114,7 +114,7 @@ def test_a_picture_that_fails_is_reported_and_the_rest_goes_on(tmp_path: Path, c
     (folder / "p1.png").write_bytes(whole)
     (out / "p0.png").write_bytes(b"kept")
     code, said, _ = run("segment", folder, "-o", out, "-c", colours, "--no-overlay", "--skip-existing")
-    assert code == 0 and "1 of 3 segmented, 2 were there already" in said
+    assert code == 0 and "1 of 3 segmented, 2 already existed" in said
     assert (out / "p0.png").read_bytes() == b"kept" and (out / "p1.png").is_file()
 
 
@@ -183,12 +183,12 @@ def test_the_checkpoint_of_the_package_is_the_default(
         (["in", "-T", -1], "iterations: expected"),
         (["in", "--limit", 0], "--limit: expected"),
         (["in", "--device", "gpu"], "--device: expected"),
-        (["in", "--no-crf", "--compare"], "--compare: expected a CRF"),
-        (["in", "--no-crf", "-T", 3], "--iterations: expected a CRF"),
+        (["in", "--no-crf", "--compare"], "--compare: expected an active CRF"),
+        (["in", "--no-crf", "-T", 3], "--iterations: expected an active CRF"),
         (["nothing"], "nothing there"),
         (["in/*"], "twice"),
         (["in", "-c", "no-such"], "check the spelling"),
-        (["in", "-o", "in"], "would write over"),
+        (["in", "-o", "in"], "would overwrite"),
     ],
 )
 def test_wrong_usage_is_one_line_before_any_work(

@@ -46,7 +46,7 @@ def test_archive(kit):
     (kit / "labels/2008_000001_overlay.jpg").write_bytes(b"x")
     code, text = submit(kit)
     assert code == 0, text
-    assert "1 files of no id in the list left out: 2008_000001_overlay.jpg" in text
+    assert "1 files whose names are not in the list were omitted: 2008_000001_overlay.jpg" in text
     assert "3 predictions in" in text
     members = contents(kit / "out.tar.gz")
     assert list(members) == [f"results/VOC2012/Segmentation/comp6_test_cls/{i}.png" for i in IDS]

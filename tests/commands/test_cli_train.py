@@ -84,7 +84,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_where(
     code, said, errors = ended(process)
     assert code == status, errors
     checkpoint = out / "only" / "last.ckpt"
-    assert f"Interrupted ({name}); all so far is in {checkpoint}. The same command goes on" in said
+    assert f"Interrupted ({name}); progress is saved in {checkpoint}. Repeat the command to resume" in said
     assert not errors
     saved = torch.load(checkpoint, weights_only=True)["crfrnn"]
     assert (saved["epoch"], saved["batches"]) == (1, 3 if "validation" in place else 1)

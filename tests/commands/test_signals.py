@@ -47,7 +47,7 @@ def test_a_signal_while_modules_are_imported_gives_one_line(
     )
     wait_for(process, "torch")
     process.send_signal(number)
-    assert ended(process) == (128 + number, "", f"stopped by {name}; every file that is there is whole\n")
+    assert ended(process) == (128 + number, "", f"stopped by {name}; every existing file is complete\n")
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_signal_while_a_command_runs_unwinds_it(tmp_path: Path) -> None:
     assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
     process.send_signal(signal.SIGTERM)  # as `timeout` does: the process, then its group
     os.killpg(process.pid, signal.SIGTERM)
-    assert ended(process) == (143, "", "stopped by SIGTERM; every file that is there is whole\n")
+    assert ended(process) == (143, "", "stopped by SIGTERM; every existing file is complete\n")
     assert not list(tmp_path.iterdir())
 
 

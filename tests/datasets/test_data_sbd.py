@@ -139,7 +139,7 @@ HOSTILE = {
     ),
     "two hundred megabytes of zeros": (element(15, squeezed(200)), "no variable 'GTcls' \\(none at all\\)"),
     "two hundred megabytes of a matrix": (bomb(200, TAG[8:]), "more than 134217728 bytes after inflating"),
-    "more than the tag says": (element(15, squeezed(100, TAG)), "data that do not end after 56 bytes"),
+    "more than the tag says": (element(15, squeezed(100, TAG)), "data that does not end after 56 bytes"),
     "sixty million field names": (
         bomb(60, TAG[8:] + element(5, struct.pack("<i", 1)) + struct.pack("<II", 1, 60 * 2**20)),
         "field names of 1 bytes, 62914560 in all",

@@ -198,7 +198,7 @@ def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
         del stage["second_momentum"]
     record.write_text(json.dumps({**about, "recipe": yaml.safe_dump(about["recipe"])}))
     NetworkExperiment(started, tmp_path / "start", **options)
-    with pytest.raises(ValueError, match="begun with another hold_out"):
+    with pytest.raises(ValueError, match="started with another hold_out"):
         NetworkExperiment(started, tmp_path / "start", **{**options, "hold_out": 0.25})
     work = experiment(tmp_path, judge_on="held-out", tune_pictures=2)
     assert set(work.tuned_on.ids) <= set(work.held_out.ids)

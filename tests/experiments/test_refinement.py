@@ -83,10 +83,10 @@ def test_files_hold_what_evaluate_counts_and_nothing_is_done_twice(source: Sourc
     Refinement({"given": source}, tmp_path / "out", more, say=again.append).run()
     assert again == ["given: crfrnn-default"]
     assert stamps == {path: path.stat().st_mtime_ns for path in files.values()}
-    with pytest.raises(ValueError, match="was begun with another trials"):
+    with pytest.raises(ValueError, match="was started with another trials"):
         Refinement({"given": source}, tmp_path / "out", config(trials=5))
     other = Source(source.train.select(source.train.ids[1:]), source.judged)
-    with pytest.raises(ValueError, match="was begun with another train"):
+    with pytest.raises(ValueError, match="was started with another train"):
         Refinement({"given": other}, tmp_path / "out", config()).run()
 
 

@@ -103,4 +103,4 @@ def test_several_seeds_from_one_command(tmp_path: Path) -> None:
     code, _, error = run(*words, "--judge-on", "held-out")
     assert code == 2 and "each seed holds out other pictures" in error
     code, _, error = run(*words[:-1], "3,x")
-    assert code == 2 and "whole numbers from 0 on" in error
+    assert code == 2 and "whole numbers of at least 0" in error

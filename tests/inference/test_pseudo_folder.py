@@ -60,7 +60,9 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     report = write_pseudo_labels(jobs(root), out, processes=1)
     assert (report.done, report.skipped) == (4, 1)
     assert (read_label_png(out / "p1.png") == 20).all()
-    with pytest.raises(ValueError, match=r"^output .*expected a folder begun with the same settings.*recipe"):
+    with pytest.raises(
+        ValueError, match=r"^output .*expected a folder started with the same settings.*recipe"
+    ):
         write_pseudo_labels(jobs(root), out, "seam", processes=1)
     report = write_pseudo_labels(jobs(root), out, "seam", processes=1, overwrite=True)
     assert (report.done, report.skipped) == (5, 0)
@@ -113,11 +115,11 @@ def test_command(root: Path) -> None:
     (root / "images/p2.png").write_bytes(b"GIF89a no")
     words = ("pseudo-labels", root / "images", "-m", root / "cams", "-o", root / "o", "-j", 1)
     code, said, errors = run(*words)
-    assert code == 1 and "4 of 5 written, 0 were there already" in said
+    assert code == 1 and "4 of 5 written, 0 already existed" in said
     assert "p2: image" in errors and "1 of 5 pictures failed" in errors and "Traceback" not in errors
     Image.new("RGB", SIZE[::-1], (10, 200, 30)).save(root / "images/p2.png")
     code, said, _ = run(*words)
-    assert code == 0 and "1 of 5 written, 4 were there already" in said
+    assert code == 0 and "1 of 5 written, 4 already existed" in said
     (root / "list.txt").write_text("p3\np0\n")
     code, said, _ = run(*words[:5], root / "l", "-j", 1, "--list", root / "list.txt", "--level", 0.5, "-T", 3)
     assert code == 0 and names(root / "l") == ["p0.png", "p3.png"]

@@ -128,7 +128,7 @@ def test_pixels_without_data_send_nothing() -> None:
         ({"overlap": -1}, "overlap: expected"),
         ({"unary": InMemory(np.zeros((4, 9, 9), np.float32))}, "unary: expected 427 rows"),
         ({"unary": InMemory(np.zeros((3, 427, 640), np.float32)), "tile": 256}, "unary: expected 4 labels"),
-        ({"logits": AsLogits("probabilities"), "tile": 256}, "say kind='logits'"),
+        ({"logits": AsLogits("probabilities"), "tile": 256}, "pass kind='logits'"),
     ],
 )
 def test_refusals_name_the_argument(change: dict[str, Any], words: str) -> None:

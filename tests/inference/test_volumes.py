@@ -159,7 +159,7 @@ def test_intensities_are_brought_to_one_scale() -> None:
         ({"guide": np.zeros((6, *SHAPE))}, "at most 5 channels"),
         ({"guide": np.zeros((5, 4, 3))}, "probabilities: expected"),
         ({"probabilities": np.full((3, *SHAPE), 0.5)}, "sum 1"),
-        ({"probabilities": np.full((3, *SHAPE), -2.0)}, "say kind='logits'"),
+        ({"probabilities": np.full((3, *SHAPE), -2.0)}, "pass kind='logits'"),
         ({"spacing": (1, 1)}, "spacing: expected"),
         ({"spacing": (1, 0, 1)}, "spacing: expected"),
         ({"theta_gamma": -1.0}, "theta_gamma: expected"),

@@ -121,7 +121,7 @@ def test_colour_of_sixteen_bits_keeps_its_upper_eight(tmp_path):
 def test_a_scale_says_the_range_of_any_numbers(tmp_path):
     values = np.array([[-1.0, 0.0, 0.5], [1.0, 2.0, 0.25]], np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(FileError, match="say --scale LOW HIGH"):
+    with pytest.raises(FileError, match="pass --scale LOW HIGH"):
         read_image(tmp_path / "a.tif")
     assert read_image(tmp_path / "a.tif", scale=(0, 1))[..., 1].tolist() == [[0, 0, 128], [255, 255, 64]]
     Image.fromarray(RGB).save(tmp_path / "b.png")

@@ -108,7 +108,7 @@ def test_an_input_is_never_written_over(tmp_path: Path, source: Path) -> None:
             "out/../in/a.jpg",
         ):
             one = Item((source,), (tmp_path / file,))
-            refused(out, one, says="would write over the input", inputs=[truth], overwrite=overwrite)
+            refused(out, one, says="would overwrite the input", inputs=[truth], overwrite=overwrite)
 
 
 def test_results_of_two_pictures_never_share_a_name(
@@ -137,8 +137,8 @@ def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path,
     refused(out, item(source, out), says="'b.png' of theta 3", theta=4)  # they would be mixed
     refused(out, item(source, out), says="'a.png' of refine", command="segment")
     source.write_bytes(b"another photograph")
-    refused(out, item(source, out), says="made from others")
-    refused(out, item(source, out), says="made from others", resume=True)
+    refused(out, item(source, out), says="made from other inputs")
+    refused(out, item(source, out), says="made from other inputs", resume=True)
     assert make(out, item(source, out), overwrite=True) == 0
     third = source.with_name("c.jpg")
     third.write_bytes(b"photograph c")  # more of the same may come
@@ -159,12 +159,14 @@ def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, sou
     make(tmp_path, item(source, tmp_path, "x.png"), whole=False)
     make(tmp_path, item(other, tmp_path, "x.png"), whole=False)
     refused(tmp_path, item(source, tmp_path, "x.png"), says="of refine", command="segment", whole=False)
-    refused(tmp_path, item(source, tmp_path, "x.png"), says="made from others", whole=False, resume=True)
+    refused(
+        tmp_path, item(source, tmp_path, "x.png"), says="made from other inputs", whole=False, resume=True
+    )
     (tmp_path / "x.png").write_bytes(b"corrected by hand")
     refused(tmp_path, item(source, tmp_path, "x.png"), says="did not write", whole=False)
     out = tmp_path / "out"
     make(out, item(source, out, "x.png"))  # a folder of results is no file by name
-    refused(out, item(other, out, "x.png"), says="made from others", whole=False)
+    refused(out, item(other, out, "x.png"), says="made from other inputs", whole=False)
 
 
 def test_files_by_name_do_not_bind_their_folder(tmp_path: Path, source: Path) -> None:
@@ -278,7 +280,7 @@ def test_names_of_bytes_and_names_too_long(tmp_path: Path, source: Path) -> None
 def test_a_run_does_not_begin_among_files_of_others(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"of another network")
     names = ["log.csv", "model.safetensors"]
-    with pytest.raises(FileError, match=r"one with 'model.safetensors' of others; name another"):
+    with pytest.raises(FileError, match=r"one with 'model.safetensors' from elsewhere; name another"):
         check_new(tmp_path, names, "folder", "recipe.yaml")
     check_new(tmp_path / "new", names, "folder", "recipe.yaml")
     (tmp_path / "recipe.yaml").touch()

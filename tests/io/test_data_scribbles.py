@@ -29,7 +29,7 @@ WHITE = np.array([[0, 255, 255], [0, 0, 255]], np.uint8)
 
 @pytest.mark.parametrize("name", ["grey.png", "indexed.png", "alpha.png", "a.npy", "a.npz", "a.pt"])
 def test_black_and_white_is_questioned(tmp_path, name):
-    """255 means "not known", so all that is white would be lost; whoever means that says it."""
+    """255 means "unknown", so white pixels would be lost unless the caller states that meaning."""
     path = tmp_path / name
     if name == "indexed.png":
         write_label_png(path, WHITE)
@@ -44,7 +44,7 @@ def test_black_and_white_is_questioned(tmp_path, name):
     known = [[0, -1, -1], [0, 0, -1]]
     for kind in ("labels", "scribbles") if name != "alpha.png" else ("scribbles",):
         for labels in (2, 21):
-            with pytest.raises(ValueError, match=r"255.*not known.*nothing but 0 and 255.*--void 255"):
+            with pytest.raises(ValueError, match=r"255.*unknown.*nothing but 0 and 255.*--void 255"):
                 read_unary(path, kind=kind, num_labels=labels)
         assert read_unary(path, kind=kind, num_labels=1).logits.shape == (1, 2, 3)
         found = read_unary(path, kind="scribbles", num_labels=2, unknown=255).clamp
@@ -73,7 +73,7 @@ def test_unmarked_paper_is_no_mask_and_truth_values_are_labels(tmp_path):
     np.save(path, WHITE // 2)
     with pytest.raises(ValueError, match=r"labels 0..1 or -1, got 127 at row 0, column 1"):
         read_label_map(path, 2)
-    with pytest.raises(ValueError, match="if 11 is the void one, take fewer labels"):
+    with pytest.raises(ValueError, match="if 11 is the void value, use fewer labels"):
         read_label_map(path, 12, unknown=11)
 
 

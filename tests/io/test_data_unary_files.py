@@ -113,7 +113,7 @@ def test_labels_odd_but_valid():
         (LOGITS, {"kind": "logits"}, "axes: expected the order.*got None"),
         (LOGITS, {"kind": "logits", "axes": "chw"}, "axes: .*got 'chw'"),
         (LOGITS, {"kind": "labels"}, "num_labels: expected"),
-        (LOGITS, {"kind": "labels", "num_labels": 3}, r"axes \[H, W\].*for scores say kind='logits'"),
+        (LOGITS, {"kind": "labels", "num_labels": 3}, r"axes \[H, W\].*for scores pass kind='logits'"),
         (LOGITS, {"kind": "probabilities", "axes": "lhw"}, "numbers in 0..1.*kind='logits'"),
         (PROBABILITIES * 0.9, {"kind": "probabilities", "axes": "lhw"}, "sum 1 over the labels.*background"),
         (np.eye(3)[[[0, 2]]] * 2, {"kind": "probabilities", "axes": "hwl"}, "got 0..2.*kind='labels'"),

@@ -221,7 +221,7 @@ def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.Monk
 
     written = (root / "new/out.tif").stat().st_mtime_ns
     code, said, error = run(*words, "--skip-existing")
-    assert (code, error) == (0, "") and "1 was there already" in said
+    assert (code, error) == (0, "") and "1 already existed" in said
     assert (root / "new/out.tif").stat().st_mtime_ns == written
     code, said, error = run(*(w for w in words if w not in ("-T", 3)), "--no-crf", "--overwrite")
     assert (code, error) == (0, "") and "overlap 64." in said

@@ -148,7 +148,7 @@ def test_holes_of_a_label_map_are_holes_and_unknown_labels_are_filled(root: Path
         (["--scale", 5, 5], "got 5 and 5"),
         (["--scale", 9, 5], "got 9 and 5"),
         (["--scale", 0, "nan"], "got 0 and nan"),
-        ([], "expected 8 bits per band, got float32 of 32 bits; say --scale LOW HIGH"),
+        ([], "expected 8 bits per band, got float32 of 32 bits; pass --scale LOW HIGH"),
     ],
 )
 def test_scales(root: Path, more: list[Any], said: str) -> None:
@@ -171,7 +171,7 @@ def test_numbers_that_say_too_little(root: Path) -> None:
     save(root / "map.tif", TRUTH[None].astype("u1"), tiled=False, photometric="PALETTE")
     with rasterio.open(root / "map.tif", "r+") as file:
         file.write_colormap(1, {0: (0, 0, 0), 1: (255, 0, 0)})
-    assert "colours of a palette" in refused(root, "--bands", 1, scene="map.tif")
+    assert "palette indices" in refused(root, "--bands", 1, scene="map.tif")
 
 
 @pytest.mark.slow

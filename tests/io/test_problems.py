@@ -79,7 +79,7 @@ def test_pictures_are_named_by_files_folders_and_globs(tmp_path: Path) -> None:
         "a/b/1.jpg": "a/b/1", "a/b/c/3.jpg": "a/b/c/3", "d/5.jpg": "d/5"
     }  # fmt: skip
     (tmp_path / "only" / "below").mkdir(parents=True)
-    with pytest.raises(ValueError, match="folders below it are searched with --recursive"):
+    with pytest.raises(ValueError, match="--recursive also searches its subfolders"):
         found("only")
     with pytest.raises(ValueError, match=r"IMAGE '.*nowhere': expected a picture, a folder or a glob"):
         found("a", "nowhere")
@@ -160,8 +160,8 @@ def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(
 @pytest.mark.parametrize(
     ("words", "said", "more"),
     [
-        (("refine", "--unary", "--no-panel"), "with --skip-existing goes on", ("--skip-existing",)),
-        (("pseudo-labels", "--maps", "--recipe", "clip-es", "-j", 1), "the same command goes on", ()),
+        (("refine", "--unary", "--no-panel"), "the same command with --skip-existing", ("--skip-existing",)),
+        (("pseudo-labels", "--maps", "--recipe", "clip-es", "-j", 1), "repeat the command to continue", ()),
     ],
     ids=["refine", "pseudo-labels"],
 )
@@ -189,4 +189,4 @@ def test_a_stopped_command_says_so_and_goes_on(
     assert code == 143 and errors.splitlines()[-1].startswith("stopped by SIGTERM; ") and said in errors
     assert len(list((tmp_path / "out").glob("*.png"))) == 1 and not list((tmp_path / "out").glob("*.tmp"))
     code, told, errors = run(*line, *more)
-    assert code == 0 and told.startswith("2 of 3") and "1 were there already" in told, errors
+    assert code == 0 and told.startswith("2 of 3") and "1 already existed" in told, errors

@@ -82,7 +82,7 @@ def test_an_order_that_fits_twice_is_asked_for_except_of_nnunet(tmp_path: Path) 
     guide = guide_of(tmp_path, cube.shape[1:])
     turned = np.ascontiguousarray(cube.transpose(0, 3, 2, 1))
     np.save(tmp_path / "p.npy", turned)
-    with pytest.raises(ValueError, match=r"say axes='lxyz' or axes='lzyx'"):
+    with pytest.raises(ValueError, match=r"pass axes='lxyz' or axes='lzyx'"):
         read_scores(tmp_path / "p.npy", guide)
     assert (read_scores(tmp_path / "p.npy", guide, axes="lzyx") == cube).all()
     assert (read_scores(tmp_path / "p.npy", guide, axes="lxyz") == turned).all()
@@ -101,7 +101,7 @@ def test_a_file_for_each_label(tmp_path: Path, guide: Volume) -> None:
     with pytest.raises(ValueError, match="unary: expected 4 labels, got 3"):
         read_scores(logits, guide, kind="logits", num_labels=4)
     double = save(tmp_path / "double.nii.gz", 2 * P[1])
-    with pytest.raises(ValueError, match=r"sums of at most 1.*refined one by one"):
+    with pytest.raises(ValueError, match=r"sums of at most 1.*one by one"):
         read_scores([double, files[2]], guide)
 
 
@@ -199,7 +199,7 @@ def test_what_lies_elsewhere_is_refused_with_a_remedy_that_works(tmp_path: Path)
         (P, {"num_labels": 5}, "expected 5 labels, got 3; correct num_labels"),
         (P[:, :4], {}, "an axis of labels.*resample it onto the guide"),
         (LABELS, {}, "floating-point probabilities.*kind='labels'"),
-        (P, {"kind": "labels"}, r"axes \[X, Y, Z\].*for scores say kind='logits'"),
+        (P, {"kind": "labels"}, r"axes \[X, Y, Z\].*for scores pass kind='logits'"),
     ],
 )
 def test_refusals(tmp_path: Path, guide: Volume, values: NDArray, options: dict, said: str) -> None:

@@ -239,5 +239,5 @@ def test_batches_of_an_epoch() -> None:
 def test_a_recipe_is_a_value() -> None:
     recipe = Recipe("r", stages=(Stage("a"), Stage("b")))
     assert recipe == Recipe("r", stages=(Stage("a"), Stage("b"))) and recipe.stage("b").name == "b"
-    with pytest.raises(ValueError, match="names of their own"):
+    with pytest.raises(ValueError, match="unique names"):
         Recipe("r", stages=(Stage("a"), Stage("a")))

@@ -123,7 +123,7 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     run(recipe, tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_bytes(b"converted weights")
-    with pytest.raises(ValueError, match=r"'model\.safetensors' of others; name another"):
+    with pytest.raises(ValueError, match=r"'model\.safetensors' from elsewhere; name another"):
         run(recipe, tmp_path / "other")
     assert (tmp_path / "other" / "model.safetensors").read_bytes() == b"converted weights"
 

@@ -134,7 +134,7 @@ def test_a_journal_that_was_cut_short_goes_on_without_its_last_line(
     tune(data, replace(CONFIG, trials=2), study=path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
-    with pytest.warns(UserWarning, match="last line was cut short"):
+    with pytest.warns(UserWarning, match="last line was truncated"):
         result = tune(data, replace(CONFIG, trials=3), study=path)
     assert len(result.trials) == 3
     assert path.read_bytes().startswith(whole[: whole[:-9].rfind(b"\n") + 1])

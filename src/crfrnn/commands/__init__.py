@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""One file per command of `crfrnn`: options in, calls out, results on the screen."""
+"""One file per command of `crfrnn`: it parses options, calls the library and prints results."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn accuracy`: how exact the filter is on a picture."""
+"""`crfrnn accuracy`: the filter's accuracy on a picture."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def accuracy(
     theta_beta: common.ThetaBeta = None,
     theta_gamma: common.ThetaGamma = None,
     rows: Annotated[int, typer.Option("--rows", help="Pixels to compare with the exact sum.")] = 128,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the pixels.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the choice of pixels.")] = 0,
 ) -> None:
-    """The measured error of the kernels on your own picture, against the exact sum over all pixels.
+    """Measure the error of the kernels on your own picture, against the exact sum over all pixels.
 
-    Beside it the lattice's vertices, and milliseconds to build a kernel and to filter 21 values per pixel.
+    Also prints the lattice's vertices, and milliseconds to build a kernel and to filter 21 values per pixel.
 
     Example: crfrnn accuracy photo.jpg --theta-alpha 67 --theta-beta 3
     """
@@ -83,7 +83,7 @@ def _measure(build: Callable[[], GaussianKernel], rows: int, seed: int) -> list[
     import torch
 
     spans = []
-    for _ in range(3):  # the first call also loads what is loaded once
+    for _ in range(3):  # the first call includes one-off loading
         begun = time.perf_counter()
         kernel = build()
         built = time.perf_counter()

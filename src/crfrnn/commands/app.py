@@ -13,29 +13,29 @@ from crfrnn.commands.wording import in_options, options_of
 
 def app(
     host: Annotated[
-        str, typer.Option("--host", help="Address to serve at; 0.0.0.0 lets other machines in, unencrypted.")
+        str, typer.Option("--host", help="Address to serve at; 0.0.0.0 admits other machines, unencrypted.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0: the first free one from 7860 on.")] = 0,
+    port: Annotated[int, typer.Option("--port", help="Port; 0: the first free one from 7860.")] = 0,
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", "-c", help="Network, as in segment; the package's own by default."),
     ] = None,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", help="Larger photographs are refused.")
+        float, typer.Option("--max-megapixels", help="Larger photographs are rejected.")
     ] = 24.0,
     max_file_size: Annotated[
-        float, typer.Option("--max-file-size", help="Megabytes: larger files are refused.")
+        float, typer.Option("--max-file-size", help="Megabytes; larger files are rejected.")
     ] = 256.0,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Show the page in the browser of this machine.")
     ] = False,
 ) -> None:
-    """Show in a browser what the CRF does: to a photograph, to scribbles, to scores of your own.
+    """Show in a browser what the CRF does to a photograph, to scribbles and to your own scores.
 
-    The page runs on this machine and is seen from this machine alone, unless --host says otherwise. Nothing
-    is sent elsewhere, and uploads are deleted when it ends. Ctrl-C ends it.
+    The page runs on this machine and is visible only from this machine, unless --host is given. Nothing is
+    sent elsewhere, and uploads are deleted at the end. Stop it with Ctrl-C.
 
-    Exit code 2: usage; 130: ended by Ctrl-C, 143: by SIGTERM.
+    Exit code 2: usage; 130: stopped by Ctrl-C, 143: by SIGTERM.
 
     Example: crfrnn app --open
 
@@ -53,9 +53,9 @@ def app(
 
     def started(address: str) -> None:
         common.out.print(f"The page: {address}", markup=False)
-        common.out.print("Ctrl-C ends it.")
+        common.out.print("Stop it with Ctrl-C.")
 
     try:
         serve(options, started)
     except KeyboardInterrupt:
-        raise common.stopped("the page is closed, and what was uploaded is deleted") from None
+        raise common.stopped("the page is closed, and uploads are deleted") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options of the commands that work on millions of pictures, and what they do with them."""
+"""Options of the commands that work on millions of pictures, and their execution."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LOOP, RAY = ENGINES = ("loop", "ray")
 LOG = "bulk.log"
 
 Engine = Annotated[str, typer.Option("--engine", help="loop: this process; ray: actors, on many machines.")]
-Actors = Annotated[int | None, typer.Option("--actors", help="Of ray; as many as there is room for.")]
-NumCpus = Annotated[float, typer.Option("--num-cpus", help="Processors, and threads, of each actor.")]
-NumGpus = Annotated[float, typer.Option("--num-gpus", help="GPUs of each actor, or a share of one.")]
+Actors = Annotated[int | None, typer.Option("--actors", help="Ray actors; by default as many as fit.")]
+NumCpus = Annotated[float, typer.Option("--num-cpus", help="Processors and threads per actor.")]
+NumGpus = Annotated[float, typer.Option("--num-gpus", help="GPUs per actor; may be a fraction.")]
 To = Annotated[
     str, typer.Option("--to", help="files; shards (WebDataset) or parquet: many results in one file.")
 ]
-ShardSize = Annotated[int, typer.Option("--shard-size", help="Pictures of a shard or Parquet file.")]
+ShardSize = Annotated[int, typer.Option("--shard-size", help="Pictures per shard or Parquet file.")]
 RetryFailed = Annotated[
     bool,
-    typer.Option("--retry-failed", help="Go on, and try again what failed.jsonl in OUTPUT lists, too."),
+    typer.Option("--retry-failed", help="Resume, and also retry the pictures in OUTPUT's failed.jsonl."),
 ]
 
 
 @dataclass(frozen=True)
 class Bulk:
-    """The options; the words of the command line are shards, URLs and lists, too."""
+    """The options; on the command line, pictures may also be given as shards, URLs and lists."""
 
     engine: str
     actors: int | None
@@ -47,9 +47,9 @@ class Bulk:
     retry_failed: bool
 
     def asked(self, images: Sequence[str]) -> bool:
-        """Whether anything of this is wanted; mistakes are said.
+        """Whether bulk processing is requested.
 
-        Raises: ValueError.
+        Raises: ValueError for options that contradict each other.
         """
         from crfrnn.lattice.validate import check_choice
 
@@ -80,11 +80,11 @@ class Bulk:
         partner_endings: Sequence[str] = (),
         batch: int = 1,
     ) -> None:
-        """Do what the command does to pictures, by the engine that is wanted, and say how it went.
+        """Run the command on all pictures with the chosen engine, and print a summary.
 
         Args:
-            pair: the pictures that words for files, folders and globs name: name of the results, sources.
-            partner: the option that says where unaries are: a folder or its URL, or their ending in shards.
+            pair: maps files, folders and globs of the command line to pictures: name of the results, sources.
+            partner: the option for the unaries: a folder or its URL, or their ending in shards.
         """
         from crfrnn import bulk
         from crfrnn.lattice.validate import check_choice
@@ -92,14 +92,14 @@ class Bulk:
         check_choice("--to", self.to, bulk.TO)
         engine = bulk.RayEngine(self.actors, self.num_cpus, self.num_gpus) if self.engine == RAY else None
         if output.suffix.lower() in (".png", ".tif", ".tiff"):
-            raise ValueError(f"-o: expected a folder, got {str(output)!r}; leave the ending out")
+            raise ValueError(f"-o: expected a folder, got {str(output)!r}; omit the ending")
         endings = frozenset(picture_endings())
         found = bulk.find(images, endings, recursive)
         if found.shards and partner is not None:
             if found.local or found.remote:
                 raise ValueError(
-                    "IMAGE: expected shards alone, or pictures alone, where unaries belong to them, got "
-                    "both; give two commands"
+                    "IMAGE: expected only shards, or only pictures, if unaries belong to them, got "
+                    "both; run two commands"
                 )
             partner = partner.lstrip(".").lower()
         planner = bulk.Planner(
@@ -117,11 +117,9 @@ class Bulk:
             )  # fmt: skip
         rate = tally.done / max(time.monotonic() - began, 1e-9)
         what = "pictures" if self.to == bulk.TO[0] else f"{self.to.rstrip('s')} files"
-        there = f"; {tally.skipped} {what} were there already" if tally.skipped else ""
-        common.out.print(f"{tally.done} pictures done, {rate:.2g} a second{there}.")
+        there = f"; {tally.skipped} {what} already existed" if tally.skipped else ""
+        common.out.print(f"{tally.done} pictures done, {rate:.2g} per second{there}.")
         common.out.print(f"Results: {output}", markup=False)
         if tally.failed:
-            common.out.print(
-                f"Failures: {output / bulk.FAILED}; --retry-failed tries them again", markup=False
-            )
-        conclude(tally, "the same command with --skip-existing goes on")
+            common.out.print(f"Failures: {output / bulk.FAILED}; --retry-failed retries them", markup=False)
+        conclude(tally, "resume by the same command with --skip-existing")

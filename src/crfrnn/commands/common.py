@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What all commands share: errors as one line, progress, and options that build a CRF or find unaries.
+"""Shared by all commands: one-line errors, progress, and options that build a CRF or find unaries.
 
-The modules of this folder import at the top what declares options, and inside their functions what does the
-work: help and usage errors come without torch.
+At the top, the modules of this folder import only what declares options; the rest is imported inside
+functions, so that help and usage errors do not load torch.
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ state = SimpleNamespace(debug=False, options={})
 out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 USAGE = 2
 
-Params = Annotated[Path | None, typer.Option("--params", help="Parameter file that fit or tune wrote.")]
+Params = Annotated[Path | None, typer.Option("--params", help="Parameter file from fit or tune.")]
 Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Named parameters: default, deeplab, crfasrnn; as a project passes them to pydensecrf: irn, "
+        help="Named parameters: default, deeplab, crfasrnn; of projects that use pydensecrf: irn, "
         "affinitynet, seam, clip-es, more, excel, weclip, afa, dupl, seco, toco, cutler, manga.",
     ),
 ]
-ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, pixels.")]
-ThetaBeta = Annotated[float | None, typer.Option("--theta-beta", help="Bilateral colour reach, of 0..255.")]
-ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, pixels.")]
+ThetaAlpha = Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral bandwidth, pixels.")]
+ThetaBeta = Annotated[
+    float | None, typer.Option("--theta-beta", help="Bilateral bandwidth, colour steps (0..255).")
+]
+ThetaGamma = Annotated[float | None, typer.Option("--theta-gamma", help="Spatial bandwidth, pixels.")]
 SpatialWeight = Annotated[
     float | None, typer.Option("--spatial-weight", help="Weight of the spatial kernel.")
 ]
@@ -63,24 +65,24 @@ Iterations = Annotated[int | None, typer.Option("--iterations", "-T", help="Mean
 Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high, finest.")]
 GuideComponents = Annotated[
     int | None,
-    typer.Option("--guide-components", help="Project the guide's bands on so many principal components."),
+    typer.Option("--guide-components", help="Project the guide's bands onto this many principal components."),
 ]
 Labels = Annotated[int | None, typer.Option("--labels", help="Number of labels.")]
 Unaries = Annotated[
-    str, typer.Option("--unaries", help="A folder of files named as the pictures, or deeplab:FILE.npz.")
+    str, typer.Option("--unaries", help="A folder of files named like the pictures, or deeplab:FILE.npz.")
 ]
 Kind = Annotated[str, typer.Option("--kind", help="logits, probabilities, labels or scribbles.")]
 Layout = Annotated[
     str | None,
     typer.Option("--layout", "--axes", help="Axes of the file: lhw, hwl, … (l labels, h rows, w columns)."),
 ]
-GtProb = Annotated[float, typer.Option("--gt-prob", help="How sure a given label is (labels, scribbles).")]
+GtProb = Annotated[float, typer.Option("--gt-prob", help="Probability of a given label (labels, scribbles).")]
 Scale = Annotated[
     tuple[float, float] | None,
     typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
 ]
 Void = Annotated[
-    int | None, typer.Option("--void", help="Value of masks and label maps that is no label (255).")
+    int | None, typer.Option("--void", help="Value of unlabelled pixels in masks and label maps (255).")
 ]
 Key = Annotated[str | None, typer.Option("--key", help="Entry of an .npz or .pt file.")]
 Root = Annotated[
@@ -88,18 +90,19 @@ Root = Annotated[
 ]
 Split = Annotated[str, typer.Option("--split", help="List of a VOC development kit.")]
 SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave what an earlier run with the same settings finished.")
+    bool,
+    typer.Option("--skip-existing", help="Keep results that an earlier run with the same settings finished."),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write over files of other settings, or of others; not inputs.")
+    bool, typer.Option("--overwrite", help="Overwrite files of other settings or origin, except inputs.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th picture so that N are left.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th picture, N in all.")]
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with warnings as lines, and errors that users can act on as one line and exit code 2.
+    """Wrap a command: each warning is one line, and an error that users can fix is one line with exit code 2.
 
-    A signal that asks it to end unwinds it, is said in one line, and gives 128 + its number, as shells count.
+    A stop signal unwinds the command, prints one line and exits with 128 + its number, as in shells.
     """
 
     @functools.wraps(command)
@@ -120,8 +123,8 @@ def reported(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def stopped(kept: str = "every file that is there is whole") -> typer.Exit:
-    """Say that a signal ended the work, and what is kept; the exception to leave with."""
+def stopped(kept: str = "every existing file is complete") -> typer.Exit:
+    """Report that a signal stopped the work, and what is kept; returns the exception to raise."""
     err.print(f"stopped by {signals.name()}; {kept}", style="red", markup=False)
     return typer.Exit(signals.status())
 
@@ -141,10 +144,10 @@ def show_warning(message: str) -> None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Python's warnings as one line each, every text once, without the place in the source.
+    """Print each of Python's warnings once, on one line, without its place in the source.
 
-    Of texts that differ in names and numbers only, as those about the pictures of a folder do, three are
-    shown and the rest is counted.
+    Of warnings that differ only in names and numbers, such as those about the pictures of a folder, three are
+    printed and the rest are counted.
     """
     shown = 3  # of a kind
     seen: set[str] = set()
@@ -171,7 +174,7 @@ def warnings_as_lines() -> Iterator[None]:
         finally:
             for kind, count in kinds.items():
                 if count > shown:
-                    show_warning(f"{count - shown} more of the kind of: {first[kind]}")
+                    show_warning(f"{count - shown} more like: {first[kind]}")
 
 
 def print_version(asked: bool) -> None:
@@ -183,18 +186,18 @@ def print_version(asked: bool) -> None:
 def own_version() -> str:
     try:
         return package_version("crfrnn")
-    except PackageNotFoundError:  # run from a source tree that is not installed
+    except PackageNotFoundError:  # run from a source tree without installation
         return "not installed"
 
 
 def progress(log: Path | None = None) -> Bar:
-    """How far the work is, on the error stream, and as lines in `log`."""
+    """A progress display on the error stream, and as lines in `log`."""
     return Bar(err, log)
 
 
 @contextmanager
 def task_bars(log: Path | None = None) -> Iterator[Steps]:
-    """A callback (what, done, in all): one bar, of what is being done."""
+    """A callback (what, done, total) that shows one bar for the current task."""
     with progress(log) as bar:
         tasks: dict[str, int] = {}
 
@@ -221,9 +224,9 @@ def epoch_report(bar: Bar) -> Callable[[str, int, int, int, float], None]:
 def build_crf(
     num_labels: int | None, params: Path | None, preset: str | None, iterations: int | None, **numbers: Any
 ) -> SavedParameters:
-    """The CRF of a parameter file, or of a preset and numbers.
+    """The CRF from a parameter file, or from a preset and options.
 
-    Raises: ValueError if both are given, or the file is for another number of labels.
+    Raises: ValueError if both are given, or the file has another number of labels.
     """
     from crfrnn.crf import CRFRNN
     from crfrnn.crf.binary import for_two_labels, label_names
@@ -239,7 +242,7 @@ def build_crf(
         if num_labels is not None and saved.crf.num_labels != num_labels:
             raise ValueError(
                 f"--params: expected parameters for {num_labels} labels, got {saved.crf.num_labels} in "
-                f"{str(params)!r}; the unary and the file must be of one kind"
+                f"{str(params)!r}; the unary and the file must have the same labels"
             )
         if iterations is not None:
             saved.crf.iterations, saved.crf.eval_iterations = check_iterations(iterations), None
@@ -251,7 +254,7 @@ def build_crf(
 
 
 def layer_settings(quality: str, iterations: int | None) -> dict[str, Any]:
-    """The arguments of `CRFRNN` that every command which builds one has."""
+    """The arguments of `CRFRNN` common to all commands that build one."""
     given = {} if iterations is None else {"iterations": check_iterations(iterations)}
     return {"quality": quality, **given}
 
@@ -270,7 +273,7 @@ def pictures(root: Path, split: str, num_labels: int | None, void: int | None = 
     if (root / "images").is_dir():
         return folder_pictures(root, num_labels=num_labels, void=void)
     if void not in (None, VOID):
-        raise ValueError(f"--void: expected {VOID} for a VOC development kit, got {void}; leave it out")
+        raise ValueError(f"--void: expected {VOID} for a VOC development kit, got {void}; omit it")
     return voc_pictures(root, split)
 
 
@@ -301,7 +304,7 @@ def unary_source(spec: str, **options: Any) -> FolderUnaries | DeepLabUnaries:
 def labelled(
     root: Path, split: str, limit: int | None, labels: int | None, void: int | None = None
 ) -> tuple[PictureSet, int]:
-    """Pictures with masks, and their number of labels, which is VOC's or must be said."""
+    """Pictures with masks, and their number of labels: VOC's, or as given."""
     found = pictures(root, split, labels, void).some(check_limit(limit))
     count = labels or len(found.class_names)
     if count < 1:
@@ -324,7 +327,7 @@ def dataset(
 
 
 def check_unaries(source: Any, found: PictureSet) -> None:
-    """ValueError, before any work, that counts the pictures which have no unary in a folder of them."""
+    """ValueError, before any work, with the number of pictures that have no unary in the folder."""
     from crfrnn.datasets import FolderUnaries
 
     if isinstance(source, FolderUnaries):
@@ -332,7 +335,7 @@ def check_unaries(source: Any, found: PictureSet) -> None:
 
 
 def check_each(option: str, ids: Sequence[str], find: Callable[[str], Any]) -> None:
-    """Call `find` for every id; one ValueError with a line for each kind of ValueError that it raises."""
+    """Call `find` for every id and collect its ValueErrors into one, with one line per kind."""
     from crfrnn.io.problems import by_kind
 
     problems = {}
@@ -345,7 +348,7 @@ def check_each(option: str, ids: Sequence[str], find: Callable[[str], Any]) -> N
         lines = "\n  ".join(by_kind(list(problems.values()), list(problems)))
         raise ValueError(
             f"{option}: expected a file for each of the {len(ids)} pictures, got {len(problems)} problems; "
-            f"mend these, or take fewer pictures:\n  {lines}"
+            f"correct these, or take fewer pictures:\n  {lines}"
         )
 
 
@@ -354,16 +357,16 @@ def class_names(found: PictureSet, num_labels: int) -> tuple[str, ...]:
 
 
 def settings(*without: str) -> dict[str, Any]:
-    """The options of the command that runs, as `crfrnn.io.outputs.claim` takes them.
+    """The options of the running command, for `crfrnn.io.outputs.claim`.
 
-    Args: without: names of those that no result depends on, beside the output and what may be done to it.
+    Args: without: names of options that results do not depend on, besides the output options.
     """
     left_out = {"output", "overwrite", "skip_existing", "context", *without}
     return {name: value for name, value in state.options.items() if name not in left_out}
 
 
 def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
-    """An .npz with the one entry `probabilities`, whole or not at all."""
+    """Write an .npz with the single entry `probabilities`, atomically."""
     import numpy as np
 
     from crfrnn.io import atomic
@@ -373,7 +376,7 @@ def write_probabilities(path: Path, probabilities: NDArray[np.float32]) -> None:
 
 
 def figures_line(figures: dict[str, float]) -> str:
-    """Mean IU 68.53, trimap 54.92, …, in percent; those alone that could be measured."""
+    """Mean IU 68.53, trimap 54.92, …, in percent; only the figures that could be measured."""
     titles = {"mean_iu": "mean IU", "trimap_iu": "trimap IU", "pixel_accuracy": "pixel accuracy"}
     known = {name: figures[name] for name in titles if not math.isnan(figures.get(name, math.nan))}
     parts = [f"{titles[name]} {100 * value:.2f}" for name, value in known.items()]
@@ -381,7 +384,7 @@ def figures_line(figures: dict[str, float]) -> str:
 
 
 def layer_line(crf: CRFRNN) -> str:
-    """The numbers of a CRF in one line; weights as their means over labels."""
+    """The parameters of a CRF on one line; weights as means over labels."""
     names = ("theta_alpha", "theta_beta", "theta_gamma", "temperature")
     logs = {name: getattr(crf, f"log_{name}") for name in names}
     shown = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn convert`: other people's weights in, safetensors and configuration out."""
+"""`crfrnn convert`: foreign weight files to safetensors with a configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def convert(
     half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Convert a CRF-RNN, FCN, VGG-16 or DeepLab weight file; nothing in it is run.
+    """Convert a CRF-RNN, FCN, VGG-16 or DeepLab weight file without running code from it.
 
     Example: crfrnn convert TVG_CRFRNN_COCO_VOC.caffemodel --from caffe -o crfrnn-original/
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn demo`: one photograph segmented by the packaged checkpoint, another from refined scribbles."""
+"""`crfrnn demo`: segment one photograph with the packaged checkpoint, another from scribbles."""
 
 from __future__ import annotations
 

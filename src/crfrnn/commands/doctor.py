@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn doctor`: what is installed and runs, what each command lacks, and the line that installs it."""
+"""`crfrnn doctor`: installed packages, working backends, and how to install what each command lacks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from crfrnn.extras import install_line
 
 @dataclass(frozen=True)
 class Need:
-    """Packages that a command needs beside those that every installation has.
+    """Packages that a command needs in addition to the required dependencies.
 
     Attributes:
-        modules: name of the package by the module that is imported.
-        extra: of pyproject.toml, which installs them.
-        purpose: what alone needs them; "" if the command does not run without.
+        modules: the package's name by the name of the imported module.
+        extra: the extra of pyproject.toml that installs them.
+        purpose: the part of the command that needs them; "" if the whole command does.
     """
 
     modules: dict[str, str]
@@ -66,13 +66,13 @@ NEEDS: dict[str, tuple[Need, ...]] = {
 
 def doctor(
     speed: Annotated[
-        bool, typer.Option("--speed/--no-speed", help="Time the published problem here, some seconds.")
+        bool, typer.Option("--speed/--no-speed", help="Time the published problem here; takes a few seconds.")
     ] = True,
 ) -> None:
-    """Versions, what is missing, which backends work, how fast this machine is beside the published table.
+    """Print versions, missing packages, working backends, and this machine's speed beside the published one.
 
-    Each backend is run on a small problem and compared with the reference. A line for each command says OK,
-    or what it lacks and how that is installed.
+    Each backend is run on a small problem and compared with the reference. One line per command states OK,
+    or what is missing and how to install it.
 
     Example: crfrnn doctor
 
@@ -90,7 +90,7 @@ def doctor(
     table.add_row("native module", _native())
     shared = shared_folder()
     named = os.environ.get("CRFRNN_SHARED")
-    where = str(shared) if shared else "none (set $CRFRNN_SHARED, or put it beside the checkout)"
+    where = str(shared) if shared else "none (set $CRFRNN_SHARED, or put it next to the checkout)"
     table.add_row("real data", f"{where}{' from $CRFRNN_SHARED' if named else ''}")
     optional = {package for needs in NEEDS.values() for need in needs for package in need.modules.values()}
     for name in ("numpy", "pillow", "safetensors", "typer", "rich", *sorted(optional)):
@@ -125,7 +125,7 @@ def _state(needs: tuple[Need, ...]) -> str:
 def _there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ValueError:  # it was imported in a way that leaves no trace
+    except ValueError:  # imported without a module spec
         return False
 
 
@@ -140,6 +140,6 @@ def _native() -> str:
     try:
         from crfrnn import _native
     except ImportError as error:
-        return f"not usable ({error}); the slow reference lattice runs instead"
+        return f"not usable ({error}); the slow reference lattice is used instead"
     known = ", ".join(_native.instruction_sets())
     return f"{Path(str(_native.__file__)).name}, {_native.instruction_set()} in use of {known}"

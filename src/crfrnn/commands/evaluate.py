@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn evaluate`: several methods on the same pictures, side by side."""
+"""`crfrnn evaluate`: compare several methods on the same pictures."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def evaluate(
     limit: common.Limit = None,
     iterations: common.Iterations = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Method that differences are taken to (the first).")
+        str | None, typer.Option("--baseline", help="Method that others are compared with (the first).")
     ] = None,
     trimap_width: Annotated[int, typer.Option("--trimap-width", help="Pixels around the void band.")] = 5,
     samples: Annotated[int, typer.Option("--samples", help="Bootstrap resamples of the pictures.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Mean IU as VOC counts it, trimap IU, boundary IoU and F, with bootstrap intervals over pictures.
+    """Compute VOC's mean IU, trimap IU, boundary IoU and F, with bootstrap intervals over pictures.
 
     Writes scores.md, scores.csv, differences.csv and trimap.csv (the curve by width).
 
@@ -72,7 +72,7 @@ def evaluate(
 
     specs = dict(_named(spec) for spec in methods)
     if len(specs) != len(methods):
-        raise ValueError("--method: expected each name once; write NAME=… to tell them apart")
+        raise ValueError("--method: expected each name once; write NAME=… to distinguish them")
     base = check_choice("--baseline", baseline or next(iter(specs)), specs)
     found, count = common.labelled(root, split, limit, labels, void)
     folders = {name: folder for name, spec in specs.items() if (folder := _folder(spec)) is not None}
@@ -109,7 +109,7 @@ def evaluate(
             range(len(data)), judge, name=found.ids.__getitem__, strict=common.state.debug,
             progress=bar.counter("evaluate", len(data)),
         )  # fmt: skip
-        if tally.failed:  # figures of the others would be those of another data set
+        if tally.failed:  # figures of the other pictures alone would be misleading
             for line in (*tally.problems(), "nothing was written"):
                 common.show_error(line)
             raise typer.Exit(common.USAGE)
@@ -121,7 +121,7 @@ def evaluate(
         if len(specs) > 1:
             pairs = [(method, base) for method in result.methods if method != base]
             write_csv(tables["differences.csv"], difference_lines(result, pairs, options, "baseline"))
-        else:  # those of an earlier run would be taken for this one's
+        else:  # tables of an earlier run could be mistaken for this one's
             tables["differences.csv"].unlink(missing_ok=True)
     _show(result)
     among, of = len(result.true_labels), len(result.class_names)
@@ -146,7 +146,7 @@ def _named(spec: str) -> tuple[str, str]:
 
 
 def _folder(spec: str) -> Path | None:
-    """The folder of label maps that a method is, or None."""
+    """The folder of label maps that a method names, or None."""
     path = Path(spec.removeprefix("folder:"))
     return path if path.is_dir() else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn experiment`: the paper's Table 1 and its ablations, trained whole or on given unaries."""
+"""`crfrnn experiment`: the paper's Table 1 and its ablations, for whole networks or on given unaries."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from crfrnn.datasets import PictureSet, UnaryDataset
     from crfrnn.experiments import Plan
 
-experiments = typer.Typer(no_args_is_help=True, help="The paper's tables, one resumable command each.")
+experiments = typer.Typer(
+    no_args_is_help=True, help="Reproduce the paper's tables, one resumable command each."
+)
 
-Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder; the same again goes on with what is missing.")
-]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder; repeat the command to resume.")]
 TrainIterations = Annotated[str, typer.Option("--train-iterations", help="T in training, for ablations.")]
 TestIterations = Annotated[str, typer.Option("--test-iterations", help="T in test, for ablations.")]
 ReportOnly = Annotated[
-    bool, typer.Option("--report-only", help="Only write the report of the rows that are done.")
+    bool, typer.Option("--report-only", help="Only write the report of the finished rows.")
 ]
 ValPictures = Annotated[
-    int | None, typer.Option("--val-pictures", help="Judge on so many only, to try things out.")
+    int | None, typer.Option("--val-pictures", help="Evaluate only this many, for a trial run.")
 ]
 COUNTS = "1,5,10"
 
@@ -49,28 +49,29 @@ def recipe_experiment(
     recipe: RecipeName = "cpu-small",
     settings: Settings = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="Several, as 0,1,2: each in OUTPUT/seedN, and their mean.")
+        str | None,
+        typer.Option("--seeds", help="Several, such as 0,1,2: each in OUTPUT/seedN, and their mean."),
     ] = None,
     hold_out: Annotated[
         float, typer.Option("--hold-out", help="Share of the training pictures for cross-validation.")
     ] = 0.1,
     trials: Annotated[
-        int, typer.Option("--trials", help="Of the cross-validation; 0: the recipe's numbers.")
+        int, typer.Option("--trials", help="Trials of the cross-validation; 0: the recipe's numbers.")
     ] = 30,
     tune_pictures: Annotated[
-        int | None, typer.Option("--tune-pictures", help="At most so many of those held out.")
+        int | None, typer.Option("--tune-pictures", help="Largest number of held-out pictures.")
     ] = 40,
     val_pictures: ValPictures = None,
     judge_on: Annotated[
-        str, typer.Option("--judge-on", help="val, or held-out: those that nothing was chosen on.")
+        str, typer.Option("--judge-on", help="val, or held-out: pictures not used for any choice.")
     ] = "val",
     train_iterations: TrainIterations = COUNTS,
     test_iterations: TestIterations = COUNTS,
-    device: Annotated[str, typer.Option("--device", help="Where rows are judged: cpu, cuda.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help="Device of the evaluation: cpu, cuda.")] = "cpu",
     keep_networks: Annotated[
         bool,
         typer.Option(
-            "--keep-networks/--no-keep-networks", help="Keep networks' weights when all rows are done."
+            "--keep-networks/--no-keep-networks", help="Keep the networks' weights after all rows are done."
         ),
     ] = True,
     report_only: ReportOnly = False,
@@ -78,7 +79,7 @@ def recipe_experiment(
     devices: Devices = 1,
     strategy: Strategy = "auto",
 ) -> None:
-    """Train, judge and compare, as `HELP` says of each; the name of the command chooses the plan."""
+    """Train, evaluate and compare, as described in `HELP`; the command's name selects the plan."""
     from crfrnn.experiments import NetworkExperiment, ablations, table1, write_seeds
     from crfrnn.training.recipe import load_recipe
 
@@ -113,20 +114,20 @@ def recipe_experiment(
 
 
 HELP = {
-    "table1": """Table 1 of the paper: the plain network, a CRF behind it, and both trained together.
+    "table1": """Table 1 of the paper: the plain network, a CRF after it, and both trained together.
 
-    The rows are the plain network, a cross-validated CRF behind it, end to end, and two controls. OUTPUT gets
+    The rows are the plain network, a cross-validated CRF after it, end to end, and two controls. OUTPUT gets
     table1.md with CSV files and figures; `crfrnn experiment ablations` may share it.
 
     Example: crfrnn experiment table1 --recipe cpu-small -s data.root=data -o table1
 
     Example: crfrnn experiment table1 --seeds 0,1,2 -s data.root=data -o table1
     """,
-    "ablations": """What each part of the CRF brings when it is trained with the network.
+    "ablations": """The contribution of each part of the CRF when it is trained with the network.
 
-    T in training and in test, compatibility, weights, bandwidths, normalisation, loss. OUTPUT gets
-    ablations.md with CSV files and figures; it may be that of `crfrnn experiment table1`, whose networks it
-    then takes.
+    Varies T in training and in test, compatibility, weights, bandwidths, normalisation and loss. OUTPUT gets
+    ablations.md with CSV files and figures; it may be the folder of `crfrnn experiment table1`, whose
+    networks are then reused.
 
     Example: crfrnn experiment ablations -r mine.yaml --train-iterations 1,5 -o table1
     """,
@@ -143,11 +144,13 @@ def unary_experiment(
         str, typer.Option("--judge-on", help="val, or held-out: a fold of the training pictures.")
     ] = "val",
     val: Annotated[
-        Path | None, typer.Option("--val", help="Where the val pictures are, if not in ROOT.")
+        Path | None, typer.Option("--val", help="Folder of the val pictures, if not in ROOT.")
     ] = None,
-    val_split: Annotated[str, typer.Option("--val-split", help="Its list in a VOC development kit.")] = "val",
+    val_split: Annotated[
+        str, typer.Option("--val-split", help="Their list in a VOC development kit.")
+    ] = "val",
     val_unaries: Annotated[
-        str | None, typer.Option("--val-unaries", help="Its unaries, if not with the others.")
+        str | None, typer.Option("--val-unaries", help="Their unaries, if not with the others.")
     ] = None,
     hold_out: Annotated[
         float, typer.Option("--hold-out", help="Share of the training pictures in that fold.")
@@ -160,17 +163,15 @@ def unary_experiment(
     limit: common.Limit = None,
     val_pictures: ValPictures = None,
     long_side: Annotated[
-        int | None, typer.Option("--long-side", help="Reduce pictures, truths and unaries to this.")
+        int | None, typer.Option("--long-side", help="Scale pictures, truths and unaries down to this.")
     ] = None,
-    rows: Annotated[
-        list[str] | None, typer.Option("--row", help="Only this row; as often as you like.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Of every fit.")] = None,
+    rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; repeatable.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of every fit.")] = None,
     trials: Annotated[
-        int, typer.Option("--trials", help="Of the cross-validation; 0: the package's numbers.")
+        int, typer.Option("--trials", help="Trials of the cross-validation; 0: the package's numbers.")
     ] = 30,
     tune_pictures: Annotated[
-        int | None, typer.Option("--tune-pictures", help="Cross-validate on so many of them.")
+        int | None, typer.Option("--tune-pictures", help="Cross-validate on this many of them.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Folds, trials and order.")] = 0,
     iterations: common.Iterations = None,
@@ -180,7 +181,7 @@ def unary_experiment(
     test_iterations: TestIterations = COUNTS,
     report_only: ReportOnly = False,
 ) -> None:
-    """Learn nothing but the CRF, as `UNARY_HELP` says of each; the name of the command chooses the plan."""
+    """Train only the CRF, as described in `UNARY_HELP`; the command's name selects the plan."""
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
     from crfrnn.lattice.validate import check_choice
     from crfrnn.training import FitConfig, TuneConfig
@@ -195,7 +196,7 @@ def unary_experiment(
         more = val_unaries or unary_files
         train, judged = data, _dataset(val or root, val_split, None, more, data.num_labels, **options)
     judged = judged.select(judged.pictures.some(val_pictures).ids)
-    # An epoch chosen on a small fold would be one more thing in which fits differ: all go to the end.
+    # Selecting an epoch on a small fold would add noise to the comparison, so all fits run to the end.
     config = configured(FitConfig, ["select=last", *(settings or ())], epochs=epochs, seed=seed)
     layer = common.layer_settings(quality, iterations)
     if context.info_name == "unaries":
@@ -218,18 +219,18 @@ def unary_experiment(
 
 
 UNARY_HELP = {
-    "unaries": """Table 1 on given unaries alone: their argmax, a CRF behind it, and a learned one.
+    "unaries": """Table 1 on given unaries: their argmax, a CRF after them, and a learned CRF.
 
     The rows are the argmax of the unaries, default numbers, cross-validated numbers, learned, and a control,
-    compared on pictures that nothing was learned from.
+    compared on pictures not used for training.
 
     Example: crfrnn experiment unaries VOCdevkit --unaries logits/ --layout lhw -o out
     """,
-    "unary-ablations": """What each part of the CRF brings on the unaries that are given.
+    "unary-ablations": """The contribution of each part of the CRF on given unaries.
 
-    Learns nothing but the CRF, from the same start every time: T in training and in test, compatibility,
-    weights, bandwidths, normalisation, loss. --judge-on held-out leaves val unseen. OUTPUT may be that of
-    `crfrnn experiment unaries`.
+    Trains only the CRF, always from the same start, varying T in training and in test, compatibility,
+    weights, bandwidths, normalisation and loss. With --judge-on held-out, val stays unseen. OUTPUT may be the
+    folder of `crfrnn experiment unaries`.
 
     Example: crfrnn experiment unary-ablations VOCdevkit --unaries deeplab:u.npz --judge-on held-out -o out
     """,
@@ -237,7 +238,7 @@ UNARY_HELP = {
 
 
 def help_text(text: str) -> str:
-    """Paragraphs without the line breaks of the source."""
+    """The text with each paragraph on one line."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
@@ -252,7 +253,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def kept_when_interrupted(output: Path) -> Iterator[None]:
-    """Ctrl-C or SIGTERM: says what is kept, and ends with its own exit status."""
+    """On Ctrl-C or SIGTERM, report what is kept and exit with the signal's status."""
     from crfrnn.training.run_files import Interrupted
 
     try:
@@ -262,25 +263,25 @@ def kept_when_interrupted(output: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         say(
             f"Interrupted ({signals.name()}); finished rows are in {output / 'rows'}. "
-            "The same command goes on with the others."
+            "Repeat the command to continue with the others."
         )
         raise typer.Exit(signals.status()) from None
 
 
 def report(plan: Plan, output: Path, judged: PictureSet, num_labels: int) -> None:
-    """Write the report with the command line that made it, and say where it is."""
+    """Write the report with the command line that made it, and print its path."""
     from crfrnn.experiments import write_report
 
     say(f"Report: {write_report(plan, output, judged, num_labels, command=command_words())}")
 
 
 def command_words() -> str:
-    """The command line that is running, for reports."""
+    """The current command line, for reports."""
     return shlex.join(["crfrnn", *sys.argv[1:]])
 
 
 def counts(train: str, test: str) -> tuple[list[int], list[int]]:
-    """T in training and T in test, from whole numbers with commas."""
+    """T in training and T in test, from comma-separated whole numbers."""
     return _counts("--train-iterations", train), _counts("--test-iterations", test)
 
 
@@ -290,7 +291,9 @@ def _counts(option: str, text: str, least: int = 1) -> list[int]:
     except ValueError:
         found = []
     if not found or min(found) < least:
-        raise ValueError(f"{option}: expected whole numbers from {least} on, with commas, got {text!r}")
+        raise ValueError(
+            f"{option}: expected comma-separated whole numbers of at least {least}, got {text!r}"
+        )
     return found
 
 
@@ -298,7 +301,7 @@ def _dataset(
     root: Path, split: str, limit: int | None, spec: str, labels: int | None, *, void: int | None,
     long_side: int | None, **options: Any,
 ) -> UnaryDataset:  # fmt: skip
-    """`common.dataset`, with pictures, truths and unaries reduced if that is asked for."""
+    """`common.dataset`, with pictures, truths and unaries scaled down if requested."""
     from crfrnn.datasets import ReducedUnaries, UnaryDataset, reduced
 
     if long_side is None:

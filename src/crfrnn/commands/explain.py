@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn explain`: pictures of what the CRF does to one photograph."""
+"""`crfrnn explain`: figures of what the CRF does to one photograph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crfrnn.commands import common
 def explain(
     image: Annotated[Path, typer.Argument(help="A picture.", show_default=False)],
     unary: Annotated[Path, typer.Option("--unary", "-u", help="Its unary.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the pictures and their page.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the figures and their page.")],
     kind: common.Kind,
     layout: common.Layout = None,
     labels: common.Labels = None,
@@ -37,16 +37,14 @@ def explain(
     ] = None,
     pixel: Annotated[
         tuple[int, int] | None,
-        typer.Option(
-            "--pixel", help="X Y of the kernels' footprints; by default where the CRF changed most."
-        ),
+        typer.Option("--pixel", help="X Y of the kernels' footprints; default: where the CRF changed most."),
     ] = None,
-    film: Annotated[str, typer.Option("--film", help="gif, or png: animated, in all colours.")] = "gif",
+    film: Annotated[str, typer.Option("--film", help="gif, or png: animated, in full colour.")] = "gif",
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Draw what the CRF does to one picture: labels by iteration, kernels, compatibility, free energy.
+    """Draw what the CRF does to one picture: labels per iteration, kernels, compatibility, free energy.
 
-    OUTPUT gets the pictures and index.html, which shows and explains them. The labels are those of `refine`
+    OUTPUT gets the figures and index.html, which shows and explains them. The labels equal those of `refine`
     with the same options.
 
     Example: crfrnn explain cat.jpg --unary cat.npy --kind logits --layout lhw -o cat/

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn fit`: learn a CRF from unaries and masks."""
+"""`crfrnn fit`: train a CRF on unaries and masks."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def fit(
         bool, typer.Option("--all-folds", help="Fit once per fold, save the mean of the parameters.")
     ] = False,
     patience: Annotated[
-        int | None, typer.Option("--patience", help="Epochs without gain before it stops.")
+        int | None, typer.Option("--patience", help="Stop after this many epochs without gain.")
     ] = None,
     select: Annotated[
         str | None, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss; or last.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Folds and order.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of folds and order.")] = None,
     compatibility: Annotated[
         str | None, typer.Option("--compatibility", help="free, symmetric, diagonal or fixed.")
     ] = None,
@@ -63,9 +63,9 @@ def fit(
 ) -> None:
     """Learn weights, compatibility, bandwidths and temperature by back-propagation.
 
-    Validation is a fold of the pictures that are given: keep test pictures out of ROOT's split. Ctrl-C and
-    SIGTERM save the best so far (exit code 130 and 143). Beside the parameter file a CSV log of the same name
-    is written. What an option is when it is left out, --show says.
+    Validation uses a fold of the given pictures, so keep test pictures out of ROOT's split. Ctrl-C and
+    SIGTERM save the best parameters so far (exit codes 130 and 143). A CSV log of the same name is written
+    next to the parameter file. --show prints the defaults of all options.
 
     Example: crfrnn fit VOCdevkit --unaries logits/ --layout lhw -o learned.safetensors
 
@@ -108,7 +108,7 @@ def fit(
     common.out.print(f"Log: {log}" + (" (one per fold)" if parts else ""), markup=False)
     common.out.print(f"Parameters: {output}", markup=False)
     if result.interrupted:
-        raise common.stopped(f"the best so far is kept; --start {output} learns on from it")
+        raise common.stopped(f"the best parameters so far are kept; --start {output} continues from them")
 
 
 def _start(
@@ -135,7 +135,7 @@ def _start(
 
 
 def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
-    """The same function with weights as vectors or matrices, and with a temperature if it is to be learnt."""
+    """An equal CRF with weights as vectors or matrices, and with a temperature if it is to be learned."""
     import torch
 
     from crfrnn.crf.saved import WEIGHTS, layer_of, settings_of
@@ -151,7 +151,7 @@ def with_form(crf: CRFRNN, label_weights: str, temperature: bool) -> CRFRNN:
 
 
 def check_output(output: Path) -> None:
-    """A name that would be lost with hours of work is refused at once."""
+    """Reject an unusable name before hours of work, not after."""
     if output.suffix != ".safetensors":
         raise ValueError(f"-o: expected a name ending in .safetensors, got {str(output)!r}")
 
@@ -160,7 +160,7 @@ def save_result(
     output: Path, result: FitResult | TuneResult, data: UnaryDataset, figures: dict[str, Any],
     origin: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Write the parameter file, and say what is in it."""
+    """Write the parameter file and print its content."""
     from crfrnn.io import save_parameters
 
     names = common.class_names(data.pictures, data.num_labels)
@@ -171,7 +171,7 @@ def save_result(
 def provenance(
     command: str, data: UnaryDataset, unaries: str, split: str, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """What is needed to do it again; no paths of the machine it was done on."""
+    """What is needed to repeat the run, without paths of this machine."""
     import torch
 
     return {

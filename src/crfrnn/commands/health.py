@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `crfrnn doctor` runs: each backend on a small problem, and the published timing on this machine."""
+"""Checks of `crfrnn doctor`: each backend on a small problem, and the published timing on this machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 # README.md's first table: forward, T = 10, θ 160/3/3, 500 × 500 pixels, 21 labels, on two x86-64 cores.
 PUBLISHED_SECONDS = 0.24
 SIDE, LABELS, ITERATIONS = 500, 21, 10
-BUDGET = 2.0  # seconds that the measurement takes on a machine as fast as the published one
+BUDGET = 2.0  # seconds of measurement on a machine as fast as the published one
 TOLERANCE = 1e-4
 
 
 def backends() -> dict[str, str]:
-    """What became of each backend: "works" after it was run, else why not."""
+    """The state of each backend: "works" after a test run, otherwise the reason."""
     import torch
 
     from crfrnn.crf import GaussianKernel
@@ -50,7 +50,7 @@ def backends() -> dict[str, str]:
 
 
 def speed() -> str:
-    """A line that names this machine's time for the published problem, and the published one."""
+    """One line with this machine's time for the published problem, and the published time."""
     import torch
 
     from crfrnn.crf import CRFRNN

@@ -30,7 +30,7 @@ from crfrnn.commands.volume import volume
 
 app = typer.Typer(
     name="crfrnn",
-    help="Dense conditional random fields for segmentation: refine, learn, judge.",
+    help="Dense conditional random fields for segmentation: refine, train, evaluate.",
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode="rich",
@@ -71,7 +71,7 @@ def options(
 
 
 def run(given: Sequence[str]) -> None:
-    """Parse and call; --debug is understood anywhere."""
+    """Parse and call; --debug is accepted at any position."""
     if "--debug" in given:
         given = ["--debug", *(word for word in given if word != "--debug")]
     app(args=list(given))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The pictures that a command line names, and how a run over them is shown and ends."""
+"""The pictures named on a command line, and the progress and summary of a run over them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Pictures = Annotated[
     list[str], typer.Argument(help="Pictures, folders of them, or globs.", show_default=False)
 ]
 Recursive = Annotated[
-    bool, typer.Option("--recursive", help="Search folders below folders, too; OUTPUT gets the same ones.")
+    bool, typer.Option("--recursive", help="Search subfolders too; OUTPUT gets the same subfolders.")
 ]
 
 
 def picture_endings() -> set[str]:
-    """The endings of the pictures that can be read, in small letters."""
+    """The lower-case file endings of readable pictures."""
     from PIL import Image
 
     from crfrnn.io.images import FORMATS
@@ -37,14 +37,14 @@ def picture_endings() -> set[str]:
 
 
 def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, Path]:
-    """Each picture with the name of its results below the output folder, without ending.
+    """Each picture, with the name of its results relative to the output folder, without ending.
 
     Args:
-        given: files, folders whose pictures are taken, and globs; an unquoted glob, which the shell has made
-            into many files, means the same as a quoted one.
-        recursive: also what lies in folders below a folder, without hidden ones; the names keep the folders.
+        given: files, folders of pictures, and globs; an unquoted glob, expanded by the shell, has the same
+            effect as a quoted one.
+            recursive: include subfolders, except hidden ones; the names keep the subfolders.
 
-    Raises: FileError for what is not there, or holds no pictures.
+    Raises: FileError for a name that does not exist, or contains no pictures.
     """
     from crfrnn.io import FileError
     from crfrnn.io.outputs import result_names, without_results
@@ -63,12 +63,10 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
             here = [p for p in map(Path, glob.glob(word, recursive=True)) if p.is_file()]
         else:
             raise FileError(
-                "IMAGE", word, "a picture, a folder or a glob", "nothing there", "check the spelling"
+                "IMAGE", word, "a picture, a folder or a glob", "no such file", "check the spelling"
             )
         if not here:
-            hint = (
-                "" if recursive or not path.is_dir() else "; folders below it are searched with --recursive"
-            )
+            hint = "" if recursive or not path.is_dir() else "; --recursive also searches its subfolders"
             raise FileError(
                 "IMAGE", word, "pictures", "none", f"endings are {', '.join(sorted(endings))}{hint}"
             )
@@ -78,7 +76,7 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
         pictures = without_results(pictures)
     if not pictures:
         raise FileError(
-            "IMAGE", given[0], "pictures", "results of this program alone", "name the folder of photographs"
+            "IMAGE", given[0], "pictures", "only results of this program", "name the folder of photographs"
         )
     base = os.path.commonpath(folders) if recursive and folders else None
     return dict(zip(pictures, result_names(pictures, base), strict=True))
@@ -137,9 +135,9 @@ def _files(folder: Path, recursive: bool) -> list[Path]:
 
 @contextmanager
 def counted(description: str, total: int, log: Path | None = None) -> Iterator[tuple[Tally, Progress]]:
-    """A tally and a bar for `crfrnn.inference.many`; a signal ends the block and is noted in the tally.
+    """A tally and a bar for `crfrnn.inference.many`; a signal ends the block and is recorded in the tally.
 
-    Args: log: a file that gets the lines, too.
+    Args: log: a file that also gets the lines.
     """
     from crfrnn.inference.many import Tally
 
@@ -152,9 +150,9 @@ def counted(description: str, total: int, log: Path | None = None) -> Iterator[t
 
 
 def conclude(tally: Tally, goes_on: str) -> None:
-    """Say which pictures failed, by kind, and leave with the exit code of the run unless all were done.
+    """Print the failed pictures by kind, and exit with the run's code unless all are done.
 
-    Args: goes_on: what does the others after a signal, as a sentence.
+    Args: goes_on: how to continue after a signal, as a phrase.
     """
     for line in tally.problems():
         common.show_error(line)

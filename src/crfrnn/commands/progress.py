@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a command is: a bar on a terminal, now and then a line elsewhere and in a log file."""
+"""Progress of a command: a bar on a terminal, occasional lines elsewhere and in a log file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-FIRST = 5.0  # seconds before the first line, and between lines at least
-SOON = 0.1  # so little time says nothing of a rate
-SHARE = 0.05  # later lines wait for so much of the time that has passed: a day has some 150 lines
+FIRST = 5.0  # seconds before the first line, and least time between lines
+SOON = 0.1  # seconds; too short to estimate a rate
+SHARE = 0.05  # further lines wait for this share of the elapsed time: about 150 lines per day
 Clock = Callable[[], float]
 
 
 @dataclass
 class _Task:
-    """What is being done, since when, how much of it, when that was said, and how much a line said last."""
+    """A task: description, start, amount done, time of its change, and amount at the last line."""
 
     description: str
     total: int | None
@@ -32,7 +32,7 @@ class _Task:
 
 
 class Lines:
-    """Lines such as ``refine: 120 of 468, 3.1 a second, 1 min 52 s left``, not too often.
+    """Lines such as ``refine: 120 of 468, 3.1 per second, 1 min 52 s left``, at a limited rate.
 
     Args:
         write: called with a line.
@@ -71,7 +71,7 @@ def _line(task: _Task, now: float) -> str:
     if task.done > 0 and took >= SOON:
         rate = task.done / took
         parts.append(
-            f"{rate:.{'0f' if rate >= 10 else '2g'}} a second" if rate >= 1 else f"{1 / rate:.2g} s each"
+            f"{rate:.{'0f' if rate >= 10 else '2g'}} per second" if rate >= 1 else f"{1 / rate:.2g} s each"
         )
         if task.total is not None and task.done < task.total:
             parts.append(f"{_span((task.total - task.done) / rate)} left")
@@ -79,7 +79,7 @@ def _line(task: _Task, now: float) -> str:
 
 
 def _span(seconds: float) -> str:
-    """A time as people say it.
+    """A duration in words.
 
     >>> _span(7.2), _span(100), _span(7300)
     ('7 s', '1 min 40 s', '2 h 1 min')
@@ -94,11 +94,11 @@ def _span(seconds: float) -> str:
 
 @dataclass
 class Bar:
-    """Shows tasks: a bar that disappears on a terminal, `Lines` elsewhere; in a log file always lines.
+    """Shows tasks: a transient bar on a terminal, `Lines` elsewhere; always lines in a log file.
 
     Attributes:
         console: where it is shown.
-        log: file that gets the lines, with the time in front, or None.
+        log: file for the lines, each preceded by the time, or None.
     """
 
     console: Console
@@ -142,7 +142,7 @@ class Bar:
         self._bar.remove_task(self._tasks.pop(task)[0])
 
     def counter(self, description: str, total: int | None = None) -> Callable[[int, int], None]:
-        """A task as a callback: what is done, and of how many."""
+        """A task as a callback (done, total)."""
         task = self.add_task(description, total)
         return lambda done, total: self.update(task, completed=done, total=total)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn pseudo-labels`: class activation maps of a training set in, label maps to train on out."""
+"""`crfrnn pseudo-labels`: convert class activation maps of a training set to label maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crfrnn.inference.pseudo import CamCRF, Job
 
 _ENDINGS = {
-    "cams": (".npz", ".npy"),  # .npy only to be refused with an explanation
+    "cams": (".npz", ".npy"),  # .npy only to be rejected with an explanation
     "logits": (".npy", ".npz", ".pt", ".pth"),
     "probabilities": (".npy", ".npz", ".pt", ".pth"),
     "labels": (".png", ".npy", ".npz", ".pt", ".pth"),
@@ -49,16 +49,17 @@ def pseudo_labels(
     scale: common.Scale = None,
     level: Annotated[
         list[float] | None,
-        typer.Option("--level", help="Instead of the recipe's thresholds or powers; once or twice."),
+        typer.Option("--level", help="Overrides the recipe's thresholds or powers; once or twice."),
     ] = None,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
     listing: Annotated[
-        Path | None, typer.Option("--list", help="Take only the pictures that this file names, one a line.")
+        Path | None, typer.Option("--list", help="Take only the pictures named in this file, one per line.")
     ] = None,
     recursive: Recursive = False,
     processes: Annotated[
-        int | None, typer.Option("--processes", "-j", help="One thread each; one for each processor.")
+        int | None,
+        typer.Option("--processes", "-j", help="Processes of one thread each; default: one per processor."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", help="Pictures refined together; for a GPU.")] = 1,
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
@@ -73,8 +74,8 @@ def pseudo_labels(
 ) -> None:
     """Pseudo-labels for weak supervision: activation maps, dense CRF, label maps with 255 where unsure.
 
-    A stopped run goes on when the same command is given again. Exit code 0: all pictures done; 1: some failed
-    (each is reported at the end, the others are done); 2: usage.
+    Repeat the command to resume a stopped run. Exit code 0: all pictures done; 1: some failed (each is
+    reported at the end, the others are done); 2: usage.
 
     Example: crfrnn pseudo-labels JPEGImages/ --maps cams/ --recipe irn -o ir_labels/
 
@@ -91,7 +92,7 @@ def pseudo_labels(
     if wanted.asked(images):
         if processes is not None:
             raise ValueError(
-                f"--processes: expected none with shards, URLs or --engine ray, got {processes}; say --actors"
+                f"--processes: expected none with shards, URLs or --engine ray, got {processes}; use --actors"
             )
 
         def by_name(words: Sequence[str]) -> dict[Path, tuple[Path, ...]]:
@@ -111,9 +112,9 @@ def pseudo_labels(
             scale=scale, quality=quality, processes=processes, batch=batch, device=device,
             overwrite=overwrite, tally=tally, progress=progress,
         )  # fmt: skip
-    common.out.print(f"{tally.done} of {tally.total} written, {tally.skipped} were there already.")
+    common.out.print(f"{tally.done} of {tally.total} written, {tally.skipped} already existed.")
     common.out.print(f"Label maps: {output}", markup=False)
-    conclude(tally, "the same command goes on with the others")
+    conclude(tally, "repeat the command to continue with the others")
 
 
 def _folder(maps: str) -> Path:
@@ -135,7 +136,7 @@ def _recipe(name: str, levels: list[float] | None, iterations: int | None) -> Ca
 
 
 def _jobs(images: Sequence[str], recursive: bool, maps: Path, kind: str, listing: Path | None) -> list[Job]:
-    """The pictures with the files of their maps; a file that is missing fails as its picture's turn comes."""
+    """The pictures with the files of their maps; a missing file fails when its picture is processed."""
     from crfrnn.datasets.pictures import read_ids
     from crfrnn.inference.pseudo import Job
 
@@ -147,13 +148,13 @@ def _jobs(images: Sequence[str], recursive: bool, maps: Path, kind: str, listing
         if missing:
             raise ValueError(
                 f"--list: expected names of pictures in {', '.join(images)}, got {missing[0]!r} and "
-                f"{len(missing) - 1} more that are not there; names carry no ending"
+                f"{len(missing) - 1} more that do not exist; names have no ending"
             )
         place = {name: number for number, name in enumerate(wanted)}
         named = sorted((pair for pair in named if pair[0] in place), key=lambda pair: place[pair[0]])
     jobs, counted = [], Counter(path.stem for _, path in named)
     for name, path in named:
-        # A folder of maps may have the folders of the pictures, or none, if that is clear.
+        # A folder of maps may have the same subfolders as the pictures, or none if names stay unique.
         stems = dict.fromkeys([name, path.stem] if counted[path.stem] == 1 else [name])
         candidates = [maps / f"{stem}{ending}" for stem in stems for ending in _ENDINGS[kind]]
         source = next((c for c in candidates if c.is_file()), candidates[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn refine`: pictures and their unaries in, label maps out."""
+"""`crfrnn refine`: refine the unaries of pictures to label maps."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def refine(
     shard_size: bulk.ShardSize = 1000,
     retry_failed: bulk.RetryFailed = False,
 ) -> None:
-    """Refine label scores along the edges of pictures; writes indexed PNG with the VOC palette.
+    """Refine label scores along the edges of pictures, and write indexed PNG with the VOC palette.
 
-    OUTPUT remembers what it was begun with: the same command writes its own files anew, or with
-    --skip-existing goes on where it was stopped. Other files there are left alone.
+    OUTPUT records the settings of the run: the same command rewrites its own files, or resumes with
+    --skip-existing. Other files in it are not touched.
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
-    stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
+    stopped by Ctrl-C, 143: by SIGTERM (every existing file is complete).
 
     Example: crfrnn refine photos/ --unary logits/ --kind logits --layout lhw -o refined/
 
@@ -121,7 +121,7 @@ class _Step(LabelMaps):
     iterations: int | None
     numbers: dict[str, Any]
     scale: tuple[float, float] | None
-    missing: dict[Path, FileError] = field(default_factory=dict)  # unaries that were not found, and why
+    missing: dict[Path, FileError] = field(default_factory=dict)  # unaries not found, with the reason
 
     def __post_init__(self) -> None:
         from crfrnn.io.unaries import check_reading
@@ -135,7 +135,7 @@ class _Step(LabelMaps):
         check_reading(self.reading["kind"], self.reading["axes"], self.labels)
 
     def record(self) -> dict[str, Any]:
-        """What the results depend on, as `crfrnn.io.outputs.claim` takes it."""
+        """The settings that results depend on, for `crfrnn.io.outputs.claim`."""
         return {
             **self.reading, **self.numbers, "labels": self.labels, "params": self.params,
             "preset": self.preset, "iterations": self.iterations, "scale": self.scale,

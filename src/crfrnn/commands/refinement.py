@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn experiment refinement`: ways to refine scores, ours and others', side by side on one data set."""
+"""`crfrnn experiment refinement`: compare this and other refinement methods on one data set."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def refinement(
     output: Output,
     split: common.Split = "train",
     val: Annotated[
-        Path | None, typer.Option("--val", help="Where the judged pictures are, if not in ROOT.")
+        Path | None, typer.Option("--val", help="Folder of the evaluated pictures, if not in ROOT.")
     ] = None,
-    val_split: Annotated[str, typer.Option("--val-split", help="Its list in a VOC development kit.")] = "val",
+    val_split: Annotated[
+        str, typer.Option("--val-split", help="Their list in a VOC development kit.")
+    ] = "val",
     val_unaries: Annotated[
-        str | None, typer.Option("--val-unaries", help="Its unaries, if not with the others.")
+        str | None, typer.Option("--val-unaries", help="Their unaries, if not with the others.")
     ] = None,
     kind: common.Kind = "logits",
     layout: common.Layout = None,
@@ -45,25 +47,25 @@ def refinement(
     void: common.Void = None,
     sources: Annotated[
         list[str] | None,
-        typer.Option("--source", help=f"Scores to refine: {', '.join(SOURCES)}; as often as you like."),
+        typer.Option("--source", help=f"Scores to refine: {', '.join(SOURCES)}; repeatable."),
     ] = None,
     methods: Annotated[
-        list[str] | None, typer.Option("--method", help="Only this one; as often as you like.")
+        list[str] | None, typer.Option("--method", help="Only this method; repeatable.")
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", help="Of each method's search.")] = 30,
+    trials: Annotated[int, typer.Option("--trials", help="Trials of each method's search.")] = 30,
     tune_pictures: Annotated[
-        int, typer.Option("--tune-pictures", help="Search on so many training pictures.")
+        int, typer.Option("--tune-pictures", help="Search on this many training pictures.")
     ] = 60,
     fit_pictures: Annotated[
-        int | None, typer.Option("--fit-pictures", help="Learn on so many training pictures.")
+        int | None, typer.Option("--fit-pictures", help="Train on this many training pictures.")
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the CRF that is learned.")] = 2,
+    epochs: Annotated[int, typer.Option("--epochs", help="Epochs of the learned CRF.")] = 2,
     params: Annotated[
         Path | None,
-        typer.Option("--params", help="Parameter file in place of a CRF learned here, for the given scores."),
+        typer.Option("--params", help="Parameter file instead of a CRF learned here, for the given scores."),
     ] = None,
     val_pictures: Annotated[
-        int | None, typer.Option("--val-pictures", help="Judge on so many only, spread evenly.")
+        int | None, typer.Option("--val-pictures", help="Evaluate only this many, spread evenly.")
     ] = None,
     limit: common.Limit = None,
     focus: Annotated[
@@ -71,21 +73,21 @@ def refinement(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", "-c", help="Network of that source; the package's own by default."),
+        typer.Option("--checkpoint", "-c", help="Network of that source; default: the packaged one."),
     ] = None,
     photographs: Annotated[
         list[Path] | None,
-        typer.Option("--photo", help="Also draw every method on this photograph; as often as you like."),
+        typer.Option("--photo", help="Also draw every method on this photograph; repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of trials and order.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of trials and order.")] = 0,
     report_only: ReportOnly = False,
 ) -> None:
-    """Ways to refine scores along edges, side by side: searched alike, judged, timed.
+    """Compare ways to refine scores along edges: search their parameters, evaluate and time them.
 
     No refinement, pydensecrf2, crfrnn with default, searched and learned numbers, RankSEG alone and after it,
-    SLIC, guided filter, bilateral solver, PAMR, PAR, GrabCut, random walker. Each one's numbers are searched
-    by equally many trials on ROOT's split; OUTPUT gets refinement.md with CSV, JSON and pictures. The same
-    command goes on with what is missing. Needs the extra peers.
+    SLIC, guided filter, bilateral solver, PAMR, PAR, GrabCut, random walker. Each method's parameters are
+    searched with equally many trials on ROOT's split; OUTPUT gets refinement.md with CSV, JSON and pictures.
+    Repeat the command to resume. Needs the extra peers.
 
     Example: crfrnn experiment refinement VOCdevkit --unaries logits/ --layout lhw -o out
 
@@ -135,7 +137,7 @@ def label_number(name: str | None, class_names: tuple[str, ...], num_labels: int
     if name in class_names:
         return class_names.index(name)
     if not name.isdigit() or int(name) >= num_labels:
-        known = ", ".join(class_names) or "names that the data has"
+        known = ", ".join(class_names) or "names in the data"
         raise ValueError(f"--focus: expected a number below {num_labels}, or one of {known}, got {name!r}")
     return int(name)
 
@@ -157,7 +159,7 @@ def _source(
             if predictor.num_labels != data.num_labels:
                 raise ValueError(
                     f"--checkpoint: expected a network of {data.num_labels} labels, got "
-                    f"{predictor.num_labels}; leave --source network out"
+                    f"{predictor.num_labels}; omit --source network"
                 )
             scores = NetworkScores(predictor, data.pictures)
         both.append(UnaryDataset(data.pictures, scores, data.num_labels, cache_bytes=2**28))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A GeoTIFF that is read and written by windows: what `crfrnn tiles` and `crfrnn segment` share."""
+"""GeoTIFF read and written by windows, shared by `crfrnn tiles` and `crfrnn segment`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDINGS = (".tif", ".tiff")
 
 
 def open_scene(path: Path, bands: str, scale: tuple[float, float] | None) -> Raster:
-    """The bands of a picture as numbers in 0..255; FileError where it is not said how they become that."""
+    """The bands of a picture as numbers in 0..255; FileError if their scale is needed and not given."""
     import numpy as np
 
     from crfrnn.io import FileError, Raster
@@ -42,13 +42,13 @@ def open_scene(path: Path, bands: str, scale: tuple[float, float] | None) -> Ras
     try:
         if scene.indexed:
             raise FileError(
-                "IMAGE", path, "bands of grey or colour", "numbers that stand for colours of a palette",
+                "IMAGE", path, "bands of grey or colour", "palette indices",
                 "write the colours themselves: gdal_translate -expand rgb",
             )  # fmt: skip
         if (scene.dtype != np.uint8 or scene.bits != 8) and scale is None:
             raise FileError(
                 "IMAGE", path, "8 bits per band", f"{scene.dtype} of {scene.bits} bits",
-                "say --scale LOW HIGH, the numbers that become 0 and 255",
+                "pass --scale LOW HIGH, the numbers that become 0 and 255",
             )  # fmt: skip
     except FileError:
         scene.close()
@@ -57,21 +57,21 @@ def open_scene(path: Path, bands: str, scale: tuple[float, float] | None) -> Ras
 
 
 def beside(output: Path, save_probabilities: bool) -> Path | None:
-    """The file of the marginals, if they are wanted."""
+    """The file of the marginals, if requested."""
     return output.with_name(f"{output.stem}_probabilities.tif") if save_probabilities else None
 
 
 @contextmanager
 def tile_bar() -> Iterator[Callable[[int, int], None]]:
-    """A callback for the tiles done and the tiles in all."""
+    """A callback (tiles done, tiles in total)."""
     with common.progress() as bar:
         yield bar.counter("tiles")
 
 
 def say(done: Tiling | None, output: Path) -> None:
-    """How it was cut and what changed; None: it was there already."""
+    """Print the tiling and the share of changed pixels; None: the result already existed."""
     if done is None:
-        common.out.print("0 of 1 done, 1 was there already.")
+        common.out.print("0 of 1 done, 1 already existed.")
     else:
         changed = f"; {100 * done.changed:.1f} % of the pixels changed" if done.crf else ""
         common.out.print(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn segment`: photographs in, label maps, overlays and areas out."""
+"""`crfrnn segment`: segment photographs into label maps, overlays and areas."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CAPTIONS = ("photograph", "network alone", "with the CRF", "difference")
 def segment(
     images: Pictures,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder of the results, or LABELS.tif of one GeoTIFF.")
+        Path, typer.Option("--output", "-o", help="Folder of the results, or LABELS.tif for one GeoTIFF.")
     ],
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            "--checkpoint", "-c", help="Folder, .safetensors file or name; the package's own by default."
+            "--checkpoint", "-c", help="Folder, .safetensors file or name; default: the packaged one."
         ),
     ] = None,
     crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Refine with the CRF.")] = True,
@@ -42,7 +42,7 @@ def segment(
         Path | None,
         typer.Option(
             "--params",
-            help="Parameter file of another CRF: what fit, tune or `crfrnn app` wrote.",
+            help="Parameter file of another CRF, from fit, tune or `crfrnn app`.",
         ),
     ] = None,
     compare: Annotated[
@@ -53,7 +53,7 @@ def segment(
         int | None,
         typer.Option(
             "--long-side",
-            help="Pixels: larger pictures are segmented at this size. Default: the checkpoint's own.",
+            help="Pixels: larger pictures are segmented at this size. Default: the checkpoint's size.",
         ),
     ] = None,
     memory: Annotated[
@@ -64,7 +64,7 @@ def segment(
     ] = None,
     overlap: Annotated[
         int | None,
-        typer.Option("--overlap", help="Pixels that tiles share; by default 128, or 3 theta-alpha if more."),
+        typer.Option("--overlap", help="Pixels that tiles share; default: 128, or 3 theta-alpha if larger."),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="NAME_overlay.png.")] = True,
     save_probabilities: Annotated[
@@ -85,12 +85,12 @@ def segment(
     shard_size: bulk.ShardSize = 1000,
     retry_failed: bulk.RetryFailed = False,
 ) -> None:
-    """Segment photographs: NAME.png (labels), NAME_overlay.png (to look at), NAME.json (areas).
+    """Segment photographs to NAME.png (labels), NAME_overlay.png (for viewing) and NAME.json (areas).
 
-    A GeoTIFF of any size: with -o LABELS.tif it is read and written by windows, with its georeference.
+    With -o LABELS.tif, a GeoTIFF of any size is read and written by windows, keeping its georeference.
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
-    stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
+    stopped by Ctrl-C, 143: by SIGTERM (every existing file is complete).
 
     Example: crfrnn segment photo.jpg -o segmented/
 
@@ -117,10 +117,10 @@ def segment(
     if scene:
         _check_scene(images, output, compare=compare, recursive=recursive, long_side=long_side, limit=limit)
     elif bands != scenes.BANDS:
-        raise ValueError(f"--bands: expected -o FILE.tif, a GeoTIFF, got {str(output)!r}; leave one out")
+        raise ValueError(f"--bands: expected -o FILE.tif, a GeoTIFF, got {str(output)!r}; omit one of them")
     name = default_checkpoint() if checkpoint is None else checkpoint
     if params is not None and not crf:
-        raise ValueError("--params: expected a CRF at work, got --no-crf; leave one of them out")
+        raise ValueError("--params: expected an active CRF, got --no-crf; omit one of them")
     layer = None if params is None else load_parameters(params).crf
     predictor = Predictor.from_pretrained(
         name, device="cpu" if in_bulk else _device(device), crf=layer, use_crf=crf, iterations=iterations,
@@ -130,7 +130,7 @@ def segment(
     for option, given in (("--compare", compare), ("--iterations", iterations is not None)):
         if given and not refines:
             why = "--no-crf" if not crf else f"{name!r}, which has none"
-            raise ValueError(f"{option}: expected a CRF at work, got {why}; leave one of them out")
+            raise ValueError(f"{option}: expected an active CRF, got {why}; omit one of them")
     settings = {
         "checkpoint": find_checkpoint(name) or name, "crf": crf, "params": params, "iterations": iterations,
         "long_side": long_side, "memory": memory, "tile": tile, "overlap": overlap, "scale": scale,
@@ -178,15 +178,15 @@ def segment(
             found=lambda item, areas: common.out.print(f"{shown(item)}: {areas}", markup=False),
             strict=common.state.debug,
         )  # fmt: skip
-    there = f", {tally.skipped} were there already" if tally.skipped else ""
+    there = f", {tally.skipped} already existed" if tally.skipped else ""
     common.out.print(f"{tally.done} of {tally.total} segmented{there}.")
     common.out.print(f"Results: {output}", markup=False)
-    conclude(tally, "the same command with --skip-existing goes on")
+    conclude(tally, "resume by the same command with --skip-existing")
 
 
 @dataclass
 class _Step:
-    """What is made of every picture; it can be pickled."""
+    """The processing of each picture; can be pickled."""
 
     predictor: Predictor
     checkpoint: str
@@ -197,18 +197,18 @@ class _Step:
     device: torch.device
 
     def item(self, sources: tuple[Path, ...], target: Path) -> Item:
-        """What is made of a picture: ``TARGET.png`` and what stands beside it."""
+        """The outputs for a picture: ``TARGET.png`` and the files next to it."""
         from crfrnn.io.outputs import Item
 
         return Item(sources, tuple(target.with_name(f"{target.name}{end}") for end in self.endings()))
 
     def endings(self) -> list[str]:
-        """The label map is written last, so that one that is there means that everything is."""
+        """Endings of the outputs; the label map is written last, so that its existence marks completion."""
         wanted = {PANEL: self.compare, OVERLAY: self.overlay, PROBABILITIES: self.save_probabilities}
         return [*(ending for ending, asked in wanted.items() if asked), AREAS, LABELS]
 
     def some(self, items: Sequence[Item]) -> list[str]:
-        """Read, segment and write pictures; the areas of each in words."""
+        """Read, segment and write pictures; returns the areas of each in words."""
         self.predictor.segmenter.to(self.device)
         return [
             self._one(item.sources[0], dict(zip(self.endings(), item.files, strict=True))) for item in items
@@ -248,14 +248,14 @@ class _Step:
 def _check_scene(images: list[str], output: Path, **others: Any) -> None:
     if len(images) != 1 or not Path(images[0]).is_file():
         raise ValueError(
-            f"-o: expected a folder, or FILE.tif for one GeoTIFF that is there, got {str(output)!r} for "
+            f"-o: expected a folder, or FILE.tif for one existing GeoTIFF, got {str(output)!r} for "
             f"{' '.join(images[:3])!r}; name a folder, or one scene at a time"
         )
     for option, given in others.items():
         if given:
             raise ValueError(
                 f"--{option.replace('_', '-')}: expected none for a GeoTIFF, segmented by windows at its own "
-                f"resolution, got {given}; leave it out"
+                f"resolution, got {given}; omit it"
             )
 
 
@@ -263,7 +263,7 @@ def _scene(
     image: Path, output: Path, predictor: Predictor, checkpoint: str, settings: dict[str, Any], bands: str,
     scale: tuple[float, float] | None, save_probabilities: bool, skip_existing: bool, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Segment a GeoTIFF by windows: label map, areas and, if wanted, marginals."""
+    """Segment a GeoTIFF by windows: label map, areas and, if requested, marginals."""
     from crfrnn.io import LabelRaster
     from crfrnn.io.files import write_text
     from crfrnn.io.outputs import Item, claim
@@ -294,7 +294,7 @@ def _scene(
 
 
 def _areas(found: Prediction | Tiling) -> str:
-    """The labels, the largest first, without those of 0.0 %."""
+    """The labels by decreasing area, without those of 0.0 %."""
     from crfrnn.inference.prediction import percent
     from crfrnn.plots import LEAST
 
@@ -304,12 +304,12 @@ def _areas(found: Prediction | Tiling) -> str:
 
 
 def _device(name: str, here: bool = True) -> torch.device:
-    """Args: here: the work is done by this process."""
+    """The device of that name. Args: here: the work is done by this process."""
     import torch
 
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"--device: expected cpu or cuda, got {name!r}")
     if kind == "cuda" and here and not torch.cuda.is_available():
-        raise ValueError("--device: expected cpu here, got cuda, which this torch does not see")
+        raise ValueError("--device: expected cpu here, got cuda, which this torch cannot use")
     return torch.device(name)

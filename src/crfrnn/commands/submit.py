@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn submit`: label maps in, the archive that the VOC server takes out."""
+"""`crfrnn submit`: pack label maps into the archive for the VOC server."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def submit(
         str, typer.Option("--target", help="One of voc2010, voc2011, voc2012, context.")
     ] = "voc2012",
     split: Annotated[
-        str | None, typer.Option("--split", help="The list: test (context: val) unless said, or a list file.")
+        str | None, typer.Option("--split", help="The list, or a list file; default: test (context: val).")
     ] = None,
     competition: Annotated[
         str,
-        typer.Option("--competition", help="comp5 or comp6; comp5: provided data alone."),
+        typer.Option("--competition", help="comp5 or comp6; comp5: only the provided data."),
     ] = "comp6",
     overwrite: common.Overwrite = False,
 ) -> None:
@@ -57,7 +57,8 @@ def submit(
         )  # fmt: skip
     if left_out:
         common.out.print(
-            f"{len(left_out)} files of no id in the list left out: {some(left_out)}", markup=False
+            f"{len(left_out)} files whose names are not in the list were omitted: {some(left_out)}",
+            markup=False,
         )
     common.out.print(f"{len(listed)} predictions in {output}", markup=False)
 

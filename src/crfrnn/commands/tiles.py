@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn tiles`: a big GeoTIFF and its scores in, a label map with the same georeference out."""
+"""`crfrnn tiles`: refine the scores of a big GeoTIFF to a label map with the same georeference."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def tiles(
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
     guide_components: common.GuideComponents = None,
-    memory: Annotated[float, typer.Option("--memory", help="MiB, beside Python's own 300.")] = 2048,
+    memory: Annotated[float, typer.Option("--memory", help="MiB, in addition to Python's 300.")] = 2048,
     tile: Annotated[int | None, typer.Option("--tile", help="Side of the tiles, pixels.")] = None,
     overlap: Annotated[
-        int | None, typer.Option("--overlap", help="Pixels that tiles share; by default 3 theta-alpha.")
+        int | None, typer.Option("--overlap", help="Pixels that tiles share; default: 3 theta-alpha.")
     ] = None,
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also NAME_probabilities.tif, float32 bands.")
@@ -56,13 +56,13 @@ def tiles(
     with scenes.open_scene(image, bands, scale) as guide, Raster(unary, "--unary") as scores:
         if misfit := guide.misfit(scores):
             raise FileError(
-                "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels in its places",
+                "--unary", unary, f"the picture's {guide.shape[2]} × {guide.shape[1]} pixels and positions",
                 misfit, "warp it onto the picture",
             )  # fmt: skip
         if kind == "labels" and scores.nodata in range(labels or 0):
             warn(
-                f"--unary {str(unary)!r}: label {scores.nodata:g} is also the file's nodata value, so that "
-                "its pixels take no part; if it is a label, take that out (gdal_edit.py -unsetnodata)"
+                f"--unary {str(unary)!r}: label {scores.nodata:g} is also the file's nodata value, so "
+                "its pixels are ignored; if it is a label, unset the nodata value (gdal_edit.py -unsetnodata)"
             )
         convert = AsLogits(kind, labels, gt_prob, void)
         crf = common.build_crf(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn train`: a recipe and a folder in, a segmenter out."""
+"""`crfrnn train`: train a segmenter by a recipe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RecipeName = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="KEY=VALUE of the configuration, as often as you like: seed=3."),
+    typer.Option("--set", "-s", help="KEY=VALUE of the configuration, such as seed=3; repeatable."),
 ]
 Accelerator = Annotated[str, typer.Option("--accelerator", help="auto, cpu, cuda, … (Lightning's).")]
 Devices = Annotated[int, typer.Option("--devices", help="Processes, one device each.")]
@@ -33,7 +33,7 @@ Strategy = Annotated[str, typer.Option("--strategy", help="auto, ddp, … (Light
 
 
 def show_keys(name: str) -> Any:
-    """The option `--show`, which prints the keys of a configuration of `crfrnn.training`, and ends."""
+    """The option `--show`, which prints the keys of a configuration of `crfrnn.training` and exits."""
 
     def show(asked: bool) -> None:
         if asked:
@@ -43,18 +43,18 @@ def show_keys(name: str) -> Any:
             common.out.print(described(getattr(training, name)), markup=False)
             raise typer.Exit
 
-    said = "Print every key of -s with its default, and stop."
+    said = "Print every key of -s with its default, and exit."
     return typer.Option("--show", is_eager=True, callback=common.reported(show), help=said)
 
 
 def train(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run; the same again resumes.")
+        Path | None, typer.Option("--output", "-o", help="Folder of the run; repeat the command to resume.")
     ] = None,
     recipe: RecipeName = "cpu-small",
     settings: Settings = None,
     show: Annotated[
-        bool, typer.Option("--show", help="Print the recipe with its settings and stop.")
+        bool, typer.Option("--show", help="Print the recipe with its settings, and exit.")
     ] = False,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
@@ -62,8 +62,8 @@ def train(
 ) -> None:
     """Train a network and a CRF together, stage by stage.
 
-    Ctrl-C or SIGTERM stops behind the present step; the same command goes on from there, bit for bit. OUTPUT
-    gets the segmenter (model.safetensors, config.json), that of the best epoch by validation (best/),
+    Ctrl-C or SIGTERM stops after the current step; repeat the command to resume, bit for bit. OUTPUT gets
+    the segmenter (model.safetensors, config.json), the one of the best epoch by validation (best/),
     log.csv, recipe.yaml, and a folder per stage.
 
     Example: crfrnn train --recipe cpu-small -s data.root=data -o run
@@ -81,7 +81,9 @@ def train(
         common.out.print(text_of(chosen), markup=False)
         return
     if output is None:
-        raise ValueError("--output: expected the folder of the run, got none; -o FOLDER, or --show to look")
+        raise ValueError(
+            "--output: expected the folder of the run, got none; use -o FOLDER, or --show to print the recipe"
+        )
     options = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
     try:
         with common.task_bars(output / "progress.log") as progress:
@@ -90,7 +92,7 @@ def train(
     except Interrupted as stopped:
         raise typer.Exit(interrupted(stopped)) from None
     except KeyboardInterrupt:
-        raise common.stopped(f"the same command goes on with what is in {output}") from None
+        raise common.stopped(f"repeat the command to resume from {output}") from None
     common.out.print(f"Log: {done.folder / 'log.csv'}", markup=False)
     if done.best_line is not None:
         best, last = done.best_line, done.history[-1]
@@ -104,11 +106,11 @@ def _epoch(line: Mapping[str, Any]) -> str:
 
 
 def interrupted(stopped: Interrupted) -> int:
-    """Says where the checkpoint is and how to go on; the exit status for it."""
+    """Print where the checkpoint is and how to resume; returns the exit status."""
     kept = (
-        f"all so far is in {stopped.checkpoint}. The same command goes on from there."
+        f"progress is saved in {stopped.checkpoint}. Repeat the command to resume."
         if stopped.checkpoint.exists()
-        else "nothing was learnt yet. The same command begins again."
+        else "nothing was learned yet. Repeat the command to start again."
     )
     common.out.print(f"Interrupted ({signals.name()}); {kept}", markup=False)
     return signals.status()

@@ -25,20 +25,18 @@ def tune(
     labels: common.Labels = None,
     void: common.Void = None,
     limit: common.Limit = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="Settings to try in all.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Total number of settings to try.")] = None,
     study: Annotated[
-        Path | None, typer.Option("--study", help="File that keeps the trials; resumed if it is there.")
+        Path | None, typer.Option("--study", help="File for the trials; resumed if it exists.")
     ] = None,
     folds: Annotated[int | None, typer.Option("--folds", help="Parts of the training pictures.")] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="mean_iu, trimap_iu, both (their mean) or loss.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Folds and trials.")] = None,
-    prune: Annotated[
-        bool | None, typer.Option("--prune/--no-prune", help="Give bad trials up early.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of folds and trials.")] = None,
+    prune: Annotated[bool | None, typer.Option("--prune/--no-prune", help="Stop bad trials early.")] = None,
     temperature: Annotated[
-        bool, typer.Option("--temperature/--no-temperature", help="Search a divisor of the unary too.")
+        bool, typer.Option("--temperature/--no-temperature", help="Also search a divisor of the unary.")
     ] = True,
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
@@ -46,11 +44,11 @@ def tune(
     show: Annotated[bool, show_keys("TuneConfig")] = False,
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Search bandwidths and kernel weights as the paper does, with Optuna, on folds of the given pictures.
+    """Search bandwidths and kernel weights as in the paper, with Optuna, on folds of the given pictures.
 
-    Ctrl-C and SIGTERM save the best so far (exit code 130 and 143); with --study the search goes on where it
-    stopped. SQLite for FILE.db, else a journal. `crfrnn fit --start` learns on from the result.
-    What an option is when it is left out, --show says.
+    Ctrl-C and SIGTERM save the best settings so far (exit codes 130 and 143); with --study the search can be
+    resumed. FILE.db is SQLite, any other name a journal. `crfrnn fit --start` continues from the result.
+    --show prints the defaults of all options.
 
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
@@ -68,7 +66,7 @@ def tune(
     )  # fmt: skip
     check_output(output)
     data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
-    goes_on = "the same command goes on" if study else "with --study FILE the next one would go on from here"
+    goes_on = "repeat the command to resume" if study else "use --study FILE to make a search resumable"
     with (
         claim(
             output.parent, "tune", common.settings("study", "trials"), [Item((), (output,))],
@@ -79,9 +77,7 @@ def tune(
         try:
             result = tune_crf(data, config, study=study, report=common.epoch_report(bar))
         except KeyboardInterrupt:
-            raise common.stopped(
-                f"no setting was tried to the end, so nothing is written; {goes_on}"
-            ) from None
+            raise common.stopped(f"no trial was finished, so nothing is written; {goes_on}") from None
         figures = {"cross_validated": result.validation.figures(), "all_pictures": result.counts.figures()}
         how = {
             **plain(asdict(config)), "trials": len(result.trials), "numbers": result.numbers,
@@ -91,4 +87,4 @@ def tune(
     common.out.print(f"Cross-validated:      {common.figures_line(figures['cross_validated'])}")
     common.out.print(f"Parameters: {output}", markup=False)
     if result.interrupted:
-        raise common.stopped(f"the best of {len(result.trials)} settings is kept; {goes_on}")
+        raise common.stopped(f"the best of {len(result.trials)} settings is saved; {goes_on}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn volume`: a NIfTI guide and its label probabilities in, a NIfTI label volume out."""
+"""`crfrnn volume`: refine label probabilities along a NIfTI guide to a NIfTI label volume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def volume(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="OUT.nii.gz")],
     also: Annotated[
-        list[Path] | None, typer.Option("--also", help="A further channel on the guide's grid; repeatable.")
+        list[Path] | None, typer.Option("--also", help="Another channel on the guide's grid; repeatable.")
     ] = None,
     kind: Annotated[str, typer.Option("--kind", help="probabilities, logits, labels.")] = "probabilities",
     layout: Annotated[
@@ -39,13 +39,15 @@ def volume(
     labels: common.Labels = None,
     gt_prob: common.GtProb = 0.7,
     void: Annotated[
-        int | None, typer.Option("--void", help="The number of a label map that means unknown.")
+        int | None, typer.Option("--void", help="The number in a label map that means unknown.")
     ] = None,
     scale: common.Scale = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
-    theta_alpha: Annotated[float | None, typer.Option("--theta-alpha", help="Bilateral reach, mm.")] = None,
+    theta_alpha: Annotated[
+        float | None, typer.Option("--theta-alpha", help="Bilateral bandwidth, mm.")
+    ] = None,
     theta_beta: common.ThetaBeta = None,
-    theta_gamma: Annotated[float | None, typer.Option("--theta-gamma", help="Spatial reach, mm.")] = None,
+    theta_gamma: Annotated[float | None, typer.Option("--theta-gamma", help="Spatial bandwidth, mm.")] = None,
     spatial_weight: common.SpatialWeight = None,
     bilateral_weight: common.BilateralWeight = None,
     iterations: Annotated[int, typer.Option("--iterations", "-T", help="Mean-field iterations.")] = 5,
@@ -57,8 +59,8 @@ def volume(
 ) -> None:
     """Refine the labels of a volume; affine, codes and units of the guide are kept.
 
-    Lengths are millimetres, whatever the voxels are; the guide's intensities are brought to 0..255 first, by
-    --scale or by their own range.
+    Lengths are in millimetres for any voxel size; the guide's intensities are first scaled to 0..255, by
+    --scale or by their range.
 
     Example: crfrnn volume t1.nii.gz --unary tissue.nii.gz -o labels.nii.gz
 
@@ -74,7 +76,7 @@ def volume(
     stem = _stem(output)
     beside = [output.with_name(f"{stem}_probabilities.nii.gz")] if save_probabilities else []
     read = (guide, *unary, *(also or ()), *([mask] if mask else ()))
-    # The labels are written last, so that a label volume means that everything is there.
+    # The labels are written last, so that an existing label volume means that all outputs exist.
     item = Item(read, (*beside, output))
     with (
         claim(output.parent, "volume", common.settings(), [item], whole=False, overwrite=overwrite),

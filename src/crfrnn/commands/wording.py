@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages of the Python functions in the words of a command: what they name is an option that exists."""
+"""Translates messages of the Python functions for the command line: arguments become options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.models import OptionInfo
 
-# Arguments that a command calls otherwise.
+# Arguments with a different name on the command line.
 _CALLED = {
     "axes": "layout",
     "num_labels": "labels",
@@ -21,19 +21,19 @@ _CALLED = {
 _VALUE = r"'[^']*'|\"[^\"]*\"|-?\d[\d.e+-]*\b"
 _KEYWORD = re.compile(rf"(?<![(,\w.'\x22])(?<!, )\b([a-z]\w*)=({_VALUE})?(?![\w(\[])")  # \x22: "
 _LEADING = re.compile(r"(^|: )([a-z]\w*)(?=: expected)")
-_FOR_PYTHON = re.compile(r" \(or[^()]*raise max_\w+\)")  # a limit that no option changes
+_FOR_PYTHON = re.compile(r" \(or[^()]*raise max_\w+\)")  # a limit without an option
 _BESIDE = re.compile(
     r"(?<=[\w)]) \(([a-z]\w*)=(?:\([^()]*\))?\)"
-)  # the argument, in brackets behind the option
+)  # the argument in brackets after the option
 _TWICE = re.compile(r"(?<!\S)(--[a-z][a-z-]*(?: [\w.,+-]+)??)(?: or \1| \(\1\))(?!\w)")
 _AMBIGUOUS = {
     "labels",
     "crf",
-}  # as the first word: those of a map, not their number; the layer
+}  # as the first word these mean a map or the layer, not the option
 
 
 def options_of(command: Callable[..., Any]) -> dict[str, str]:
-    """The option of each argument that a Python message may name.
+    """The option for each argument that a Python message may name.
 
     >>> import typer
     >>> def f(theta_alpha: typing.Annotated[float, typer.Option("--theta-alpha")]): ...
@@ -45,7 +45,7 @@ def options_of(command: Callable[..., Any]) -> dict[str, str]:
         for info in getattr(hint, "__metadata__", ()):
             if not isinstance(info, OptionInfo):
                 continue
-            words = (info.default, *(info.param_decls or ()))  # Annotated: the first comes as the default
+            words = (info.default, *(info.param_decls or ()))  # Annotated passes the first one as the default
             long = [word for word in words if isinstance(word, str) and word.startswith("--")]
             if long:
                 found[name] = long[0].split("/")[0]
@@ -53,10 +53,10 @@ def options_of(command: Callable[..., Any]) -> dict[str, str]:
 
 
 def in_options(message: str, options: Mapping[str, str]) -> str:
-    """The message with options in place of arguments, as far as the command has them.
+    """The message with arguments replaced by the command's options, if it has them.
 
-    >>> in_options("kind: expected one of …; say axes='lwh'", {"axes": "--layout", "kind": "--kind"})
-    '--kind: expected one of …; say --layout lwh'
+    >>> in_options("kind: expected one of …; pass axes='lwh'", {"axes": "--layout", "kind": "--kind"})
+    '--kind: expected one of …; pass --layout lwh'
     >>> in_options("say so: --void 255 or unknown=255", {"unknown": "--void"})
     'say so: --void 255'
     """

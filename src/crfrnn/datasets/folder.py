@@ -88,13 +88,13 @@ class LabelList:
         return LabelList(tuple(n for n, _ in pairs), tuple(v for _, v in pairs), (*self.void, void))
 
     def warn_of_void(self, path: PathLike) -> None:
-        """A label whose name says that it is none would be trained and scored like the others."""
+        """Warn of a label named "void" or similar that would be trained and scored like the others."""
         for name, value in zip(self.names, self.values, strict=True):
             if name.lower() in _NO_TRUTH:
                 warn(
                     f"labels {str(path)!r}: {name!r} is a label like the others, trained and scored; if "
-                    f"{value} means no truth, say --void {value}, or write all lines as VALUE: NAME and this "
-                    f"one as '{value}: void'"
+                    f"{value} marks unlabelled pixels, pass --void {value}, or write all lines as VALUE: "
+                    f"NAME and this one as '{value}: void'"
                 )
 
     def mask(self, path: PathLike) -> NDArray[np.uint8]:

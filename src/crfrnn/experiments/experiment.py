@@ -187,7 +187,7 @@ def claim(folder: Path, about: Mapping[str, Any], made: Iterable[str]) -> None:
     if other:
         raise ValueError(
             f"folder: expected a new one, or one of the same recipe and settings, got "
-            f"{str(folder)!r}, which was begun with another {other[0]}; name another"
+            f"{str(folder)!r}, which was started with another {other[0]}; name another"
         )
 
 

@@ -26,7 +26,7 @@ class UnaryExperiment(Experiment):
     Args:
         train: pictures that the CRF is cross-validated on and learns from.
         judged: pictures of the rows; none of them may be in `train`.
-        folder: made if it is not there; one begun with other data or settings is refused.
+        folder: made if it is not there; one started with other data or settings is rejected.
         tuning: the cross-validation; 0 trials keep the package's numbers.
         tune_pictures: cross-validate on at most so many, spread evenly.
         crf: settings of every CRF (iterations, quality, …).

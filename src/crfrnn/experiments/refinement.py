@@ -87,7 +87,7 @@ class Refinement:
 
     Args:
         sources: by name.
-        folder: made if it is not there; one begun with other data or settings is refused.
+        folder: made if it is not there; one started with other data or settings is rejected.
         config: see `RefinementConfig`.
         say, progress: called with lines, and with (what, done, in all).
     """

@@ -94,7 +94,7 @@ def _start(pool: ProcessPoolExecutor) -> None:
     except BrokenProcessPool as error:
         raise RuntimeError(
             "processes: expected processes that start, got none that does; in a script, call this under "
-            "`if __name__ == '__main__':` (a spawned process imports the script), or say processes=1"
+            "`if __name__ == '__main__':` (a spawned process imports the script), or pass processes=1"
         ) from error
 
 

@@ -41,13 +41,13 @@ def read_array(
 
     Args:
         path: ``.npy``, ``.npz``, ``.pt`` or ``.pth`` (from torch.save: a tensor or a dict of tensors).
-        role: what the file is to the caller, for the message.
-        key: which entry of an .npz or of a dict; may be left out where there is only one.
-        max_bytes: what the array may take in memory; checked in the header, before any allocation.
-        check: called with shape and dtype as soon as they are known; it raises a `FileError` to refuse.
+        role: what the caller uses the file for, as named in the message.
+        key: the entry of an .npz or of a dict; optional if there is only one.
+        max_bytes: largest size of the array in memory; checked from the header, before any allocation.
+        check: called with shape and dtype once the header is read; raises a `FileError` to reject the file.
 
     Raises:
-        ValueError: no such file, another ending, pickled objects, too large, truncated, no such key.
+        ValueError: no such file, unknown ending, pickled objects, too large, truncated, no such key.
 
     >>> import os, tempfile
     >>> name = os.path.join(tempfile.mkdtemp(), "a.npy")
@@ -70,7 +70,7 @@ def read_array(
 def read_arrays(
     path: PathLike, role: str = "arrays", *, max_bytes: int = MAX_BYTES
 ) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an .npz by name, as `read_array` does; `max_bytes` is for all of them together."""
+    """Read all arrays of an .npz by name, as `read_array` does; `max_bytes` limits their total."""
     arrays: dict[str, NDArray[Any]] = {}
     with _damage_named(path, role), zipfile.ZipFile(existing(path, role)) as archive:
         for member in archive.namelist():
@@ -93,7 +93,7 @@ def _damage_named(path: PathLike, role: str) -> Iterator[None]:
         yield
     except FileError:
         raise
-    except Exception as error:  # zipfile, zlib, pickle and torch all raise their own
+    except Exception as error:  # zipfile, zlib, pickle and torch each raise their own types
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         raise FileError(role, path, "a whole file of its kind", got, _AGAIN) from error
 
@@ -127,8 +127,8 @@ def _choose(names: list[str], key: str | None, path: Path, role: str) -> str:
 
 
 def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, check: Check) -> NDArray[Any]:
-    """The header by numpy, the data by hand: numpy would allocate whatever a header asks for."""
-    head = io.BytesIO(stream.read(_HEADER_LIMIT))  # no header can make numpy read more than this
+    """Parse the header with numpy but read the data here: numpy allocates any size that a header claims."""
+    head = io.BytesIO(stream.read(_HEADER_LIMIT))  # limits what numpy reads, whatever the header claims
     shape, fortran, dtype = _parse_header(head, path, role)
     if dtype.hasobject:
         raise FileError(
@@ -141,7 +141,7 @@ def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, che
     check(shape, dtype)
     flat = np.empty(math.prod(shape), dtype)
     raw, done = flat.view(np.uint8), 0
-    # In an archive the read of the end also checks the checksum.
+    # In an archive, reading up to the end also verifies the checksum.
     for piece in itertools.chain([head.read()], iter(lambda: stream.read(_CHUNK), b"")):
         if done + len(piece) > raw.size:
             raise FileError(role, path, f"{raw.size} bytes of data for {shape}", "more than that", _AGAIN)
@@ -156,13 +156,13 @@ def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, che
 def _parse_header(head: IO[bytes], path: PathLike, role: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         version = npy_format.read_magic(head)
-        if version not in ((1, 0), (2, 0), (3, 0)):  # 3.0 differs from 2.0 in names of fields alone
+        if version not in ((1, 0), (2, 0), (3, 0)):  # 3.0 differs from 2.0 only in field names' encoding
             raise ValueError(f"version {version}")
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, fortran, dtype = read(head, max_header_size=_HEADER_LIMIT)
         if len(shape) > _MOST_AXES or not all(0 <= n < _LONGEST for n in shape):
             raise ValueError(f"shape {shape!s:.60}")
-    except Exception as error:  # the parser's own errors, of syntax, recursion and memory
+    except Exception as error:  # the parser raises errors of syntax, recursion and memory
         got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise FileError(role, path, "the header of an array in .npy format", got, _AGAIN) from error
     return shape, fortran, dtype
@@ -184,7 +184,7 @@ def _read_torch(path: Path, role: str, key: str | None, max_bytes: int, check: C
             role, path, "a whole file of torch.save", "a truncated file or one of the form before torch 1.6",
             "save it again with a current torch",
         )  # fmt: skip
-    with zipfile.ZipFile(path) as archive:  # the members may be compressed: a bomb is seen in their sizes
+    with zipfile.ZipFile(path) as archive:  # members may be compressed: check their full sizes first
         total = sum(member.file_size for member in archive.infolist())
     _check_bytes(total - _OVERHEAD, (total,), "uint8", max_bytes, path, role)
     try:
@@ -211,7 +211,7 @@ def _read_torch(path: Path, role: str, key: str | None, max_bytes: int, check: C
     else:
         itemsize = content.element_size()
         dtype = torch.empty(0, dtype=content.dtype).numpy().dtype
-    # A stride of 0 makes any shape of a few stored bytes.
+    # With a stride of 0, a few stored bytes can have any shape.
     _check_bytes(content.numel() * itemsize, tuple(content.shape), dtype, max_bytes, path, role)
     check(tuple(content.shape), dtype)
     content = content.detach().resolve_neg()

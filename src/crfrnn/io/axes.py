@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the header of an array must say: the type of its numbers, and axes that fit a picture or a volume."""
+"""Checks of an array's header: the type of its numbers, and axes that fit a picture or a volume."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from crfrnn.io.arrays import MAX_BYTES, read_array
 from crfrnn.io.files import FileError, PathLike, refusal
 from crfrnn.lattice.validate import warn
 
-# What to do about another number of labels, whether the caller or a file of parameters says it.
+# The remedy for a wrong number of labels, whether it comes from the caller or from a parameter file.
 OTHER_LABELS = "correct num_labels, or give the scores, or the parameters, that belong to it"
 MAP = ("hw", "wh")  # h = rows, w = columns
 PICTURE = ("lhw", "lwh", "hwl", "whl", "hlw", "wlh")  # l = labels
-VOLUME_MAP = ("xyz", "zyx")  # x, y, z as nibabel has them; z, y, x as SimpleITK has them
+VOLUME_MAP = ("xyz", "zyx")  # x, y, z is nibabel's order; z, y, x is SimpleITK's
 VOLUME = ("lxyz", "lzyx", "xyzl", "zyxl")
-BINARY = (1, 2)  # scores per pixel and the labels that they decide between, as a sigmoid has it
+BINARY = (1, 2)  # one score per pixel stands for two labels, as with a sigmoid
 
 
 @dataclass(frozen=True)
 class Axes:
-    """The order of the axes of one file, found in its header before any data is read.
+    """The order of the axes of one file, determined from its header before any data is read.
 
-    Batch axes of 1 may stand in front.
+    Leading batch axes of size 1 are allowed.
 
     Attributes:
-        path, role: the file, and what it is to the caller.
-        known: the orders that may be; `read` brings every one to the first.
-        said: the one that the caller says; None: the shape decides, where only one of them fits.
-        sizes: of the axes of space, by their letters; empty: unknown.
+        path, role: the file, and what the caller uses it for.
+        known: the permitted orders; `read` converts each of them to the first.
+        said: the order that the caller states; None: taken from the shape, if only one order fits.
+        sizes: sizes of the spatial axes, by their letters; empty: unknown.
         place: the sizes in words, such as "9 rows × 7 columns as the picture has".
-        num_labels: of the axis l, where it is known; one score per pixel serves for two labels.
-        documented: what to take, with a warning, where several orders fit.
-        remedy: for other sizes.
-        turned: a better remedy, if there is one, by the shape and the order that was said.
+        num_labels: size of the axis l, if known; one score per pixel stands for two labels.
+        documented: the order to assume, with a warning, if several fit.
+        remedy: the remedy for wrong sizes.
+        turned: function from the shape and the stated order to a better remedy, or to "".
     """
 
     path: PathLike
@@ -53,7 +53,7 @@ class Axes:
     turned: Callable[[tuple[int, ...], str], str] = lambda shape, order: ""
 
     def order(self, shape: tuple[int, ...]) -> str:
-        """The order of the axes of an array of this shape; FileError where there is none, or several."""
+        """The order of the axes of an array of this shape; FileError if none fits, or several do."""
         most = len(self.said or max(self.known, key=len))
         bare = shape
         while len(bare) > most and bare[0] == 1:
@@ -79,7 +79,7 @@ class Axes:
             return self.documented
         raise FileError(
             self.role, self.path, f"an order of the axes, since {shape} fits in {len(fits)}", "none",
-            f"say {_options(fits)}: x, y, z is nibabel's order, z, y, x SimpleITK's",
+            f"pass {_options(fits)}: x, y, z is nibabel's order, z, y, x SimpleITK's",
         )  # fmt: skip
 
     def read(self, kind: str, key: str | None = None, max_bytes: int = MAX_BYTES) -> NDArray[Any]:
@@ -114,9 +114,9 @@ class Axes:
         named = _named(order)
         remedy = "save one file for each picture"
         if "l" not in order and len(shape) > len(order):
-            remedy += "; for scores say kind='logits' or kind='probabilities'"
+            remedy += "; for scores pass kind='logits' or kind='probabilities'"
         elif "l" in order and len(shape) == len(order) - 1:
-            remedy = f"say axes={order.replace('l', '')!r} for one score per pixel"
+            remedy = f"pass axes={order.replace('l', '')!r} for one score per pixel"
         return FileError(
             self.role, self.path, f"the axes {named} or [1, {named[1:]}, none empty", f"shape {shape}", remedy
         )
@@ -136,21 +136,21 @@ class Axes:
 
 
 def check_type(dtype: np.dtype[Any], kind: str, role: str, path: PathLike | None = None) -> None:
-    """ValueError unless numbers of this type can be what `kind` says."""
+    """ValueError unless this type of number is possible for `kind`."""
     if dtype.kind not in ("iufb" if kind == "labels" else "f"):
         raise refusal(
             role, path, f"floating-point {kind}" if kind != "labels" else "whole numbers", f"dtype {dtype}",
-            "convert to float32 (bytes: values / 255), or for a label map say kind='labels'",
+            "convert to float32 (bytes: values / 255), or for a label map pass kind='labels'",
         )  # fmt: skip
 
 
 def check_axes(axes: str | None, known: tuple[str, ...]) -> None:
-    """ValueError unless it is one of the orders that may be said."""
+    """ValueError unless it is one of the permitted orders."""
     if axes not in known:
         raise ValueError(
             f"axes: expected the order of the file's axes, one of {', '.join(map(repr, known))} "
             f"(l = labels, {'x, y, z = voxels' if 'x' in known[0] else 'h = rows, w = columns'}), "
-            f"got {axes!r}; a file does not say it"
+            f"got {axes!r}; a file does not state it"
         )
 
 

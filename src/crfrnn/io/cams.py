@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Class activation maps: the maps of the classes that a picture is known to show, and files of them."""
+"""Class activation maps: one map for each class that a picture is known to contain, and their files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from crfrnn.io.arrays import read_arrays
 from crfrnn.io.files import FileError, PathLike, existing
 
-MAPS = ("high_res", "attn_highres", "scores")  # what IRN, CLIP-ES and we call the maps at the picture's size
-_SLACK = 1e-3  # of 0..1; the rounding of float16 and of resizing
+MAPS = ("high_res", "attn_highres", "scores")  # names of the full-size maps in IRN, CLIP-ES and here
+_SLACK = 1e-3  # tolerance at 0 and 1 for the rounding of float16 and of resizing
 _WRITE = "numpy.savez(name, keys=keys, high_res=maps)"
 
 
@@ -25,7 +25,7 @@ class Cams:
     """The maps of one picture.
 
     Attributes:
-        scores: Float32[K, H, W] in 0..1, one map per class that the picture shows; K may be 0.
+        scores: Float32[K, H, W] in 0..1, one map per class in the picture; K may be 0.
         labels: Int64[K], the label of each map, 1 or larger: 0 is background, which has no map.
     """
 
@@ -43,7 +43,7 @@ class Cams:
             raise ValueError(f"scores: expected a floating-point tensor [K, H, W], got {got}")
         if labels.shape != (len(scores),) or labels.dtype.kind not in "iu":
             raise ValueError(
-                f"labels: expected {len(scores)} integers, one a map, got {labels.dtype} {labels.shape}"
+                f"labels: expected {len(scores)} integers, one per map, got {labels.dtype} {labels.shape}"
             )
         if len(set(labels.tolist())) != len(labels) or (labels < 1).any() or (labels > 254).any():
             raise ValueError(
@@ -62,20 +62,20 @@ class Cams:
 
 
 def read_cams(path: PathLike, *, size: tuple[int, int] | None = None, key: str | None = None) -> Cams:
-    """Read the maps of one picture from an .npz; no pickle is ever loaded.
+    """Read the maps of one picture from an .npz; pickles are never loaded.
 
-    Two forms, and in both the numbers count classes without the background, so that the label is one more:
+    Two forms are read. In both, class numbers exclude the background, so label = number + 1:
 
     - `keys` Int[K] and the maps Float[K, H, W] as `high_res`, `attn_highres` or `scores` (or the name given
       as `key`): the entries of IRN's and CLIP-ES's dictionaries;
-    - an entry Float[H, W] for each class, called by its number: AffinityNet's and SEAM's dictionaries.
+    - an entry Float[H, W] for each class, named by its number: AffinityNet's and SEAM's dictionaries.
 
     The ``.npy`` files that these projects write are pickled dictionaries. Loading a pickle can run any code,
     so they are refused; docs/weak-supervision.md shows how to write or convert them.
 
     Args:
         path: the .npz file.
-        size: (height, width) of the picture; the maps must have it.
+        size: (height, width) of the picture; the maps must have this size.
         key: the entry that holds the maps.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of outputs: none twice, none that of an input, by whatever links and letters they are written."""
+"""Output names: unique, and different from every input even through links or changes of case."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from crfrnn.io.temporary import temporary_name
 
 @dataclass(frozen=True)
 class Item:
-    """A piece of work.
+    """One unit of work.
 
     Attributes:
-        sources: the files that it is made from, the one that names it first.
-        files: what is written, and last of all the file that says that it is done.
+        sources: the files that it is made from; the first one gives it its name.
+        files: the files that are written; the last one marks the item as finished.
     """
 
     sources: tuple[Path, ...]
@@ -27,9 +27,9 @@ class Item:
 
 
 class Folders:
-    """Where files really are. There may be a million of them: every folder is looked up once.
+    """Real locations of files. There may be a million of them, so every folder is looked up only once.
 
-    Args: base: what `name` is relative to.
+    Args: base: the folder that `name` is relative to.
     """
 
     def __init__(self, base: Path) -> None:
@@ -37,7 +37,7 @@ class Folders:
         self._known: dict[str, tuple[str, str]] = {}
 
     def place(self, path: PathLike) -> str:
-        """The full name, with links among its folders resolved, but not the file itself."""
+        """The full name with links among its folders resolved, but not a link that is the file itself."""
         folder, file = os.path.split(path)
         return os.path.join(self._folder(folder)[0], file)
 
@@ -73,7 +73,7 @@ def check_apart(items: Sequence[Item], role: str, key: Callable[[Path], str]) ->
                 raise FileError(
                     role, file, "a name for each result",
                     f"it twice: the results of {str(first)!r} and {str(second)!r} would collide",
-                    "rename one of them, or give them output folders of their own",
+                    "rename one of them, or use a separate output folder for each",
                 )  # fmt: skip
 
 
@@ -95,12 +95,12 @@ def check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str, f
         if source is not None:
             raise FileError(
                 role, file, "the name of a new file",
-                f"one that would write over the input {str(source)!r}", "name another",
+                f"one that would overwrite the input {str(source)!r}", "name another",
             )  # fmt: skip
 
 
 def _number(path: PathLike) -> tuple[int, int] | None:
-    """Device and number of a file, the same for all its names; None for a folder and for nothing."""
+    """Device and inode of a file, equal for all its names; None for a folder and for a missing file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -109,7 +109,7 @@ def _number(path: PathLike) -> tuple[int, int] | None:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case alone are one file there."""
+    """Whether names that differ only in case denote the same file there."""
     name = folder / f"{temporary_name()}.a"
     name.touch()
     try:

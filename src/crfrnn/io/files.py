@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files from elsewhere are refused by name, and nothing of ours is ever left half written."""
+"""Errors that name the file at fault, and atomic writing: no file is ever left half written."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 from crfrnn.io.temporary import in_work, sweep, temporary_name
 
 PathLike = str | os.PathLike[str]
-_MARKS = (  # the longer first: UTF-16's mark begins UTF-32's
+_MARKS = (  # the longer first: UTF-32's mark starts with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 
 
 class FileError(ValueError):
-    """A file that is missing, damaged, hostile or not what was asked for; it names file and remedy."""
+    """A file that is missing, damaged, hostile or of the wrong kind; the message names file and remedy."""
 
     def __init__(self, role: str, path: PathLike, expected: str, got: str, remedy: str) -> None:
         super().__init__(f"{role} {os.fspath(path)!r}: expected {expected}, got {got}; {remedy}")
 
-    def __reduce__(self) -> tuple[object, ...]:  # a worker process hands it back whole
+    def __reduce__(self) -> tuple[object, ...]:  # so that it survives pickling by a worker process
         return _rebuild, (type(self), str(self))
 
 
@@ -36,18 +36,18 @@ def _rebuild(kind: type[FileError], message: str) -> FileError:
 
 
 class OutputError(FileError, OSError):
-    """A file that cannot be written: it names the file, the reason and the remedy."""
+    """A file that cannot be written; the message names the file, the reason and the remedy."""
 
 
 def refusal(role: str, path: PathLike | None, expected: str, got: str, remedy: str) -> ValueError:
-    """The `FileError` of what a file holds, or the same words about what is held in memory."""
+    """A `FileError` about the content of a file, or a ValueError in the same words about data in memory."""
     if path is not None:
         return FileError(role, path, expected, got, remedy)
     return ValueError(f"{role}: expected {expected}, got {got}; {remedy}")
 
 
 def existing(path: PathLike, role: str) -> Path:
-    """The path of a file that is there and holds something."""
+    """The path of a file, checked to exist and not to be empty."""
     found = Path(path)
     if not found.exists():
         raise FileError(role, path, "a file", "nothing under that name", "check the spelling and the folder")
@@ -60,13 +60,13 @@ def existing(path: PathLike, role: str) -> Path:
 
 @contextmanager
 def atomic(path: PathLike) -> Iterator[Path]:
-    """A temporary name in the folder of `path`, moved over it at the end and removed after an error.
+    """A temporary name in the folder of `path`, renamed to `path` at the end and removed after an error.
 
-    A reader therefore sees the old file or the new one, whole. The folder must exist. What a killed run left
-    in it is removed.
+    A reader therefore sees either the complete old file or the complete new one. The folder must exist.
+    Temporary files that killed runs left in it are removed.
 
-    Raises: OutputError (a ValueError and an OSError) where it cannot be written: no such folder, a folder or
-        device of that name, a name that is too long, no permission, no room.
+    Raises: OutputError (a ValueError and an OSError) if it cannot be written: no such folder, a folder or
+        device of that name, a name that is too long, no permission, a full disk.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -94,7 +94,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
 
 
 def check_target(path: PathLike) -> None:
-    """OutputError unless a file of that name can be: in a folder, and no folder or device itself."""
+    """OutputError unless a file can have that name: its folder exists, and it is no folder or device."""
     target = Path(path)
     check_name(target)
     try:
@@ -123,7 +123,7 @@ def check_name(path: PathLike) -> None:
 
 
 def new_folder(path: PathLike, role: str = "output") -> Path:
-    """Make a folder for results, its parents too; OutputError where that cannot be."""
+    """Create a folder for results and its parents; OutputError if that is impossible."""
     folder = Path(path)
     try:
         if folder.exists() and not folder.is_dir():
@@ -139,7 +139,7 @@ def new_folder(path: PathLike, role: str = "output") -> Path:
 
 
 def writable_folder(path: PathLike, role: str = "output") -> Path:
-    """`new_folder`, and a file tried in it; OutputError where it takes none."""
+    """`new_folder`, then write a file in it as a test; OutputError if that fails."""
     folder = new_folder(path, role)
     trial = folder / temporary_name()
     try:
@@ -151,7 +151,7 @@ def writable_folder(path: PathLike, role: str = "output") -> Path:
     return folder
 
 
-_NAME_BYTES = 255  # of every file system in use; some count characters, of which there are never more
+_NAME_BYTES = 255  # the limit of common file systems; those that count characters allow at least as much
 _FULL = ("room for it", "a full disk", "free some, or name another place")
 _REASONS = {
     getattr(errno, "EDQUOT", errno.ENOSPC): (
@@ -178,13 +178,13 @@ def _why_unwritable(error: BaseException, temporary: Path, target: Path) -> tupl
     """Expected, got, remedy, if the error is about writing this file; None if it is about something else."""
     names = (None, os.fspath(temporary), os.fspath(target))
     found: BaseException | None = error
-    while found is not None:  # zipfile and the like raise another error while they close
+    while found is not None:  # zipfile and others raise another error while closing
         if isinstance(found, OSError) and found.filename in names and found.errno in _REASONS:
             return _REASONS[found.errno]
         found = found.__context__
     if isinstance(error, AttributeError | LookupError | NameError | TypeError):
         return None
-    with suppress(OSError, AttributeError):  # libraries with their own errors say it in many ways
+    with suppress(OSError, AttributeError):  # libraries wrap the error in their own types
         disk = os.statvfs(target.parent)
         if disk.f_bavail * disk.f_frsize < _FEW_BYTES:
             return _FULL
@@ -192,9 +192,9 @@ def _why_unwritable(error: BaseException, temporary: Path, target: Path) -> tupl
 
 
 def read_text(path: PathLike, role: str) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with its byte-order mark; the mark is no text.
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with its byte-order mark; the mark is removed.
 
-    Editors and shells on Windows write these. Line ends become one newline each.
+    Editors and shells on Windows write these encodings. Every line ending becomes a newline.
 
     Raises:
         ValueError: no such file, or another encoding.
@@ -210,7 +210,7 @@ def read_text(path: PathLike, role: str) -> str:
         coding = next((name for mark, name in _MARKS if raw.startswith(mark)), "utf-8")
         text = raw.decode(coding)
     except (OSError, UnicodeDecodeError) as error:
-        got = str(error) if isinstance(error, OSError) else f"bytes that are none ({error})"
+        got = str(error) if isinstance(error, OSError) else f"bytes that are not text ({error})"
         raise FileError(
             role, path, "a text file in UTF-8", got, "check the name, or save it as UTF-8"
         ) from error
@@ -220,7 +220,7 @@ def read_text(path: PathLike, role: str) -> str:
 
 
 def prepared(path: PathLike) -> Path:
-    """Before long work: make the folder of its result, and try to write there; OutputError where it fails.
+    """Before long work, create the folder of its result and test that it is writable; else OutputError.
 
     >>> import tempfile
     >>> prepared(Path(tempfile.mkdtemp()) / "new" / "result.csv").parent.is_dir()
@@ -234,6 +234,6 @@ def prepared(path: PathLike) -> Path:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write UTF-8, whole or not at all; bytes of a file's name that are no UTF-8 become escapes."""
+    """Write UTF-8 atomically; undecodable bytes of file names are written as escapes."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

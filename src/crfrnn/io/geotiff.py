@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GeoTIFF through rasterio (the extra `geo`): read by windows, written by windows, georeference kept."""
+"""GeoTIFF through rasterio (the extra `geo`): read and written by windows, georeference kept."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from crfrnn.io.palette import VOID, voc_palette
 from crfrnn.io.scale import check_scale, stretched
 from crfrnn.lattice.validate import warn
 
-CACHE = 64  # MB that GDAL may keep of blocks; its own default is a twentieth of the machine
+CACHE = 64  # MB for GDAL's block cache; its default is a twentieth of the machine's memory
 BLOCK = 256
-SAME_PIXEL = 1e-3  # of a pixel; transforms are written with rounded digits
+SAME_PIXEL = 1e-3  # tolerance in pixels; transforms are stored with rounded digits
 _ENDINGS = (".tif", ".tiff")
 
 
 class Raster:
-    """A GeoTIFF as a `Source`; only the windows that are asked for are read.
+    """A GeoTIFF as a `Windowed` picture; only the requested windows are read.
 
     Args:
         path: .tif or .tiff.
-        role: what the file is to the caller, for messages.
-        bands: which, from 1 on; None takes all.
-        scale: (low, high), numbers that become 0 and 255; None leaves the numbers as they stand.
+        role: what the caller uses the file for, as named in messages.
+        bands: band numbers, from 1; None takes all.
+        scale: (low, high), the numbers that become 0 and 255; None leaves the numbers unchanged.
 
-    A pixel has no data where all of the bands hold the file's nodata value, or where its mask or alpha band
-    says so. A band that holds the nodata value beside others that do not keeps its number; of a picture with
-    a scale, NaN counts as LOW there.
+    A pixel has no data where all selected bands hold the file's nodata value, or where its mask or alpha
+    band marks it so. If only some bands hold the nodata value, they keep that number; in a picture with a
+    scale, NaN counts as LOW there.
 
     Raises:
-        ValueError: no such file, no TIFF, damaged, no such band, complex numbers, a scale that is none.
+        ValueError: no such file, no TIFF, damaged, no such band, complex numbers, an invalid scale.
         ImportError: rasterio is not installed.
     """
 
@@ -81,18 +81,18 @@ class Raster:
 
     @property
     def nodata(self) -> float | None:
-        """The number that stands for no data, if the file names one."""
+        """The number that marks missing data, if the file declares one."""
         return self.file.nodata
 
     @property
     def bits(self) -> int:
-        """Of a number in the file, which may be fewer than those of `dtype`."""
+        """Bits per number in the file, possibly fewer than in `dtype`."""
         stored = self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS")
         return 8 * self.dtype.itemsize if stored is None else int(stored)
 
     @property
     def indexed(self) -> bool:
-        """The numbers stand for colours of a palette."""
+        """Whether the numbers are indices into a palette."""
         palette = self._rasterio.enums.ColorInterp.palette
         return any(self.file.colorinterp[b - 1] == palette for b in self.bands)
 
@@ -103,7 +103,7 @@ class Raster:
             return values
         if self._nan_is_nodata:
             values[np.isnan(values)] = self.scale[0]
-        # The differences of large numbers are lost in float32; those far off, such as nodata, are clipped.
+        # Subtract in float64, as float32 loses differences of large numbers; clip outliers such as nodata.
         wide = values.astype(np.float64 if self.dtype.itemsize > 2 else np.float32)
         return stretched(wide, self.scale).astype(np.float32, copy=False)
 
@@ -116,10 +116,10 @@ class Raster:
         return valid & masks[self._by_value].any(0) if self._by_value.any() else valid
 
     def misfit(self, other: Raster) -> str | None:
-        """How the pixels of `other` lie elsewhere, in words; None where they lie in the same places.
+        """In words, how the pixel positions of `other` differ; None if they agree.
 
-        Coordinate systems are compared where both files have one, transforms where both have one, to a
-        thousandth of a pixel. A file without either fits any of its size.
+        Coordinate systems are compared if both files have one, and likewise transforms, to a thousandth of a
+        pixel. A file with neither matches any other of its size.
         """
         if self.shape[1:] != other.shape[1:]:
             return f"{other.shape[2]} × {other.shape[1]}"
@@ -161,12 +161,12 @@ class Raster:
 
 
 class LabelRaster:
-    """Label map, and if wanted marginals, as GeoTIFF with the georeference of a picture.
+    """A label map, and optionally marginals, as GeoTIFF with the georeference of a picture.
 
-    ``write`` fits `refine_tiles`. The files appear whole when the block is left, or not at all. Where there
-    is no data the label is 255, and 255 is the file's nodata value (65535 beyond 255 labels); the marginals
-    are NaN there. Coordinate system, transform, ground control points, RPCs and AREA_OR_POINT are those of
-    the picture.
+    Pass ``write`` to `refine_tiles`. The files are renamed into place when the block ends without an error.
+    Pixels without data get label 255, which is the file's nodata value (65535 with more than 255 labels), and
+    NaN as marginals. Coordinate system, transform, ground control points, RPCs and AREA_OR_POINT are copied
+    from the picture.
 
     Args: path, .tif or .tiff; like, the picture; labels, their number; probabilities, a second file or None.
     """
@@ -184,7 +184,7 @@ class LabelRaster:
         self._stack = ExitStack()
 
     def __enter__(self) -> LabelRaster:
-        with self._stack:  # what was opened is undone if the second file cannot be
+        with self._stack:  # closes the first file if the second cannot be opened
             self._map = self._create(self.path, 1, self.dtype, nodata=self.nodata)
             if self.dtype == np.uint8:
                 palette = {k: (*colour, 255) for k, colour in enumerate(voc_palette().tolist())}
@@ -237,7 +237,7 @@ class LabelRaster:
 
 
 def _places(file: Any) -> dict[str, Any]:
-    """What says where the pixels of a file lie, as rasterio takes it for a new one."""
+    """The georeference of a file, as rasterio's arguments for a new one."""
     points, system = file.gcps
     found: dict[str, Any] = {"crs": file.crs, "transform": file.transform}
     if points and file.transform.is_identity:
@@ -254,7 +254,7 @@ def _places(file: Any) -> dict[str, Any]:
 
 @contextmanager
 def _closed(rasterio: Any, file: Any, path: PathLike) -> Iterator[None]:
-    """Close it; OSError unless all blocks are in it: GDAL prints that a disk is full, and raises nothing."""
+    """Close it; OSError unless all blocks are written: on a full disk GDAL raises no error."""
     name = file.name
     try:
         yield
@@ -274,7 +274,7 @@ def _closed(rasterio: Any, file: Any, path: PathLike) -> Iterator[None]:
 
 
 def _block_ends(file: Any) -> Iterator[int]:
-    """Where each block of a GeoTIFF ends, in bytes from the start; 0 for one that is not there."""
+    """The end of each block of a GeoTIFF, in bytes from the start; 0 for a missing block."""
     shared = file.interleaving is not None and file.interleaving.value == "PIXEL"
     for band in (1,) if shared else file.indexes:
         for (row, column), _ in file.block_windows(band):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Photographs as RGB uint8, whatever they were saved as, and no larger than promised."""
+"""Photographs as RGB uint8 from all common formats, limited in size."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from crfrnn.io import tiff
 from crfrnn.io.files import FileError, PathLike, atomic, existing
 from crfrnn.io.scale import SHALLOW, Scale, by_depth, check_scale, scaled, warn_of_depth
 
-# 8192 × 8192. Pillow itself warns above 89 Mpx; a dense CRF of 21 labels needs some 2 GB per 10 Mpx anyway.
+# 8192 × 8192. Pillow itself warns above 89 Mpx; a CRF with 21 labels needs about 2 GB per 10 Mpx.
 MAX_PIXELS = 2**26
-# Formats that decode inside the process: Pillow also reads EPS, but starts Ghostscript on the file.
-ORIENTATION = 0x0112  # EXIF's tag: how the stored pixels are turned for display
+# Formats decoded within the process: Pillow also reads EPS, but runs Ghostscript on the file.
+ORIENTATION = 0x0112  # EXIF's tag: how the stored pixels are rotated for display
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# Pillow stretches grey of 2 and 4 bits to 0..255 while it decodes; a stored 1 comes out as this.
+# Pillow scales grey of 2 and 4 bits to 0..255 while decoding; a stored 1 becomes this value.
 _STRETCHED = {"1": 255, "L;2": 85, "L;4": 17}
 _STORED_AS = "crfrnn stored as"
 
@@ -27,21 +27,21 @@ _STORED_AS = "crfrnn stored as"
 def read_image(
     path: PathLike, *, max_pixels: int = MAX_PIXELS, scale: Scale | None = None
 ) -> NDArray[np.uint8]:
-    """Read a photograph as RGB, UInt8[H, W, 3], upright as its EXIF orientation says.
+    """Read a photograph as RGB, UInt8[H, W, 3], upright by its EXIF orientation.
 
     Grey is repeated in the three channels, 12 and 16 bits of grey are scaled to 8 (v · 255 / 65535, rounded;
-    12 bits by 4095), a TIFF whose 0 is white is turned, CMYK and the like are converted by Pillow,
-    transparent pixels are shown on white.
+    12 bits by 4095), a TIFF whose 0 is white is inverted, CMYK and similar modes are converted by Pillow,
+    transparent pixels are composited on white.
 
     Args:
-        path: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP with one picture in it.
-        max_pixels: larger pictures are refused before anything is decoded.
-        scale: (LOW, HIGH), the numbers that become 0 and 255 in place of the above; then 32-bit values are
-            accepted too. Numbers of 10 or 12 bits in a file of 16 need it; without it a warning is given.
+        path: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP containing one picture.
+        max_pixels: larger pictures are rejected before anything is decoded.
+        scale: (LOW, HIGH), the numbers that become 0 and 255 instead of the above; 32-bit values are then
+        accepted too. Needed for 10- or 12-bit numbers in a 16-bit file; without it a warning is issued.
 
     Raises:
         ValueError: no such file, no such format, truncated or damaged, too large, several frames,
-            32-bit values without a scale or signed ones (their range is not said in the file), TIFFs of other
+            32-bit or signed values without a scale (the file does not state their range), TIFFs of other
             depths, 16 bits per colour channel with a scale.
 
     >>> import os, tempfile
@@ -78,14 +78,14 @@ def as_rgb(
 
 
 def stored_form(path: PathLike) -> tuple[tuple[int, int], int]:
-    """(height, width) of the stored pixels and the EXIF orientation, 1 where there is none; no decoding."""
+    """(height, width) of the stored pixels and the EXIF orientation, 1 if absent; nothing is decoded."""
     with Image.open(existing(path, "image"), formats=FORMATS) as picture:
         orientation = picture.getexif().get(ORIENTATION, 1)
         return (picture.height, picture.width), orientation if orientation in range(1, 9) else 1
 
 
 def upright(orientation: int, name: str, rows: int, columns: int) -> str:
-    """The numpy expression that turns an array of the stored pixels as EXIF turns the picture.
+    """The numpy expression that rotates an array of the stored pixels as EXIF rotates the picture.
 
     >>> upright(6, "unary", 1, 2)
     'numpy.rot90(unary, -1, axes=(1, 2))'
@@ -104,7 +104,7 @@ def upright(orientation: int, name: str, rows: int, columns: int) -> str:
 
 
 def write_png(picture: Image.Image, path: PathLike) -> None:
-    """Write a picture as PNG, whole or not at all."""
+    """Write a picture as PNG, atomically."""
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG")
 
@@ -112,9 +112,9 @@ def write_png(picture: Image.Image, path: PathLike) -> None:
 def picture_and_map(
     image: NDArray[np.uint8], values: NDArray[Any], role: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """A picture in memory and integers of its size, as UInt8[H, W, 3] and Int64[H, W].
+    """A picture in memory and an integer map of its size, as UInt8[H, W, 3] and Int64[H, W].
 
-    Raises: ValueError for another shape or dtype; `role` is what it calls the integers.
+    Raises: ValueError for another shape or dtype; `role` names the integers in the message.
 
     >>> picture_and_map(np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.uint8), "labels")[1].dtype
     dtype('int64')
@@ -131,29 +131,29 @@ def picture_and_map(
 
 
 def stored_as(picture: Image.Image) -> str:
-    """Pillow's raw mode of a PNG that `decode` gave, such as "L;2" or "LA;16B"; "" for others."""
+    """Pillow's raw mode of a PNG opened by `decode`, such as "L;2" or "LA;16B"; "" for other pictures."""
     return picture.info.get(_STORED_AS, "")
 
 
 def stored_numbers(picture: Image.Image) -> NDArray[Any]:
-    """The numbers that an indexed or grey PNG holds, as `decode` gives the picture: UInt[H, W] or Bool[H, W].
+    """The stored numbers of an indexed or grey PNG opened by `decode`, UInt[H, W] or Bool[H, W].
 
-    Labels are these numbers, whatever the depth: a 1 of two bits is label 1, not the grey 85 that it shows.
+    Labels are these numbers at any depth: a two-bit 1 is label 1, not the grey 85 that it is displayed as.
     """
     values, step = np.asarray(picture), _STRETCHED.get(stored_as(picture), 1)
     return values if step == 1 or values.dtype == bool else values // step
 
 
 def upright_size(path: PathLike, role: str = "picture", *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of what `read_image` gives, from the head of the file alone.
+    """(height, width) of the result of `read_image`, from the file's header alone.
 
-    Raises: ValueError for a file that is no picture, or one with too many pixels.
+    Raises: ValueError for a file that is not a picture, or one with too many pixels.
     """
     found = existing(path, role)
     try:
         with Image.open(found, formats=FORMATS) as opened:
             width, height = opened.size
-            # Pillow turns the size of a TIFF itself; Exif's 5 to 8 lie on their side.
+            # Pillow itself swaps the size of a TIFF; EXIF's orientations 5 to 8 are rotated by 90 degrees.
             turned = opened.format != "TIFF" and opened.getexif().get(ExifTags.Base.Orientation) in _ON_SIDE
     except Exception as error:
         raise FileError(role, path, "a picture", _reason(error), _AGAIN) from error
@@ -163,12 +163,12 @@ def upright_size(path: PathLike, role: str = "picture", *, max_pixels: int = MAX
 
 
 def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
-    """Open, check the size, then load: a `FileError` whatever Pillow says about a file that is not well."""
+    """Open, check the size, then load; any error that Pillow raises for a bad file becomes a `FileError`."""
     found = existing(path, role)
     wanted = f"a picture ({', '.join(formats)})"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # this module's limit is stricter
             picture = Image.open(found, formats=formats)
     except Image.DecompressionBombError as error:
         raise FileError(role, path, f"at most {max_pixels} pixels", str(error), _SMALLER) from error
@@ -179,10 +179,10 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
         raise FileError(role, path, wanted, got or _reason(error), remedy) from error
     with picture:
         if picture.format == "PNG" and picture.tile:
-            # The raw mode, which Pillow forgets when it has decoded.
+            # Keep the raw mode: Pillow discards it after decoding.
             raw = picture.tile[0][3] or ""
             stored = picture.info[_STORED_AS] = raw if isinstance(raw, str) else str(raw[0])
-            if isinstance(picture.info.get("transparency"), int):  # a stored number too
+            if isinstance(picture.info.get("transparency"), int):  # also a stored number
                 picture.info["transparency"] *= _STRETCHED.get(stored, 1)
         width, height = picture.size
         if width * height > max_pixels:
@@ -190,7 +190,7 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
                 role, path, f"at most {max_pixels} pixels", f"{width} × {height} = {width * height}", _SMALLER
             )
         try:
-            # A phone's MPO is a JPEG with a thumbnail or a depth map behind it.
+            # A phone's MPO is a JPEG followed by a thumbnail or a depth map.
             frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
             if frames == 1:
                 _load(picture, role, path)
@@ -201,11 +201,11 @@ def decode(path: PathLike, role: str, *, formats: tuple[str, ...], max_pixels: i
                 role, path, "a whole picture", f"damaged data ({_reason(error)})", _AGAIN
             ) from error
         if frames != 1:
-            raise FileError(role, path, "one picture", f"{frames} frames", "save the one that is meant")
+            raise FileError(role, path, "one picture", f"{frames} frames", "save only the one you want")
         return picture
 
 
-_SMALLER = "scale it down or cut it into tiles (or, for a file that is trusted, raise max_pixels)"
+_SMALLER = "scale it down or cut it into tiles (or, for a file that you trust, raise max_pixels)"
 _AGAIN = "copy, download or save it again"
 _ON_SIDE = (5, 6, 7, 8)
 
@@ -223,16 +223,16 @@ def _reason(error: Exception) -> str:
 
 
 def _form(picture: Image.Image, path: PathLike) -> tuple[int, bool]:
-    """The largest number of deep grey (0 where the file does not say it), and whether it is black."""
+    """The largest number of grey above 8 bits (0 if the file does not state it), and whether it is black."""
     if picture.format == "TIFF":
         return tiff.grey(picture, path)
-    # Mode I is 32 bits wide, but what PNG and PGM readers put there is 16-bit data.
+    # Mode I is 32 bits wide, but the PNG and PGM readers store 16-bit data in it.
     deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
     return (65535 if deep else 0), False
 
 
 def _is_deep_colour(picture: Image.Image) -> bool:
-    """16 bits per colour channel, of which Pillow keeps the upper 8."""
+    """Whether the file has 16 bits per colour channel, of which Pillow keeps the upper 8."""
     return picture.mode[:3] == "RGB" and (";16" in stored_as(picture) or tiff.bits(picture) > 8)
 
 
@@ -261,7 +261,7 @@ def _rgb(
             return np.repeat(scaled(np.asarray(picture), scale, path)[..., None], 3, axis=2)
         raise FileError(
             "image", path, "8 or 16 bits per channel", f"32-bit values (mode {mode})",
-            "the file does not say their range: say --scale LOW HIGH, the numbers that become 0 and 255 "
+            "the file does not state their range: pass --scale LOW HIGH, the numbers that become 0 and 255 "
             "(scale=), or save them as 8 bits",
         )  # fmt: skip
     if picture.has_transparency_data:

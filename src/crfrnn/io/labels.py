@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Label maps: indexed or grey PNG and arrays of whole numbers, and the one rule for what they may hold."""
+"""Label maps: indexed or grey PNG and arrays of whole numbers, and the one rule for valid values."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from crfrnn.io.files import FileError, PathLike, refusal
 from crfrnn.io.images import MAX_PIXELS, decode, stored_numbers, write_png
 from crfrnn.io.palette import VOID, voc_palette
 
-FREE = -1  # a pixel whose label is not known, as the `clamp` argument of the CRF counts
+FREE = -1  # a pixel without a known label, as in the CRF's argument `clamp`
 
 
 def write_label_png(path: PathLike, labels: Any, palette: NDArray[np.uint8] | None = None) -> None:
-    """Write a label map as indexed PNG, whole or not at all.
+    """Write a label map as indexed PNG, atomically.
 
     Args:
-        path: where; the folder must exist. An existing file is replaced.
+        path: destination; its folder must exist. An existing file is replaced.
         labels, palette: as `label_picture` takes them.
 
     Raises: as `label_picture`; ValueError for no such folder.
@@ -45,7 +45,7 @@ def label_picture(labels: Any, palette: NDArray[np.uint8] | None = None) -> Imag
         palette: UInt8[K, 3], K ≤ 256; the VOC colours by default.
 
     Raises:
-        ValueError: wrong shape, labels outside 0..255, a palette of another form.
+        ValueError: wrong shape, labels outside 0..255, a malformed palette.
         TypeError: labels that are not integers.
 
     >>> label_picture([[0, 1], [15, 255]]).mode
@@ -78,13 +78,13 @@ def read_label_png(
 ) -> NDArray[np.uint8]:
     """Read a label map, UInt8[H, W], from an indexed or grey PNG; the values are the labels, 255 = void.
 
-    The stored numbers count, of 1, 2, 4, 8 or 16 bits alike.
+    The labels are the stored numbers, at 1, 2, 4, 8 or 16 bits.
 
     Args:
         path: the file.
-        num_labels: where given, every label but 255 must be smaller.
-        role: what the file is to the caller, for the message.
-        max_pixels: larger pictures are refused before anything is decoded.
+        num_labels: if given, every label other than 255 must be smaller.
+        role: what the caller uses the file for, as named in the message.
+        max_pixels: larger pictures are rejected before anything is decoded.
 
     Raises:
         ValueError: no such file, not a PNG, damaged, too large, in colour, labels out of range.
@@ -115,15 +115,15 @@ def read_label_map(
     role: str = "unary",
     paper: bool = False,
 ) -> NDArray[np.int64]:
-    """Read labels per pixel, Int64[H, W] with -1 where they are unknown.
+    """Read a label for each pixel, Int64[H, W], -1 where unknown.
 
     Args:
         path: an indexed or grey PNG, or an array [H, W] of whole numbers in .npy, .npz or .pt.
         num_labels: L; labels are 0..L-1.
-        unknown: see `known_labels`. With None, a map of nothing but 0 and 255 is refused, since it may be
-            black and white.
-        key: which entry of an .npz file or of a dict in a .pt file.
-        paper: accept a map of 255 alone too, as of scribbles on an empty page.
+        unknown: see `known_labels`. With None, a map of only 0 and 255 is rejected, since it may be a
+            black-and-white mask.
+        key: the entry of an .npz file or of a dict in a .pt file.
+        paper: also accept a map of only 255, such as a page without scribbles.
 
     Raises:
         ValueError: an unusable file, labels out of range, `unknown` among the labels.
@@ -146,15 +146,15 @@ def known_labels(
     role: str = "unary",
     path: PathLike | None = None,
 ) -> NDArray[np.int64]:
-    """The labels that an array holds, Int64[*spatial] with -1 where they are unknown.
+    """The labels in an array, Int64[*spatial], -1 where unknown.
 
     Args:
         values: whole numbers of any type, real or bool: 0..num_labels-1, -1 or `unknown`.
         num_labels: L.
-        unknown: the value of pixels without a label. None: 255, and with more than 255 labels none, unless
-            255 occurs, which might mean either.
-        valid: Bool[*spatial]; elsewhere anything is accepted, and the label is unknown.
-        role, path: what the values are to the caller, and their file if they come from one, for messages.
+        unknown: the value of pixels without a label. None: 255; with more than 255 labels no value, and a
+            255 is rejected as ambiguous.
+            valid: Bool[*spatial]; where False any value is accepted, and the label is unknown.
+            role, path: what the caller uses the values for, and their file if there is one, for messages.
 
     Raises:
         ValueError: fractions, NaN, labels out of range, `unknown` among the labels.
@@ -169,10 +169,10 @@ def known_labels(
     if 0 <= given < num_labels and (unknown is not None or (labels == given).any()):
         raise ValueError(
             f"unknown: expected a value outside the labels 0..{num_labels - 1}, got {given}; use 255 or, "
-            f"with more than 255 labels, -1; if {given} is the void one, take fewer labels"
+            f"with more than 255 labels, -1; if {given} is the void value, use fewer labels"
         )
     labels[labels == given] = FREE
-    hint = "check the number of labels, or say which number means unknown: unknown={}"
+    hint = "check the number of labels, or state which number means unknown: unknown={}"
     check_labels(labels, num_labels, path, role, void=FREE, remedy=hint)
     return labels
 
@@ -180,7 +180,7 @@ def known_labels(
 def whole_numbers(
     values: NDArray[Any], valid: NDArray[np.bool_] | None, role: str, path: PathLike | None = None
 ) -> NDArray[np.int64]:
-    """The values as Int64, a copy; ValueError for fractions, NaN or infinity where they are valid."""
+    """A copy of the values as Int64; ValueError for fractions, NaN or infinity at valid positions."""
     if valid is not None and values.dtype.kind == "f":
         values = np.where(valid, values, 0)
     whole = values.dtype.kind in "iub" or (
@@ -189,36 +189,36 @@ def whole_numbers(
     if not whole:
         raise refusal(
             role, path, "labels, whole numbers", f"{values.dtype} with other values",
-            "for scores say kind='probabilities' or kind='logits'",
+            "for scores pass kind='probabilities' or kind='logits'",
         )  # fmt: skip
-    with np.errstate(invalid="ignore"):  # floats beyond 2^63 become negative, which no label is
+    with np.errstate(invalid="ignore"):  # floats beyond 2^63 become negative and are rejected as labels
         return values.astype(np.int64)
 
 
 def only_white(held: NDArray[Any]) -> bool:
-    """True for the values of a black and white mask, 0 and 255 and no other (-1 may occur)."""
+    """True for the values of a black-and-white mask: only 0 and 255 (-1 may occur)."""
     return bool((held == VOID).any()) and bool(np.isin(held, (-1, 0, VOID)).all())
 
 
 def ask_about_white(
     values: NDArray[Any], role: str, path: PathLike | None = None, *, paper: bool = False
 ) -> None:
-    """Refuse labels of nothing but 0 and 255: black and white, or a background beside what is not known?
+    """Reject labels of only 0 and 255: a black-and-white mask, or background with unknown pixels.
 
-    Read as labels, 255 means "not known", so that all of a black and white mask's foreground would vanish.
+    As a label 255 means "unknown", so the foreground of a black-and-white mask would be lost.
 
     Args:
-        values: integers that the file holds, before 255 is taken for unknown.
-        role, path: what they are to the caller, and their file, for the message.
-        paper: accept 255 alone, as of scribbles on an empty page.
+        values: the integers in the file, before 255 is read as unknown.
+        role, path: what the caller uses them for, and their file, for the message.
+        paper: accept a map of only 255, such as a page without scribbles.
     """
     if not only_white(values) or (paper and not (values == 0).any()):
         return
-    expected = f'labels, of which {VOID} is none but means "not known"'
+    expected = f'labels, where {VOID} means "unknown"'
     got = f"nothing but {'0 and ' if (values == 0).any() else ''}{VOID}"
     remedy = (
-        f"save white as 1, for example (mask > 0).astype('uint8'); if {VOID} does mean \"not known\", say "
-        f"so: --void {VOID} or unknown={VOID}"
+        f"save white as 1, for example (mask > 0).astype('uint8'); if {VOID} does mean \"unknown\", pass "
+        f"--void {VOID} or unknown={VOID}"
     )
     raise refusal(role, path, expected, got, remedy)
 
@@ -231,7 +231,7 @@ def check_labels(
     void: int = VOID,
     remedy: str = "check the number of labels, or the mapping of the file's values to labels",
 ) -> None:
-    """Refuse labels outside 0..num_labels-1 other than `void`, naming the first one and where it is."""
+    """Reject labels outside 0..num_labels-1 other than `void`, naming the first one and its position."""
     if num_labels is None:
         return
     bad = ((values < 0) | (values >= num_labels)) & (values != void)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a folder of results was begun with: ``.crfrnn.json``, a line for every file that is written."""
+"""The record of a folder of results, ``.crfrnn.json``: its settings, and a line for every file written."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from crfrnn.io.files import FileError, PathLike, write_text
 
 MANIFEST = ".crfrnn.json"
 _FORMAT, _VERSION = "crfrnn-results", 1
-_SAMPLES, _SAMPLE = 16, 4096  # of a large file so many pieces of so many bytes are looked at
+_SAMPLES, _SAMPLE = 16, 4096  # number and size in bytes of the pieces of a large file that are hashed
 Stamp = tuple[int, int]  # bytes, time of the last change in ns
 
 
 @dataclass(frozen=True)
 class Run:
-    """A command with the settings that its results depend on.
+    """A command and the settings that its results depend on.
 
-    Attributes: whole: it fills a folder; otherwise its files only happen to lie in one.
+    Attributes: whole: the folder belongs to this command; False for single files in any folder.
     """
 
     command: str
@@ -42,10 +42,10 @@ class Entry:
 
     Attributes:
         run: the name of its `Run`.
-        sources: `identity` of what it is made from.
-        stamp, content: of the file when it was finished; None while the run is at work, or was killed.
-        replaced: the stamp of the file that was there before; while it has that one, it is not written yet.
-        before: the entry of that file, if the program had written it.
+        sources: `identity` of the files that it is made from.
+        stamp, content: of the finished file; None while the run is in progress, or if it was killed.
+        replaced: stamp of the file that existed before; while the file still has it, it is not yet rewritten.
+        before: the entry of that earlier file, if this program had written it.
     """
 
     run: str
@@ -66,7 +66,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: PathLike) -> Manifest:
-        """An empty one where there is none; FileError for a file that is none."""
+        """Read a folder's manifest, empty if there is none; FileError for a file of another format."""
         path = Path(folder) / MANIFEST
         try:
             text = path.read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ class Manifest:
             raise _damaged(path, error) from None
 
     def write(self) -> None:
-        """Whole or not at all; removed when no file is left in it."""
+        """Write it atomically, or remove it if it lists no files."""
         path = self.folder / MANIFEST
         if not self.files:
             path.unlink(missing_ok=True)
@@ -99,11 +99,11 @@ class Manifest:
         )
 
     def own(self, name: str) -> Entry | None:
-        """The entry of a file that is there as the program wrote it; None if it comes from elsewhere."""
+        """The entry of a file that is unchanged since this program wrote it; None for any other file."""
         entry, now = self.files.get(name), stamp(self.folder / name)
         if entry is None or now is None:
             return None
-        if entry.replaced == now:  # a run was killed before it came to this file
+        if entry.replaced == now:  # a run was killed before it wrote this file
             entry = entry.before
             if entry is None:
                 return None
@@ -114,7 +114,7 @@ class Manifest:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time reads, changes and writes the manifest, where the file system can lock."""
+    """Lock the manifest, so that one process at a time updates it, if the file system supports locks."""
     try:
         import fcntl
     except ImportError:
@@ -132,7 +132,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Size and time of the last change, of a link itself; None if there is nothing."""
+    """Size and modification time, of a link itself and not its target; None if there is no such file."""
     try:
         found = path.lstat()
     except OSError:
@@ -141,9 +141,10 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def identity(path: PathLike) -> str:
-    """What a file holds, in 16 digits: its size, and all of it or, if it is large, samples from end to end.
+    """16 digits that identify a file's content: its size and all of it or, if it is large, samples of it.
 
-    The name does not count, so a folder can move. Of a folder the names and files count. "" for nothing.
+    The file's own name does not count, so a folder can be moved. For a folder, the names and contents of its
+    files count. "" if there is no such file.
     """
     found = Path(path)
     try:
@@ -165,7 +166,7 @@ def identity(path: PathLike) -> str:
 
 
 def digest(content: bytes) -> str:
-    """16 digits that stand for the content."""
+    """16 digits that identify the content."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -185,5 +186,5 @@ def _entry(held: dict[str, Any]) -> Entry:
 def _damaged(path: Path, error: Exception) -> FileError:
     return FileError(
         "manifest", path, "what crfrnn wrote", f"{type(error).__name__}: {error}",
-        "name another folder, or remove this file and say --overwrite",
+        "name another folder, or remove this file and pass --overwrite",
     )  # fmt: skip

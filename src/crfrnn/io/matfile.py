@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""One array out of an untrusted MATLAB 5 file: every size is checked before it is used.
+"""Read one array from an untrusted MATLAB 5 file: every size is checked before it is used.
 
-scipy.io.loadmat makes room for what a header claims before it reads on (a file of 250 bytes takes two
-gigabytes), inflates without a limit, and reads everything in the file. Here a label map is looked up by its
-name and all else is stepped over.
+scipy.io.loadmat allocates what a header claims before reading any data (a file of 250 bytes can take two
+gigabytes), decompresses without a limit, and reads every variable of the file. This reader looks up one
+label map by name and skips everything else.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from crfrnn.io.files import FileError, PathLike, existing
 
-MAX_BYTES = 2**27  # of a file, and of what it inflates to; SBD's and Pascal Context's stay below 2 MB
-MAX_VARIABLES, MAX_FIELDS, MAX_NAME = 10_000, 4096, 256  # MATLAB's own names have at most 63 characters
+MAX_BYTES = 2**27  # of a file and of its decompressed data; SBD's and Pascal Context's stay below 2 MB
+MAX_VARIABLES, MAX_FIELDS, MAX_NAME = 10_000, 4096, 256  # MATLAB's names have at most 63 characters
 _HEADER, _V73 = 128, 0x0200
-_PEEK = 1024  # more than the head of a matrix: its class, up to 32 dimensions, its name
+_PEEK = 1024  # longer than the header of a matrix: its class, up to 32 dimensions, its name
 _MATRIX, _COMPRESSED, _INT8, _INT32, _UINT32 = 14, 15, 1, 5, 6
 _STRUCT, _NUMBERS = 2, range(6, 16)
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 
 
 class _Broken(Exception):
-    """Something in the bytes is not as the format says."""
+    """The bytes violate the format."""
 
 
 def read_mat(path: PathLike, *names: str, role: str = "mask") -> NDArray[Any]:
@@ -36,11 +36,11 @@ def read_mat(path: PathLike, *names: str, role: str = "mask") -> NDArray[Any]:
 
     Args:
         path: the file.
-        names: the variable, and where that is a 1×1 struct, the field in it, and so on.
-        role: what the file is to the caller, for the message.
+        names: the variable, then, if it is a 1×1 struct, the field in it, and so on.
+        role: what the caller uses the file for, as named in the message.
 
     Returns:
-        [rows, columns] in the number type that the file stores them in.
+        [rows, columns] in the file's number type.
 
     Raises:
         ValueError: no such file, another format, damaged, no such name, no matrix, more than 128 MiB.
@@ -70,7 +70,7 @@ _REMEDY = "download or save it again"
 
 
 def _is_hdf5(data: bytes, order: str) -> bool:
-    """MATLAB 7.3 writes the same text and byte order in front, its version number, and HDF5 behind."""
+    """MATLAB 7.3 writes the same text and byte order first, then its version number, then HDF5."""
     if data.startswith(b"\x89HDF") or data[512:516] == b"\x89HDF" or b"MATLAB 7.3" in data[:_HEADER]:
         return True
     return len(data) >= _HEADER and struct.unpack_from(f"{order}H", data, 124)[0] == _V73
@@ -81,7 +81,7 @@ class _Reader:
     order: str
 
     def element(self, data: memoryview, start: int) -> tuple[int, memoryview, int]:
-        """Type and content of the element at `start`, and where the next one begins."""
+        """Type and content of the element at `start`, and the start of the next one."""
         if start + 8 > len(data):
             raise _Broken("the end in the middle of an element")
         kind, size = struct.unpack_from(f"{self.order}II", data, start)
@@ -91,14 +91,14 @@ class _Reader:
                 raise _Broken(f"a small element of {size} bytes")
         else:
             begin = start + 8
-            # Compressed elements alone are not padded to eight bytes.
+            # All but compressed elements are padded to eight bytes.
             end = begin + (size if kind == _COMPRESSED else -(-size // 8) * 8)
         if begin + size > len(data):
             raise _Broken(f"an element of {size} bytes where {len(data) - begin} are left")
         return kind, data[begin : begin + size], end
 
     def find(self, data: memoryview, name: str) -> memoryview:
-        """The matrix of that name among those of the file; nothing else is inflated beyond its head."""
+        """The matrix of that name; of all others only the header is decompressed."""
         seen: list[str] = []
         start = 0
         while start < len(data):
@@ -121,28 +121,28 @@ class _Reader:
         raise _Broken(f"no variable {name!r} ({', '.join(named[:5]) or 'none at all'})")
 
     def compressed_name(self, content: memoryview) -> str:
-        """The name of a compressed matrix, from its first bytes; "" for what is none."""
+        """The name of a compressed matrix, from its first bytes; "" if it is not a matrix."""
         head = zlib.decompressobj().decompress(content, _PEEK)
         if len(head) < 8 or struct.unpack_from(f"{self.order}I", head)[0] != _MATRIX:
             return ""
         return self.name(memoryview(head)[8:])
 
     def inflated(self, content: memoryview) -> bytes:
-        """A compressed element with its tag, which says how many bytes there are to be."""
+        """A compressed element with its tag, which states the decompressed size."""
         inflater = zlib.decompressobj()
         tag = inflater.decompress(content, 8)
         size = 8 + struct.unpack_from(f"{self.order}I", tag, 4)[0]
         if size > MAX_BYTES:
             raise _Broken(f"more than {MAX_BYTES} bytes after inflating ({size})")
         body = inflater.decompress(inflater.unconsumed_tail, size - 8)
-        # This call also checks the checksum; padding is all that may follow.
+        # This call also verifies the checksum; only padding may follow.
         padding = inflater.decompress(inflater.unconsumed_tail, 8)
         if not inflater.eof:
-            raise _Broken(f"compressed data that do not end after {size} bytes")
+            raise _Broken(f"compressed data that does not end after {size} bytes")
         return b"".join((tag, body, padding))
 
     def head(self, body: memoryview) -> tuple[int, tuple[int, ...], str, int]:
-        """Class (with the complex flag), dimensions and name of a matrix, and where its content begins."""
+        """Class (with the complex flag), dimensions and name of a matrix, and the start of its content."""
         kind, flags, start = self.element(body, 0)
         if kind != _UINT32 or len(flags) != 8:
             raise _Broken("a matrix without flags")

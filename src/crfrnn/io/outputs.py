@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every file that a command will write, looked at before the first one is: nothing of the user's is lost."""
+"""Checks of all files that a command will write, before it writes the first: no user's file is lost."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from crfrnn.io.files import FileError, PathLike, check_name, new_folder, writabl
 from crfrnn.io.manifest import MANIFEST, Entry, Manifest, Run, digest, identity, locked, stamp
 from crfrnn.io.temporary import sweep
 
-ANEW = "name another, or say --overwrite"
+ANEW = "name another, or pass --overwrite"
 _FEW = 8
 
 
 class Outputs:
-    """What `claim` gives: which items are done already."""
+    """The result of `claim`: which items are already finished."""
 
     def __init__(self, done: Iterable[Item]) -> None:
         self._done = set(done)
 
     def finished(self, item: Item) -> bool:
-        """Whether an earlier run with the same settings made it from the same files."""
+        """Whether an earlier run with the same settings made this item from the same files."""
         return item in self._done
 
 
@@ -48,31 +48,32 @@ def claim(
     identify: Callable[[Path], str] = identity,
     role: str = "-o",
 ) -> Iterator[Outputs]:
-    """Refuse what would lose a file; else make `folder` and note in its ``.crfrnn.json`` what it is for.
+    """Reject outputs that would lose a file; otherwise create `folder` and record the run in its manifest.
 
-    Before anything is written: every output has a name of its own that a file can have, none is an input
-    (by another name or link either), and none is there already unless the program itself wrote it and it
-    has not been changed since; in a folder of results also from the same sources. `overwrite` permits the
-    last two.
+    The manifest is ``.crfrnn.json``. Checked before anything is written: every output has a unique, valid
+    name; none is an input, by another name or link either; none exists already unless this program wrote it
+    and it is unchanged since; and an existing file in a folder of results came from the same sources.
+    `overwrite` permits the last two.
 
     Args:
-        folder: all outputs are in it or below.
-        command: its name.
-        settings: what results depend on, for JSON; a `Path` stands for the content of that file or folder.
-        items: what will be done.
+        folder: contains all outputs, possibly in subfolders.
+        command: the command's name.
+        settings: the settings that results depend on, as JSON; a `Path` stands for the content of that file
+        or folder.
+        items: the work to be done.
         inputs: further files that are read.
-        whole: the folder is the command's: with other settings its results are not mixed. False for a file
-            in a folder that holds other things.
-        resume: finished items will be left as they are: they must come from these settings and sources.
+        whole: the folder belongs to the command, and results of different settings are not mixed in it.
+        False for a file in a folder that holds other things.
+        resume: finished items are kept; they must come from these settings and sources.
         replace: results of other settings may be replaced; False for those that took hours.
-        overwrite: write over whatever is there, inputs excepted.
-        again: items that are not taken for finished.
-        identify: what a source holds, in 16 digits.
-        role: what the caller calls the folder.
+        overwrite: replace any existing file except inputs.
+        again: items that do not count as finished.
+        identify: function from a source to 16 digits that identify its content.
+        role: the caller's name for the folder, for messages.
 
-    When it is left by an exception, folders that were made and are empty are removed.
+    After an exception, folders that were created and are still empty are removed.
 
-    Raises: FileError, naming one file and how many more.
+    Raises: FileError, naming one file and the number of others.
     """
     place = Path(folder)
     parents = [place, *{file.parent for item in items for file in item.files}]
@@ -132,9 +133,10 @@ def _claimed(
 
 
 def result_names(pictures: Sequence[Path], base: PathLike | None = None) -> list[Path]:
-    """A name under the output folder for each picture, without ending: its stem, and in front of it the
-    folders below `base`, by default none, unless two pictures of different folders would have one name: then
-    those below the folder that all are in.
+    """A name under the output folder for each picture, without ending.
+
+    The name is the picture's stem, preceded by its folders below `base`. By default there are none, unless
+    two pictures would get the same name: then the folders below their common folder are used.
 
     >>> [p.as_posix() for p in result_names([Path("in/a/1.jpg"), Path("in/b/2.jpg")])]
     ['1', '2']
@@ -172,7 +174,7 @@ def _check_present(
     manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders, resume: bool, replace: bool,
     overwrite: bool, again: Collection[Item], role: str,
 ) -> set[Item]:  # fmt: skip
-    """What is finished; FileError for files that must not be written over, or would be mixed with others."""
+    """The finished items; FileError for files that must not be replaced or would be mixed with others."""
     done: set[Item] = set()
     strange: list[str] = []
     planned: set[str] = set()
@@ -191,7 +193,7 @@ def _check_present(
                 strange.append(name)
             elif entry.sources != source or entry.run != run.name:
                 other = manifest.runs.get(entry.run)
-                # A single file that the command named before may be named again, for another picture too.
+                # A single file that this command wrote before may be replaced, even for another picture.
                 alike = (
                     other is not None
                     and other.command == run.command
@@ -203,7 +205,7 @@ def _check_present(
         more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
         raise FileError(
             role, manifest.folder / strange[0], "the name of a new file",
-            f"one that is there and that this program did not write, or that was changed since{more}", ANEW,
+            f"one that exists and that this program did not write, or that was changed since{more}", ANEW,
         )  # fmt: skip
     for name, entry in manifest.files.items() if run.whole and not overwrite else ():
         other = manifest.runs.get(entry.run)
@@ -214,7 +216,7 @@ def _check_present(
 
 
 def _made(manifest: Manifest, name: str, run: Run, source: str) -> bool:
-    """Whether a file is a result of this run; corrected by hand since or not."""
+    """Whether a file is a result of this run, even if edited by hand since."""
     entry, now = manifest.files.get(name), stamp(manifest.folder / name)
     if entry is None or now is None or now[0] == 0 or entry.replaced == now:
         return False
@@ -222,36 +224,36 @@ def _made(manifest: Manifest, name: str, run: Run, source: str) -> bool:
 
 
 def check_new(folder: PathLike, names: Iterable[str], role: str, record: str) -> None:
-    """FileError if a folder without `record`, which says what it is for, has files of these names."""
+    """FileError if a folder has files of these names but no `record` of the run that wrote them."""
     found = [name for name in names if os.path.lexists(Path(folder) / name)]
     if found and not os.path.lexists(Path(folder) / record):
         raise FileError(
-            role, folder, "a new folder, or one that was begun so", f"one with {found[0]!r} of others",
-            "name another",
+            role, folder, "a new folder, or one that this command started",
+            f"one with {found[0]!r} from elsewhere", "name another",
         )  # fmt: skip
 
 
 def _of_another_run(manifest: Manifest, name: str, before: Run | None, run: Run, role: str) -> FileError:
     if before is None or before.name == run.name:
-        expected, got = "results of the same inputs", f"{name!r}, made from others of that name"
+        expected, got = "results of the same inputs", f"{name!r}, made from other inputs of that name"
     elif before.command != run.command:
         expected, got = f"no results of another command than {run.command}", f"{name!r} of {before.command}"
     else:
         was, now = _flat(before.settings), _flat(run.settings)
         differ = [key for key in sorted({*was, *now}) if was.get(key) != now.get(key)]
         said = ", ".join(f"{key} {_said(was.get(key))} (now {_said(now.get(key))})" for key in differ)
-        expected, got = "a folder begun with the same settings", f"one with {name!r} of {said}"
+        expected, got = "a folder started with the same settings", f"one with {name!r} of {said}"
     return FileError(role, manifest.folder, expected, got, ANEW)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """With the entries of a setting that has entries in its place: ``recipe.iterations``."""
+    """Flatten nested settings to dotted names such as ``recipe.iterations``."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             flat.update({f"{key}.{name}": inner for name, inner in _flat(value).items()})
         else:
-            flat[key] = list(value) if isinstance(value, tuple) else value  # as JSON gives it back
+            flat[key] = list(value) if isinstance(value, tuple) else value  # as JSON returns it
     return flat
 
 
@@ -262,7 +264,7 @@ def _said(setting: object) -> str:
 
 
 def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: Folders) -> dict[str, Entry]:
-    """Note the files of a run, before the first is written."""
+    """Record the files of a run before the first is written."""
     mine: dict[str, Entry] = {}
     for item, source in sources.items():
         for name in map(folders.name, item.files):
@@ -279,12 +281,12 @@ def _enter(manifest: Manifest, run: Run, sources: Mapping[Item, str], folders: F
 
 
 def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
-    """Note how the files came out; those that were not written are not the run's."""
+    """Record the finished files, and drop the entries of those that were not written."""
     with suppress(OSError, FileError), locked(folder):
         manifest = Manifest.read(folder)
         for name, entry in mine.items():
             now = stamp(folder / name)
-            if manifest.files.get(name) != entry:  # another run has taken it since
+            if manifest.files.get(name) != entry:  # another run has claimed it since
                 continue
             if now is None or now == entry.replaced:
                 del manifest.files[name]
@@ -297,7 +299,7 @@ def _settle(folder: Path, mine: Mapping[str, Entry]) -> None:
 
 
 def _together(identities: Sequence[str]) -> str:
-    """Of one item, in few digits however many sources it has."""
+    """One short digest for all sources of an item."""
     joined = "-".join(one[:8] for one in identities)
     return joined if len(identities) <= _FEW else digest(joined.encode())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The classes and colours of PASCAL VOC, and the value that its masks have where there is no truth."""
+"""The classes and colours of PASCAL VOC, and the value of unlabelled pixels in its masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VOC_CLASSES = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-VOID = 255  # pixels without a truth: the cream band around objects in VOC masks
+VOID = 255  # unlabelled pixels: the cream band around objects in VOC masks
 
 
 def voc_palette(colours: int = 256) -> NDArray[np.uint8]:

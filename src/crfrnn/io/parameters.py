@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The parameters of a CRF as one file: tensors, settings, scores, and where they come from."""
+"""The parameters of a CRF as one file: tensors, settings, scores and provenance."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _AGAIN = "write it with `crfrnn fit`, `crfrnn tune` or save_parameters"
 
 @dataclass(frozen=True)
 class SavedParameters:
-    """What a parameter file holds.
+    """The content of a parameter file.
 
     Attributes:
         crf: the layer, in evaluation mode.
-        class_names: a name per label, or empty; of one logit the foreground's, or both.
-        scores: figures they reached, as fractions of 1, by name.
-        provenance: how they came about (command, data, configuration, versions).
+        class_names: a name per label, or empty; for one logit, the foreground's name or both names.
+        scores: scores that the parameters reached, as fractions of 1, by name.
+        provenance: how the parameters were made (command, data, configuration, versions).
     """
 
     crf: CRFRNN
@@ -47,13 +47,13 @@ def save_parameters(
     scores: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write parameters and settings of a CRF, whole or not at all; an existing file is replaced.
+    """Write parameters and settings of a CRF atomically; an existing file is replaced.
 
     The file is a safetensors file: the tensors of the layer's state_dict, and in its metadata the keys
     ``format``, ``version``, ``settings``, ``class_names``, ``scores``, ``provenance`` (JSON).
 
     Raises:
-        ValueError: parameters with NaN or infinity, no such folder, names that are not one per label.
+        ValueError: parameters with NaN or infinity, no such folder, a wrong number of names.
 
     >>> import os, tempfile
     >>> name = os.path.join(tempfile.mkdtemp(), "crf.safetensors")
@@ -77,11 +77,11 @@ def save_parameters(
 
 
 def load_parameters(path: PathLike) -> SavedParameters:
-    """Read a parameter file; nothing in it is run, and sizes are compared before anything is built.
+    """Read a parameter file; no code in it is run, and sizes are checked before anything is built.
 
     Raises:
-        ValueError: no such file, not such a file, damaged, of a later version, tensors missing or of
-            shapes that do not fit each other, NaN or infinity, settings that the layer refuses.
+        ValueError: no such file, another kind of file, damaged, of a later version, tensors missing or of
+            shapes that do not match, NaN or infinity, settings that the layer rejects.
     """
     size = existing(path, "params").stat().st_size
     if size > MAX_BYTES:
@@ -96,7 +96,7 @@ def load_parameters(path: PathLike) -> SavedParameters:
     try:
         parts = {key: json.loads(metadata.get(key, "{}")) for key in ("settings", "scores", "provenance")}
         class_names = json.loads(metadata.get("class_names", "[]"))
-    except (ValueError, RecursionError) as error:  # the latter where it is nested too deep
+    except (ValueError, RecursionError) as error:  # the latter if it is nested too deeply
         raise FileError("params", path, "JSON in its metadata", str(error), _AGAIN) from error
     if not all(isinstance(part, dict) for part in parts.values()) or not isinstance(class_names, list):
         raise FileError("params", path, "JSON objects in its metadata", "something else", _AGAIN)

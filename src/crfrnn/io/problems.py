@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Many problems in few lines: one line per kind, with a count and three examples."""
+"""Summarise many problems: one line per kind, with a count and three examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VARIES = re.compile(_QUOTED.pattern + r"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")  # nam
 
 
 def kind_of(message: str, name: str = "") -> str:
-    """A message without what differs from picture to picture: `name`, all that is quoted, and numbers.
+    """A message without the parts that differ between pictures: `name`, quoted text and numbers.
 
     >>> kind_of("mask 'a.png': expected 0..2, got 7") == kind_of("mask 'b.png': expected 0..2, got 9")
     True
@@ -21,11 +21,11 @@ def kind_of(message: str, name: str = "") -> str:
 
 
 def by_kind(messages: Sequence[str], names: Iterable[str] | None = None) -> list[str]:
-    """One line per kind of message: the first of them, and of how many it is the first.
+    """One line per kind of message: the first one and the number of the same kind.
 
     Args:
         messages: in order.
-        names: what each is about, for the examples; by default what it quotes first, or the message.
+        names: the subject of each message, for the examples; by default its first quoted text, or itself.
 
     >>> by_kind(["mask 'a': got 7", "mask 'b': got 9", "no list"])
     ["mask 'a': got 7 (2 of this kind: 'a', 'b')", 'no list']

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Windowed(Protocol):
-    """A picture, or the scores of one, that is never held whole."""
+    """A picture, or its scores, read in parts and never held in memory as a whole."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -23,7 +23,7 @@ class Windowed(Protocol):
         ...
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
-        """Bool[h, w], False where there is no data; None where there is everywhere."""
+        """Bool[h, w], False where there is no data; None if there is data everywhere."""
         ...
 
 
@@ -50,7 +50,7 @@ class InMemory:
 
 
 def valid_in_all(rows: slice, columns: slice, *sources: Windowed) -> NDArray[np.bool_] | None:
-    """Bool[h, w], where all of the sources have data; None where that is everywhere."""
+    """Bool[h, w], True where all sources have data; None if they have data everywhere."""
     found = [valid for source in sources if (valid := source.valid(rows, columns)) is not None]
     return np.logical_and.reduce(found) if found else None
 
@@ -69,7 +69,7 @@ def finite(image: Windowed, rows: slice, columns: slice, valid: NDArray[np.bool_
         y, x = (int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"image: expected finite numbers where there is data, got NaN or infinity in {int(bad.sum())} "
-            f"pixels of a tile, the first at row {rows.start + y}, column {columns.start + x}; say in the "
-            "file that they are no data, by its nodata value in all bands or a mask, or write numbers there"
+            f"pixels of a tile, the first at row {rows.start + y}, column {columns.start + x}; mark them "
+            "as missing in the file, by its nodata value in all bands or a mask, or write numbers there"
         )
     return values

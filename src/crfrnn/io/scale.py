@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers of other ranges as 0..255: by what the caller says, or by the depth they are stored in."""
+"""Numbers of other ranges as 0..255: by the caller's scale, or by the bit depth of the file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from crfrnn.io.files import FileError, PathLike
 from crfrnn.lattice.validate import warn
 
 Scale = tuple[float, float]  # the numbers that become 0 and 255
-SHALLOW = 4  # a picture whose largest number is below a quarter of its depth was made with fewer bits
+SHALLOW = 4  # a largest number below 1/4 of the range suggests a lower bit depth than the file's
 
 
 def check_scale(scale: Scale | None) -> Scale | None:
-    """ValueError unless it is two finite numbers, the smaller first."""
+    """ValueError unless it is two finite numbers in increasing order."""
     if scale is not None and not (all(map(math.isfinite, scale)) and scale[0] < scale[1]):
         raise ValueError(
             f"scale: expected two finite numbers, LOW below HIGH, got {scale[0]:g} and {scale[1]:g}; "
-            "say the two that become 0 and 255"
+            "give the numbers that become 0 and 255"
         )
     return scale
 
 
 def scaled(values: NDArray[Any], scale: Scale, path: PathLike) -> NDArray[np.uint8]:
-    """``(v - LOW) · 255 / (HIGH - LOW)``, rounded, what lies beyond cut off.
+    """``(v - LOW) · 255 / (HIGH - LOW)``, rounded and clipped.
 
     Raises: ValueError for NaN or infinity.
 
@@ -44,17 +44,17 @@ def scaled(values: NDArray[Any], scale: Scale, path: PathLike) -> NDArray[np.uin
 
 
 def stretched(values: NDArray[np.floating], scale: Scale) -> NDArray[np.floating]:
-    """``(v - LOW) · 255 / (HIGH - LOW)`` in the values' own dtype, what lies beyond cut off."""
+    """``(v - LOW) · 255 / (HIGH - LOW)`` in the values' own dtype, clipped."""
     low, high = scale
     with np.errstate(over="ignore"):
         return ((values - low) * (255 / (high - low))).clip(0, 255)
 
 
 def by_depth(values: NDArray[Any], top: int, path: PathLike) -> NDArray[np.uint8]:
-    """``v · 255 / top``, rounded, with a warning where the numbers use a small part of 0..top.
+    """``v · 255 / top``, rounded, with a warning if the numbers use only a small part of 0..top.
 
-    Cameras, microscopes and DICOM exports save 10 or 12 bits in files of 16: read by its depth such a picture
-    is nearly black.
+    Cameras, microscopes and DICOM exports save 10 or 12 bits in 16-bit files: scaled by the file's depth,
+    such a picture is nearly black.
 
     >>> by_depth(np.array([0, 65535]), 65535, "a.png").tolist()
     [0, 255]
@@ -62,14 +62,14 @@ def by_depth(values: NDArray[Any], top: int, path: PathLike) -> NDArray[np.uint8
     low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
     if low < high and SHALLOW * high <= top:
         own = 2 ** high.bit_length() - 1
-        remedy = f"say which numbers become 0 and 255, --scale 0 {own} (scale=(0, {own}))"
+        remedy = f"state which numbers become 0 and 255, --scale 0 {own} (scale=(0, {own}))"
         warn_of_depth(path, top, high, remedy)
     return ((values.astype(np.int64) * 255 + top // 2) // top).astype(np.uint8)
 
 
 def warn_of_depth(path: PathLike, top: int, high: int, remedy: str) -> None:
-    """Say that a picture is nearly black because it has fewer bits than its file; once a picture."""
+    """Warn that a picture is nearly black because it uses fewer bits than its file has."""
     warn(
         f"image {os.fspath(path)!r}: numbers up to {high} where its depth allows {top}, so that it is nearly "
-        f"black in 0..255; if they are of fewer bits, {remedy}, or save it with 8 bits"
+        f"black in 0..255; if they have fewer bits, {remedy}, or save it with 8 bits"
     )

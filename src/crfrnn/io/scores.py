@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What numbers from elsewhere mean, as logits: one rule for pictures, tiles and volumes."""
+"""Conversion of probabilities, labels and logits to logits: one rule for pictures, tiles and volumes."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ from crfrnn.io.rectangles import Windowed
 
 Kind = Literal["logits", "probabilities", "labels"]
 KINDS: tuple[str, ...] = get_args(Kind)
-SLACK = 0.01  # of a sum of probabilities
-SMALLEST = 1e-5  # of a probability, as in pydensecrf's unary_from_softmax
+SLACK = 0.01  # tolerance of a sum of probabilities
+SMALLEST = 1e-5  # lower limit of a probability, as in pydensecrf's unary_from_softmax
 STRIP = 2**22  # pixels of a label map that `AsLogits.ask_about_white` reads at once
 
 
 @dataclass(frozen=True)
 class AsLogits:
-    """The function from the numbers of a file to logits: what they mean is said by the caller, never guessed.
+    """The function from the numbers of a file to logits; the caller states their meaning, it is not guessed.
 
     Attributes:
         kind: "logits" (any finite numbers, larger = likelier), "probabilities" (0..1, sum 1 over the labels)
             or "labels" (whole numbers, each right with probability `gt_prob`).
-        num_labels: L, required for labels, of which a file may show only some; None: as many as there are
-            scores.
+        num_labels: L, required for labels, since a file may contain only some; None: the number of scores.
         gt_prob: in (0, 1), see `unary_from_labels`.
         unknown: the value of pixels without a label, see `crfrnn.io.labels.known_labels`.
 
@@ -62,16 +61,16 @@ class AsLogits:
         path: PathLike | None = None,
         dtype: type[np.floating] = np.float32,
     ) -> Tensor:
-        """Logits Float[L, *spatial] of what a file holds.
+        """Logits Float[L, *spatial] of the numbers in a file.
 
         Args:
             values: [L, *spatial]; L = 1 for labels, and for a binary problem, see `scores_to_logits`.
-            valid: Bool[*spatial]; elsewhere anything is accepted.
-            role, path: what the values are to the caller, and their file if they come from one, for messages.
-            dtype: of the logits of scores; those of labels are float32.
+            valid: Bool[*spatial]; where False any value is accepted.
+            role, path: what the caller uses the values for, and their file if there is one, for messages.
+            dtype: dtype of logits from scores; logits from labels are float32.
 
         Raises:
-            ValueError: numbers that are not what `kind` says.
+            ValueError: numbers that are not valid for `kind`.
         """
         check_type(values.dtype, self.kind, role, path)
         self.count(len(values), role, path)
@@ -81,18 +80,18 @@ class AsLogits:
             return unary_from_labels(
                 torch.from_numpy(known), self.num_labels, gt_prob=self.gt_prob, unknown=FREE
             )
-        with np.errstate(over="ignore"):  # what becomes infinite is refused
+        with np.errstate(over="ignore"):  # values that overflow to infinity are rejected below
             scores = np.array(values, dtype, order="C")
         inside = None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))
         return scores_to_logits(torch.from_numpy(scores), self.kind, role=role, path=path, valid=inside)
 
     def count(self, values: int, role: str = "unary", path: PathLike | None = None) -> int:
-        """How many labels so many numbers per pixel give; ValueError where these are not `num_labels`."""
+        """The number of labels for this many numbers per pixel; ValueError if it is not `num_labels`."""
         if self.kind == "labels":
             if values != 1:
                 raise refusal(
                     role, path, "one whole number per pixel for kind='labels'", f"{values}",
-                    "for scores say kind='probabilities' or kind='logits'",
+                    "for scores pass kind='probabilities' or kind='logits'",
                 )  # fmt: skip
             return self.num_labels or 0
         if self.num_labels not in (None, values, max(values, 2)):
@@ -103,9 +102,9 @@ class AsLogits:
         return max(values, 2)
 
     def ask_about_white(self, source: Windowed) -> None:
-        """Refuse a label map of nothing but 0 and 255, which a tile alone may well be.
+        """Reject a label map of only 0 and 255, checked over the whole map since a tile may well be so.
 
-        The first strip with another label ends the search.
+        The search stops at the first strip with another label.
         """
         if self.kind != "labels" or self.unknown is not None or self.count(1) < 2:
             return
@@ -124,15 +123,15 @@ def check_kind(kind: str, known: tuple[str, ...]) -> None:
     """ValueError unless it is one of the kinds."""
     if kind not in known:
         raise ValueError(
-            f"kind: expected one of {', '.join(map(repr, known))}, got {kind!r}; say what the file holds"
+            f"kind: expected one of {', '.join(map(repr, known))}, got {kind!r}; state what the file holds"
         )
 
 
 def check_label_count(kind: str, num_labels: int | None) -> None:
-    """ValueError where the number of labels is not said."""
+    """ValueError if a label map is given without the number of labels."""
     if num_labels is None:
         raise ValueError(
-            f"num_labels: expected a number for kind={kind!r}, got None; a map may show only some"
+            f"num_labels: expected a number for kind={kind!r}, got None; a map may contain only some"
         )
 
 
@@ -149,10 +148,10 @@ def scores_to_logits(
     One score per pixel is a binary problem, [0, z] or [1 - p, p], see `crfrnn.crf.binary`.
 
     Args:
-        scores: Float[L, *spatial], L ≥ 1; what it holds may be overwritten.
+        scores: Float[L, *spatial], L ≥ 1; may be overwritten.
         kind: "logits" (any finite numbers) or "probabilities" (0..1, sum 1 over the labels).
-        role, path: what the scores are to the caller, and their file if they come from one, for messages.
-        valid: Bool[*spatial]; elsewhere anything is accepted, and NaN and infinity count as 0.
+        role, path: what the caller uses the scores for, and their file if there is one, for messages.
+        valid: Bool[*spatial]; where False any value is accepted, and NaN and infinity count as 0.
 
     Returns:
         Float[max(L, 2), *spatial] in the dtype of the scores.
@@ -173,7 +172,7 @@ def scores_to_logits(
             role, path, "finite numbers",
             f"{int(bad.sum())} NaN or infinite in {str(scores.dtype).removeprefix('torch.')} "
             f"(first: label {first[0]}, {place_of(first[1:])})",
-            "limit infinite logits to ±50; for NaN look at the network that wrote them",
+            "limit infinite logits to ±50; for NaN check the network that wrote them",
         )  # fmt: skip
     inside = scores if valid is None else scores[:, valid]
     if kind == "logits":
@@ -190,7 +189,7 @@ def _check_probabilities(scores: Tensor, role: str, path: PathLike | None) -> No
         whole = bool((scores == scores.round()).all()) and low >= 0
         raise refusal(
             role, path, "probabilities, numbers in 0..1", f"{low:.4g}..{high:.4g}",
-            "for a label map say kind='labels'" if whole else "for scores of any size say kind='logits'",
+            "for a label map pass kind='labels'" if whole else "for scores of any size pass kind='logits'",
         )  # fmt: skip
     least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
     if len(scores) > 1 and (least < 1 - SLACK or greatest > 1 + SLACK):
@@ -212,7 +211,7 @@ def unary_from_labels(
     Args:
         labels: Int[\\*spatial] in 0..L-1 or `unknown`.
         num_labels: L ≥ 1.
-        gt_prob: in (0, 1), exclusive: certainty itself is the CRF's ``clamp``.
+        gt_prob: in (0, 1), exclusive; for certain labels use the CRF's ``clamp``.
         unknown: the value of pixels without a label.
 
     Returns:
@@ -233,7 +232,7 @@ def unary_from_labels(
             f"labels: expected 0..{num_labels - 1} or {unknown}, got {int(labels[bad][0])}; check num_labels"
         )
     other = math.log((1 - gt_prob) / (num_labels - 1)) if num_labels > 1 else math.log(gt_prob)
-    columns = torch.full((num_labels, num_labels + 1), other)  # the last column is an unknown pixel's
+    columns = torch.full((num_labels, num_labels + 1), other)  # the last column is for unknown pixels
     columns.fill_diagonal_(math.log(gt_prob))
     columns[:, num_labels] = -math.log(num_labels)
     return columns[:, labels.masked_fill(labels == unknown, num_labels)]

@@ -30,19 +30,19 @@ def read_scribbles(
 ) -> NDArray[np.int64]:
     """Read scribbles, Int64[H, W] with -1 where there is no scribble.
 
-    Three forms are told apart by the picture's own type, never by its content:
+    Three forms are distinguished by the picture's type, never by its content:
 
-    - indexed or grey PNG, integer array: the value is the label; `unknown` (255) and transparent are unknown;
-    - colour PNG with transparency: less than half opaque is unknown, elsewhere the colour is looked up in
-      `palette` (so an opaque black is label 0 of the VOC palette);
-    - colour PNG without transparency: `unknown_colour` (black) is unknown, the rest is looked up.
+    - indexed or grey PNG, integer array: the value is the label; `unknown` (255) and transparency: no label;
+    - colour PNG with transparency: pixels less than half opaque are unknown, others are looked up in
+    `palette` (so an opaque black is label 0 of the VOC palette);
+    - colour PNG without transparency: `unknown_colour` (black) is unknown, other colours are looked up.
 
     In colour pictures the palette's void colour (VOC: 224, 224, 192) is unknown too. Every other colour is
-    refused: soft edges of a brush would become labels that were not drawn.
+    rejected: the soft edges of a brush would become labels that were not drawn.
 
     Args:
         path, num_labels, unknown, key: as in `read_label_map`.
-        unknown_colour: RGB of unscribbled paper where nothing is transparent; None where no colour is.
+        unknown_colour: RGB of the background if nothing is transparent; None if there is no such colour.
         palette: UInt8[K, 3], the colour of each label; the VOC colours by default.
 
     Raises:
@@ -56,7 +56,7 @@ def read_scribbles(
             return read_label_map(path, num_labels, unknown=unknown, role=role, paper=True)
         labels, opaque = _seen_through(picture, path, role)
         if unknown is None and num_labels > 1:
-            ask_about_white(labels[opaque], role, path, paper=bool(opaque.all()))  # strokes are no paper
+            ask_about_white(labels[opaque], role, path, paper=bool(opaque.all()))
         return known_labels(labels, num_labels, unknown, valid=opaque, role=role, path=path)
     pixels = np.asarray(picture.convert("RGBA"))
     codes = _codes(pixels[..., :3])
@@ -74,7 +74,7 @@ def read_scribbles(
 def _seen_through(
     picture: Image.Image, path: PathLike, role: str
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Labels of an indexed or grey picture with transparency, and where it is at least half opaque."""
+    """Labels of an indexed or grey picture with transparency, and the mask of pixels at least half opaque."""
     if picture.mode == "LA":
         if stored_as(picture) != "LA":
             raise FileError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of files and folders in work, by which what a killed run left is told from a live run's work."""
+"""Temporary names that distinguish the remains of a killed run from the files of a live one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ELSEWHERE_SECONDS = 24 * 3600  # a file that a run on another machine has not touched for so long is left over
+ELSEWHERE_SECONDS = 24 * 3600  # a file from another machine, untouched for this long, counts as left over
 _in_work: set[Path] = set()
 _NAME = re.compile(r"\.crfrnn-([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{12}\.tmp(\..*)?")  # GDAL appends endings
 
 
 def temporary_name() -> str:
-    """A new name of 60 bytes or less; it says which process of which machine is at work."""
+    """A new name of at most 60 bytes that contains the machine and the process."""
     pid = os.getpid()
     return f".crfrnn-{_place()}-{pid}-{_started(pid) or 0}-{secrets.token_hex(6)}.tmp"
 
 
 @contextmanager
 def in_work(path: Path) -> Iterator[None]:
-    """While it is entered, `remove_own` removes the file."""
+    """Register the file for `remove_own` while the block runs."""
     _in_work.add(path)
     try:
         yield
@@ -37,17 +37,17 @@ def in_work(path: Path) -> Iterator[None]:
 
 
 def remove_own() -> None:
-    """Remove the files that this process is writing: for a process that ends without unwinding."""
+    """Remove the files that this process is writing, for a process that exits without unwinding."""
     for path in list(_in_work):
         with suppress(OSError):
             path.unlink()
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed runs left in a folder; once per process, as listing a large folder takes time.
+    """Remove files that killed runs left in a folder; once per process, as listing a large folder takes time.
 
-    A file of a process of this machine goes when that process is gone. Processes elsewhere cannot be seen:
-    their files go when they have not been touched for a day. What cannot be removed stays.
+    A file of a process on this machine is removed once that process has ended. Processes on other machines
+    are not visible: their files are removed when untouched for a day. Files that cannot be removed are kept.
     """
     with suppress(OSError):
         _sweep(os.path.realpath(folder))
@@ -72,7 +72,7 @@ def _left_over(name: re.Match[str], touched: float) -> bool:
     if place != _place() or os.name == "nt":
         return time.time() - touched > ELSEWHERE_SECONDS
     if Path("/proc/self/stat").is_file():
-        return _started(pid) != started  # the number alone may be another process's by now
+        return _started(pid) != started  # the process number alone may have been reused
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -84,7 +84,7 @@ def _left_over(name: re.Match[str], touched: float) -> bool:
 
 @functools.cache
 def _place() -> str:
-    """Where process numbers mean the same: one start of one machine, and one container on it."""
+    """Identifies the scope of process numbers: one boot of one machine, and one container on it."""
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
@@ -94,10 +94,10 @@ def _place() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; None if it has ended or /proc is not there."""
+    """When a process started, in ticks since boot; None if it has ended or there is no /proc."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    state, *fields = text.rpartition(")")[2].split()  # the command's name before it may hold anything
+    state, *fields = text.rpartition(")")[2].split()  # the command's name before it may contain any character
     return None if state in "ZX" else int(fields[18])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""TIFFs as they are found: which forms Pillow reads right, which it does not open, and their depth."""
+"""TIFFs: which forms Pillow reads correctly, which it does not open, and their bit depth."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _WHITE_IS_ZERO, _UNCOMPRESSED, _APART, _SIGNED, _FLOAT = 0, 1, 2, 2, 3  # as TIF
 
 
 def bits(picture: Image.Image) -> int:
-    """The bits of a number in a TIFF, the most of its channels; 0 for pictures of other formats."""
+    """Bits per number in a TIFF, the largest of its channels; 0 for other formats."""
     tags = _tags(picture)
     return 0 if tags is None else int(np.max(tags.get(_BITS, 1)))
 
 
 def load(picture: Image.Image, role: str, path: PathLike) -> None:
-    """Decode a TIFF by reading it: Pillow 12 maps grey ones that lie on their side by the wrong width.
+    """Decode a TIFF by reading it, not mapping it: Pillow 12 maps rotated grey TIFFs with the wrong width.
 
-    Raises: ValueError for channels in planes of their own in a form that Pillow 12 misreads. It reads right
-    8 bits and, compressed, 16 bits, of three channels and more and of one whose 0 is black; found by trying.
+    Raises: ValueError for channels in separate planes in a form that Pillow 12 misreads. By experiment it
+    reads 8 bits and, compressed, 16 bits correctly, with three or more channels or one whose 0 is black.
     """
     tags = _tags(picture)
     if tags is not None and tags.get(_PLANES) == _APART:
@@ -36,7 +36,7 @@ def load(picture: Image.Image, role: str, path: PathLike) -> None:
         if not right:
             raise FileError(
                 role, path, "a TIFF with its channels side by side, pixel by pixel",
-                f"{samples} of {depth} bits in planes of their own (PlanarConfiguration 2), which Pillow "
+                f"{samples} of {depth} bits in separate planes (PlanarConfiguration 2), which Pillow "
                 "misreads", "save it interleaved by pixel",
             )  # fmt: skip
     name, picture.filename = getattr(picture, "filename", ""), ""  # type: ignore[attr-defined]
@@ -58,14 +58,14 @@ def grey(picture: Image.Image, path: PathLike) -> tuple[int, bool]:
     if _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)) and depth <= 16:
         raise FileError(
             "image", path, "numbers of 0 and more", "a TIFF of signed numbers",
-            "scale them to 0..255 and save as 8 bits, since the file does not say their range",
+            "scale them to 0..255 and save as 8 bits, since the file does not state their range",
         )  # fmt: skip
-    # Pillow itself turns those of up to 8 bits.
+    # Pillow itself inverts those of up to 8 bits.
     return (2**depth - 1 if picture.mode.startswith("I;16") else 0), tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def unknown_form(path: Path) -> str | None:
-    """What a TIFF holds that Pillow does not open: its bits and its kind of colour; None for other files."""
+    """The bits and colour type of a TIFF that Pillow does not open; None for other files."""
     try:
         with path.open("rb") as stream:
             head = stream.read(8)
@@ -79,7 +79,7 @@ def unknown_form(path: Path) -> str | None:
             int(np.max(tags.get(_SAMPLE_FORMAT, 1))), ""
         )
         return f"{depth} bits{sign} (photometric interpretation {tags.get(_PHOTOMETRIC)})"
-    except Exception:  # damaged beyond that: what Pillow said stands
+    except Exception:  # damaged further: keep Pillow's message
         return None
 
 

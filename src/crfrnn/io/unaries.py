@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Unaries of pictures and of volumes: files as people have them, with the meaning that the caller says."""
+"""Read unaries of pictures and volumes from common file formats; the caller states their meaning."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from crfrnn.io.scribbles import BLACK, read_scribbles
 PICTURE_KINDS = (*KINDS, "scribbles")
 LAYOUTS = (*PICTURE, *MAP)  # without l: one score per pixel
 NNUNET_KEYS = ("probabilities", "softmax")  # of nnU-Net 2 and 1: [C, z, y, x]
-MOST_LABELS = 1024  # that one inference takes in one go
+MOST_LABELS = 1024  # limit of a single inference
 
 
 @dataclass(frozen=True)
 class Unary:
-    """A unary as the CRF takes it, without the batch axis.
+    """A unary in the form that the CRF takes, without the batch axis.
 
     Attributes:
         logits: Float32[L, H, W].
-        clamp: Int64[H, W], the scribbled label or -1 where it is free; None for every kind but "scribbles".
+        clamp: Int64[H, W], the scribbled label, -1 where free; None for every kind except "scribbles".
     """
 
     logits: Tensor
@@ -42,7 +42,7 @@ class Unary:
 
 
 def check_reading(kind: str, axes: str | None, num_labels: int | None) -> None:
-    """ValueError for what `read_unary` could not read whatever the file holds; before any work."""
+    """ValueError for arguments that `read_unary` rejects for every file; call it before any work."""
     check_kind(kind, PICTURE_KINDS)
     if kind in ("labels", "scribbles"):
         check_label_count(kind, num_labels)
@@ -73,20 +73,19 @@ def read_unary(
             logits are ``log max(p, 1e-5)``), "labels" (see `unary_from_labels`) or "scribbles" (see
             `read_scribbles`). One score per pixel is a binary problem, see `crfrnn.io.scores`.
         axes: order of the axes of logits and probabilities, one of `LAYOUTS`, such as "lhw" (torch) or "hwl"
-            (TensorFlow, images), or "hw" for one score per pixel; required there. A batch axis of 1 may
-            stand in front.
-        size: (height, width) of the picture, upright; the unary must have it.
-        picture: its file, so that an error can say that the unary was made from pixels before EXIF turned
-            them.
+            (TensorFlow, images), or "hw" for one score per pixel; required there. A leading batch
+            axis of 1 is allowed.
+        size: (height, width) of the picture, upright; the unary must have this size.
+        picture: its file, so that an error can report a unary made from pixels before the EXIF rotation.
         num_labels: L; required for labels and scribbles, checked for the others.
         gt_prob: probability of the given label, for labels and scribbles.
-        unknown, unknown_colour, palette: which pixels have no label, see `read_scribbles`.
-        key: which entry of an .npz file or of a dict in a .pt file.
-        max_bytes: what the array may take in memory; larger files are refused before anything is allocated.
+        unknown, unknown_colour, palette: the pixels without a label, see `read_scribbles`.
+        key: the entry of an .npz file or of a dict in a .pt file.
+        max_bytes: largest size of the array in memory; larger files are rejected before any allocation.
 
     Raises:
-        ValueError: an unusable file (missing, truncated, pickled, too large), another shape, dtype or size
-            than said, NaN or infinity, numbers that are no probabilities, labels out of range.
+        ValueError: an unusable file (missing, truncated, pickled, too large), a shape, dtype or size other
+            than stated, NaN or infinity, numbers that are not probabilities, labels out of range.
 
     >>> import os, tempfile
     >>> name = os.path.join(tempfile.mkdtemp(), "p.npy")
@@ -121,7 +120,7 @@ def read_unary(
 
 
 def _turned(shape: tuple[int, ...], order: str, picture: PathLike | None, name: str) -> str:
-    """What to do with an array made from pixels that EXIF turns for display; "" if that is not so."""
+    """The remedy for an array made from pixels that EXIF rotates for display; "" for any other array."""
     if picture is None:
         return ""
     stored, orientation = stored_form(picture)
@@ -146,34 +145,35 @@ def read_scores(
     mask: NDArray[np.bool_] | None = None,
     role: str = "unary",
 ) -> NDArray[Any]:
-    """Read what `refine_volume` takes as probabilities, logits or labels, in the guide's order of voxels.
+    """Read the probabilities, logits or labels for `refine_volume`, in the guide's order of voxels.
 
     A NIfTI file has three axes (one number per voxel), or four with the labels last, and must lie on the
-    guide's grid. An array (.npy, .npz, .pt) says nothing of its axes: its shape decides, and where it fits
-    in two orders, `axes`. The .npz of nnU-Net, known by its entry `probabilities` or `softmax`, is
-    [C, z, y, x] in that case; a NIfTI file of the same stem beside it must lie on the guide's grid.
+    guide's grid. An array (.npy, .npz, .pt) does not state its axes: they are taken from its shape or, if two
+    orders fit, from `axes`. An .npz of nnU-Net, recognised by its entry `probabilities` or `softmax`, is read
+    as [C, z, y, x] in that case; a NIfTI file of the same stem next to it must lie on the guide's grid.
 
-    Several files hold one label each. Label maps are masks: above 0 is label 1, 2, … in the order of the
-    files, 0 in all of them label 0. Probabilities that sum to 1 are the labels 0, 1, …; where they leave
-    something over, that is the background, which becomes label 0 before them. Logits are the labels 0, 1, ….
+    Several files hold one label each. Label maps are masks: pixels above 0 get label 1, 2, … in the order of
+    the files, and those that are 0 in all of them get label 0. Probabilities that sum to 1 are the labels 0,
+    1, …; if they sum to less, the remainder is the background and becomes label 0 before them. Logits are the
+    labels 0, 1, ….
 
     Args:
         paths: one file, or one per label.
-        guide: what `read_nifti` made of the guide.
+        guide: the result of `read_nifti` for the guide.
         kind: "probabilities", "logits" or "labels".
-        axes: order of an array's axes, one of `crfrnn.io.axes.VOLUME`, without the l for one number per
+        axes: order of an array's axes, one of `crfrnn.io.axes.VOLUME`; omit the l for one number per
             voxel.
-        num_labels: L, checked; one more than the file or the files have adds the background. None: see above.
+        num_labels: L, checked; one more than the files contain adds the background. None: see above.
         key: entry of an .npz or .pt file.
-        mask: Bool[X, Y, Z]; only there sums of probabilities are looked at.
-        role: what the files are to the caller, for messages.
+        mask: Bool[X, Y, Z]; sums of probabilities are checked only where True.
+        role: what the caller uses the files for, as named in messages.
 
     Returns:
-        Float32[L, X, Y, Z], one label where a file holds one number per voxel; for "labels" real numbers
+        Float32[L, X, Y, Z], L = 1 if a file holds one number per voxel; for "labels" real numbers
         [X, Y, Z].
 
     Raises:
-        ValueError: an unusable file, another grid, axes that do not fit or fit twice.
+        ValueError: an unusable file, another grid, axes that do not fit or are ambiguous.
         ImportError: nibabel is not installed.
     """
     check_kind(kind, KINDS)
@@ -214,7 +214,7 @@ def _read_volume(
         check_axes(axes, known)
     names = npz_names(path, role) if str(path).lower().endswith(".npz") else []
     entries = [name for name in NNUNET_KEYS if name in names]
-    if key is None and len(names) > 1 and len(entries) == 1:  # other entries beside nnU-Net's
+    if key is None and len(names) > 1 and len(entries) == 1:  # other entries next to nnU-Net's
         key = entries[0]
     nnunet = (key or (names[0] if len(names) == 1 else None)) in NNUNET_KEYS
     sizes = dict(zip("xyz", guide.values.shape[-3:], strict=True))
@@ -231,7 +231,7 @@ def _read_volume(
 
 
 def _check_beside(path: PathLike, guide: Volume, role: str) -> None:
-    """An .npz has no affine; the segmentation that nnU-Net wrote beside it has."""
+    """Check the affine of the segmentation that nnU-Net wrote next to an .npz, which has none itself."""
     file = Path(path)
     for ending in ENDINGS:
         beside = file.with_name(file.name[: -len(".npz")] + ending)
@@ -242,12 +242,12 @@ def _check_beside(path: PathLike, guide: Volume, role: str) -> None:
 
 
 def _one_map(files: Sequence[PathLike], found: list[NDArray[Any]], role: str) -> NDArray[Any]:
-    """The label map of one file, or of a mask for each label."""
+    """The label map from one file, or from one mask per label."""
     if len(found) == 1:
         if found[0].shape[0] != 1:
             raise FileError(
                 role, files[0], "one number per voxel for kind='labels'", f"{found[0].shape[0]}",
-                "for scores say kind='probabilities' or kind='logits'",
+                "for scores pass kind='probabilities' or kind='logits'",
             )  # fmt: skip
         return found[0][0]
     labels = np.zeros(found[0].shape[1:], np.int64)
@@ -278,19 +278,19 @@ def with_background(
     mask: NDArray[np.bool_] | None = None,
     several: bool = True,
 ) -> NDArray[np.float32]:
-    """Probabilities with what they leave over as label 0 before them, if it is needed.
+    """Probabilities with a background added as label 0 if they sum to less than 1.
 
     Args:
         scores: Float32[L, *spatial].
-        num_labels: L + 1 adds the background, L adds none; None adds it where `several` leave something over.
-        mask: Bool[*spatial]; only there the sums are looked at.
-        several: each label came by itself, so that a background may have been left out.
+        num_labels: L + 1 adds the background, L adds none; None adds it if `several` and sums are below 1.
+        mask: Bool[*spatial]; sums are checked only where True.
+        several: each label comes from a separate file, so the background may be missing.
 
     >>> with_background(np.array([[0.25], [0.5]], np.float32)).tolist()
     [[0.25], [0.25], [0.5]]
     """
     if len(scores) < 2:
-        return scores  # a binary problem: the background is what one score leaves over, in any case
+        return scores  # a binary problem: the background is always 1 minus the score
     total = scores.sum(0, dtype=np.float64)
     counts = total if mask is None else total[mask]
     if num_labels is None:
@@ -302,7 +302,7 @@ def with_background(
     if (counts > 1 + SLACK).any():
         raise ValueError(
             f"probabilities: expected sums of at most 1, so that the rest is the background, got up to "
-            f"{counts.max():.4g}; labels that overlap (a sigmoid each) are refined one by one"
+            f"{counts.max():.4g}; refine labels that overlap (one sigmoid each) one by one"
         )
     rest = (1 - total).clip(0, 1).astype(np.float32)
     return np.concatenate([rest[None], scores])
@@ -319,15 +319,15 @@ def volume_unary(
     mask: NDArray[np.bool_] | None = None,
     also: NDArray[np.int64] | Sequence[int] = (),
 ) -> tuple[Tensor, NDArray[np.int64] | None]:
-    """Logits Float[L, *spatial] of scores or labels in memory, and the numbers of the labels if not 0..L-1.
+    """Logits Float[L, *spatial] of scores or labels in memory, and the label numbers if they are not 0..L-1.
 
     Args:
         values: Float[L, *spatial], or [*spatial] for labels and for a binary problem.
         kind, num_labels, gt_prob, unknown: as `AsLogits` takes them; without num_labels the labels are the
             numbers that occur.
-        shape: of the guide, such as X, Y, Z.
-        mask: Bool[*spatial]; outside, values may be anything.
-        also: numbers that are labels although none of the values is one of them.
+        shape: shape of the guide, such as X, Y, Z.
+        mask: Bool[*spatial]; values outside are arbitrary.
+        also: further label numbers that need not occur among the values.
     """
     check_kind(kind, KINDS)
     role, array = "probabilities", np.asarray(values)
@@ -355,11 +355,11 @@ def volume_unary(
     numbers = np.unique(held[~free])
     if len(numbers) and numbers[0] < 0:
         raise ValueError(
-            f"{role}: expected labels 0 and above, got {numbers[0]}; say which one means unknown: "
+            f"{role}: expected labels 0 and above, got {numbers[0]}; state which one means unknown: "
             f"unknown={numbers[0]}"
         )
     numbers = np.union1d(numbers, np.asarray(also, np.int64))
-    if len(numbers) < 2:  # a label alone has no rival
+    if len(numbers) < 2:  # a single label has nothing to compete with
         numbers = np.union1d(numbers, [0, 1])
     _check_room(len(numbers), array)
     places = torch.from_numpy(np.where(free, FREE, np.searchsorted(numbers, held)))
@@ -377,13 +377,13 @@ def _check_room(labels: int, array: NDArray[Any]) -> None:
 
 
 def _reorder(given: tuple[int, ...], shape: tuple[int, ...]) -> str:
-    """The expression that brings these axes to the guide's, where there is one."""
+    """The expression that converts these axes to the guide's, if there is one."""
     if given[:-1] == shape:
         return "labels come first: np.moveaxis(probabilities, -1, 0)"
     if given[1:] == shape[::-1]:
-        return "turn z, y, x round: probabilities.transpose(0, 3, 2, 1)"
+        return "reverse z, y, x: probabilities.transpose(0, 3, 2, 1)"
     if given == shape[::-1]:
-        return "turn z, y, x round: probabilities.transpose(2, 1, 0)"
+        return "reverse z, y, x: probabilities.transpose(2, 1, 0)"
     if len(given) == len(shape) + 2 and given[0] == 1 and given[2:] == shape:
         return "take the one volume of the batch: probabilities[0]"
     return "resample them onto the guide"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tensors of a .safetensors or .pth file; nothing in a file is ever run."""
+"""Tensors of a .safetensors or .pth file; no code in a file is ever run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _AGAIN = "download it again, or name the right file"
 
 
 def read_tensors(path: PathLike, role: str = "weights") -> dict[str, Tensor]:
-    """All tensors of a file by name, on the CPU: .safetensors, or what ``torch.save`` wrote.
+    """All tensors of a file by name, on the CPU: .safetensors, or a file from ``torch.save``.
 
-    A state dict may lie under "state_dict" or "model". Files from torch.save are read with
+    A state dict may be nested under "state_dict" or "model". Files from torch.save are read with
     ``weights_only=True``.
 
     Raises:
@@ -34,7 +34,7 @@ def read_tensors(path: PathLike, role: str = "weights") -> dict[str, Tensor]:
 
 
 def read_safetensors(path: PathLike, role: str = "weights") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a .safetensors file; ValueError where it is not a whole one."""
+    """The tensors and the metadata of a .safetensors file; ValueError if it is incomplete."""
     found = existing(path, role)
     try:
         with safe_open(found, framework="pt") as stream:
@@ -54,11 +54,11 @@ def _read_pickle(path: Path, role: str) -> Mapping[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch says what the pickle asked for; that is what the user needs to know.
+        # torch's message names the objects that the pickle contains; pass it on to the user.
         asked = next((line for line in str(error).splitlines() if "nsupported" in line), "damaged")
         raise FileError(
-            role, path, "tensors only", f"a pickle that asks to run code or to build other things ({asked})",
-            "do not trust it; ask its author for a state_dict or a .safetensors file",
+            role, path, "tensors only", f"a pickle that would run code or build other objects ({asked})",
+            "do not load it; ask its author for a state_dict or a .safetensors file",
         ) from error  # fmt: skip
     except Exception as error:  # torch's constructors get what the file says, and fail in every way
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -86,7 +86,7 @@ def _checked(path: Path, role: str, content: Mapping[Any, Any]) -> dict[str, Ten
 
 
 def check_amount(path: PathLike, role: str, counts: Iterable[int]) -> None:
-    """Refuse a file that claims more numbers than these networks have; views can claim much for little."""
+    """Reject a file that claims more numbers than these networks have; views can claim many for few bytes."""
     total = sum(counts)
     if total > MAX_NUMBERS:
         raise FileError(role, path, f"at most {MAX_NUMBERS} numbers", str(total), "name the right file")

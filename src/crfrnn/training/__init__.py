@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Learning: a CRF from unaries and masks, or a network and a CRF together by a recipe."""
+"""Training of a CRF from unaries and masks, or of a network and a CRF together by a recipe."""
 
 from crfrnn.datasets.splits import split_folds as split_folds
 from crfrnn.datasets.unaries import FolderUnaries as FolderUnaries

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checkpoints while a stage runs, its log, and requests to stop."""
+"""Checkpoints during a stage, its log, and requests to stop."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from crfrnn.training.score import Counts, fit_line
 
 
 class StageFiles(Checkpoint):
-    """Writes ``last.ckpt`` and ``log.csv`` of a stage: around each validation, and every few minutes.
+    """Writes ``last.ckpt`` and ``log.csv`` of a stage before and after each validation and every few minutes.
 
     Args:
-        folder: of the stage.
-        minutes: between two checkpoints within an epoch.
-        stop: asked behind each step and each picture of a validation.
-        say, progress: called with a line per epoch, and with (what, done, in all).
+        folder: the stage's folder.
+        minutes: time between two checkpoints within an epoch.
+        stop: checked after each step and each picture of a validation.
+        say, progress: called with a line per epoch, and with (what, done, total).
         keep_best: also write the segmenter of the best epoch so far into ``best/``.
     """
 
@@ -48,15 +48,15 @@ class StageFiles(Checkpoint):
         return self.folder / "last.ckpt"
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if pl_module.trained:  # interrupted while it was validated, which is done by now
+        if pl_module.trained:  # interrupted during validation, which is now finished
             pl_module.finish_epoch()
             self._keep(trainer, pl_module)
-        # The checkpoint says how much of the stage is done; Lightning counts from here.
+        # The checkpoint states how much of the stage is done; Lightning counts from here.
         left = 0 if self._enough(pl_module) else pl_module.stage.epochs - pl_module.place.epoch
         trainer.fit_loop.max_epochs = max(0, left)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        # Lightning has just set a handler of its own, which would end the program with status 0.
+        # Lightning has just installed its own handler, which would exit the program with status 0.
         self.stop.listen()
 
     on_validation_start = on_train_start
@@ -74,9 +74,9 @@ class StageFiles(Checkpoint):
         self._tell(pl_module, "train", place.batches, pl_module.epoch_batches)
         if pl_module.trained:
             if pl_module.val is None:
-                return  # the end of the epoch comes at once
+                return  # the end of the epoch follows immediately
         elif place.batches % pl_module.stage.accumulate:
-            return  # in the middle of an accumulated step gradients would be lost
+            return  # a checkpoint within an accumulated step would lose its gradients
         late = pl_module.trained or time.monotonic() - self._saved > self.seconds
         if trainer.strategy.reduce_boolean_decision(late or self.stop.asked, all=False):
             self._save(trainer)
@@ -86,12 +86,12 @@ class StageFiles(Checkpoint):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         self._tell(pl_module, "validate", batch_idx + 1, -(-len(pl_module.val) // trainer.world_size))
-        # Processes must ask each other equally often, and some of them have one picture more.
+        # All processes must synchronise equally often, but some of them have one picture more.
         if batch_idx < len(pl_module.val) // trainer.world_size:
             self._leave_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        # The checkpoint comes last: until it is there, a run that is killed validates again and gets here.
+        # Write the checkpoint last: a run killed before that repeats the validation and reaches this point.
         self._keep(trainer, pl_module)
         self._save(trainer)
         trainer.should_stop = self._enough(pl_module)
@@ -99,14 +99,14 @@ class StageFiles(Checkpoint):
             self._leave_if_asked(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        # A signal to every process kills the loader's workers, too, which is an error here.
+        # A signal to every process also kills the loader's workers, which raises an error here.
         lost = self.stop.asked and not isinstance(exception, Interrupted)
         whole = not self._in_step and pl_module.place.batches % pl_module.stage.accumulate == 0
         if lost and whole and trainer.training and trainer.world_size == 1:
             self._save(trainer)
 
     def _keep(self, trainer: Trainer, pl_module: Any) -> None:
-        """What an epoch leaves beside its checkpoint."""
+        """Write the files of an epoch other than its checkpoint."""
         if not trainer.is_global_zero:
             return
         history = pl_module.place.history
@@ -124,7 +124,7 @@ class StageFiles(Checkpoint):
             )
 
     def _enough(self, pl_module: Any) -> bool:
-        """Whether so many epochs brought nothing better that the stage ends before its time."""
+        """Whether the stage stops early, after `patience` epochs without improvement."""
         figures, patience = (
             [line["val_mean_iu"] for line in pl_module.place.history],
             pl_module.stage.patience,
@@ -150,14 +150,14 @@ class StageFiles(Checkpoint):
 
 
 class FitFiles(StageFiles):
-    """Keeps the best parameters of a fit in memory and its log in a file.
+    """Keeps the best parameters of a fit in memory, and its log in a file.
 
     Args:
         log: CSV file, or None.
-        config: says which figure chooses the epoch, and how long to be patient.
-        first: of the parameters that the fit starts from.
+        config: states which figure selects the epoch, and the patience.
+        first: counts of the parameters that the fit starts from.
         report: called after every picture, see `crfrnn.training.run_files.Watch`; a `KeyboardInterrupt` from
-            it is a request to stop.
+            it requests a stop.
     """
 
     def __init__(
@@ -196,4 +196,4 @@ class FitFiles(StageFiles):
             self.stop.asked = True
 
     def _save(self, trainer: Trainer) -> None:
-        pass  # what was learned is in memory, and ends with the process
+        pass  # the learned parameters are only in memory

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Configurations: frozen values, checked where they are made, changed by ``key=value``, written as YAML."""
+"""Configurations: frozen values, validated on creation, changed by ``key=value``, written as YAML."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Words = BeforeValidator(lambda value: str(value) if isinstance(value, int | floa
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def configuration(kind: type[T]) -> type[T]:
-    """A frozen dataclass whose values are checked and converted when it is made.
+    """A frozen dataclass whose values are validated and converted on creation.
 
-    Raises (when it is made): ValueError that names the key, what was expected and what came.
+    Raises (on creation): ValueError that names the key, the expected and the actual value.
 
     >>> @configuration
     ... class Speed:
@@ -58,20 +58,20 @@ def configuration(kind: type[T]) -> type[T]:
 
 
 def build(kind: type[T], content: Mapping[str, Any], settings: Sequence[str] = ()) -> T:
-    """The value that nested mappings describe, changed by ``key=value``.
+    """The configuration that nested mappings describe, changed by ``key=value``.
 
-    A key is a path of names with dots; in a list of things with names it is a name, a number, or ``*`` for
-    all of them. Values are YAML.
+    A key is a dotted path of names; an entry of a list is given by its name, its number, or ``*`` for all
+    entries. Values are YAML.
 
-    Raises: ValueError for an unknown key, which names the nearest, or a value that cannot be.
+    Raises: ValueError for an unknown key, with the nearest known one, or for an invalid value.
     """
     return kind(**changed(content, settings))
 
 
 def configured(kind: type[T], settings: Sequence[str] = (), /, **given: Any) -> T:
-    """The default value with what is given and is not None, and with ``key=value`` put in.
+    """The default configuration, changed by the keyword arguments that are not None and by ``key=value``.
 
-    Raises: ValueError where a key is given in both ways.
+    Raises: ValueError if a key is given in both ways.
 
     >>> from crfrnn.training import FitConfig
     >>> configured(FitConfig, ["freeze=[log_theta_gamma]"], epochs=2, batch=None).freeze
@@ -89,13 +89,13 @@ def configured(kind: type[T], settings: Sequence[str] = (), /, **given: Any) -> 
 
 
 def described(kind: type[Any]) -> str:
-    """What each key means, as comments, and the default values, as YAML."""
+    """The default values as YAML, preceded by comments that explain each key."""
     about = inspect.getdoc(kind) or ""
     return "\n".join(f"# {line}".rstrip() for line in about.splitlines()) + "\n" + text_of(kind())
 
 
 def changed(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of nested mappings with ``key=value`` put in."""
+    """A copy of nested mappings with ``key=value`` applied."""
     tree = copy.deepcopy(dict(content))
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -106,7 +106,7 @@ def changed(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, An
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `over`, mapping by mapping."""
+    """`base` updated by `over`, recursively."""
     both = copy.deepcopy(dict(base))
     for key, value in over.items():
         old = both.get(key)
@@ -120,7 +120,7 @@ def text_of(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Mappings, lists and numbers alone, as YAML has them."""
+    """Converted to plain mappings, lists and numbers for YAML."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
@@ -160,11 +160,11 @@ def _set(tree: Any, path: list[str], value: Any, key: str) -> None:
             tree[first] = {}
         _set(tree[first], rest, value, key)
     else:
-        raise ValueError(f"{key}: expected a key that has parts, got {tree!r} above {first!r}")
+        raise ValueError(f"{key}: expected a key with parts, got {tree!r} above {first!r}")
 
 
 def _worded(error: ValidationError, kind: Any) -> str:
-    """The first thing that is wrong: key, expected, got."""
+    """The first error: key, expected, got."""
     found = error.errors(include_url=False)[0]
     path, said, got = list(found["loc"]), found["type"], repr(found["input"])
     context = found.get("ctx", {})
@@ -173,7 +173,7 @@ def _worded(error: ValidationError, kind: Any) -> str:
         known, strange = [f.name for f in fields(owner)], str(path.pop())
         near = difflib.get_close_matches(strange, known, 1)
         expected, got = f"keys among {', '.join(known)}", ", did you mean ".join([strange, *near])
-    elif said == "missing" and isinstance(path[-1], int):  # one of a fixed number of values
+    elif said == "missing" and isinstance(path[-1], int):  # a tuple of fixed length is too short
         expected, got = f"{path[-1] + 1} values", str(len(found["input"]))
         path.pop()
     elif said == "missing":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Learning a CRF by back-propagation: kernel weights, compatibility, bandwidths, temperature."""
+"""Fit a CRF by back-propagation: kernel weights, compatibility, bandwidths, temperature."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from crfrnn.training.train import lightning, run_stage
 
 @dataclass(frozen=True)
 class FitResult:
-    """What fitting found.
+    """The result of a fit.
 
     Attributes:
-        crf: with the best parameters seen, in evaluation mode.
-        validation: counts of the held-out pictures with them (in-sample without a held-out fold).
-        start: the same with the parameters the fit started from.
-        best_epoch: 0 = the start was never bettered.
+        crf: the layer with the best parameters found, in evaluation mode.
+        validation: its counts on the held-out pictures (in-sample without a held-out fold).
+        start: the same counts for the initial parameters.
+        best_epoch: 0 if no epoch improved on the start.
         history: one dict per epoch, as in the CSV log.
         interrupted: Ctrl-C (or another `KeyboardInterrupt`) ended it.
     """
@@ -48,25 +48,25 @@ def fit(
     log: str | Path | None = None,
     report: Watch | None = None,
 ) -> FitResult:
-    """Fit a copy of `start`; the fold ``config.fold`` of `data` is held out and chooses the epoch.
+    """Fit a copy of `start`; the fold ``config.fold`` of `data` is held out to select the epoch.
 
-    The training run ``config.stage``, whose network is given unaries: Adam with a rate for each kind of
-    parameter, no weight decay, steps of ``config.batch`` pictures of any size. Ctrl-C ends it and keeps the
-    best parameters so far.
+    This runs the training stage ``config.stage`` with given unaries in place of a network: Adam with a rate
+    for each kind of parameter, no weight decay, steps of ``config.batch`` pictures of any size. Ctrl-C stops
+    it and keeps the best parameters so far.
 
     Args:
         data: training pictures.
-        start: parameters to start from, and the settings (T, methods, quality) to fit with. What it does
-            not have cannot be learnt: give it ``temperature=1.0`` for a temperature, per-axis thetas for
-            anisotropic bandwidths, ``label_weights="matrix"`` for matrices.
+        start: parameters to start from, and the settings (T, methods, quality) to fit with. Only
+            parameters that it has are learned: give it ``temperature=1.0`` for a temperature, per-axis thetas
+            for anisotropic bandwidths, ``label_weights="matrix"`` for matrices.
         config: see `FitConfig`.
-        log: CSV file, one line per epoch, begun anew.
+        log: CSV file, overwritten, one line per epoch.
         report: called after every picture.
 
     Raises:
-        KeyboardInterrupt: while the start was judged, when there is nothing to keep yet.
+        KeyboardInterrupt: during the evaluation of the start, before there is anything to keep.
         ValueError: a configuration that does not fit the layer or the data.
-        NotFinite: NaN or infinity, and which part made it. ImportError: no lightning.
+        NotFinite: NaN or infinity, naming the part that produced it. ImportError: no lightning.
 
     >>> FitConfig(epochs=3).epochs
     3
@@ -101,11 +101,12 @@ def cross_fit(
 ) -> tuple[FitResult, list[FitResult]]:
     """Fit once per fold; the mean of the folds' parameters (bandwidths: geometric) is the result.
 
-    Its `validation` adds up the folds' held-out counts: every picture is judged by parameters that did not
-    learn from it (but whose epoch it helped to choose, so the figure is a little kind). Ctrl-C ends
-    it with the mean of the folds so far.
+    Its `validation` sums the folds' held-out counts: every picture is scored with parameters that were not
+    trained on it (but it helped to select their epoch, so the figure is slightly optimistic). Ctrl-C stops
+    it and returns the mean of the folds so far.
 
-    Args: as `fit`; `log` gets the fold's number before its ending, `report` is asked for one per fold.
+    Args: as `fit`; the fold's number is inserted before the ending of `log`, and `report` is called with it
+    to get the fold's callback.
     """
     parts: list[FitResult] = []
     for fold in range(config.folds):
@@ -113,7 +114,7 @@ def cross_fit(
         told = report(fold) if report else None
         try:
             part = fit(data, start, replace(config, fold=fold), log=path, report=told)
-        except KeyboardInterrupt:  # before its first epoch
+        except KeyboardInterrupt:  # before the fold's first epoch
             if not parts:
                 raise
             parts[-1] = replace(parts[-1], interrupted=True)
@@ -145,7 +146,7 @@ def _split(data: UnaryDataset, config: FitConfig) -> tuple[UnaryDataset, UnaryDa
 
 
 def _judge(crf: CRFRNN, data: UnaryDataset, report: Watch | None) -> Counts:
-    """The start of a fit on the pictures held out."""
+    """Evaluate the start of a fit on the held-out pictures."""
     found: list[Counts] = []
     for sample in data:
         found.append(score(crf, data, sample))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Stops a training run at the first number that is not finite, and says where it came from."""
+"""Stops a training run at the first number that is not finite, and names its origin."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class NotFinite(ValueError):
 
 
 def finite(values: Tensor) -> bool:
-    # The sum is NaN or infinite if any value is, and takes no memory; only overflow needs the second look.
+    # The sum is NaN or infinite if any value is, and needs no memory; only an overflow needs the second test.
     total = values.detach().sum(dtype=torch.float32 if values.dtype != torch.float64 else None)
     return bool(torch.isfinite(total)) or bool(torch.isfinite(values.detach()).all())
 
 
 class Guard:
-    """Looks at one step of training, in the order in which numbers come about.
+    """Checks one training step in the order of computation.
 
     Args:
         parameters: (name, parameter) of the whole model.
@@ -42,19 +42,19 @@ class Guard:
         self._labels = num_labels
 
     def data(self, ids: Sequence[str], image: Tensor, labels: Tensor, where: str) -> None:
-        """Raises NotFinite for a picture that is not, ValueError for labels out of range."""
+        """Raises NotFinite for a picture with NaN or infinity, ValueError for labels out of range."""
         if not finite(image):
             bad = [name for name, picture in zip(ids, image, strict=True) if not finite(picture)]
-            raise NotFinite("data", f"picture {', '.join(bad)}", where, "mend or remove it")
+            raise NotFinite("data", f"picture {', '.join(bad)}", where, "repair or remove it")
         top = labels.masked_fill(labels == 255, 0)
         if int(top.max()) >= self._labels or int(top.min()) < 0:
             raise ValueError(
                 f"labels: expected 0..{self._labels - 1} or 255, got {int(top.max())}, {where}, in one of "
-                f"{', '.join(ids)}; mend the mask"
+                f"{', '.join(ids)}; correct the mask"
             )
 
     def output(self, part: str, values: Tensor, ids: Sequence[str], where: str) -> None:
-        """Of the "unary", the "CRF" or the "loss"; a broken parameter is named in its place."""
+        """Check the "unary", the "CRF" or the "loss"; if a parameter is not finite, it is named instead."""
         if finite(values):
             return
         self.parameters(where)
@@ -67,7 +67,7 @@ class Guard:
         raise NotFinite(part, f"the {part} of {', '.join(bad)}", where, remedies[part])
 
     def parameters(self, where: str, part: str = "") -> None:
-        """Raises NotFinite for the first broken parameter whose name begins with `part`."""
+        """Raises NotFinite for the first non-finite parameter whose name begins with `part`."""
         for name, parameter in self._parameters:
             if name.startswith(part) and not finite(parameter):
                 raise NotFinite(
@@ -75,7 +75,7 @@ class Guard:
                 )
 
     def gradients(self, ids: Sequence[str], where: str) -> None:
-        """All of them, after the backward pass: a step with NaN would ruin the parameter for good."""
+        """Check all gradients after the backward pass: a step with NaN would destroy the parameter."""
         for name, parameter in self._parameters:
             if parameter.grad is not None and not finite(parameter.grad):
                 raise NotFinite(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The order of pictures as a function of seed and epoch, so that a run can go on anywhere."""
+"""The order of pictures as a function of seed and epoch, so that a run can resume at any batch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from crfrnn.datasets import collate
 
-GRACE = 30  # seconds that a worker stays after a signal; SIGALRM ends it then
+GRACE = 30  # seconds that a worker survives a signal; then SIGALRM ends it
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of indices of one epoch, from batch `first` on.
+    """Batches of indices of one epoch, starting at batch `first`.
 
     Args:
-        pictures: how many there are.
-        batch: pictures a batch; the last one may be smaller.
-        seed, epoch: they alone fix the order.
-        first: batches left out at the start, those already done.
-        rank, world: this process and how many there are; each gets as many pictures, some of them twice where
-            their number does not divide.
+        pictures: the number of pictures.
+        batch: pictures per batch; the last one may be smaller.
+        seed, epoch: determine the order.
+        first: number of finished batches to skip at the start.
+        rank, world: this process and the number of processes; all get equally many pictures, some of them
+        twice if the number is not divisible.
 
     >>> [len(batch) for batch in EpochBatches(5, 2, seed=0, epoch=0)]
     [2, 2, 1]
@@ -50,7 +50,7 @@ class EpochBatches(Sampler[list[int]]):
 def batch_loader(
     data: Dataset, workers: int, collate: Callable[[Any], Any] = collate, **order: Any
 ) -> DataLoader:
-    """Batches, pinned where a GPU is, which then copies while it computes; `order` as DataLoader has it."""
+    """Batches, pinned if there is a GPU, so that copies overlap computation; `order` as for DataLoader."""
     pinned = torch.cuda.is_available()
     return DataLoader(
         data, collate_fn=collate, num_workers=workers, pin_memory=pinned, worker_init_fn=_stay, **order
@@ -58,8 +58,8 @@ def batch_loader(
 
 
 def _stay(_: int) -> None:
-    """Ctrl-C and SIGTERM go to a whole group of processes, and the run answers them: its workers stay until
-    it ends them, which it does before long."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the run handles them and then ends its
+    workers."""
     if hasattr(signal, "alarm"):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: signal.alarm(GRACE))

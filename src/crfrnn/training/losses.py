@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What training minimises: cross entropy, the Lovász-softmax, and the IoU of a batch or of a data set."""
+"""Training losses: cross entropy, the Lovász-softmax, and the IoU of a batch or of a data set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lovasz_softmax(logits: Tensor, truth: Tensor) -> Tensor:
 
     Args:
         logits: Float[L, H, W].
-        truth: Int64[H, W], 255 = void; a picture of void alone costs 0.
+        truth: Int64[H, W], 255 = void; for a picture of only void the loss is 0.
 
     Source: Berman, Triki & Blaschko, CVPR 2018, doi:10.1109/CVPR.2018.00464, eqs. 8-9 and algorithm 1.
 
@@ -66,11 +66,11 @@ def soft_iou(logits: Tensor, truth: Tensor) -> Tensor:
     """1 - mean IU of a batch with probabilities for predictions, over the labels that occur: a scalar.
 
     ``1 - mean_c I_c / U_c`` with ``I_c = Σ_i [t_i = c] p_i(c)`` and ``U_c = Σ_i ([t_i = c] + p_i(c)) - I_c``,
-    the sums over all pixels of the batch. Unlike `SetIoU` it keeps nothing from step to step.
+    the sums over all pixels of the batch. Unlike `SetIoU` it keeps no state between steps.
 
     Args:
         logits: Float[B, L, H, W].
-        truth: Int64[B, H, W], 255 = void; a batch of void alone costs 0.
+        truth: Int64[B, H, W], 255 = void; for a batch of only void the loss is 0.
 
     Source: Rahman & Wang, *Optimizing Intersection-Over-Union in Deep Neural Networks*, ISVC 2016,
     doi:10.1007/978-3-319-50835-1_22.
@@ -85,14 +85,14 @@ def soft_iou(logits: Tensor, truth: Tensor) -> Tensor:
         return logits.sum() * 0
     p = logits.softmax(1) * valid.unsqueeze(1)
     hit = p.gather(1, torch.where(valid, truth, 0).unsqueeze(1))
-    # Where a pixel is void its probabilities are 0, whatever label it is counted under.
+    # Probabilities of void pixels are set to 0, so the label that they are counted under does not matter.
     hits = torch.zeros_like(true).index_add(0, torch.where(valid, truth, 0).flatten(), hit.flatten())
     union = p.sum((0, 2, 3)) + true - hits
     return 1 - (hits / union)[present].mean()
 
 
 def _jaccard_steps(hit: Tensor) -> Tensor:
-    """The gradient of the Lovász extension: how the Jaccard loss grows with every further error."""
+    """The gradient of the Lovász extension: the increase of the Jaccard loss with every further error."""
     total = hit.sum()
     jaccard = 1 - (total - hit.cumsum(0)) / (total + (1 - hit).cumsum(0))
     return torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
@@ -106,8 +106,8 @@ class SetIoU:
 
     With ``I_c = Σ_i [t_i = c] p_i(c)`` and ``U_c = Σ_i ([t_i = c] + p_i(c)) - I_c``, summed over all
     pictures, the loss is ``1 - mean_c I_c / U_c`` over the labels that occur in the truth. VOC counts labels
-    over the data set, so a mean of the pictures' own scores is another figure. The counts of every picture as
-    last seen are kept (3 L numbers); a picture's gradient is ``-N mean_c (∂I_c / U_c - I_c ∂U_c / U_c²)``
+    over the data set, so the mean of the pictures' scores is a different figure. The latest counts of every
+    picture are kept (3 L numbers); a picture's gradient is ``-N mean_c (∂I_c / U_c - I_c ∂U_c / U_c²)``
     with the kept sums for I and U: its mean over the N pictures of an epoch is the gradient of the whole
     loss as long as the parameters move little.
 
@@ -127,7 +127,7 @@ class SetIoU:
         self._sums: Masses = (torch.zeros(0), torch.zeros(0), torch.zeros(0))
 
     def remember(self, name: str, logits: Tensor, truth: Tensor, where: Tensor) -> None:
-        """Count a picture without asking for a gradient; `where` Bool[H, W] are the pixels that count."""
+        """Count a picture without a gradient; `where` Bool[H, W] marks the pixels that count."""
         with torch.no_grad():
             self._replace(name, self._count(logits, truth, where))
 
@@ -147,7 +147,7 @@ class SetIoU:
 
     def _replace(self, name: str, counts: Masses) -> None:
         self._kept[name] = (counts[0].detach(), counts[1].detach(), counts[2])
-        # Summed anew: sums kept up by differences would drift.
+        # Sum again: incremental updates would accumulate rounding errors.
         hits, mass, true = (torch.stack(parts).sum(0) for parts in zip(*self._kept.values(), strict=True))
         self._sums = hits, mass, true
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One stage of a training run as a Lightning module; it needs the extra ``train``."""
+"""One stage of a training run as a Lightning module; needs the extra ``train``."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ STATE = "crfrnn"
 
 @dataclass
 class Place:
-    """Where a stage is: epochs done, batches done in this one, its sums, and a line per epoch.
+    """Progress of a stage: finished epochs, finished batches of the current one, its sums, a line per epoch.
 
-    All of the random numbers of a batch follow from the seed, the epoch and the batch's number.
+    All random numbers of a batch are determined by the seed, the epoch and the batch's number.
     """
 
     epoch: int = 0
@@ -56,9 +56,9 @@ class SegmentationModule(LightningModule):
         segmenter: trained in place.
         stage: see `Stage`.
         data: a data set of samples with truths.
-        val: another, looked at after each epoch, whole and one by one; None: nothing is.
+        val: a data set evaluated after each epoch, whole pictures one by one; None: no validation.
         num_labels: L.
-        seed: of order, changes and dropout.
+        seed: seed of order, augmentation and dropout.
         backbone: see `NetworkChoice`.
     """
 
@@ -72,7 +72,7 @@ class SegmentationModule(LightningModule):
         if stage.crf and segmenter.crf is None:
             raise ValueError(f"stage {stage.name!r}: expected a segmenter with a CRF, got crf=None")
         self.segmenter, self.stage, self.num_labels, self.seed = segmenter, stage, num_labels, seed
-        # Convolutions of a light network take a third less time with the channels last, on CPUs and GPUs.
+        # Convolutions of a light network are a third faster with channels last, on CPUs and GPUs.
         segmenter.network.to(memory_format=torch.channels_last)  # type: ignore
         self.groups = parameter_groups(segmenter, stage, backbone)
         self.log_temperature: torch.nn.Parameter | None = None
@@ -99,7 +99,7 @@ class SegmentationModule(LightningModule):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """What is left of the present epoch."""
+        """The remaining batches of the current epoch."""
         order = self._order(self.place.epoch, self.place.batches)
         if isinstance(self.data, SegmentationDataset):
             self.data.set_epoch(self.place.epoch)
@@ -118,7 +118,7 @@ class SegmentationModule(LightningModule):
 
     @property
     def trained(self) -> bool:
-        """All batches of the present epoch are done; what is left of it is the validation."""
+        """Whether all batches of the current epoch are done and only its validation remains."""
         return self.place.batches >= self.epoch_batches
 
     @property
@@ -138,7 +138,7 @@ class SegmentationModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._began = time.perf_counter()
         self.segmenter.train()
-        # A frozen network keeps its running statistics, and shows the CRF what it will show it in use.
+        # A frozen network stays in evaluation mode, so that the CRF sees the same unaries as in use.
         self.segmenter.network.train(self._learns_network)
         for name, layer in self.segmenter.network.named_modules():
             if isinstance(layer, _BatchNorm):
@@ -157,7 +157,7 @@ class SegmentationModule(LightningModule):
         self.guard.output("unary", unary, batch.ids, where)
         logits = unary
         if self.stage.crf and self.segmenter.crf is not None:
-            self.guard.parameters(where, "crf.")  # the CRF refuses them too, but does not know their names
+            self.guard.parameters(where, "crf.")  # the CRF rejects them too, but without naming them
             logits = self.segmenter.crf(unary, self.segmenter.guide(batch.image), mask=batch.mask)
             self.guard.output("CRF", logits, batch.ids, where)
         weights = border_weights(batch.labels, batch.mask, self.stage) if self.stage.boundary else None
@@ -168,13 +168,13 @@ class SegmentationModule(LightningModule):
         self._last = (batch.ids, where)
         self._tally(logits, batch.labels, float(loss.detach()))
         if self.stage.loss == "sum":
-            # Lightning takes the mean over accumulated batches and processes; a sum is a sum over them too.
+            # Lightning averages over accumulated batches and processes; the loss "sum" needs the sum.
             loss = loss * self.stage.accumulate * self.trainer.world_size
         return loss
 
     @property
     def temperature(self) -> Tensor | float:
-        """What the CRF's logits are divided by in the cross-entropy; 1 for a network's."""
+        """Divisor of the CRF's logits in the cross-entropy; 1 for a network's logits."""
         if self.log_temperature is not None:
             return self.log_temperature.exp()
         return self.stage.temperature if self.stage.crf else 1.0
@@ -203,7 +203,7 @@ class SegmentationModule(LightningModule):
         self.log_dict(shown, prog_bar=True, batch_size=len(labels))
 
     def on_after_backward(self) -> None:
-        if self.stage.precision != "16":  # there the scaler looks for infinities, and skips such steps
+        if self.stage.precision != "16":  # with "16" the scaler skips steps with infinities
             self.guard.gradients(*self._last)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -223,11 +223,11 @@ class SegmentationModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._seen = self._summed(self._seen)
-        # Every process has all the counts by now.
+        # Every process now has all the counts.
         self.log("mean_iu", float(mean_iu_of_truth(self._seen)), prog_bar=True, rank_zero_only=True)
 
     def _summed(self, values: Any) -> Any:
-        """Numbers of this process → their sum over all processes."""
+        """The sum of a value over all processes."""
         counts = torch.as_tensor(values, device=self.device)
         return np.asarray(self.trainer.strategy.reduce(counts, reduce_op="sum").cpu())
 
@@ -235,14 +235,14 @@ class SegmentationModule(LightningModule):
         self.finish_epoch()
 
     def finish_epoch(self) -> None:
-        """The line of an epoch that is trained and validated; the next one begins."""
+        """Store the line of a finished epoch and start the next one."""
         place, line = self.place, self.line()
         self.place = Place(
             place.epoch + 1, matrix=np.zeros_like(place.matrix), history=(*place.history, line)
         )
 
     def line(self) -> dict[str, Any]:
-        """What is said of the present epoch in the log."""
+        """The log's line for the current epoch."""
         place = self.place
         batches = max(1, self.epoch_batches) * self.trainer.world_size
         matrix = self._summed(place.matrix)
@@ -262,7 +262,7 @@ class SegmentationModule(LightningModule):
 
     @property
     def seconds(self) -> float:
-        """Since the epoch began."""
+        """Seconds since the epoch began."""
         return round(time.perf_counter() - self._began, 2)
 
     # -- checkpoints -----------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class SegmentationModule(LightningModule):
         return held[STATE]["batches"] >= self.epoch_batches
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Lightning's own counters cannot go on in the middle of an epoch; `Place` can.
+        # Lightning's counters cannot resume in the middle of an epoch; `Place` can.
         checkpoint.pop("loops", None)
         checkpoint[STATE] = {**vars(self.place), "matrix": self.place.matrix.tolist()}
 
@@ -284,18 +284,18 @@ class SegmentationModule(LightningModule):
 
 
 class UnaryModule(SegmentationModule):
-    """Trains a CRF behind a network that stays: its unaries are given with the pictures, taken one by one.
+    """Trains a CRF on given unaries of a fixed network, one picture at a time.
 
     Args:
         crf: trained in place.
-        config: what is learned, and by which loss.
-        data: pictures with unaries and truths; held_out: those that are looked at after each epoch.
+        config: the parameters to learn, and the loss.
+        data: pictures with unaries and truths; held_out: those evaluated after each epoch.
     """
 
     collate = staticmethod(itemgetter(0))
 
     def __init__(self, crf: CRFRNN, config: FitConfig, data: UnaryDataset, held_out: UnaryDataset) -> None:
-        segmenter = Segmenter(torch.nn.Identity(), crf)  # it is not called
+        segmenter = Segmenter(torch.nn.Identity(), crf)  # never called
         super().__init__(
             segmenter, config.stage, data, held_out, num_labels=data.num_labels, seed=config.seed
         )
@@ -314,7 +314,7 @@ class UnaryModule(SegmentationModule):
         self.guard.output("loss", loss, ids, where)
         self._last = (ids, where)
         self._tally(logits, sample.truth[None], float(loss.detach()))
-        # Lightning divides by `accumulate`; the last step of an epoch is the mean over what is left.
+        # Lightning divides by `accumulate`; the last step of an epoch is the mean over the rest.
         each, first = self.stage.accumulate, done - done % self.stage.accumulate
         return loss * (each / min(each, self.epoch_batches - first))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a step of fitting minimises, and what of its gradient is let through."""
+"""The loss of a fitting step, and the constraints on its gradient."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from crfrnn.training.recipe import FitConfig, Stage
 
 @dataclass(frozen=True)
 class Truth:
-    """What the logits of a picture are held against.
+    """The target of a picture's logits.
 
     truth Int64[H, W], near (borders) Bool[H, W], weights Float[H, W] or None: all 1.
     """
@@ -31,7 +31,7 @@ class Truth:
 
 
 class Objective:
-    """The loss of a picture under a configuration, and the pull to the start."""
+    """The loss of a picture under a configuration, and the regulariser towards the start."""
 
     def __init__(self, data: UnaryDataset, crf: CRFRNN, config: FitConfig) -> None:
         self.config, self.crf = config, crf
@@ -44,7 +44,7 @@ class Objective:
             self._remember(data)
 
     def prepare(self, sample: Sample, corner: tuple[float, float]) -> tuple[Sample, Truth]:
-        """The crop of a picture, and its target."""
+        """Crop a picture and make its target."""
         near = self._near_borders(sample)
         side = self.config.crop
         if side is not None:
@@ -76,7 +76,7 @@ class Objective:
         return loss
 
     def _remember(self, data: UnaryDataset) -> None:
-        """Start the counts over the data set from the unaries, which are near enough to the CRF's output."""
+        """Initialise the counts over the data set from the unaries, an approximation of the CRF's output."""
         pixels = 0
         for sample in data:
             _, target = self.prepare(sample, (0.0, 0.0))
@@ -86,7 +86,7 @@ class Objective:
                 self._whole.remember(target.id, sample.unary, target.truth, valid)
             if self._near:
                 self._near.remember(target.id, sample.unary, target.truth, valid & target.near)
-        if not pixels:  # every picture shows one label only
+        if not pixels:  # every picture contains only one label
             self._near = None
 
     def anchor(self) -> None:
@@ -131,7 +131,7 @@ def near_borders(truth: Tensor, width: int) -> Tensor:
 def border_weights(labels: Tensor, mask: Tensor, stage: Stage) -> Tensor:
     """1, and 1 + ``stage.boundary`` near borders: Int64[B, H, W], Bool[B, H, W] → Float[B, H, W].
 
-    The edge of what was filled up (`mask` False) is no border.
+    The edge of the padding (`mask` False) is not a border.
     """
     weights = torch.ones(labels.shape)
     for weight, truth, valid in zip(weights, labels.cpu(), mask.cpu(), strict=True):
@@ -143,7 +143,7 @@ def border_weights(labels: Tensor, mask: Tensor, stage: Stage) -> Tensor:
 
 
 def constrain_gradients(crf: CRFRNN, config: FitConfig | Stage) -> None:
-    """Project the gradients on what may move; Adam keeps equal what starts equal and has equal gradients."""
+    """Project gradients onto the free parameters; equal values with equal gradients stay equal under Adam."""
     if config.share_labels:
         for parameter in (crf.spatial_weights, crf.bilateral_weights):
             if parameter.grad is not None:
@@ -160,7 +160,7 @@ def constrain_gradients(crf: CRFRNN, config: FitConfig | Stage) -> None:
 
 
 def _tie_foreground(grad: Tensor) -> None:
-    """Replace what label 0 does not touch, or touches alike, by its mean."""
+    """Average the gradient over entries that are equivalent under permutations of the foreground labels."""
     labels = len(grad)
     if grad.ndim == 1:
         grad[1:] = grad[1:].mean() if labels > 1 else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which parameter learns at which rate, and what decays: never the CRF."""
+"""Learning rate and weight decay of each parameter; the CRF's parameters never decay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CRF = {
 
 
 def backbone_of(network: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of the pretrained part; ("",), all of it, for unknown networks."""
+    """Name prefixes of the pretrained part; ("",), which is all of it, for unknown networks."""
     if isinstance(network, LiteFPN):
         return ("encoder.",)
     if isinstance(network, DeepLab):
@@ -45,18 +45,18 @@ def kinds(
 def parameter_groups(
     segmenter: Segmenter, stage: Stage, backbone: tuple[str, ...] | None = None
 ) -> list[dict[str, Any]]:
-    """The optimiser's groups of a stage; what is in none has its ``requires_grad`` switched off.
+    """The optimiser's groups of a stage; other parameters get ``requires_grad=False``.
 
-    Decay is for matrices and kernels of the network alone: not for biases and norms, and never for the CRF,
-    which decay shrinks to nothing.
+    Weight decay applies only to matrices and kernels of the network, not to biases and norms, and never to
+    the CRF, whose weights it would shrink to zero.
 
-    Raises: ValueError if nothing would learn, or a pattern of `Stage.layers` fits no name.
+    Raises: ValueError if nothing would be learned, or a pattern of `Stage.layers` matches no name.
     """
     names = [name for name, _ in segmenter.network.named_parameters()]
     strange = [pattern for pattern in stage.layers if not any(fnmatchcase(n, pattern) for n in names)]
     if strange:
         raise ValueError(
-            f"layers: expected patterns that fit names as {names[0]}, got {', '.join(strange)} "
+            f"layers: expected patterns that match names such as {names[0]}, got {', '.join(strange)} "
             f"in stage {stage.name!r}"
         )
     ours = [] if segmenter.crf is None else [name for name, _ in segmenter.crf.named_parameters()]
@@ -93,7 +93,7 @@ def parameter_groups(
 
 
 def layer_factor(name: str, stage: Stage) -> float:
-    """The product of the factors of all patterns that fit the name of a network's parameter.
+    """The product of the factors of all patterns that match the name of a network's parameter.
 
     >>> layer_factor("blocks.3.expand.weight", Stage("s", layers={"*.expand.*": 0.1, "blocks.[0-3].*": 0.5}))
     0.05
@@ -102,7 +102,7 @@ def layer_factor(name: str, stage: Stage) -> float:
 
 
 class Together(torch.optim.Optimizer):
-    """Several optimisers, each for groups of its own, as one: one step, one state, one schedule of rates."""
+    """Several optimisers, each with its own groups, combined: one step, one state, one schedule of rates."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = tuple(parts)
@@ -110,7 +110,7 @@ class Together(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Let the parts see the groups and the state of the whole, which loading replaces."""
+        """Pass groups and state, which loading replaces, on to the parts."""
         begin = 0
         for part in self.parts:
             part.param_groups = self.param_groups[begin : begin + len(part.param_groups)]
@@ -132,7 +132,7 @@ class Together(torch.optim.Optimizer):
 
 
 def build_optimiser(groups: list[dict[str, Any]], stage: Stage) -> torch.optim.Optimizer:
-    """One optimiser of all groups, or one for the network and one for the CRF and the loss's temperature."""
+    """One optimiser for all groups, or one for the network and one for the CRF and the loss's temperature."""
     other = stage.crf_optimiser or stage.optimiser
     if other == stage.optimiser:
         return _optimiser(stage.optimiser, groups, stage)
@@ -151,7 +151,7 @@ def _optimiser(name: str, groups: list[dict[str, Any]], stage: Stage) -> torch.o
 
 
 def rate_factor(stage: Stage, step: int, steps: int) -> float:
-    """What all rates are multiplied with at `step` of `steps`.
+    """The factor of all rates at `step` of `steps`.
 
     >>> [round(rate_factor(Stage("s", schedule="cosine"), step, 4), 3) for step in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]

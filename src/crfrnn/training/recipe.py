@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Everything that a training run depends on: frozen values, and the YAML files that hold them one to one."""
+"""Everything that a training run depends on: frozen values, mapped one to one to YAML files."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from crfrnn.training.score import Metric
 RECIPES = Path(__file__).with_name("recipes")
 MAX_BYTES = 2**20
 PARTS = ("network", "head", "crf")
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # ours → Lightning's
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # our names → Lightning's
 Compatibility = Literal["free", "symmetric", "diagonal", "fixed"]
 Optimiser = Literal["adamw", "sgd"]
 
 
 @configuration
 class NetworkChoice:
-    """Which network, and what it starts from.
+    """The network and its initial weights.
 
     Attributes:
         name, arguments: as for `crfrnn.models.build_network`; the number of labels comes from the data.
         start: "imagenet" (lite, from the package of the extra ``train``), "none", a file of weights (VGG-16's
-            for an FCN, its own for deeplab), or a segmenter that was saved, whose network is taken.
-        fresh: beginnings of the names of parameters that are initialised afresh in spite of `start`.
-        backbone: beginnings of the names of the parameters that count as "network" in a stage; the others are
-            its "head". None: the encoder of lite, the VGG-16 of an FCN, and all of any other network.
+            for an FCN, its own for deeplab), or a saved segmenter, whose network is used.
+        fresh: name prefixes of parameters that are initialised afresh despite `start`.
+        backbone: name prefixes of the parameters that count as "network" in a stage; the others are its
+        "head". None: the encoder of lite, the VGG-16 of an FCN, and all of any other network.
     """
 
     name: str = "lite"
@@ -66,22 +66,22 @@ class SourceChoice:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def source(self, root: str = "") -> Source:
-        """With its folders below `root`, unless they are absolute."""
+        """The source with its relative folders resolved against `root`."""
         options = {n: str(Path(root) / v) if n.endswith("root") else v for n, v in self.options.items()}
         return Source(self.kind, Path(root) / self.root, self.split, options)
 
 
 @configuration
 class Data:
-    """What to learn from.
+    """The training and validation data.
 
     Attributes:
-        root: the folder that relative folders of all sources start from.
-        train: sources by the name that stages give them; a YAML list alone is called "train".
-        val: the sources that are only looked at.
+        root: base of the relative folders of all sources.
+        train: sources by the names used in stages; a plain YAML list is named "train".
+        val: the sources for validation only.
         decode, leaks: as for `crfrnn.datasets.prepare`.
-        long_side: larger pictures, of train and of val, are reduced to it: see `crfrnn.datasets.reduced`.
-        validate: pictures of val, spread evenly, that are looked at after every epoch; 0: none, null: all.
+        long_side: larger pictures of train and val are scaled down to it, see `crfrnn.datasets.reduced`.
+        validate: number of pictures of val, spread evenly, evaluated after every epoch; 0: none, null: all.
     """
 
     root: str = ""
@@ -98,7 +98,7 @@ class Rates:
     """Learning rates by kind of parameter; 0 freezes. `crf_theta` and `temperature` act on logarithms.
 
     `crf_theta` is for the CRF's bandwidths and, without a `crf_temperature`, for its temperature;
-    `temperature` is for that of the loss.
+    `temperature` is for the loss's temperature.
     """
 
     network: Amount = 1e-4
@@ -112,36 +112,36 @@ class Rates:
 
 @configuration
 class Stage:
-    """One run of an optimiser over some parts of the segmenter.
+    """One optimiser run over some parts of the segmenter.
 
     Attributes:
-        name: of its folder; data: which sources of `Data.train` ("" where there is one only).
-        network: go on with this network, built by ``from_stage`` of the present one; None: the same.
-        learn: of "network", "head", "crf"; the rest is frozen, and a frozen network is in evaluation mode.
-        crf: whether the CRF takes part.
-        freeze_norms: batch norms of the pretrained part keep their running statistics; those of a few
-            pictures are so noisy that they spoil what ImageNet has taught.
-        loss: "mean" over the pixels that count, or "sum" (the paper's, not normalised).
+        name: name of its folder; data: the sources of `Data.train` to use ("" if there is only one).
+        network: continue with this network, built by ``from_stage`` of the current one; None: the same.
+        learn: any of "network", "head", "crf"; the rest is frozen; a frozen network is in evaluation mode.
+        crf: whether the CRF is used.
+        freeze_norms: batch norms of the pretrained part keep their running statistics; statistics of a few
+        pictures are so noisy that they degrade the pretrained weights.
+        loss: "mean" over the pixels that count, or "sum" (as in the paper, not normalised).
         robustness: ε of the robust log-likelihood; 0 is the cross-entropy.
-        temperature: the CRF's logits are divided by it for the cross-entropy; `rates.temperature` lets it
-            learn. Without one the kernels shrink only because cross-entropy wants calibrated probabilities.
-        boundary, boundary_width: pixels within so many of void or of another label count 1 + `boundary` in
-            the cross-entropy, as in `FitConfig`.
-        soft_iou: weight of `crfrnn.training.losses.soft_iou`, of the batch, added to the cross-entropy.
-        auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network a
-            classifier by itself.
-        patience: end the stage after so many epochs without a better validation; None: never before its time.
+        temperature: divisor of the CRF's logits in the cross-entropy, learned if `rates.temperature` > 0.
+            Without one the kernels shrink only because cross-entropy favours calibrated probabilities.
+            boundary, boundary_width: pixels within `boundary_width` of void or of another label count
+            1 + `boundary` in the cross-entropy, as in `FitConfig`.
+            soft_iou: weight of `crfrnn.training.losses.soft_iou` of the batch, added to the cross-entropy.
+            auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network usable
+            without the CRF.
+            patience: stop after this many epochs without a better validation; None: never stop early.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
-        second_momentum: AdamW's, of the squared gradient.
-        crf_optimiser: of the CRF's parameters, where SGD suits the network only; None: the same.
-        bias_rate: factor of the rates of biases.
-        layers: factors of the rates of some of the network's parameters, by pattern of the name, as
-            ``"*.expand.*": 0.1``; those of all patterns that fit are multiplied. 0 freezes.
-        schedule, power, warm_up: the rates fall as named, after `warm_up` steps in which they rise.
-        clip: largest norm of the gradient, None: none.
-        precision: of the network, "32", "bf16" or "16"; the CRF keeps float32.
-        compatibility, share_labels, share_foreground, freeze: what of the CRF may move, as in `FitConfig`.
+        second_momentum: AdamW's momentum of the squared gradient.
+        crf_optimiser: optimiser of the CRF's parameters, if SGD suits only the network; None: the same.
+        bias_rate: factor on the rates of biases.
+        layers: factors on the rates of some of the network's parameters, by name pattern, such as
+        ``"*.expand.*": 0.1``; the factors of all matching patterns are multiplied. 0 freezes.
+        schedule, power, warm_up: decay of the rates, after `warm_up` steps of linear increase.
+        clip: largest norm of the gradient; None: no limit.
+        precision: precision of the network, "32", "bf16" or "16"; the CRF stays in float32.
+        compatibility, share_labels, share_foreground, freeze: constraints on the CRF, as in `FitConfig`.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Stage:
 
 @configuration
 class Recipe:
-    """A whole training run: everything but the folder it is written to.
+    """A complete training run, except for its output folder.
 
     >>> Recipe("short", stages=(Stage("all", epochs=1),)).stages[0].rates.crf_theta
     0.01
@@ -215,12 +215,12 @@ class Recipe:
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"stages: expected at least one, with names of their own, got {names}")
+            raise ValueError(f"stages: expected at least one, with unique names, got {names}")
         for stage in self.stages if self.data.train else ():
             self.group(stage)
 
     def group(self, stage: Stage) -> str:
-        """The name of the sources that a stage learns from."""
+        """The name of the sources that a stage is trained on."""
         known = tuple(self.data.train)
         if stage.data in known:
             return stage.data
@@ -240,34 +240,34 @@ class Recipe:
 
 @configuration
 class FitConfig:
-    """How to fit.
+    """Settings of a fit.
 
     Attributes:
-        epochs: passes over the training pictures, at most.
+        epochs: largest number of passes over the training pictures.
         batch: pictures whose gradients are summed for one step.
-        seed: of the folds, the order and the crops; the same seed gives the same bits.
+        seed: seed of the folds, the order and the crops; the same seed gives bit-identical results.
         folds, fold: the training ids are split in `folds` parts and part `fold` is held out; fold=None
             holds nothing out and validates on the training pictures themselves.
-        patience: stop after so many epochs without a better held-out figure.
-        select: the held-out figure that chooses the epoch: "mean_iu", "trimap_iu", "both" (their mean)
-            or "loss"; "last" chooses none and keeps the last.
-        rate_weights, rate_compatibility, rate_theta, rate_temperature: Adam's, per kind of parameter; those
-            of θ and temperature act on logarithms. 0 freezes.
-        cosine: let the rates fall along a half cosine to 0 at `epochs`.
-        freeze: names of parameters that stay as they are, such as "log_theta_gamma".
+        patience: stop after this many epochs without a better held-out figure.
+        select: the held-out figure that selects the epoch: "mean_iu", "trimap_iu", "both" (their mean)
+        or "loss"; "last" keeps the last epoch.
+        rate_weights, rate_compatibility, rate_theta, rate_temperature: Adam's rates by kind of parameter;
+        those of θ and temperature act on logarithms. 0 freezes.
+        cosine: decrease the rates along a half cosine to 0 at `epochs`.
+        freeze: names of parameters to keep fixed, such as "log_theta_gamma".
         set_iou, set_iou_trimap: weights of the loss `crfrnn.training.SetIoU` over all pixels, and over those
-            near borders: the figures of `evaluate`, with probabilities.
+            near borders: soft versions of the figures of `evaluate`.
         cross_entropy, lovasz: weights of the cross entropy and of the Lovász-softmax of each picture.
-        boundary, boundary_width: near borders is within so many pixels of void or of another label in the
-            truth; there the cross entropy counts 1 + `boundary`.
-        robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual.
-        balance: in the cross entropy labels count (their share of the pixels)^-balance; 0 counts pixels,
-            1 counts labels.
+        boundary, boundary_width: "near borders" means within `boundary_width` pixels of void or of another
+            label in the truth; such pixels count 1 + `boundary` in the cross entropy.
+            robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual cross entropy.
+            balance: weight of a label in the cross entropy: (its share of the pixels)^-balance; 0 weights
+            pixels equally, 1 weights labels equally.
         anchor: strength of a pull (squared distance) back to the starting parameters.
         crop: side of a random square cut from each picture, None for whole pictures.
         share_labels: one weight per kernel for all labels.
-        share_foreground: label 0 has kernel weights of its own, the others share theirs; a matrix is 5
-            numbers: (0, 0), the rest of the diagonal, of row 0 and of column 0, and all others.
+        share_foreground: label 0 has separate kernel weights, all others share theirs; a matrix then has 5
+            free numbers: (0, 0), the rest of the diagonal, of row 0 and of column 0, and all others.
         compatibility: "free", "symmetric", "diagonal" or "fixed".
     """
 
@@ -306,13 +306,13 @@ class FitConfig:
                 "set_iou, set_iou_trimap, cross_entropy, lovasz: expected one above 0, got 0 for each"
             )
         if self.crop is not None and (self.set_iou or self.set_iou_trimap):
-            raise ValueError("set_iou: expected whole pictures, got a crop; leave out one of the two")
+            raise ValueError("set_iou: expected whole pictures, got a crop; leave one of them out")
         if self.share_labels and self.share_foreground:
             raise ValueError("share_foreground: expected one of the two ways to share, got both; choose one")
 
     @property
     def stage(self) -> Stage:
-        """The same as a stage of a training run; its batches are pictures of any size, one by one."""
+        """The fit as a stage of a training run; its batches are single pictures of any size."""
         return Stage(
             "fit",
             learn=("crf",),
@@ -329,7 +329,7 @@ class FitConfig:
                 crf_temperature=self.rate_temperature,
             ),
             schedule="cosine" if self.cosine else "constant",
-            warm_up=7,  # Adam's first steps have seen little of the gradients' scale
+            warm_up=7,  # Adam's estimate of the gradients' scale is poor at first
             compatibility=self.compatibility,
             share_labels=self.share_labels,
             share_foreground=self.share_foreground,
@@ -337,11 +337,9 @@ class FitConfig:
         )
 
     def check(self, crf: CRFRNN) -> None:
-        """ValueError for what cannot be done with this layer."""
+        """ValueError for settings that are impossible with this layer."""
         if self.share_labels and crf.label_weights == "matrix":
-            raise ValueError(
-                'share_labels: expected label_weights="vector", got "matrix"; choose one of both'
-            )
+            raise ValueError('share_labels: expected label_weights="vector", got "matrix"; choose one')
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -356,7 +354,7 @@ def load_recipe(name_or_file: PathLike, settings: Sequence[str] = ()) -> Recipe:
     by name or number, ``*`` for all of them), ``defaults.batch``. Values are YAML.
 
     Raises:
-        ValueError: no such recipe, no YAML, unknown keys, values that cannot be; each names key and remedy.
+        ValueError: no such recipe, no YAML, unknown keys, invalid values; each names key and remedy.
         ImportError: PyYAML is not installed.
 
     >>> load_recipe("cpu-small", ["seed=3", "stages.*.epochs=1"]).seed
@@ -375,19 +373,19 @@ def load_recipe(name_or_file: PathLike, settings: Sequence[str] = ()) -> Recipe:
     try:
         content = yaml().safe_load(read_text(path, "recipe"))
     except yaml().YAMLError as error:
-        raise FileError("recipe", path, "YAML", " ".join(str(error).split()), "mend that line") from error
+        raise FileError("recipe", path, "YAML", " ".join(str(error).split()), "correct that line") from error
     if not isinstance(content, dict):
         raise FileError("recipe", path, "keys and values", type(content).__name__, "see docs/training.md")
     return recipe_from(content, settings)
 
 
 def recipe_from(content: Mapping[str, Any], settings: Sequence[str] = ()) -> Recipe:
-    """A recipe from nested mappings; ``defaults`` in them holds for every stage that says nothing else."""
+    """A recipe from nested mappings; ``defaults`` applies to every stage that does not override it."""
     tree = changed(content, settings)
     defaults = tree.pop("defaults", {}) or {}
     stages = tree.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
-        raise ValueError("stages: expected a list of mappings with a name each")
+        raise ValueError("stages: expected a list of mappings, each with a name")
     tree["stages"] = [merged(defaults, stage) for stage in stages]
     train = (tree.get("data") or {}).get("train")
     if isinstance(train, list):
@@ -396,5 +394,5 @@ def recipe_from(content: Mapping[str, Any], settings: Sequence[str] = ()) -> Rec
 
 
 def save_recipe(recipe: Recipe, path: PathLike) -> None:
-    """Write the recipe as YAML that reads back to the same value, whole or not at all."""
+    """Write the recipe atomically as YAML that reads back to the same value."""
     write_text(path, text_of(recipe))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a training run is stopped, and its log; without Lightning, so that anyone can import it."""
+"""Stop requests and the log of a training run; importable without Lightning."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from crfrnn import signals
 from crfrnn.evaluation.tables import write_csv
 
-# (what is done: "fit", "validate", "tune", epoch or trial, pictures done, pictures in all, loss or figure)
+# (task: "fit", "validate", "tune"; epoch or trial; pictures done; pictures in total; loss or figure)
 Watch = Callable[[str, int, int, int, float], None]
-BEST = "best"  # the folder of the best epoch, beside the last one's
+BEST = "best"  # the folder of the best epoch, next to the last one's
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and did so behind a whole step.
+    """Training stopped on request after a complete step.
 
-    Attributes: checkpoint: where it goes on; it is not there if nothing has been learnt yet.
+    Attributes: checkpoint: where it resumes; the file does not exist if nothing has been learned yet.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -30,11 +30,11 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While it is entered, the first signal to stop only sets `asked`; the second one ends the run at once.
+    """Context in which the first stop signal only sets `asked`, and the second one ends the run immediately.
 
-    Args: stop_after: ask after so many batches, for tests.
+    Args: stop_after: request a stop after this many batches, for tests.
 
-    Attributes: checkpoint: the latest one, to be kept up to date by whoever writes them.
+    Attributes: checkpoint: the latest checkpoint, updated by the code that writes them.
     """
 
     def __init__(self, stop_after: int | None = None) -> None:
@@ -51,11 +51,11 @@ class StopRequest:
         self._open.close()
 
     def listen(self) -> None:
-        """Again, where a library has set handlers of its own since."""
+        """Install the handlers again, after a library has replaced them."""
         self._open.enter_context(signals.answered(self._note))
 
     def count(self) -> None:
-        """A batch is done."""
+        """Count a finished batch."""
         if self._left is not None:
             self._left -= 1
             self.asked = self.asked or self._left <= 0
@@ -67,9 +67,9 @@ class StopRequest:
 
 
 def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """One line per epoch; written anew each time, so that a resumed run has every epoch once."""
+    """One line per epoch; rewritten each time, so that a resumed run lists every epoch once."""
     if history:
-        names = list(dict.fromkeys(name for line in history for name in line))  # stages differ in some
+        names = list(dict.fromkeys(name for line in history for name in line))  # columns differ by stage
         values = [[line.get(name, "") for name in names] for line in history]
         write_csv(
             path, [names, *([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in values)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How well a CRF does on pictures with truths: counts that add up over pictures, and their figures."""
+"""Scores of a CRF on pictures with truths: counts that are summed over pictures, and their figures."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Metric = Literal["mean_iu", "trimap_iu", "both", "loss"]
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one picture or many; add with `+`.
+    """Counts of one picture or of many; add with `+`.
 
     Attributes:
-        confusion: Int64[L, L], all pixels but void.
-        trimap: Int64[L, L], those within 5 pixels of void.
+        confusion: Int64[L, L], all pixels except void.
+        trimap: Int64[L, L], only pixels within 5 pixels of void.
         loss: sum over pictures of the mean cross entropy of their pixels.
-        pictures: how many.
+        pictures: the number of pictures.
     """
 
     confusion: NDArray[np.int64]
@@ -60,10 +60,10 @@ class Counts:
         }
 
     def selection(self, metric: Metric) -> float:
-        """The figure to be made large: "both" is the mean of mean IU and trimap IU, "loss" is negated."""
+        """The figure to maximise: "both" is the mean of mean IU and trimap IU, "loss" is negated."""
         figures = self.figures()
         if metric == "both":
-            # Masks without void have no trimap; there the mean IU stands alone.
+            # Masks without void have no trimap; use the mean IU alone.
             return float(np.nanmean([figures["mean_iu"], figures["trimap_iu"]]))
         return -figures["loss"] if metric == "loss" else figures[metric]
 

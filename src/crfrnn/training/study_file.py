@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The file that keeps the trials of `tune`: looked at before anything is written to it, errors worded."""
+"""The file with the trials of `tune`: checked before anything is written to it, with clear errors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 
 from crfrnn.io.files import FileError, OutputError, check_target
 
-STUDY = "crfrnn"  # the name of our study, in a file that could hold several
+STUDY = "crfrnn"  # the name of our study in a file that may hold several
 _SQLITE = (".db", ".sqlite", ".sqlite3")
 _ANEW = "name a new file"
 
 
 def open_storage(optuna: Any, path: Path) -> Any:
-    """Optuna's storage of a file, which need not be there; SQLite or a journal, as its ending says.
+    """Optuna's storage of a new or existing file; SQLite or a journal, depending on its ending.
 
-    A journal whose last line was cut short, by a kill or a full disk, loses that line, with a warning.
+    If the last line of a journal was truncated by a kill or a full disk, it is dropped with a warning.
 
-    Raises: FileError for a file that is not a study of ours, or is damaged; nothing is written to it.
+    Raises: FileError for a file that is damaged or not a study of this program; nothing is written to it.
     """
     check_target(path)
     if path.suffix in _SQLITE:
@@ -34,11 +34,11 @@ def open_storage(optuna: Any, path: Path) -> Any:
 
     if path.is_file():
         _check_journal(path)
-    # By its full name: Optuna's lock is a link that holds the name as it is given.
+    # Use the full name: Optuna's lock is a link that contains the name as given.
     full = str(path.resolve())
     backend = JournalFileBackend(full)
     lock = JournalFileSymlinkLock(full)
-    lock.acquire()  # no other process is writing that line
+    lock.acquire()  # so that no other process is writing that line
     try:
         _drop_cut_line(path)
     finally:
@@ -48,9 +48,9 @@ def open_storage(optuna: Any, path: Path) -> Any:
 
 @contextmanager
 def worded(optuna: Any, path: Path | None, *, opening: bool = False) -> Iterator[None]:
-    """Errors of Optuna's storage, and of what is below it, as a FileError of one line.
+    """Convert errors of Optuna's storage and of its database to a one-line FileError.
 
-    Args: opening: records are only read, so that whatever goes wrong is the file's.
+    Args: opening: records are only read, so that any error is due to the file.
     """
     try:
         yield
@@ -71,7 +71,7 @@ def _broken(path: Path | None, error: Exception) -> FileError:
 
 
 def _check_journal(path: Path) -> None:
-    """Every line but a last one that was cut short is a record, and the first begins our study."""
+    """Check that every line, except a truncated last one, is a record, and the first creates our study."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.endswith(b"\n") and number > 1:
@@ -95,11 +95,11 @@ def _drop_cut_line(path: Path) -> None:
     if content and not content.endswith(b"\n"):
         kept = content.rfind(b"\n") + 1
         os.truncate(path, kept)
-        warnings.warn(f"study {os.fspath(path)!r}: the last line was cut short and is left out", stacklevel=2)
+        warnings.warn(f"study {os.fspath(path)!r}: the last line was truncated and is dropped", stacklevel=2)
 
 
 def _check_sqlite(path: Path) -> None:
-    """A database with our study, or an empty file."""
+    """Check for a database with our study, or an empty file."""
     if not path.is_file() or path.stat().st_size == 0:
         return
     try:

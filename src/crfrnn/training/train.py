@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training by a recipe: the stages one after the other, each of them resumable."""
+"""Training by a recipe: its stages in sequence, each resumable."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingSets:
-    """The pictures of a run: by the name that stages give them, and what is only looked at."""
+    """The pictures of a run: training sets by the names used in stages, and the validation set."""
 
     train: Mapping[str, PictureSet]
     val: PictureSet | None
@@ -57,7 +57,7 @@ class TrainingSets:
 
 @dataclass(frozen=True)
 class Training:
-    """What a run gives: the segmenter in evaluation mode, its folder, and a line per epoch.
+    """The result of a run: the segmenter in evaluation mode, its folder, and a line per epoch.
 
     Attributes:
         best: the folder of the last stage's best epoch by validation mean IU; None without a validation.
@@ -74,7 +74,7 @@ class Training:
 def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
     """The data sets that the recipe's stages need, checked as `crfrnn.datasets.prepare` does.
 
-    Raises: ValueError with everything that is wrong in them, before any training.
+    Raises: ValueError that lists all problems of the data, before any training.
     """
     data, found = recipe.data, {}
     val: PictureSet | None = None
@@ -94,7 +94,7 @@ def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
     if num_labels < 1:
         raise ValueError(
             "data: expected labels.txt or the option num_labels of a folder, got neither; write the labels' "
-            "names to labels.txt in the folder, one a line, or say in the recipe: "
+            "names to labels.txt in the folder, one per line, or write in the recipe: "
             "{kind: folder, root: FOLDER, options: {num_labels: 2}}"
         )
     if data.long_side is not None:
@@ -104,9 +104,9 @@ def read_sets(recipe: Recipe, progress: Steps | None = None) -> TrainingSets:
 
 
 def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...] = ()) -> Segmenter:
-    """The segmenter that a recipe starts with; the seed fixes its fresh weights.
+    """The segmenter that a recipe starts with; the seed determines its random weights.
 
-    Raises: ValueError for settings that network or CRF refuse, or a file to start from that does not fit.
+    Raises: ValueError for settings that the network or the CRF rejects, or a start file that does not fit.
     """
     choice = recipe.network
     with torch.random.fork_rng(devices=[]):
@@ -117,9 +117,9 @@ def build_segmenter(recipe: Recipe, num_labels: int, class_names: tuple[str, ...
 
 
 def build_crf(recipe: Recipe, num_labels: int) -> CRFRNN:
-    """The CRF that a recipe starts with, of its settings or of a parameter file.
+    """The CRF that a recipe starts with, from its settings or from a parameter file.
 
-    Raises: ValueError for settings that `CRFRNN` refuses, or a file of another number of labels.
+    Raises: ValueError for settings that `CRFRNN` rejects, or a file with another number of labels.
     """
     settings = dict(recipe.crf)
     saved = settings.pop("parameters", None)
@@ -141,7 +141,7 @@ def _fill(network: torch.nn.Module, choice: NetworkChoice) -> None:
     unknown = [start for start in choice.fresh if not any(name.startswith(start) for name in own)]
     if unknown:
         raise ValueError(
-            f"network.fresh: expected beginnings of names as {next(iter(own))}, got {', '.join(unknown)}"
+            f"network.fresh: expected prefixes of names such as {next(iter(own))}, got {', '.join(unknown)}"
         )
     _start(network, choice)
     if choice.fresh:
@@ -166,7 +166,7 @@ def _start(network: torch.nn.Module, choice: NetworkChoice) -> None:
         return
     source = Segmenter.from_pretrained(path).network
     if isinstance(network, DeepLab) and isinstance(source, DeepLab):
-        load_deeplab(network, source.state_dict())  # which may be of other labels
+        load_deeplab(network, source.state_dict())  # which may have other labels
         return
     try:
         network.load_state_dict(source.state_dict())
@@ -190,26 +190,26 @@ def train(
     say: Say | None = None, progress: Steps | None = None, trainer: Mapping[str, Any] | None = None,
     keep_best: bool = True, stop_after: int | None = None,
 ) -> Training:  # fmt: skip
-    """Run all stages of a recipe; the same call again goes on where it was interrupted, bit for bit.
+    """Run all stages of a recipe; repeating the call resumes an interrupted run, bit for bit.
 
-    Writes ``recipe.yaml``, ``log.csv``, per stage ``last.ckpt`` and the segmenter in ``segmenter/``, and in
-    the end the segmenter itself (``model.safetensors``, ``config.json``) into `folder`. Beside the last
-    epoch's the best one's is kept, in ``best/`` of each stage and, of the last stage, of `folder`.
+    Writes into `folder`: ``recipe.yaml``, ``log.csv``, for each stage ``last.ckpt`` and the segmenter in
+    ``segmenter/``, and at the end the final segmenter (``model.safetensors``, ``config.json``). The best
+    epoch's segmenter is kept too, in ``best/`` of each stage and, for the last stage, of `folder`.
 
     Args:
         recipe: see `crfrnn.training.recipe.Recipe`.
-        folder: made if it is not there; one of another recipe, or of other pictures, is refused.
+        folder: created if missing; a folder of another recipe or of other pictures is rejected.
         sets: the pictures; None reads those of the recipe.
-        start: trained in place of the recipe's own network and CRF.
-        say, progress: called with lines, and with (what, done, in all).
+        start: the segmenter to train instead of the recipe's network and CRF.
+        say, progress: called with lines, and with (what, done, total).
         keep_best: also keep the epoch with the highest validation mean IU.
         trainer: further arguments of `lightning.pytorch.Trainer`: ``accelerator``, ``devices``, ….
-        stop_after: act as if Ctrl-C came after so many batches.
+        stop_after: act as if Ctrl-C was pressed after this many batches.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM; its ``checkpoint`` says where.
-        NotFinite: NaN or infinity, and which part made it.
-        ValueError: data, recipe or folder that cannot be. ImportError: no lightning.
+        Interrupted: Ctrl-C or SIGTERM; its ``checkpoint`` is where the run resumes.
+        NotFinite: NaN or infinity, naming the part that produced it.
+        ValueError: invalid data, recipe or folder. ImportError: no lightning.
     """
     place, first = Path(folder), is_first()
     say, progress = (say, progress) if first else (None, None)
@@ -253,7 +253,7 @@ def train(
 
 
 def _best(place: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The line of the last stage's best epoch, if that stage was validated."""
+    """The log line of the last stage's best epoch, if that stage was validated."""
     last = [line for line in history if line["stage"] == history[-1]["stage"]]
     number = best_epoch([line["val_mean_iu"] for line in last])
     if number is None or not (place / last[number]["stage"] / BEST).is_dir():
@@ -262,7 +262,7 @@ def _best(place: Path, history: Sequence[Mapping[str, Any]]) -> dict[str, Any] |
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """The files of a folder in another one, too, whole or not at all; links where the disk can do that."""
+    """Copy a folder's files atomically to another one, as hard links if the file system supports them."""
     target.mkdir(exist_ok=True)
     for file in source.iterdir():
         with atomic(target / file.name) as temporary:
@@ -277,20 +277,20 @@ def _claim(place: Path, recipe: Recipe) -> None:
     known = place / "recipe.yaml"
     names = (WEIGHTS, CONFIG, "log.csv", "data.json", BEST, *(stage.name for stage in recipe.stages))
     check_new(place, names, "folder", known.name)
-    if known.is_file() and load_recipe(known) != recipe:  # keys that are newer than the file do no harm
+    if known.is_file() and load_recipe(known) != recipe:  # keys newer than the file have defaults
         raise ValueError(
             f"folder: expected a new one, or one of the same recipe, got {str(place)!r}, whose recipe.yaml "
-            "differs; name another folder, or go on with --recipe FOLDER/recipe.yaml"
+            "differs; name another folder, or continue with --recipe FOLDER/recipe.yaml"
         )
     save_recipe(recipe, known)
 
 
 def _same_pictures(place: Path, sets: TrainingSets) -> None:
-    """Write down which pictures a run learns from, or compare them with those that it was begun with."""
+    """Record the pictures that a run is trained on, or compare them with those it was started with."""
     parts = {**sets.train, **({} if sets.val is None else {"val, looked at": sets.val})}
     found = {n: {"pictures": len(part), "fingerprint": part.fingerprint()} for n, part in parts.items()}
     known = place / "data.json"
-    if not known.is_file():  # also of a run of before this file was written
+    if not known.is_file():  # also for a run older than this file
         write_text(known, json.dumps(found, indent=1))
         return
     before = json.loads(known.read_text(encoding="utf-8"))
@@ -299,9 +299,9 @@ def _same_pictures(place: Path, sets: TrainingSets) -> None:
         name = other[0]
         then, now = (part.get(name, {"pictures": 0, "fingerprint": "none"}) for part in (before, found))
         raise ValueError(
-            f"data: expected the {then['pictures']} pictures of {name!r} that the run in {str(place)!r} was "
-            f"begun with (fingerprint {then['fingerprint']}), got {now['pictures']} ({now['fingerprint']}); "
-            "bring those pictures back, or name another folder to begin again"
+            f"data: expected the {then['pictures']} pictures of {name!r} that the run in {str(place)!r} "
+            f"started with (fingerprint {then['fingerprint']}), got {now['pictures']} "
+            f"({now['fingerprint']}); restore those pictures, or name another folder to start again"
         )
 
 
@@ -341,13 +341,13 @@ def _run(
 
 
 def run_stage(module: Any, files: Any, **options: Any) -> None:
-    """Train a `SegmentationModule` to the end of its stage, from the checkpoint of its `StageFiles` on.
+    """Train a `SegmentationModule` to the end of its stage, starting at the checkpoint of its `StageFiles`.
 
-    Raises: Interrupted where the files' `StopRequest` was asked. ImportError: no lightning.
+    Raises: Interrupted if a stop was requested. ImportError: no lightning.
     """
     stage, stop = module.stage, files.stop
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of workers, logging intervals and the like: the recipe decides
+        warnings.simplefilter("ignore")  # about workers, logging intervals etc., which the recipe sets
         run = lightning().Trainer(
             **{
                 "accelerator": "auto", "devices": 1, "callbacks": [files],
@@ -363,9 +363,9 @@ def run_stage(module: Any, files: Any, **options: Any) -> None:
             if begun is not None and module.val is not None and module.trained_in(begun):
                 run.validate(module, ckpt_path=begun, verbose=False, weights_only=True)
             run.fit(module, ckpt_path=begun, weights_only=True)
-        except (RuntimeError, SystemExit) as error:  # a worker that the signal killed; Lightning's handler
+        except (RuntimeError, SystemExit) as error:  # a worker killed by the signal; Lightning's handler
             if "DataLoader worker" in str(error):
-                time.sleep(1)  # the worker may have got it first
+                time.sleep(1)  # the worker may have received the signal first
             if not stop.asked:
                 raise
             raise Interrupted(files.path) from error
@@ -380,7 +380,7 @@ def _logger(recipe: Recipe, home: Path) -> Any:
 
 
 def lightning() -> Any:
-    """Lightning, with warnings only; ImportError with the remedy where it is missing."""
+    """Lightning, with warnings only; ImportError with the remedy if it is missing."""
     try:
         import lightning.pytorch as found
     except ImportError as error:

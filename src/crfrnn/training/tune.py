@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The paper's cross-validation: bandwidths and kernel weights by trying them, with Optuna."""
+"""The paper's cross-validation: a search of bandwidths and kernel weights with Optuna."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "bilateral_weight": (0.1, 30.0),
     "temperature": (0.25, 6.0),
 }
-FIXED = {"temperature": 1.0}  # what the presets, which know no temperature, are tried with
+FIXED = {"temperature": 1.0}  # value for presets, which have no temperature
 
 
 @configuration
 class TuneConfig:
-    """How to tune.
+    """Settings of a search.
 
     Attributes:
-        trials: settings to try in all, those of a resumed study included.
+        trials: total number of settings to try, including those of a resumed study.
         folds, seed: parts of the pictures; the seed draws the folds and the trials.
         metric: "mean_iu", "trimap_iu", "both" (their mean) or "loss".
-        prune: give a trial up when, after a fold, it is below the median of the earlier ones.
-        ranges: of each number, low and high; leave one out to keep the layer's default.
+        prune: stop a trial that, after a fold, is below the median of the earlier ones.
+        ranges: low and high of each number; omit one to keep the layer's default.
         settings: further arguments of `CRFRNN` (iterations, quality, normalization, …).
     """
 
@@ -67,13 +67,13 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What tuning found.
+    """The result of a search.
 
     Attributes:
-        crf: with the best numbers over all pictures, in evaluation mode.
+        crf: the layer with the best numbers over all pictures, in evaluation mode.
         numbers: these numbers.
-        counts: of all pictures with them: in-sample, kind to the winner.
-        validation: each fold judged with the numbers that are best on the other folds, added up.
+        counts: their counts on all pictures: in-sample, hence optimistic.
+        validation: sum over folds, each scored with the numbers that are best on the other folds.
         trials: finished trials, best first: numbers and figure.
         interrupted: Ctrl-C (or another `KeyboardInterrupt`) ended it.
     """
@@ -95,18 +95,18 @@ def tune(
 ) -> TuneResult:
     """Search bandwidths, kernel weights and temperature for the best figure on `data`.
 
-    The numbers are the same for all labels, as in the papers' cross-validation; `fit` goes on from there.
+    The numbers are the same for all labels, as in the papers' cross-validation; `fit` can continue from it.
 
     Args:
         data: training pictures.
         config: see `TuneConfig`.
-        study: file that keeps the trials (``.db``, ``.sqlite``: SQLite; else an Optuna journal); a study that
-            is there is resumed, so an interrupted search loses one trial.
+        study: file for the trials (``.db``, ``.sqlite``: SQLite; else an Optuna journal); an existing study
+            is resumed, so an interrupted search loses one trial.
         report: called after every picture.
 
     Raises:
         KeyboardInterrupt: before any trial was finished.
-        ValueError: a configuration that cannot be, a study of other data or ranges.
+        ValueError: an invalid configuration, a study of other data or ranges.
         ImportError: optuna is not installed.
     """
     config = config or TuneConfig()
@@ -188,16 +188,14 @@ def _layer(num_labels: int, numbers: dict[str, float], config: TuneConfig) -> CR
 
 def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDataset) -> Any:
     """The study, new or resumed; the presets are its first trials."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says when it waits for a lock
-    logging.getLogger("optuna.study").setLevel(
-        logging.ERROR
-    )  # else the traceback of the trial that is stopped
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it warns while waiting for a lock
+    logging.getLogger("optuna.study").setLevel(logging.ERROR)  # suppresses the traceback of a stopped trial
     storage = None if study is None else open_storage(optuna, study)
     found = optuna.create_study(
         study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=8),
     )  # fmt: skip
-    # A resumed search must not draw again what the first one drew.
+    # A resumed search must not repeat the draws of the first one.
     found.sampler = optuna.samplers.TPESampler(seed=config.seed + len(found.trials), multivariate=True)
     about = {
         "metric": config.metric, "folds": config.folds, "seed": config.seed, "data": data.digest(),
@@ -216,7 +214,7 @@ def _open(optuna: Any, study: Path | None, config: TuneConfig, data: UnaryDatase
     for key, value in about.items():
         found.set_user_attr(key, value)
     for preset in PRESETS.values():
-        if preset.normalization != "after":  # numbers for another scale of the messages
+        if preset.normalization != "after":  # its numbers are for another scale of the messages
             continue
         start = {**FIXED, **{k: v for k, v in preset._asdict().items() if np.isscalar(v)}}
         inside = {
