@@ -161,7 +161,7 @@ SHAPE = ("annotations", 4, "segmentation")
         (broken(("images", 1, "width"), 2**40), "at most 67108864 pixels"),
         (broken(("images",), {}), "a list of objects 'images', got dict"),
         (broken(("annotations",), [3]), "a list of objects 'annotations'"),
-        (broken(("categories",), [{"id": 1, "name": "cell"}]), "none of the 20"),
+        (broken(("categories",), [{"id": 1, "name": "cell"}]), "none of VOC's 20"),
         (lambda _: "{", "JSON"),
         (lambda _: "[" * 100_000, "JSON"),
         (lambda _: "", "an empty file"),
@@ -234,7 +234,7 @@ def test_ids_that_are_none(root, content, change, said):
 
 def test_annotations_of_pictures_that_are_not_listed_are_counted(root, content):
     del content["images"][2]
-    with pytest.warns(UserWarning, match=r"5 of 10 annotations are left out.*\(1 ids, such as 8\)"):
+    with pytest.warns(UserWarning, match=r"5 of 10 annotations are ignored.*\(1 ids, such as 8\)"):
         assert read(root, content).ids == ("a", "b")
 
 

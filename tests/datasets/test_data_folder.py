@@ -140,7 +140,7 @@ def test_void_under_another_number(two):
     want = [[0, 255, 1], [255, 1, 255]]
     assert folder_pictures(two, num_labels=2, void=11)[0].mask.tolist() == want
     assert folder_pictures(two, num_labels=2, void=11).class_names == ()
-    with pytest.raises(ValueError, match="void: expected the labels that are left, got 1"):
+    with pytest.raises(ValueError, match="void: expected a value outside the labels, got 1"):
         folder_pictures(two, num_labels=2, void=1)
     (two / "labels.txt").write_text("0: sky\n1: road\n11: Void\n")
     pictures = folder_pictures(two)
@@ -178,7 +178,7 @@ def test_comments_count_for_no_label(tmp_path):
     listing.write_text("#0: sky\n#3: bird\n5: # of cars\n7: #tag\n")
     assert LabelList.read(listing) == LabelList(("# of cars", "#tag"), (5, 7))
     listing.write_text("sky\n# bird\nsea\n")
-    with pytest.warns(UserWarning, match="'# bird' is taken for a comment.*label 1 is 'sea'.*VALUE: NAME"):
+    with pytest.warns(UserWarning, match="'# bird' is read as a comment.*label 1 is 'sea'.*VALUE: NAME"):
         assert LabelList.read(listing).names == ("sky", "sea")
 
 

@@ -61,7 +61,7 @@ def test_missing_files_of_all_sources_at_once(root):
 def test_damaged_files_of_both_parts_at_once(root):
     (root / "benchmark_RELEASE/dataset/img/s1.jpg").write_bytes(b"\xff\xd8")
     write_label_png(root / "VOCdevkit/VOC2012/SegmentationClass/w1.png", np.zeros((3, 3), int))
-    with pytest.raises(ValueError, match="2 problems; mend these before training") as caught:
+    with pytest.raises(ValueError, match="2 problems; correct these before training") as caught:
         both(root)
     assert "train: image" in str(caught.value)
     assert "val: 'w1': picture (24, 32) and mask (3, 3)" in str(caught.value)

@@ -60,7 +60,7 @@ def test_all_damaged_files_at_once(devkit):
     write_label_png(devkit / "SegmentationClass/p_2.png", np.full((4, 6), 30))
     write_label_png(devkit / "SegmentationClass/p_1.png", np.zeros((4, 5), int))
     (devkit / "ImageSets/Segmentation/val.txt").write_text("p_0 p_1 p_2")
-    with pytest.raises(ValueError, match="3 sound ones, got 3 problems") as caught:
+    with pytest.raises(ValueError, match="3 valid ones, got 3 problems") as caught:
         voc_pictures(devkit, "val").verify()
     for said in ("p_0.jpg", "'p_1': picture (4, 6) and mask (4, 5) differ", "p_2.png", "30 at row 0"):
         assert said in str(caught.value)

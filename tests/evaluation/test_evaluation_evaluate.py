@@ -144,7 +144,7 @@ def test_without_void_the_trimap_is_empty():
     text = result.markdown(samples=10)
     assert "| plain | 100.00 " in text
     assert "nan" not in text
-    assert "void pixels, of which the truth has none" in text
+    assert "void pixels, and the truth has none" in text
 
 
 def test_methods_are_compared_over_the_labels_of_the_truth():
@@ -171,7 +171,7 @@ def test_white_truths_are_questioned():
     white = np.array([[0, 255], [0, 255]])
     evaluator = Evaluator(2)
     evaluator.update("a", white, {"plain": np.zeros((2, 2), int)})
-    with pytest.warns(UserWarning, match="truth: nothing but 0 and 255 in all 1 pictures.*save white as 1"):
+    with pytest.warns(UserWarning, match="truth: only 0 and 255 in all 1 pictures.*save white as 1"):
         evaluator.compute()
     evaluator.update("b", np.array([[0, 1], [0, 255]]), {"plain": np.zeros((2, 2), int)})
     with warnings.catch_warnings():

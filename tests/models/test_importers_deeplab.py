@@ -232,7 +232,7 @@ def test_weights_come_back_dequantised(
         # The file holds what was put in, to half a step of at most 256.
         spread = float(own[name].max() - own[name].min())
         assert float((got[name] - own[name]).abs().max()) <= spread / 254 + 1e-3, name
-    with pytest.raises(ValueError, match="labels: expected 21 as the file has, got 5; leave it out here"):
+    with pytest.raises(ValueError, match="labels: expected 21 as in the file, got 5; omit it here"):
         convert(path, "deeplab", 5)
 
 

@@ -218,7 +218,7 @@ def test_bad_h5_files(tmp_path: Path) -> None:
     refused("at most")
     with h5py.File(path, "w") as file:
         file["self"] = file["/"]
-    refused("groups in each other")
+    refused("nested groups")
     with h5py.File(path, "w") as file:
         file["conv1_1/conv1_1/kernel:0"] = np.full((3, 3, 3, 2), np.nan, np.float32)
     refused("NaN")

@@ -42,7 +42,7 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
     Args:
         given: files, folders of pictures, and globs; an unquoted glob, expanded by the shell, has the same
             effect as a quoted one.
-            recursive: include subfolders, except hidden ones; the names keep the subfolders.
+        recursive: include subfolders, except hidden ones; the names keep the subfolders.
 
     Raises: FileError for a name that does not exist, or contains no pictures.
     """

@@ -26,27 +26,27 @@ Shape = bytes  # run lengths in COCO's compressed form
 MIN_PIXELS = 200
 Labelled = tuple[int, dict[str, Any]]  # a label of VOC and an annotation
 OVERLAPS = ("smaller", "void")
-# Names differ in six places; the other fourteen are the same.
+# Six names differ; the other fourteen are the same.
 _RENAMED = {
     "airplane": "aeroplane", "motorcycle": "motorbike", "potted plant": "pottedplant", "couch": "sofa",
     "dining table": "diningtable", "tv": "tvmonitor",
 }  # fmt: skip
-_EXACT = 2**53  # floats above stand for several whole numbers
+_EXACT = 2**53  # floats above represent several whole numbers
 _DIGITS = 19
 
 
 class ShapeError(ValueError):
-    """An annotation that cannot be a shape in its picture."""
+    """An annotation that is not a valid shape in its picture."""
 
 
 @dataclass(frozen=True)
 class CocoMask:
-    """The mask of one picture, painted anew at each call: UInt8[H, W], labels of VOC, 255 = void.
+    """The mask of one picture, painted at each call: UInt8[H, W], labels of VOC, 255 = void.
 
     Attributes:
         size: (height, width).
         shapes: (label, run lengths), the largest first; void shapes before all others.
-        overlap: what a pixel of two labels becomes: "smaller" = the label of the smaller shape, "void".
+        overlap: value of a pixel in shapes of two labels: "smaller" = the label of the smaller shape, "void".
     """
 
     size: tuple[int, int]
@@ -70,7 +70,7 @@ class CocoMask:
         return mask
 
     def pixels(self) -> int:
-        """How many pixels lie in shapes with a label, crowds left out."""
+        """The number of pixels in shapes with a label, without crowds."""
         tools = mask_tools()
         shapes = [{"size": list(self.size), "counts": c} for label, c in self.shapes if label != VOID]
         return int(tools.area(tools.merge(shapes))) if shapes else 0
@@ -84,24 +84,24 @@ def coco_pictures(
     overlap: str = "smaller",
     progress: Progress | None = None,
 ) -> PictureSet:
-    """The pictures of COCO on which at least `min_pixels` pixels carry a label of VOC.
+    """The pictures of COCO with at least `min_pixels` pixels of VOC's labels.
 
-    The paper's second experiment takes those of train2014 with at least 200. A pixel counts where it lies
-    in an annotated object of one of the 20 categories; crowds and annotations marked ``ignore`` become void
-    and do not count. Ids may be written as 5, 5.0 or "5".
+    The paper's second experiment uses those of train2014 with at least 200. A pixel counts if it lies in an
+    annotated object of one of the 20 categories; crowds and annotations marked ``ignore`` become void and do
+    not count. Ids may be written as 5, 5.0 or "5".
 
     Args:
         root: the folder with ``annotations/instances_<split>.json`` and the pictures in ``<split>`` or
             ``images/<split>``.
         split: "train2014", "train2017", "val2017", …
-        min_pixels: 0 takes all pictures, also those without any annotation.
-        overlap: where objects of two labels overlap: "smaller" gives the pixel to the smaller one (the
-            person on the sofa), "void" to none.
-        progress: called with (pictures done, pictures in all) while shapes are turned into run lengths.
+        min_pixels: 0 takes all pictures, including those without any annotation.
+        overlap: for objects of two labels that overlap: "smaller" assigns the pixel to the smaller one (the
+        person on the sofa), "void" to neither.
+        progress: called with (pictures done, total) while shapes are converted to run lengths.
 
     Raises:
-        ValueError: no such file or folder, a damaged file, ids that are missing, no whole numbers or there
-            twice, all unusable annotations and all missing pictures named at once.
+        ValueError: no such file or folder, a damaged file, ids that are missing, not whole or duplicated;
+            all unusable annotations and all missing pictures are listed together.
         ImportError: pycocotools is not installed.
 
     Source: Zheng et al., ICCV 2015, section 7.2; Lin et al., Microsoft COCO, ECCV 2014.
@@ -132,13 +132,13 @@ def coco_pictures(
         raise FileError(
             "annotations", listing, "shapes inside their pictures",
             f"{len(problems)} problems:\n  " + "\n  ".join(by_kind(problems)) + "\n",
-            "download the file again, or take these out",
+            "download the file again, or remove these",
         )  # fmt: skip
     return PictureSet.of(items, listing, VOC_CLASSES)
 
 
 def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories") -> dict[int, int]:
-    """The label of VOC by COCO's category id, for the 20 that VOC has.
+    """VOC's label by COCO's category id, for VOC's 20 labels.
 
     >>> voc_labels([{"id": 63, "name": "couch"}, {"id": 1, "name": "person"}, {"id": 52, "name": "banana"}])
     {63: 18, 1: 15}
@@ -153,8 +153,8 @@ def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories
             found[number] = VOC_CLASSES.index(name)
     if not found:
         raise FileError(
-            "annotations", listing, "categories named as COCO names them (person, couch, …)",
-            "none of the 20 that VOC has", "read other labels with folder_pictures",
+            "annotations", listing, "categories with COCO's names (person, couch, …)",
+            "none of VOC's 20", "read other labels with folder_pictures",
         )  # fmt: skip
     return found
 
@@ -162,14 +162,14 @@ def voc_labels(categories: list[dict[str, Any]], listing: PathLike = "categories
 def _by_picture(
     content: dict[str, list[dict[str, Any]]], labels: dict[int, int], pictures: list[int], listing: Path
 ) -> dict[int, list[Labelled]]:
-    """The annotations of labels that VOC has, with their labels, by the id of their picture."""
+    """The annotations of VOC's labels, with their labels, by the id of their picture."""
     annotations = content["annotations"]
     categories = ids_of(annotations, "category_id", "annotations", listing)
     known = set(ids_of(content["categories"], "id", "categories", listing))
     if unknown := [c for c in categories if c not in known]:
         raise FileError(
             "annotations", listing, "a 'category_id' that 'categories' lists in every annotation",
-            f"{unknown[0]} ({len(unknown)} such annotations)", "add the category, or take them out",
+            f"{unknown[0]} ({len(unknown)} such annotations)", "add the category, or remove them",
         )  # fmt: skip
     found: dict[int, list[Labelled]] = defaultdict(list)
     owners = ids_of(annotations, "image_id", "annotations", listing)
@@ -179,14 +179,14 @@ def _by_picture(
     if strays := set(owners).difference(pictures):
         lost = sum(owner in strays for owner in owners)
         warn(
-            f"annotations {str(listing)!r}: {lost} of {len(owners)} annotations are left out, since 'images' "
+            f"annotations {str(listing)!r}: {lost} of {len(owners)} annotations are ignored, since 'images' "
             f"does not list their pictures ({len(strays)} ids, such as {min(strays)})"
         )
     return found
 
 
 def mask_tools() -> Any:
-    """pycocotools.mask; ImportError with the remedy where it is not installed."""
+    """pycocotools.mask; ImportError with the remedy if it is not installed."""
     return optional("pycocotools.mask", "train", "COCO annotations")
 
 
@@ -239,7 +239,7 @@ def _flag(annotation: dict[str, Any], name: str) -> bool:
 
 
 def whole_number(value: Any) -> int | None:
-    """The whole number that a JSON value stands for; None for anything else, true and false too.
+    """The whole number that a JSON value represents; None for anything else, including true and false.
 
     >>> [whole_number(v) for v in (5, 5.0, "005", 5.5, "5a", True, None)]
     [5, 5, 5, None, None, None, None]
@@ -256,11 +256,11 @@ def whole_number(value: Any) -> int | None:
 def ids_of(
     entries: Sequence[dict[str, Any]], field: str, name: str, listing: PathLike, *, once: bool = False
 ) -> list[int]:
-    """The ids that all entries of a list have under `field`; with `once` no two may be the same.
+    """The ids under `field` of all entries of a list; with `once` they must be unique.
 
-    Args: name, of the list in the file; listing, the file.
+    Args: name: the list's name in the file; listing: the file.
 
-    Raises: ValueError that names file, list, field and the first wrong entry.
+    Raises: ValueError that names file, list, field and the first invalid entry.
     """
     found = [whole_number(entry.get(field)) for entry in entries]
     bad = [place for place, value in enumerate(found) if value is None]
@@ -270,7 +270,7 @@ def ids_of(
         raise FileError(
             "annotations", listing, f"a whole number as {field!r} in every entry of {name!r}",
             f"{got} in entry {bad[0]} (counted from 0; {len(bad)} such entries)",
-            "write whole numbers, or take these entries out",
+            "write whole numbers, or remove these entries",
         )  # fmt: skip
     numbers = [value for value in found if value is not None]
     if once and len(set(numbers)) < len(numbers):
@@ -279,13 +279,13 @@ def ids_of(
         raise FileError(
             "annotations", listing, f"each {field!r} once in {name!r}",
             f"{len(twice)} of them twice or more (the first: {twice[0]})",
-            "number the entries anew when files are merged, and their annotations with them",
+            "when merging files, renumber the entries and their annotations",
         )  # fmt: skip
     return numbers
 
 
 def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None:
-    """The shape of an annotation as compressed run lengths; None where it encloses nothing.
+    """The shape of an annotation as compressed run lengths; None if it is empty.
 
     Args:
         segmentation: a list of polygons [x0, y0, x1, y1, …], or {"size": [H, W], "counts": …} with run
@@ -294,9 +294,8 @@ def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None
         tools: the module pycocotools.mask.
 
     Raises:
-        ShapeError: polygons far outside the picture or with values that are no numbers, run lengths that do
-            not add up to the picture. (pycocotools would allocate without limit, or return memory that
-            was never written.)
+        ShapeError: polygons far outside the picture or with non-numeric values, run lengths that do not add
+            up to the picture. (pycocotools would allocate without limit, or return uninitialised memory.)
     """
     height, width = size
     if isinstance(segmentation, dict):
@@ -304,7 +303,7 @@ def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None
         return tools.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
     if not isinstance(segmentation, list):
         raise ShapeError(f"expected polygons or run lengths, got {type(segmentation).__name__}")
-    # Fewer than three corners enclose nothing, and four numbers pycocotools would take for a box.
+    # Fewer than three corners enclose nothing, and pycocotools would interpret four numbers as a box.
     polygons = [_checked_polygon(p, size) for p in segmentation]
     polygons = [p for p in polygons if len(p) >= 6]
     if not polygons:
@@ -315,7 +314,7 @@ def encode(segmentation: Any, size: tuple[int, int], tools: Any) -> Shape | None
 def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
     if not isinstance(polygon, list) or len(polygon) % 2:
         raise ShapeError("expected polygons [x0, y0, x1, y1, …], got something else")
-    # Compared before converted: an integer of a thousand digits is no float.
+    # Compare before converting: an integer of a thousand digits does not fit a float.
     if not all(isinstance(v, (int, float)) and abs(v) < math.inf for v in polygon):
         raise ShapeError("expected finite numbers as corners, got something else")
     height, width = size
@@ -341,7 +340,7 @@ def _checked_counts(segmentation: dict[str, Any], size: tuple[int, int]) -> list
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Run lengths out of COCO's text: five bits a character from '0' on, a bit for more, differences."""
+    """Run lengths from COCO's text: five bits per character from '0', a continuation bit, differences."""
     counts: list[int] = []
     value = shift = 0
     for character in text:
@@ -356,5 +355,5 @@ def _uncompressed(text: str) -> list[int]:
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     if shift:
-        raise ShapeError("expected whole compressed run lengths, got a part")
+        raise ShapeError("expected complete compressed run lengths, got a part")
     return counts

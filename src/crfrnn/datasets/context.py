@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pascal Context: every pixel of 10,103 pictures of VOC 2010, in the 59 labels that are usually kept."""
+"""Pascal Context: dense labels of 10,103 pictures of VOC 2010, in the usual 59 labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTEXT_CLASSES = (
     "mouse", "curtain", "platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky", "snow",
     "bedcloth", "track", "tree", "truck", "wall", "water", "window", "wood",
 )  # fmt: skip
-# The list of 459 labels and the list of 59 call three of them by different names.
+# Three labels have different names in the lists of 459 and of 59.
 _ALSO = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clothes"}
 _SPLITS = "SegmentationContext"
 
@@ -39,19 +39,19 @@ def context_pictures(
 ) -> PictureSet:
     """The pictures of Pascal Context with masks of 60 labels (0 = anything else), or of 59 and void.
 
-    Masks are either the published ``ID.mat`` files, whose `LabelMap` holds 459 labels that the ``labels.txt``
-    beside them names (in the folder or above it), or indexed PNGs ``ID.png``.
+    Masks are either the published ``ID.mat`` files, whose `LabelMap` holds 459 labels that are named in
+    ``labels.txt`` (in the same folder or above it), or indexed PNGs ``ID.png``.
 
     Args:
         root: the VOC 2010 development kit, for the pictures.
         split: a list in ``ImageSets/SegmentationContext``, or the path of a list file.
         masks: the folder of masks; by default ``trainval`` or ``SegmentationClassContext`` in the kit.
-        names: what the values 0, 1, 2, … of PNG masks stand for; by default "background" and
-            `CONTEXT_CLASSES`. (Converters that keep the alphabetical order must be told here.)
+        names: the labels of the values 0, 1, 2, … of PNG masks; by default "background" and
+            `CONTEXT_CLASSES`. (State them for masks from converters that keep the alphabetical order.)
         background: False for the 59 labels alone: 0 = aeroplane, …, anything else void.
 
     Raises:
-        ValueError: no such folder or list, unknown names, and all missing files named at once.
+        ValueError: no such folder or list, unknown names, and all missing files in one error.
 
     Source: Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild,
     CVPR 2014.
@@ -78,7 +78,7 @@ def context_pictures(
 
 @dataclass(frozen=True)
 class ContextLabels:
-    """From the values of a mask file to the labels: `table[value]`, -1 where the value stands for nothing."""
+    """Maps the values of a mask file to labels: `table[value]`, -1 for an unused value."""
 
     table: tuple[int, ...] = field(repr=False)
 
@@ -87,7 +87,7 @@ class ContextLabels:
         """The table of values 0, 1, 2, … with these names.
 
         Raises:
-            ValueError: a list in which not all of the 59 occur once.
+            ValueError: a list in which one of the 59 does not occur exactly once.
         """
         own = [_ALSO.get(name, name) for name in names]
         missing = [name for name in CONTEXT_CLASSES if own.count(name) != 1]
@@ -129,7 +129,7 @@ def _mask_folder(base: Path) -> Path:
 
 
 def _label_names(folder: Path) -> list[str]:
-    """Names by value: 0, then those of the list of 459, ``NUMBER: NAME`` a line, from 1 on."""
+    """Names by value: 0, then those of the list of 459, one ``NUMBER: NAME`` per line, from 1."""
     for listing in (folder / "labels.txt", folder.parent / "labels.txt"):
         if listing.is_file():
             break

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""People's own pictures with any labels: images/ and masks/, or one folder of pairs, and a labels.txt."""
+"""Your own pictures with any labels: images/ and masks/, or one folder of pairs, and a labels.txt."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _VALUED = re.compile(r"(\d{1,3})\s*:\s*(\S.*)")
 
 @dataclass(frozen=True)
 class LabelList:
-    """The labels of a folder: their names in order, and which value of the masks stands for each.
+    """The labels of a folder: their names in order, and the mask value of each.
 
     Attributes:
         names: one per label; label k is the k-th.
-        values: the value (0..255) that the masks hold for each label.
-        void: further values that mean "no truth", beside 255.
+        values: the value (0..255) of each label in the masks.
+        void: further values for unlabelled pixels, besides 255.
     """
 
     names: tuple[str, ...]
@@ -39,16 +39,16 @@ class LabelList:
 
     @classmethod
     def read(cls, path: PathLike) -> LabelList:
-        """Read one name a line (label 0, 1, 2, …), or ``VALUE: NAME`` a line where masks hold other values.
+        """Read one name per line (label 0, 1, 2, …), or ``VALUE: NAME`` per line if masks hold other values.
 
-        A line that starts with ``#`` is a comment and stands for no label. Without values the ``#`` must
-        stand alone, ``# like this``: ``#like this`` may as well be the name of a label.
+        A line that starts with ``#`` is a comment and defines no label. Without values the ``#`` must be
+        followed by a space, ``# like this``: ``#like this`` might be the name of a label.
 
-        ``VALUE: void`` is no label: this value of the masks means "no truth". Any other line whose name says
-        so is a label like the others, and a warning asks about it.
+        ``VALUE: void`` is not a label: it marks unlabelled pixels. Any other line with such a name is a label
+            like the others, and a warning points it out.
 
         Raises:
-            ValueError: no such file, no names, a name or value twice, both forms mixed, more than 255 labels.
+            ValueError: no such file, no names, a duplicate name or value, mixed forms, more than 255 labels.
         """
         written = [line for line in map(str.strip, read_text(path, "labels").split("\n")) if line]
         lines = [line for line in written if not line.startswith("#")]
@@ -58,7 +58,7 @@ class LabelList:
         if valued and len(valued) != len(lines):
             wrong = next(line for line in lines if not _VALUED.fullmatch(line))
             raise FileError(
-                "labels", path, "VALUE: NAME in every line or in none", repr(wrong), "write all in one form"
+                "labels", path, "VALUE: NAME in every line or in none", repr(wrong), "use one form throughout"
             )
         names = [m[2] for m in valued] or lines
         values = [int(m[1]) for m in valued] or list(range(len(lines)))
@@ -73,17 +73,17 @@ class LabelList:
         if not 1 <= len(names) <= VOID or max(values + void) > 255:
             raise FileError(
                 "labels", path, "1..255 names with values 0..255",
-                f"{len(names)} names, values up to {max(values + void, default=0)}", "write one label a line",
+                f"{len(names)} names, values up to {max(values + void, default=0)}", "one label per line",
             )  # fmt: skip
         return cls(tuple(names), tuple(values), tuple(void))
 
     @property
     def plain(self) -> bool:
-        """The masks hold the labels themselves."""
+        """Whether the masks hold the labels themselves."""
         return self.values == tuple(range(len(self.values))) and not self.void
 
     def without(self, void: int) -> LabelList:
-        """The same with a value that means "no truth"; the label that it may have stood for is left out."""
+        """The same list with a value for unlabelled pixels; a label of that value is removed."""
         pairs = [pair for pair in zip(self.names, self.values, strict=True) if pair[1] != void]
         return LabelList(tuple(n for n, _ in pairs), tuple(v for _, v in pairs), (*self.void, void))
 
@@ -109,28 +109,28 @@ class LabelList:
             raise FileError(
                 "mask", path, f"the values of {LABELS_FILE} or {VOID}",
                 f"{held[y, x]} at row {y}, column {x}",
-                f"add a line '{held[y, x]}: NAME', or '{held[y, x]}: void' where it means no truth",
+                f"add a line '{held[y, x]}: NAME', or '{held[y, x]}: void' if it marks unlabelled pixels",
             )  # fmt: skip
         return mask.astype(np.uint8)
 
 
 def _comments_stand_apart(lines: list[str], path: PathLike) -> None:
-    """Where the place of a line is its label: no comment that may be a name, a warning for one in between.
+    """For lists in which a line's position is its label: reject ambiguous comments, warn of inner ones.
 
-    A label that is switched off by a ``#`` moves those behind it.
+    Commenting out a label with ``#`` would renumber those after it.
     """
     unclear = [line for line in lines if re.match(r"#+[^#\s]", line)]
     if unclear:
         raise FileError(
             "labels", path, "names, or comments such as '# words'", f"{unclear[0]!r}, which may be either",
-            "put a space behind the # of a comment, or write VALUE: NAME in every line",
+            "put a space after the # of a comment, or write VALUE: NAME in every line",
         )  # fmt: skip
     names = [place for place, line in enumerate(lines) if not line.startswith("#")]
     between = [line for line in lines[names[0] : names[-1]] if line.startswith("#")] if names else []
     if between:
         warn(
-            f"labels {str(path)!r}: {between[0]!r} is taken for a comment and counts for no label, so that "
-            f"label {len(names) - 1} is {lines[names[-1]]!r}; if a label was meant, write VALUE: NAME in all "
+            f"labels {str(path)!r}: {between[0]!r} is read as a comment and not as a label, so that "
+            f"label {len(names) - 1} is {lines[names[-1]]!r}; if it is a label, write VALUE: NAME in all "
             "lines"
         )
 
@@ -147,22 +147,22 @@ def folder_pictures(
     """Pictures with indexed or grey PNG masks: value = label, 255 = void.
 
     Either ``root/images/NAME.jpg`` with ``root/masks/NAME.png``, or both in one folder: ``NAME.jpg`` with
-    ``NAME.png``, or ``NAME.*`` with ``NAME_mask.png``. ``root/labels.txt``, where it is there, names the
+    ``NAME.png``, or ``NAME.*`` with ``NAME_mask.png``. ``root/labels.txt``, if it exists, names the
     labels (see `LabelList.read`).
 
     Args:
         root: the folder.
-        split: None for all pictures; else those that ``root/<split>.txt`` lists, or the folder
+        split: None for all pictures; else those listed in ``root/<split>.txt``, or the folder
             ``root/<split>`` of either form.
         images, masks: names of the two folders; masks=None for pictures without truths.
-        num_labels: how many labels there are, where no labels.txt says it. Masks with other labels are
-            refused when they are read.
-        void: a further value of the masks, beside 255, that means "no truth". A label that labels.txt names
-            for it is left out.
+        num_labels: the number of labels, if there is no labels.txt. Masks with other labels are rejected when
+            they are read.
+        void: a further value of unlabelled pixels, besides 255. A label with this value in labels.txt is
+            removed.
 
     Raises:
-        ValueError: no such folder or split, no pictures, two of one stem, `num_labels` and labels.txt at
-            odds, and all missing masks named at once.
+        ValueError: no such folder or split, no pictures, two of one stem, `num_labels` in contradiction to
+            labels.txt, and all missing masks in one error.
     """
     top = Path(root)
     labels = _labels(top, num_labels, void)
@@ -198,7 +198,7 @@ def _labels(top: Path, num_labels: int | None, void: int | None) -> LabelList | 
             return None
         if num_labels is None or void < num_labels:
             raise ValueError(
-                f"void: expected the labels that are left, got {void} and num_labels={num_labels}; give a "
+                f"void: expected a value outside the labels, got {void} and num_labels={num_labels}; give a "
                 f"smaller num_labels, or write VALUE: NAME lines and '{void}: void' into {listing}"
             )
         return LabelList(tuple(map(str, range(num_labels))), tuple(range(num_labels)), (void,))
@@ -208,7 +208,7 @@ def _labels(top: Path, num_labels: int | None, void: int | None) -> LabelList | 
     labels.warn_of_void(listing)
     if num_labels not in (None, len(labels.names)):
         raise ValueError(
-            f"num_labels: expected {len(labels.names)} as {listing} names, got {num_labels}; leave one out"
+            f"num_labels: expected {len(labels.names)} as in {listing}, got {num_labels}; omit one of them"
         )
     return labels
 
@@ -221,7 +221,7 @@ def _split(top: Path, split: str | None) -> tuple[Path, list[str] | None]:
     if (top / split).is_dir():
         return top / split, None
     raise ValueError(
-        f"split: expected {split}.txt or a folder {split!r} in {str(top)!r}, got neither; make one of them"
+        f"split: expected {split}.txt or a folder {split!r} in {str(top)!r}, got neither; create one of them"
     )
 
 
@@ -247,7 +247,7 @@ def _one_folder(place: Path, with_masks: bool) -> list[tuple[Path, Path | None]]
             continue
         named = place / f"{picture.stem}{MASK_SUFFIX}.png"
         mask = named if named in is_mask else place / f"{picture.stem}.png"
-        if mask == picture:  # a PNG picture without a mask of its name
+        if mask == picture:  # a PNG picture without a mask
             mask = named
         pairs.append((picture, mask if with_masks else None))
     return pairs

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures that stand in the training and in the validation set, under one name or under two."""
+"""Pictures that are in both the training and the validation set, under the same or different names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crfrnn.io.problems import by_kind
 
 GRID = 16
 # Root mean square over the thumbnail, in grey levels. Copies saved at 37 to 160 % of the size with JPEG
-# qualities from 30 on were up to 3.5 apart, the closest two of 1,198 different pictures of VOC and COCO 20.
+# qualities from 30 differed by up to 3.5, the closest two of 1,198 different pictures of VOC and COCO by 20.
 TOLERANCE = 6.0
 _THREADS = 4
 _BLOCK = 2048
@@ -28,12 +28,12 @@ _VOC_2007 = re.compile(r"\d{6}")
 
 @dataclass(frozen=True)
 class Leak:
-    """A picture of both sets.
+    """A picture that is in both sets.
 
     Attributes:
         train, val: its ids there.
         reason: "id" or "picture".
-        distance: between the two thumbnails, in grey levels; 0 where ids are equal and nothing was compared.
+        distance: distance of the two thumbnails, in grey levels; 0 for equal ids, without a comparison.
     """
 
     train: str
@@ -49,16 +49,16 @@ class Leak:
 def find_leaks(
     train: PictureSet, val: PictureSet, *, pictures: bool = True, progress: Progress | None = None
 ) -> list[Leak]:
-    """Pictures of `val` that `train` holds too, by id and by looks.
+    """Pictures of `val` that are also in `train`, by id and by appearance.
 
-    Ids are compared as VOC and COCO mean them: 000032 of VOC 2007 is 2007_000032 of VOC 2012, and
-    COCO_train2014_000000000009 is 000000000009. Looks are thumbnails of 16 × 16 RGB: a copy at another size
-    or quality is found, a mirrored or cropped one is not.
+    Ids are compared in a canonical form: 000032 of VOC 2007 is 2007_000032 of VOC 2012, and
+    COCO_train2014_000000000009 is 000000000009. Appearance is compared by thumbnails of 16 × 16 RGB: a copy
+    at another size or quality is found, a mirrored or cropped one is not.
 
     Args:
         train, val: VOC, SBD, COCO or any other sets.
-        pictures: False compares ids alone, and reads no file.
-        progress: called with (pictures read, pictures in all).
+        pictures: False compares only ids, and reads no file.
+        progress: called with (pictures read, total).
 
     Raises:
         ValueError: a picture that cannot be read.
@@ -79,17 +79,17 @@ def find_leaks(
 def refuse_leaks(
     train: PictureSet, val: PictureSet, *, pictures: bool = True, progress: Progress | None = None
 ) -> None:
-    """Raise one ValueError that counts the pictures which `find_leaks` lists, and names some."""
+    """Raise one ValueError with the number of leaks found by `find_leaks` and some examples."""
     leaks = find_leaks(train, val, pictures=pictures, progress=progress)
     if leaks:
         lines = "\n  ".join(by_kind([str(leak) for leak in leaks]))
         raise ValueError(
-            f"train, val: expected no picture in both, got {len(leaks)}; take them out of one:\n  {lines}"
+            f"train, val: expected no picture in both, got {len(leaks)}; remove them from one:\n  {lines}"
         )
 
 
 def canonical_id(name: str) -> str:
-    """The id without what differs from one release to the next.
+    """The id without the parts that differ between releases.
 
     >>> canonical_id("COCO_train2014_000000000009"), canonical_id("000032"), canonical_id("2008_000002")
     ('000000000009', '2007_000032', '2008_000002')
@@ -118,13 +118,13 @@ def _thumbnails(items: list[LabelledPicture], progress: Progress | None) -> NDAr
 
 
 def _close(a: NDArray[np.float32], b: NDArray[np.float32]) -> Iterator[tuple[int, int, float]]:
-    """Pairs within the tolerance, block by block: |x|² + |y|² - 2 x·y finds, |x - y|² confirms."""
+    """Pairs within the tolerance, block by block: found by |x|² + |y|² - 2 x·y, confirmed by |x - y|²."""
     limit = TOLERANCE**2 * a.shape[1]
     square = (b.astype(np.float64) ** 2).sum(1)
     for start in range(0, len(a), _BLOCK):
         block = a[start : start + _BLOCK]
         apart = (block.astype(np.float64) ** 2).sum(1)[:, None] + square - 2.0 * (block @ b.T)
-        # In float32 the product is off by some 1e-7 of the squares, which themselves may be 5e7.
+        # In float32 the product has an error of about 1e-7 of the squares, which may be 5e7.
         for row, column in np.argwhere(apart <= limit + 200.0):
             distance = float(np.sqrt(((block[row] - b[column]) ** 2).mean()))
             if distance <= TOLERANCE:

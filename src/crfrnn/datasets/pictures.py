@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures with their label maps: the one item and the one set that all data sets are read into."""
+"""Pictures with their label maps: the item and set types that all data sets are read into."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from crfrnn.io.problems import by_kind
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 MaskLoader = Callable[[], NDArray[np.uint8]]
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # (pictures done, pictures in all)
+Progress = Callable[[int, int], None]  # (pictures done, total)
 _SHOWN = 20
-_THREADS = 4  # decoding releases Python's lock; more than a few threads only wait for the disk
+_THREADS = 4  # decoding releases the GIL; more than a few threads would only wait for the disk
 
 
 @dataclass(frozen=True)
 class LabelledPicture:
-    """One picture and its truth; nothing is read before `image` or `mask` is asked for, and nothing is kept.
+    """One picture and its truth, read from disk at every access of `image` or `mask`.
 
     Attributes:
         id: the name, the same for picture and mask.
-        image_path, mask_path: where they are; no mask path in a set without truths, or whose truths are
-            made from an annotation.
-        num_labels: what the labels of the mask are checked against, or None.
-        mask_loader: gives the mask, UInt8[H, W], where it is no indexed PNG.
-        long_side: larger pictures are reduced to it, bilinearly and antialiased, and their labels by the
+        image_path, mask_path: their files; no mask path in a set without truths, or with truths made from
+            annotations.
+        num_labels: the upper limit for the labels of the mask, or None.
+        mask_loader: returns the mask, UInt8[H, W], if it is not an indexed PNG.
+        long_side: larger pictures are scaled down to it, bilinearly with antialiasing, and labels by the
             nearest pixel.
     """
 
@@ -63,7 +63,7 @@ class LabelledPicture:
 
     @property
     def mask(self) -> NDArray[np.uint8]:
-        """The labels, UInt8[H, W], 255 = void, read from disk or made anew at each call."""
+        """The labels, UInt8[H, W], 255 = void, read from disk or made at each call."""
         if self.mask_loader is not None:
             mask = self.mask_loader()
             check_labels(mask, self.num_labels, self.mask_path or self.id, "mask")
@@ -90,7 +90,7 @@ class LabelledPicture:
         return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask.copy())
 
     def problems(self) -> tuple[list[str], NDArray[np.bool_]]:
-        """What is wrong with the files, decoded whole, and which of the 256 values the mask holds."""
+        """All problems of the files, found by decoding them fully, and the mask's values as Bool[256]."""
         said: list[str] = []
         sizes: list[tuple[int, ...]] = []
         held = np.zeros(256, np.bool_)
@@ -127,10 +127,10 @@ class PictureSet:
     def of(
         cls, items: Sequence[LabelledPicture], where: PathLike, class_names: Sequence[str] = ()
     ) -> PictureSet:
-        """A set whose files are all there.
+        """A set of these items, after checking that all files exist.
 
         Raises:
-            ValueError: no picture, ids twice, and all missing or empty files named at once.
+            ValueError: no picture, duplicate ids, and all missing or empty files in one error.
         """
         _present(items, str(where))
         return cls(tuple(items), tuple(class_names))
@@ -149,7 +149,7 @@ class PictureSet:
         return tuple(item.id for item in self.items)
 
     def fingerprint(self) -> str:
-        """What tells sets apart: 16 digits of the ids in their order, and of the pictures' sizes in bytes."""
+        """16 digits that identify the set, from the ids in order and the pictures' sizes in bytes."""
         found = sha256()
         for item in self.items:
             with suppress(OSError):
@@ -171,13 +171,13 @@ class PictureSet:
         return PictureSet(tuple(by_id[i] for i in wanted), self.class_names)
 
     def check(self, progress: Progress | None = None) -> list[str]:
-        """Decode every file and list all that is wrong: one line a problem, empty where all is well.
+        """Decode every file and list all problems, one per line.
 
-        Damaged and missing files, masks of another size than their picture, labels out of range; and for the
-        whole set masks that hold nothing but 0 and 255, since 255 means "no truth" and not "white".
+        Problems are damaged and missing files, masks that differ in size from their picture, labels out of
+        range, and, for the whole set, masks of only 0 and 255, since 255 means "unlabelled" and not "white".
 
         Args:
-            progress: called after every picture with (done, in all).
+            progress: called after every picture with (done, total).
         """
         found: list[str] = []
         held = np.zeros(256, np.bool_)
@@ -192,9 +192,9 @@ class PictureSet:
         return found
 
     def ask_about_white(self) -> None:
-        """Raise ValueError where the masks hold nothing but 0 and 255; the first other one ends the search.
+        """Raise ValueError if all masks hold only 0 and 255; stops at the first other value.
 
-        Masks that cannot be read are skipped: they are refused when their pictures are read.
+        Masks that cannot be read are skipped: they are rejected when their pictures are read.
         """
         seen = np.zeros(0, np.int64)
         for item in self.items:
@@ -208,25 +208,25 @@ class PictureSet:
     @property
     def _white(self) -> str:
         return (
-            f"masks: expected labels, got only 0 and {VOID} in all {len(self)}; {VOID} means no truth: "
+            f"masks: expected labels, got only 0 and {VOID} in all {len(self)}; {VOID} means unlabelled: "
             "save white as 1, or write '0: background' and '255: object' into labels.txt"
         )
 
     def verify(self, progress: Progress | None = None) -> None:
-        """Raise one ValueError with everything that `check` finds, in a line for each kind of problem."""
+        """Raise one ValueError with all problems found by `check`, one line per kind."""
         problems = self.check(progress)
         if problems:
             lines = "\n  ".join(by_kind(problems))
             raise ValueError(
-                f"pictures: expected {len(self)} sound ones, got {len(problems)} problems; "
-                f"copy or mend these:\n  {lines}"
+                f"pictures: expected {len(self)} valid ones, got {len(problems)} problems; "
+                f"copy or correct these:\n  {lines}"
             )
 
 
 def reduced(pictures: PictureSet, long_side: int) -> PictureSet:
-    """The same set with every picture and truth reduced to a longer side of at most `long_side` pixels.
+    """The same set with every picture and truth scaled down to a longer side of at most `long_side` pixels.
 
-    A network that learns at 256 pixels must be judged there too.
+    A network trained at 256 pixels must be evaluated at that size too.
 
     Raises: ValueError for a side below 8.
     """
@@ -241,27 +241,27 @@ def _reduce(values: NDArray[np.uint8], long_side: int | None, how: Image.Resampl
     if share >= 1:
         return values
     size = max(1, round(width * share)), max(1, round(height * share))
-    # A copy: arrays that Pillow lends are read-only, which torch does not take.
+    # A copy, because Pillow's arrays are read-only, which torch does not accept.
     return np.array(Image.fromarray(values).resize(size, how))
 
 
 def read_ids(listing: PathLike, role: str = "split") -> list[str]:
-    """The ids of a list file, one a line.
+    """The ids of a list file, one per line.
 
     Raises:
-        ValueError: no such file, no text, or an id that would lead out of the folder.
+        ValueError: no such file, no text, or an id that leads out of the folder.
     """
     ids = read_text(listing, role).split()
     strange = [i for i in ids if "/" in i or "\\" in i or "\0" in i or i in (".", "..")]
     if strange:
         raise ValueError(
-            f"{role}: expected plain ids in {listing}, got {strange[0]!r}; one a line, no folders"
+            f"{role}: expected plain ids in {listing}, got {strange[0]!r}; one per line, no folders"
         )
     return ids
 
 
 def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:
-    """At most `limit` of them, evenly over the sequence; None: all.
+    """At most `limit` items, spread evenly over the sequence; None: all.
 
     >>> spread("abcdef", 3)
     ['a', 'c', 'e']
@@ -293,5 +293,5 @@ def _present(items: Sequence[LabelledPicture], where: str) -> None:
         lines = "\n  ".join(by_kind(missing))
         raise ValueError(
             f"pictures: expected {len(paths)} files for {where}, got {len(missing)} missing or empty; "
-            f"copy them or take their ids out:\n  {lines}"
+            f"copy them or remove their ids:\n  {lines}"
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Pictures as training takes them: a torch data set, changes of picture and labels together, batches.
+"""Samples for training: a torch data set, joint augmentation of picture and labels, batches.
 
-The changes (scale, flip, crop, colours) need torch alone and draw from a `torch.Generator`: the same seed
-changes a picture in the same way.
+Augmentation (scale, flip, crop, colours) needs only torch and draws from a `torch.Generator`: the same seed
+gives the same result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from crfrnn.datasets.pictures import PictureSet
 from crfrnn.io.palette import VOID
 
-MEAN_COLOUR = (123.68, 116.779, 103.939)  # of ImageNet: what a network that subtracts it sees as zero
+MEAN_COLOUR = (123.68, 116.779, 103.939)  # ImageNet's mean, zero after its subtraction
 
 
 class PictureSample(NamedTuple):
@@ -29,7 +29,7 @@ class PictureSample(NamedTuple):
         id: its name.
         image: Float32[3, H, W], RGB, 0..255.
         labels: Int64[H, W], 255 = void.
-        mask: Bool[H, W], False where there is padding and no picture.
+        mask: Bool[H, W], False in the padding.
     """
 
     id: str
@@ -42,20 +42,20 @@ Transform = Callable[[PictureSample, Generator], PictureSample]
 
 
 def sample_of(name: str, image: Tensor, labels: Tensor) -> PictureSample:
-    """A sample from UInt8[3, H, W] and UInt8[H, W]; the values 0..255 stay as they are."""
+    """A sample from UInt8[3, H, W] and UInt8[H, W]; the values 0..255 are unchanged."""
     return PictureSample(
         name, image.to(torch.float32), labels.long(), torch.ones(labels.shape, dtype=torch.bool)
     )
 
 
 def resize(sample: PictureSample, size: tuple[int, int]) -> PictureSample:
-    """Picture bilinear and antialiased, labels and mask by the nearest pixel; size = (height, width)."""
+    """Resize to (height, width): bilinear and antialiased; labels and mask by the nearest pixel."""
     if min(size) < 1:
         raise ValueError(f"size: expected at least (1, 1), got {tuple(size)}")
     if tuple(sample.labels.shape) == tuple(size):
         return sample
     image = F.interpolate(sample.image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-    # The nearest pixel centre, as "bilinear" places them too; integers need no interpolation.
+    # The nearest pixel centre, aligned as in "bilinear"; integers need no interpolation.
     rows, columns = (
         ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp(max=old - 1)
         for new, old in zip(size, sample.labels.shape, strict=True)
@@ -65,7 +65,7 @@ def resize(sample: PictureSample, size: tuple[int, int]) -> PictureSample:
 
 
 def random_scale(sample: PictureSample, low: float, high: float, generator: Generator) -> PictureSample:
-    """Both sides times one factor, uniform in its logarithm: half as large is as likely as twice."""
+    """Scale both sides by one log-uniform factor: half the size is as likely as twice."""
     if not 0 < low <= high < float("inf"):
         raise ValueError(f"scale: expected 0 < low <= high, got {low} and {high}")
     factor = low * (high / low) ** _uniform(generator)
@@ -74,7 +74,7 @@ def random_scale(sample: PictureSample, low: float, high: float, generator: Gene
 
 
 def flip(sample: PictureSample) -> PictureSample:
-    """Left to right."""
+    """Mirror left to right."""
     return PictureSample(sample.id, sample.image.flip(-1), sample.labels.flip(-1), sample.mask.flip(-1))
 
 
@@ -84,7 +84,7 @@ def random_flip(sample: PictureSample, probability: float, generator: Generator)
 
 
 def pad(sample: PictureSample, size: tuple[int, int], *, top: int = 0, left: int = 0) -> PictureSample:
-    """The sample on a canvas of (height, width) at least its own: mean colour, void, mask False around it."""
+    """Pad the sample to (height, width) with mean colour, void and mask False."""
     height, width = sample.labels.shape
     if (height, width) == tuple(size):
         return sample
@@ -101,7 +101,7 @@ def pad(sample: PictureSample, size: tuple[int, int], *, top: int = 0, left: int
 
 
 def random_crop(sample: PictureSample, size: tuple[int, int], generator: Generator) -> PictureSample:
-    """A window of (height, width), anywhere in the picture; where the picture is smaller, padded anywhere."""
+    """A random window of (height, width); a smaller picture is padded at a random position."""
     if min(size) < 1:
         raise ValueError(f"crop: expected at least (1, 1), got {tuple(size)}")
     height, width = sample.labels.shape
@@ -118,9 +118,9 @@ def random_crop(sample: PictureSample, size: tuple[int, int], generator: Generat
 def colour_jitter(
     sample: PictureSample, brightness: float, contrast: float, saturation: float, generator: Generator
 ) -> PictureSample:
-    """Brightness, contrast and saturation of the picture times factors drawn from 1 ± the number given.
+    """Multiply brightness, contrast and saturation by factors drawn from 1 ± the given number.
 
-    The values stay in 0..255. Labels and mask stay; so does the padding, which is no part of the picture.
+    The values stay in 0..255. Labels, mask and padding are unchanged.
     """
     for name, number in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
         if not 0 <= number <= 1:
@@ -137,7 +137,7 @@ def colour_jitter(
 
 @dataclass(frozen=True)
 class RandomTransform:
-    """The usual changes in the usual order: scale, flip, crop, colours. Each is off unless asked for.
+    """The usual augmentations in the usual order: scale, flip, crop, colours. Each is off by default.
 
     Attributes:
         scale: (low, high) factors of both sides.
@@ -192,15 +192,15 @@ class Batch(NamedTuple):
 
 
 class SegmentationDataset(Dataset[PictureSample]):
-    """Pictures with truths as samples for training, changed anew in every epoch.
+    """Pictures with truths as samples for training, augmented differently in every epoch.
 
-    What happens to a picture depends on (seed, epoch, index) alone: not on the number of workers, nor on the
-    order, nor on where a run was interrupted.
+    The augmentation of a picture depends only on (seed, epoch, index): not on the number of workers, the
+    order, or the point at which a run was interrupted.
 
     Args:
         pictures: with masks.
-        transform: called with a sample and a generator, e.g. `RandomTransform`; None leaves all as it is.
-        seed: of the changes.
+        transform: called with a sample and a generator, e.g. `RandomTransform`; None changes nothing.
+        seed: seed of the augmentation.
 
     Raises:
         ValueError: a picture without a truth.
@@ -211,14 +211,14 @@ class SegmentationDataset(Dataset[PictureSample]):
         if bare:
             raise ValueError(f"pictures: expected all with masks, got {bare[0]!r} without; pass masks=True")
         self.pictures, self.transform, self.seed = pictures, transform, seed
-        # In shared memory: workers that outlive an epoch see the new number too.
+        # In shared memory, so that persistent workers see the new number.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def set_epoch(self, epoch: int) -> None:
-        """Call it at the start of every epoch, also after resuming; otherwise all epochs are alike."""
+        """Call at the start of every epoch, also after resuming; otherwise all epochs are identical."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> PictureSample:
@@ -227,7 +227,7 @@ class SegmentationDataset(Dataset[PictureSample]):
         sample = sample_of(item.id, *item.tensors())
         if self.transform is None:
             return sample
-        # One number from three without collisions that matter; torch hashes it into its generator's state.
+        # One number from three, with negligible collisions; torch hashes it into its generator's state.
         seed = (self.seed * 1_000_003 + int(self._epoch)) * 1_000_003 + index % len(self)
         return self.transform(sample, Generator().manual_seed(seed % 2**63))
 

@@ -26,7 +26,7 @@ def sbd_pictures(root: PathLike, split: str = "train") -> PictureSet:
         split: "train" (8,498), "val" (2,857), "trainval" (both), or another list there.
 
     Raises:
-        ValueError: no such folder or list, an empty list, ids twice, and all missing files named at once.
+        ValueError: no such folder or list, an empty list, duplicate ids, and all missing files in one error.
 
     Source: Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011.
     """
@@ -45,7 +45,7 @@ def sbd_pictures(root: PathLike, split: str = "train") -> PictureSet:
 
 
 def sbd_folder(root: PathLike) -> Path:
-    """The folder with ``img`` and ``cls``, in `root` or below it."""
+    """The folder with ``img`` and ``cls``: `root` or below it."""
     for base in (Path(root), Path(root) / "dataset", Path(root) / "benchmark_RELEASE" / "dataset"):
         if (base / "cls").is_dir():
             return base
@@ -59,7 +59,7 @@ def read_sbd_mask(path: PathLike) -> NDArray[np.uint8]:
     """The matrix ``GTcls.Segmentation`` of an SBD file: UInt8[H, W], 0..20.
 
     Raises:
-        ValueError: no such file, not such a file, damaged, larger than promised, labels out of range.
+        ValueError: no such file, another format, damaged, larger than declared, labels out of range.
     """
     values = read_mat(path, "GTcls", "Segmentation")
     if not np.array_equal(values, np.round(values)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the real pictures are, if they are here at all."""
+"""The location of the real pictures, if available."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ VARIABLE = "CRFRNN_SHARED"
 
 
 def shared_folder() -> Path | None:
-    """The folder ``$CRFRNN_SHARED``, else ``shared`` beside the source checkout, or None where there is none.
+    """The folder ``$CRFRNN_SHARED``, else ``shared`` next to the source checkout, or None.
 
-    A variable that names no folder gives None too: it is how the real data is switched off.
+    If the variable names no existing folder, the result is None: this disables the real data.
 
     >>> shared_folder() is None or shared_folder().is_dir()
     True
@@ -22,7 +22,7 @@ def shared_folder() -> Path | None:
         folder = Path(named).expanduser()
         return folder.resolve() if folder.is_dir() else None
     checkout = Path(__file__).resolve().parents[3]  # <checkout>/src/crfrnn/datasets/shared.py
-    if not (checkout / "pyproject.toml").is_file():  # an installed package has no neighbours
+    if not (checkout / "pyproject.toml").is_file():  # an installed package, not a checkout
         return None
     folder = checkout.parent / "shared"
     return folder if folder.is_dir() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Data sets by name, as a recipe writes them, and all that can be wrong with them said before training."""
+"""Data sets by name, as in a recipe, with all their problems reported before training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from crfrnn.io.files import PathLike
 from crfrnn.io.problems import by_kind
 from crfrnn.lattice.validate import check_choice
 
-Steps = Callable[[str, int, int], None]  # (what is done, pictures done, pictures in all)
+Steps = Callable[[str, int, int], None]  # (step, pictures done, total)
 
 
 def _paper(
@@ -50,8 +50,8 @@ class Source:
         kind: "voc", "sbd", "coco", "context", "folder", or "paper" (VOC 2012 at `root` and SBD at the
             option ``sbd_root``, in the paper's split).
         root: its folder.
-        split: which part; None is the reader's own choice.
-        options: what else the reader takes, by name (``year``, ``min_pixels``, …).
+        split: the part to read; None is the reader's default.
+        options: further arguments of the reader (``year``, ``min_pixels``, …).
 
     >>> Source("voc", "VOCdevkit", "train", {"year": "2010"}).kind
     'voc'
@@ -66,11 +66,11 @@ class Source:
         check_choice("kind", self.kind, READERS)
 
     def read(self, progress: Progress | None = None) -> PictureSet:
-        """The pictures; ValueError as the reader says, or for an option that it does not have."""
+        """Read the pictures; ValueError from the reader, or for an unknown option."""
         reader, root = READERS[self.kind], Path(self.root).expanduser()
         options = {**({} if self.split is None else {"split": self.split}), **self.options}
         signature = inspect.signature(reader)
-        if progress is not None and "progress" in signature.parameters:  # COCO takes its time
+        if progress is not None and "progress" in signature.parameters:  # COCO takes long
             options = {"progress": progress, **options}
         try:
             signature.bind(root, **options)
@@ -87,16 +87,16 @@ def prepare(
     leaks: str = "refuse",
     progress: Steps | None = None,
 ) -> Sets:
-    """Read, merge and check the data of a training run; whatever is wrong anywhere is said in one error.
+    """Read, merge and check the data of a training run; all problems are reported in one error.
 
     Args:
-        train, val: one or more sources each; a picture of several is taken from the first.
-        decode: also decode every file, not only look whether it is there (some 10 ms a picture).
-        leaks: what to do with pictures of both: "refuse", "drop" (out of train) or "ignore".
-        progress: called with a word for the step, and how many pictures are done of how many.
+        train, val: one or more sources each; a picture in several is taken from the first.
+        decode: also decode every file, instead of only checking that it exists (about 10 ms per picture).
+        leaks: what to do with pictures in both: "refuse", "drop" (from train) or "ignore".
+        progress: called with the name of the step, pictures done and their total.
 
     Raises:
-        ValueError: all missing files of all sources at once; or else all damaged ones and all leaks at once.
+        ValueError: all missing files of all sources; or, if none are missing, all damaged ones and all leaks.
     """
     if leaks not in ("refuse", "drop", "ignore"):
         raise ValueError(f"leaks: expected refuse, drop or ignore, got {leaks!r}")
@@ -115,7 +115,7 @@ def prepare(
     if found.train.class_names != found.val.class_names:
         raise ValueError(
             f"train, val: expected the same labels, got {len(found.train.class_names)} and "
-            f"{len(found.val.class_names)} names that differ; read both alike"
+            f"{len(found.val.class_names)} names that differ; read both with the same labels"
         )
     if decode:
         for part, pictures in zip(Sets._fields, found, strict=True):
@@ -143,6 +143,6 @@ def _raise(problems: list[str]) -> None:
     if problems:
         lines = "\n  ".join(by_kind(problems))
         raise ValueError(
-            f"data: expected sound pictures, in train or in val, got {len(problems)} problems; "
-            f"mend these before training:\n  {lines}"
+            f"data: expected valid pictures, in train or in val, got {len(problems)} problems; "
+            f"correct these before training:\n  {lines}"
         )

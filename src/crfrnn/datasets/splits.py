@@ -30,7 +30,7 @@ class Sets(NamedTuple):
 
 
 def paper_lists(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[str]) -> Lists:
-    """Train on VOC train and all of SBD; validate on what of VOC val is not in SBD.
+    """Train on VOC train and all of SBD; validate on the part of VOC val that is not in SBD.
 
     Source: Zheng et al., ICCV 2015, section 7.2: 11,685 and 346 pictures.
 
@@ -42,7 +42,7 @@ def paper_lists(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[
 
 
 def augmented_lists(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Iterable[str]) -> Lists:
-    """The other usual split (10,582 and 1,449): VOC val stays whole, and SBD gives up what is in it.
+    """The other usual split (10,582 and 1,449): all of VOC val, whose pictures are removed from SBD.
 
     >>> augmented_lists(["a", "b"], ["c", "d"], ["b", "c", "e"])
     Lists(train=('a', 'b', 'e'), val=('c', 'd'))
@@ -54,8 +54,8 @@ def augmented_lists(voc_train: Iterable[str], voc_val: Iterable[str], sbd: Itera
 def paper_pictures(voc_root: PathLike, sbd_root: PathLike, *, augmented: bool = False) -> Sets:
     """The pictures of the paper's first experiment, with masks.
 
-    Truths of the pictures in VOC train come from VOC, which marks the borders of objects as void; the others'
-    from SBD, which does not.
+    Truths of the pictures in VOC train come from VOC, which marks the borders of objects as void; the others
+    come from SBD, which does not.
 
     Args:
         voc_root: the development kit of VOC 2012.
@@ -63,7 +63,8 @@ def paper_pictures(voc_root: PathLike, sbd_root: PathLike, *, augmented: bool = 
         augmented: the split of `augmented_lists` instead.
 
     Raises:
-        ValueError: lists that do not give 11,685 and 346 (10,582 and 1,449) pictures, and all missing files.
+        ValueError: lists that do not contain 11,685 and 346 (10,582 and 1,449) pictures, and all missing
+        files.
     """
     base, extra = devkit(voc_root, "2012"), sbd_folder(sbd_root)
     voc_train, voc_val = (read_ids(segmentation_list(base, split)) for split in ("train", "val"))
@@ -80,7 +81,7 @@ def paper_pictures(voc_root: PathLike, sbd_root: PathLike, *, augmented: bool = 
 
 
 def merge(*sets: PictureSet) -> PictureSet:
-    """One set of several with the same labels; a picture in more than one is taken from the first.
+    """Merge sets with the same labels; a picture in several is taken from the first.
 
     Raises:
         ValueError: no set, or sets whose labels differ.
@@ -89,7 +90,7 @@ def merge(*sets: PictureSet) -> PictureSet:
         raise ValueError(
             "sets: expected one or more with the same class names, got "
             f"{' and '.join(str(len(s.class_names)) for s in sets) or 'none'} names; "
-            "bring their labels into one form first"
+            "convert their labels to one form first"
         )
     items = {item.id: item for pictures in reversed(sets) for item in pictures}
     order = dict.fromkeys(item.id for pictures in sets for item in pictures)
@@ -110,7 +111,7 @@ def split_folds(ids: Sequence[str], folds: int, seed: int = 0) -> list[tuple[str
 
 
 def held_fold(ids: Sequence[str], share: float, seed: int = 0) -> frozenset[str]:
-    """The first of as many folds as the share says; ValueError for a share outside 0..0.5.
+    """The first of round(1 / share) folds; ValueError for a share outside 0..0.5.
 
     >>> len(held_fold([str(i) for i in range(20)], 0.2))
     4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the unaries of a set of pictures come from, and both together as the data that a CRF learns from."""
+"""Sources of unaries, and pictures with unaries as the training data of a CRF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from crfrnn.io.files import PathLike
 from crfrnn.io.labels import check_labels
 
 CACHE_BYTES = 2**31
-CANVAS = 513  # DeepLab's input: the picture lies in its top left corner at native size
+CANVAS = 513  # DeepLab's input, with the picture in its top left corner at native size
 _REMEDY = "the file should hold scale, zero_point and one grid per picture"
 UNARY_ENDINGS = (".npy", ".npz", ".pt", ".pth", ".png")
 
@@ -57,11 +57,11 @@ def file_of(folder: Path, name: str, role: str = "unary") -> Path:
 
 @dataclass(frozen=True)
 class FolderUnaries:
-    """The unaries of a folder, ``<folder>/<id>.npy`` and the like, read as `crfrnn.io.read_unary` does.
+    """The unaries of a folder, ``<folder>/<id>.npy`` or another format, read by `crfrnn.io.read_unary`.
 
     Args:
-        folder: where they are.
-        options: what `read_unary` is told (kind, axes, num_labels, gt_prob, key).
+        folder: their folder.
+        options: arguments of `read_unary` (kind, axes, num_labels, gt_prob, key).
     """
 
     folder: Path
@@ -77,14 +77,14 @@ class FolderUnaries:
 
 @dataclass(frozen=True)
 class DeepLabUnaries:
-    """The logits of many pictures, held as quantised grids (23 kB a picture); see `load`.
+    """The logits of many pictures, stored as quantised grids (23 kB per picture); see `load`.
 
-    ``logit = scale · (q - zero_point)`` on a grid that spans the 513 × 513 canvas corner on corner: pixel
+    ``logit = scale · (q - zero_point)`` on a grid that spans the 513 × 513 canvas with aligned corners: pixel
     (y, x) of the picture lies at (y, x) · (grid - 1) / 512, and between grid points the logits are bilinear.
 
     Attributes:
         grids: UInt8[grid, grid, L] by the picture's id.
-        scale, zero_point: of the quantisation.
+        scale, zero_point: parameters of the quantisation.
     """
 
     grids: dict[str, NDArray[np.uint8]] = field(repr=False)
@@ -96,7 +96,7 @@ class DeepLabUnaries:
         """Read an .npz with ``scale``, ``zero_point`` and a UInt8[grid, grid, L] per picture, under its id.
 
         Raises:
-            ValueError: no such file, damaged, entries missing or of another form.
+            ValueError: no such file, damaged, entries missing or malformed.
         """
         arrays = read_arrays(path, "unaries")
         numbers = []
@@ -127,16 +127,16 @@ class DeepLabUnaries:
         if not (1 <= height <= CANVAS and 1 <= width <= CANVAS):
             raise ValueError(
                 f"size: expected (height, width) in 1..{CANVAS} each, got {tuple(size)}; "
-                "these logits belong to pictures that fit their canvas unscaled"
+                "these logits are for pictures that fit the canvas unscaled"
             )
         grid = torch.from_numpy(self.grids[name]).permute(2, 0, 1).to(torch.float32)
-        # Bilinear interpolation is a hat function along each axis: two small matrices do it, four times as
-        # fast as interpolating the whole canvas and cropping. Integers in sixteenths are exact in float32,
-        # whatever the order of the sums: labels that tie on the grid tie here, on every machine.
+        # Bilinear interpolation is a hat function along each axis: two small matrix products are four times
+        # as fast as interpolating the whole canvas and cropping. Integers in sixteenths are exact in float32
+        # for any order of summation, so labels that tie on the grid also tie here, on every machine.
         quantised = _hat(height, grid.shape[1]) @ (grid @ _hat(width, grid.shape[2]).T)
         return quantised.sub_(self.zero_point).mul_(self.scale)
 
-    __call__ = logits  # so that it is a `UnarySource`
+    __call__ = logits  # to be a `UnarySource`
 
 
 def _hat(pixels: int, points: int) -> Tensor:
@@ -146,13 +146,13 @@ def _hat(pixels: int, points: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ReducedUnaries:
-    """Unaries that lie at the pictures' own size, brought to the size of reduced pictures.
+    """Unaries at the pictures' original size, scaled down with the pictures.
 
-    Call it with an id and a size: Float32[L, H, W]. Reduced bilinearly and antialiased, as the pictures are.
+    Call it with an id and a size: Float32[L, H, W]. Scaled bilinearly with antialiasing, as the pictures.
 
     Args:
-        source: (id, (height, width)) -> Float32[L, height, width], at the size of the picture itself.
-        pictures: at their own size.
+        source: (id, (height, width)) -> Float32[L, height, width], at the picture's original size.
+        pictures: at their original size.
     """
 
     source: UnarySource
@@ -169,7 +169,7 @@ class ReducedUnaries:
 
 @dataclass
 class _Cache:
-    """What is in memory, shared by all selections of one data set."""
+    """The cache, shared by all selections of one data set."""
 
     room: int
     pictures: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -185,14 +185,14 @@ class _Cache:
 
 
 class UnaryDataset(Dataset[Sample]):
-    """Pictures with truths and unaries, by index; what was read stays in memory up to `cache_bytes`.
+    """Pictures with truths and unaries, by index; up to `cache_bytes` of them are cached in memory.
 
     Args:
         pictures: with masks.
-        unaries: where the unaries come from: `FolderUnaries`, `DeepLabUnaries`, or any function of an id
-            and a size.
+        unaries: the source of the unaries: `FolderUnaries`, `DeepLabUnaries`, or any function of an id and a
+            size.
         num_labels: L, checked against unary and mask.
-        cache_bytes: for pictures, masks and unaries together; the rest is read again each time.
+        cache_bytes: total for pictures, masks and unaries; the rest is read again each time.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class UnaryDataset(Dataset[Sample]):
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.pictures, self.num_labels = pictures, num_labels
-        # DeepLab's grids lie in memory already and grow a hundredfold at full size: those are not kept.
+        # DeepLab's grids are already in memory and grow a hundredfold at full size, so do not cache them.
         self._keep_unaries = not isinstance(unaries, DeepLabUnaries)
         self._unaries = unaries
         self._cache = _Cache(cache_bytes)
@@ -215,7 +215,7 @@ class UnaryDataset(Dataset[Sample]):
 
     @property
     def unaries(self) -> UnarySource:
-        """Where the unaries come from."""
+        """The source of the unaries."""
         return self._unaries
 
     def __len__(self) -> int:
@@ -231,26 +231,26 @@ class UnaryDataset(Dataset[Sample]):
         return Sample(name, image, self._unary(name, truth), truth)
 
     def without_unary(self, index: int) -> Sample:
-        """The picture and its truth alone; the unary is empty."""
+        """The picture and its truth with an empty unary."""
         name = self.pictures[index].id
         image, truth = self._picture(index, name)
         return Sample(name, image, torch.empty(0), truth)
 
     def truth(self, index: int) -> Tensor:
-        """The mask of one picture alone: Int64[H, W]."""
+        """Only the mask of one picture: Int64[H, W]."""
         return self._picture(index, self.pictures[index].id)[1]
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returns, computed once per key for all selections of this data set.
+        """The result of `make`, computed once per key for all selections of this data set.
 
-        For what depends on a truth alone and costs much, such as distances to a border.
+        For expensive results that depend only on a truth, such as distances to a border.
         """
         if key not in self._cache.derived:
             self._cache.derived[key] = make()
         return self._cache.derived[key]
 
     def digest(self) -> str:
-        """What tells data sets apart: 16 digits of the ids, and of three samples from end to end."""
+        """16 digits that identify the data set, from the ids and from three samples spread over it."""
         found = sha256("\n".join(self.ids).encode("utf-8", "surrogateescape"))
         for index in sorted({0, len(self) // 2, len(self) - 1}):
             sample = self[index]
@@ -259,7 +259,7 @@ class UnaryDataset(Dataset[Sample]):
         return found.hexdigest()[:16]
 
     def select(self, ids: Iterable[str]) -> UnaryDataset:
-        """The same data with only these pictures, in this order; it shares what is in memory."""
+        """The same data with only these pictures, in this order; it shares the cache."""
         part = object.__new__(UnaryDataset)
         part.__dict__.update(self.__dict__)
         part.pictures = self.pictures.select(ids)

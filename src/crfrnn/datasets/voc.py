@@ -10,21 +10,28 @@ from crfrnn.io.files import PathLike
 from crfrnn.io.palette import VOC_CLASSES
 from crfrnn.lattice.validate import check_choice
 
-VOC_YEARS = ("2007", "2008", "2009", "2010", "2011", "2012")  # those with segmentations, all of 21 labels
+VOC_YEARS = (
+    "2007",
+    "2008",
+    "2009",
+    "2010",
+    "2011",
+    "2012",
+)  # the years with segmentations, all with 21 labels
 
 
 def voc_pictures(root: PathLike, split: str = "val", *, masks: bool = True, year: str = "2012") -> PictureSet:
-    """The pictures that ``ImageSets/Segmentation/<split>.txt`` of a VOC development kit lists.
+    """The pictures listed in ``ImageSets/Segmentation/<split>.txt`` of a VOC development kit.
 
     Args:
         root: the folder that holds ``VOCdevkit`` (or ``TrainVal/VOCdevkit``, as 2011 unpacks), or
             ``VOCdevkit`` itself, or the ``VOC2012`` in it.
         split: "train", "val", "trainval", "test" or any other list there.
-        masks: False for lists without public truths (test; that of 2007 has them).
+        masks: False for lists without public truths (test, except that of 2007).
         year: "2007" to "2012".
 
     Raises:
-        ValueError: no such year, folder or list, an empty list, ids twice, and all missing files at once.
+        ValueError: no such year, folder or list, an empty list, duplicate ids, all missing files at once.
     """
     base = devkit(root, year)
     listing = segmentation_list(base, split)
@@ -41,7 +48,7 @@ def voc_pictures(root: PathLike, split: str = "val", *, masks: bool = True, year
 
 
 def devkit(root: PathLike, year: str = "2012") -> Path:
-    """The folder ``VOC<year>`` of a development kit that was unpacked in, or is, `root`.
+    """The folder ``VOC<year>`` of a development kit in `root`, or `root` itself.
 
     Raises:
         ValueError: a year without segmentations, or no such folder.
@@ -51,7 +58,7 @@ def devkit(root: PathLike, year: str = "2012") -> Path:
     for base in (
         start, start / name, start / "VOCdevkit" / name, start / "TrainVal" / "VOCdevkit" / name,
     ):  # fmt: skip
-        # A kit of another year may stand there under its own name: VOC2010 is no VOC2012.
+        # The folder may contain a kit of another year: VOC2010 is not VOC2012.
         another = base.name.startswith("VOC20") and base.name != name
         if not another and (base / "ImageSets" / "Segmentation").is_dir():
             return base
@@ -62,7 +69,7 @@ def devkit(root: PathLike, year: str = "2012") -> Path:
 
 
 def segmentation_list(base: Path, split: str) -> Path:
-    """The list file of a split; ValueError names those that are there."""
+    """The list file of a split; otherwise ValueError names the existing ones."""
     lists = base / "ImageSets" / "Segmentation"
     listing = lists / f"{split}.txt"
     if not listing.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a segmentation is worth: counts per picture, figures per data set, intervals over pictures."""
+"""Evaluation of segmentations: counts per picture, figures per data set, intervals over pictures."""
 
 from crfrnn.evaluation.bootstrap import Interval as Interval
 from crfrnn.evaluation.bootstrap import bootstrap as bootstrap

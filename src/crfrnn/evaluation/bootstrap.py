@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a data-set figure would move with other pictures: the percentile bootstrap over pictures."""
+"""The variation of a data-set figure with the choice of pictures: the percentile bootstrap over pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Interval:
     """A figure and its bootstrap interval.
 
     Attributes:
-        value: on the data as they are.
+        value: the figure on the data.
         low, high: the percentiles (1 ± level) / 2 of the resamples.
         level: the confidence level.
     """
@@ -36,7 +36,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def percent(self, digits: int = 2) -> str:
-        """``68.53 [67.01, 69.95]``, or ``–`` where there was nothing to measure."""
+        """``68.53 [67.01, 69.95]``, or ``–`` if there was nothing to measure."""
         if math.isnan(self.value):
             return "–"
         value, low, high = (f"{100 * x:.{digits}f}" for x in (self.value, self.low, self.high))
@@ -47,17 +47,17 @@ def bootstrap(
     counts: NDArray[Any], metric: Metric, *, samples: int = 2000, level: float = 0.95, seed: int = 0,
     runs: Runs | None = None,
 ) -> Interval:  # fmt: skip
-    """Interval of a metric of summed counts, drawing pictures with replacement.
+    """Bootstrap interval of a metric of summed counts, drawing pictures with replacement.
 
     Args:
-        counts: [pictures, ...], what each picture adds (a confusion matrix, say).
+        counts: [pictures, ...], each picture's contribution, such as a confusion matrix.
         metric: summed counts [samples, ...] → [samples], such as `crfrnn.evaluation.mean_iu_of_truth`.
         samples: resamples of the picture set.
         level: confidence level in (0, 1).
-        seed: of the generator; the same seed draws the same pictures for every method and metric.
-        runs: of counts [pictures, runs, ...], such as trainings from several seeds: the mean over the runs of
-            each one's metric. "kept": the interval holds for these runs; "drawn": runs are drawn with
-            replacement, too, and it holds for others of their kind, as far as a few runs can tell.
+        seed: seed of the generator; the same seed draws the same pictures for every method and metric.
+        runs: for counts [pictures, runs, ...], such as trainings from several seeds, the metric is averaged
+        over the runs. "kept": the interval is for these runs; "drawn": runs are also drawn with
+        replacement, and the interval covers other runs of the same kind, as far as a few runs show.
 
     Raises:
         ValueError: no pictures, no samples, a level outside (0, 1), no axis of runs.
@@ -102,7 +102,7 @@ def paired_bootstrap(
     if ours.shape != theirs.shape:
         raise ValueError(
             f"baseline: expected shape {ours.shape} as counts has, got {theirs.shape}; "
-            "both methods must have seen the same pictures"
+            "both methods must be evaluated on the same pictures"
         )
     whole = _averaged(metric, runs, None)
     value = whole(ours.sum(0)[None])[0] - whole(theirs.sum(0)[None])[0]
@@ -111,7 +111,7 @@ def paired_bootstrap(
 
 
 def _averaged(metric: Metric, runs: Runs | None, shares: NDArray[Any] | None) -> Metric:
-    """The metric, or its mean over runs, counted by their shares [samples, runs] if these are given."""
+    """The metric, or its mean over runs, weighted by shares [samples, runs] if given."""
     if runs is None:
         return metric
 
@@ -125,7 +125,7 @@ def _averaged(metric: Metric, runs: Runs | None, shares: NDArray[Any] | None) ->
 def _resampled(
     counts: NDArray[Any], metric: Metric, samples: int, seed: int, runs: Runs | None
 ) -> NDArray[np.float64]:
-    """The metric of every resample: sums are multiplicities @ counts, in portions of some 64 MiB."""
+    """The metric of every resample: sums are multiplicities @ counts, in chunks of about 64 MiB."""
     pictures = len(counts)
     flat = counts.reshape(pictures, -1).astype(np.float64)  # exact: counts stay far below 2^53
     rng, other = np.random.default_rng(seed), np.random.default_rng((seed, 1))

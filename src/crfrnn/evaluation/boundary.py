@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How well object borders are met: trimap IU, boundary IoU, boundary F.
+"""Accuracy at object borders: trimap IU, boundary IoU, boundary F.
 
-All three give counts per picture that are summed over the data set before the division, so that the bootstrap
-can resample pictures. Void pixels are taken out of truth and prediction first.
+All three produce counts per picture that are summed over the data set before the division, so that the
+bootstrap can resample pictures. Void pixels are first removed from truth and prediction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def trimap_bins(truth: Any, max_width: int = MAX_WIDTH, void: int = VOID) -> NDA
 
     Args:
         truth: Int[H, W].
-        max_width: w; farther pixels get w + 1, and so do all pixels of a picture without void.
+        max_width: w; more distant pixels, and all pixels of a picture without void, get w + 1.
 
     Returns:
         Int64[H, W], 0 on void itself.
@@ -70,7 +70,7 @@ def trimap_confusion(
     Args:
         truth, prediction, num_labels, void: as in `confusion_matrix`.
         max_width: the greatest w.
-        bins: `trimap_bins` of the same truth and width, when several predictions share it.
+        bins: `trimap_bins` of the same truth and width, to share it between predictions.
 
     Source: Kohli et al., IJCV 2009; Krähenbühl & Koltun, NeurIPS 2011, figure 4.
 
@@ -90,8 +90,8 @@ def trimap_confusion(
 def boundary_iou_counts(truth: Any, prediction: Any, num_labels: int, void: int = VOID) -> Counts:
     """Intersection and union of the inner boundaries of every label, and those of the truth: Int64[3, L].
 
-    ``d = max(1, round(0.02 √(h² + w²)))``; a mask's inner boundary is the mask without its d-fold erosion by
-    a 3×3 square, the picture's border counting as a border of the mask.
+    ``d = max(1, round(0.02 √(h² + w²)))``; a mask's inner boundary is the mask minus its d-fold erosion by
+    a 3×3 square; the picture's border counts as a border of the mask.
 
     Cheng et al. define it for an instance and average over instances; here it is per label, and intersections
     and unions are summed over the data set as mean IU does.

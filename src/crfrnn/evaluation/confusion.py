@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one confusion matrix says, as fractions of 1; NaN where nothing was counted.
+    """The figures of one confusion matrix, as fractions of 1; NaN where nothing was counted.
 
     Attributes:
         mean_iu: the mean of `iu` over labels that occur in truth or prediction (see `mean_iu_of_truth` for
-            the figure that methods are compared by).
+            the figure for comparing methods).
         iu: Float64[L], intersection over union of every label; NaN where it occurs in neither.
         pixel_accuracy: the share of correct pixels.
         mean_accuracy: the mean over labels that occur in the truth of the share of their pixels found.
@@ -36,10 +36,10 @@ class Scores:
 
 
 class ConfusionMatrix:
-    """Counts pairs of (truth, prediction) over a data set, and keeps every picture's own counts.
+    """Counts pairs of (truth, prediction) over a data set, and keeps the counts of each picture.
 
-    Void pixels of the truth are left out. Source: Long et al., CVPR 2015, section 5; the VOC devkit for void
-    and one matrix over the data set (a mean of per-picture scores is another number).
+    Void pixels of the truth are ignored. Source: Long et al., CVPR 2015, section 5; the VOC devkit for void
+    and one matrix over the data set (a mean of per-picture scores is a different figure).
 
     Args:
         num_labels: L; labels are 0..L-1.
@@ -76,11 +76,11 @@ class ConfusionMatrix:
 
 
 def confusion_matrix(truth: Any, prediction: Any, num_labels: int, void: int = VOID) -> Counts:
-    """Pixels of each true label (rows) by predicted label (columns), void left out: Int64[L, L].
+    """Pixels of each true label (rows) by predicted label (columns), without void: Int64[L, L].
 
     Args:
         truth: Int[\\*spatial] in 0..L-1 or `void`.
-        prediction: Int[\\*spatial] in 0..L-1; under void it is not looked at.
+        prediction: Int[\\*spatial] in 0..L-1; ignored under void.
 
     Raises:
         TypeError: not integers. ValueError: different shapes, labels out of range.
@@ -114,8 +114,8 @@ def iu(matrix: NDArray[Any]) -> Floats:
 def mean_iu(matrix: NDArray[Any]) -> Floats:
     """Mean of `iu` over labels that occur in truth or prediction: [..., L, L] → Float64[...].
 
-    Of one segmentation alone. Two methods that predict different labels are divided by different numbers of
-    them; `mean_iu_of_truth` compares.
+    For a single segmentation. With methods that predict different labels the mean is over different numbers
+    of labels; use `mean_iu_of_truth` to compare them.
 
     >>> float(mean_iu(np.array([[1, 0, 1], [0, 2, 0], [0, 0, 0]])))
     0.5
@@ -126,8 +126,8 @@ def mean_iu(matrix: NDArray[Any]) -> Floats:
 def mean_iu_of_truth(matrix: NDArray[Any]) -> Floats:
     """Mean of `iu` over labels that occur in the truth: [..., L, L] → Float64[...].
 
-    The same labels whatever was predicted, so that methods on the same pictures can be compared: a pixel of a
-    label that the truth does not have counts once, against the label that it should have had.
+    The labels do not depend on the prediction, so methods on the same pictures can be compared: a pixel
+    predicted as a label that is not in the truth counts once, against its true label.
 
     >>> float(mean_iu_of_truth(np.array([[1, 0, 1], [0, 2, 0], [0, 0, 0]])))
     0.75
@@ -155,13 +155,13 @@ def frequency_weighted_iu(matrix: NDArray[Any]) -> Floats:
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    """part / whole, NaN where the whole is empty."""
+    """part / whole, NaN where the whole is 0."""
     share, of = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(share, of, out=np.full(of.shape, np.nan), where=of > 0)
 
 
 def mean_present(values: Floats) -> Floats:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    """Mean over the last axis without NaN; NaN if all are NaN."""
     present = ~np.isnan(values)
     return ratio(np.where(present, values, 0).sum(-1), present.sum(-1))
 
@@ -185,7 +185,7 @@ def check_pair(truth: Any, prediction: Any, num_labels: int, void: int) -> tuple
     if true.shape != guess.shape:
         raise ValueError(
             f"prediction: expected shape {true.shape} as truth has, got {guess.shape}; "
-            "bring the scores to the picture's size before the argmax"
+            "resize the scores to the picture before the argmax"
         )
     for name, values in (("truth", true), ("prediction", guess)):
         if values.size == 0 or (values.dtype == np.uint8 and values.max() < num_labels):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Several methods on the same pictures, side by side: every metric, its interval, paired differences."""
+"""Comparison of methods on the same pictures: every metric, its interval, paired differences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crfrnn.lattice.validate import check_choice, warn
 
 @dataclass
 class _Tally:
-    """One method's counts, picture by picture, and the trimap curve's summed over pictures."""
+    """One method's counts per picture, and its trimap curve summed over pictures."""
 
     confusion: list[NDArray[Any]] = field(default_factory=list)
     trimap: list[NDArray[Any]] = field(default_factory=list)
@@ -30,7 +30,7 @@ class _Tally:
 
 
 class Evaluator:
-    """Counts pictures one after the other: `update`, then `compute`.
+    """Counts pictures one by one: `update`, then `compute`.
 
     Args:
         num_labels: L.
@@ -73,8 +73,8 @@ class Evaluator:
         """Count one picture: its truth Int[H, W] and each method's prediction Int[H, W].
 
         Raises:
-            ValueError: the id came before, other methods than before, shapes or labels that do not fit; then
-                nothing of this picture is counted.
+            ValueError: a repeated id, other methods than before, shapes or labels that do not fit. Then the
+                picture is not counted.
         """
         if name in self._ids:
             raise ValueError(f"name: expected each picture once, got {name!r} again")
@@ -115,8 +115,8 @@ class Evaluator:
         occurs = np.sum(next(iter(self._tallies.values())).confusion, (0, -1)) > 0
         if self.num_labels > 1 and self._has_void and self.void == VOID and not occurs[1:].any():
             warn(
-                f"truth: nothing but 0 and {self.void} in all {len(self._ids)} pictures, so only label 0 "
-                f"was scored; where {self.void} is white and no void, save white as 1"
+                f"truth: only 0 and {self.void} in all {len(self._ids)} pictures, so only label 0 "
+                f"was scored; if {self.void} is white and not void, save white as 1"
             )
         kinds = dict.fromkeys(kind for kind, *_ in METRICS.values())
         return Evaluation(
@@ -144,7 +144,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Counts of every method and picture, and all figures that follow from them (fractions of 1).
+    """Counts of every method and picture, and the figures computed from them (fractions of 1).
 
     Attributes:
         ids: the pictures, in order.
@@ -171,7 +171,7 @@ class Evaluation:
 
     @property
     def true_labels(self) -> tuple[str, ...]:
-        """Names of the labels that occur in the truth: those that means over labels are taken over."""
+        """Names of the labels that occur in the truth, over which means are taken."""
         counts, _ = self._pick(self.methods[0], "mean_iu")
         occurs = counts.sum((0, -1)) > 0
         return tuple(name for name, there in zip(self.class_names, occurs, strict=True) if there)

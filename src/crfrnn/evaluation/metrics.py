@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The figures of an evaluation: what is counted, how its sum becomes a figure, and its name in a table.
+"""The figures of an evaluation: their counts, the function of the summed counts, and their titles.
 
-Means over labels are over those that occur in the truth: the same ones for every method compared.
+Means over labels are over those that occur in the truth, the same for every method.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crfrnn.evaluation.bootstrap import Metric
 
 
 class Figure(NamedTuple):
-    """`counts`: the kind of counts; `function`: summed counts [..., *] → [...]; `title`: for people."""
+    """`counts`: the kind of counts; `function`: summed counts [..., *] → [...]; `title`: for tables."""
 
     counts: str
     function: Metric

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Morphology on eight binary masks at a time: every label owns one bit of a byte, loops are over shifts.
+"""Morphology on eight binary masks at a time: one bit of a byte per label, loops over shifts.
 
-All labels of a usual picture are eroded or dilated by some twenty byte-wise operations on pictures, which
-is what makes the boundary metrics as cheap as the confusion matrix.
+About twenty byte-wise operations on pictures erode or dilate all labels of a typical picture, which makes
+the boundary metrics as cheap as the confusion matrix.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _BITS = (np.arange(256)[:, None] >> np.arange(WIDTH) & 1).astype(np.int64)  # [b
 
 
 def groups(labels: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The labels in portions that fit a byte."""
+    """The labels in groups that fit a byte."""
     for start in range(0, len(labels), WIDTH):
         yield labels[start : start + WIDTH]
 
 
 def planes(labels: NDArray[Any], group: Sequence[int], mask: NDArray[np.bool_]) -> Planes:
     """UInt8[H, W] with bit k set where the label is ``group[k]`` and the pixel is under the mask."""
-    labels = np.where(mask, labels, 0)  # anything may stand outside the mask
+    labels = np.where(mask, labels, 0)  # values outside the mask are arbitrary
     table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
     for bit, label in enumerate(group):
         if label < len(table):
@@ -63,7 +63,7 @@ def dilate_disk(bytes_: Planes, radius: int) -> Planes:
     height = len(bytes_)
     out = np.zeros((height + 2 * radius, bytes_.shape[1]), np.uint8)
     wide, half = bytes_.copy(), 0
-    for dy in range(radius, -1, -1):  # the disk's rows from the shortest to the longest
+    for dy in range(radius, -1, -1):  # the disk's rows, shortest first
         reach = math.isqrt(radius**2 - dy**2)
         for shift in range(half + 1, reach + 1):
             wide[:, shift:] |= bytes_[:, :-shift]
@@ -80,7 +80,7 @@ def edges(bytes_: Planes) -> Planes:
     right[:, :-1] = bytes_[:, 1:]
     lower[:-1] = bytes_[1:]
     diagonal[:-1, :-1] = bytes_[1:, 1:]
-    # The last row and column have one neighbour only, as the DAVIS code has it.
+    # The last row and column have only one neighbour, as in the DAVIS code.
     diagonal[-1, :-1] = bytes_[-1, 1:]
     diagonal[:-1, -1] = bytes_[1:, -1]
     return (bytes_ ^ right) | (bytes_ ^ lower) | (bytes_ ^ diagonal)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Predictions packed as the PASCAL VOC server wants them."""
+"""Pack predictions in the format of the PASCAL VOC server."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COMPETITIONS = ("comp5", "comp6")
 
 @dataclass(frozen=True)
 class Target:
-    """What is submitted to.
+    """A benchmark of the server.
 
     Attributes:
         folder: its name below ``results``.
-        num_labels: labels are 0..num_labels-1; the server counts void as a mistake, so there is none.
-        year: of the development kit that has the pictures.
+        num_labels: labels are 0..num_labels-1; the server counts void as an error, so it is not allowed.
+        year: year of the development kit with the pictures.
     """
 
     folder: str
@@ -41,7 +41,7 @@ TARGETS = {
     "voc2010": Target("VOC2010", len(VOC_CLASSES), "2010"),
     "voc2011": Target("VOC2011", len(VOC_CLASSES), "2011"),
     "voc2012": Target("VOC2012", len(VOC_CLASSES), "2012"),
-    # There is no server for Pascal Context: the same layout under a name of its own.
+    # There is no server for Pascal Context: use the same layout under a different name.
     "context": Target("PascalContext", 1 + len(CONTEXT_CLASSES), "2010"),
 }
 
@@ -56,26 +56,26 @@ def pack_submission(
     split: str = "test",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Write ``results/VOC2012/Segmentation/comp6_test_cls/ID.png`` … into one tar.gz, whole or not at all.
+    """Write ``results/VOC2012/Segmentation/comp6_test_cls/ID.png`` … into one tar.gz, atomically.
 
-    Every prediction is read, checked and saved anew as indexed PNG with the VOC palette; the same predictions
-    give the same bytes.
+    Every prediction is read, checked and saved again as indexed PNG with the VOC palette; equal predictions
+    give equal bytes.
 
     Args:
         predictions: a folder with ``ID.png`` (indexed or grey, values are labels) for every picture.
-        pictures: the pictures of the list; their sizes are what the predictions must have.
+        pictures: the pictures of the list; predictions must have their sizes.
         output: the .tar.gz or .tgz; its folder must exist.
         target: "voc2010", "voc2011", "voc2012" or "context".
-        competition: "comp5" for methods that learnt from the data provided alone, "comp6" for all others.
+        competition: "comp5" for methods trained only on the provided data, "comp6" for all others.
         split: the list's name.
-        progress: called with (done, in all).
+        progress: called with (done, total).
 
     Returns:
-        Names of files among the predictions that are not of this list and were left out.
+        Names of files in the folder that are not in the list and were ignored.
 
     Raises:
-        ValueError: an unknown target or competition, and all of these at once: missing or damaged
-            predictions, sizes that differ, labels out of range, pictures that cannot be read.
+        ValueError: an unknown target or competition; and, in one error, all missing or damaged predictions,
+            sizes that differ, labels out of range, pictures that cannot be read.
 
     Source: PASCAL VOC 2012 development kit, "Submission of results", section 3.
     """
@@ -97,7 +97,7 @@ def pack_submission(
     inner = f"results/{chosen.folder}/Segmentation/{competition}_{split}_cls"
     lost = set(missing)
     with atomic(output) as temporary:
-        # Neither the archive nor its wrapping holds a time or a name of ours.
+        # Neither the archive nor the gzip header contains a time or a user name.
         with (
             open(temporary, "wb") as raw,
             gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
@@ -116,7 +116,7 @@ def pack_submission(
         if problems:
             lines = "\n  ".join(by_kind(problems))
             raise ValueError(
-                f"predictions: expected one sound label map per id, got {len(problems)} problems; "
+                f"predictions: expected one valid label map per id, got {len(problems)} problems; "
                 f"nothing was written:\n  {lines}"
             )
     listed = set(pictures.ids)
@@ -124,14 +124,14 @@ def pack_submission(
 
 
 def _checked(prediction: Path, picture: Path, target: Target) -> bytes:
-    """The prediction saved anew as the server wants it; `FileError` if it is not for this picture."""
+    """The prediction saved in the server's format; `FileError` if it does not fit this picture."""
     labels = read_label_png(prediction, role="prediction")
     height, width = upright_size(picture)
     if labels.shape != (height, width):
         got = f"{labels.shape[0]} × {labels.shape[1]}"
         wanted = f"{height} × {width} as its picture has"
         raise FileError("prediction", prediction, wanted, got, "predict at the picture's size")
-    if labels.max() >= target.num_labels:  # 255 too: the server takes no void
+    if labels.max() >= target.num_labels:  # also 255: the server accepts no void
         raise FileError(
             "prediction", prediction, f"labels 0..{target.num_labels - 1}", f"{labels.max()}",
             "give every pixel a label",

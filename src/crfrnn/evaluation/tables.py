@@ -72,7 +72,7 @@ def markdown(result: Evaluation, intervals: bool, baseline: str | None, options:
     among, of = len(result.true_labels), len(result.class_names)
     note += f"; means over the {among} of {of} labels that occur in the truth, the same for every method"
     if any(math.isnan(result.score(method, "trimap_iu")) for method in result.methods):
-        note += "; no trimap figures: a trimap lies around void pixels, of which the truth has none"
+        note += "; no trimap figures: a trimap surrounds void pixels, and the truth has none"
     if intervals or baseline is not None:
         level = options.get("level", 0.95)
         note += f"; [{100 * level:g} % bootstrap interval over pictures]"
@@ -96,5 +96,5 @@ def _cell(text: str) -> str:
 
 
 def percent(value: float, digits: int = 2, missing: str = "") -> str:
-    """In percent, or `missing` where there was nothing to measure."""
+    """In percent, or `missing` if there was nothing to measure."""
     return missing if math.isnan(value) else f"{100 * value:.{digits}f}"

@@ -153,8 +153,8 @@ def known_labels(
         num_labels: L.
         unknown: the value of pixels without a label. None: 255; with more than 255 labels no value, and a
             255 is rejected as ambiguous.
-            valid: Bool[*spatial]; where False any value is accepted, and the label is unknown.
-            role, path: what the caller uses the values for, and their file if there is one, for messages.
+        valid: Bool[*spatial]; where False any value is accepted, and the label is unknown.
+        role, path: what the caller uses the values for, and their file if there is one, for messages.
 
     Raises:
         ValueError: fractions, NaN, labels out of range, `unknown` among the labels.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Networks that give logits, and the segmenter that puts a CRF behind them."""
+"""Networks that produce logits, and the segmenter that adds a CRF."""
 
 from crfrnn.models.deeplab import DeepLab as DeepLab
 from crfrnn.models.deeplab import load_deeplab as load_deeplab

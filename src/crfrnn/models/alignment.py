@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the cells of a feature map lie in the picture: from it every crop of an FCN follows."""
+"""The position of a feature map's cells in the picture, from which the crops of an FCN are derived."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Grid:
     """Cell i of a map is centred on picture coordinate ``start + step · i``, the same on both axes.
 
     A window of k cells with padding p and stride s moves the start by (k - 1)/2 - p cells and multiplies the
-    step by s; its transpose divides the step and moves the start back. Rounding (ceil mode) changes only how
-    many cells there are, not where they lie.
+    step by s; its transpose divides the step and moves the start back. Rounding (ceil mode) changes only the
+    number of cells, not their positions.
 
     Source: Long, Shelhamer & Darrell, *Fully Convolutional Networks*, CVPR 2015, section 3.2;
     doi:10.1109/CVPR.2015.7298965.
@@ -36,9 +36,9 @@ class Grid:
         return Grid(self.start - step * Fraction(kernel - 1, 2), step)
 
     def offset_in(self, other: Grid) -> int:
-        """The cell of `other` that lies where cell 0 of this grid does; both must have one step.
+        """The cell of `other` at the position of this grid's cell 0; both must have the same step.
 
-        Raises: ValueError where no cell does.
+        Raises: ValueError if there is no such cell.
         """
         offset = (self.start - other.start) / other.step
         if self.step != other.step or offset.denominator != 1:

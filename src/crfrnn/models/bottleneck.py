@@ -27,10 +27,10 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen (1×1), filter per channel, narrow (1×1), and add the input where shapes allow.
+    """Widen (1×1), filter per channel, narrow (1×1), and add the input if the shapes match.
 
     Padding by half the kernel keeps cell i of every map at picture coordinate stride·i, for any size. With
-    `folded`, batch norms are parts of the convolutions, which then have biases.
+    `folded`, batch norms are folded into the convolutions, which then have biases.
 
     Source: Sandler et al., *MobileNetV2*, CVPR 2018, doi:10.1109/CVPR.2018.00474, section 3.3.
     """
@@ -67,10 +67,10 @@ class InvertedBottleneck(nn.Module):
 def stacked(
     rows: Sequence[Row], before: int, last_stride: int, *, folded: bool = False
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The blocks of a table behind a stem of stride 2 with `before` channels, and the stride of each output.
+    """The blocks of a table after a stem of stride 2 with `before` channels, and the stride of each output.
 
-    No map is coarser than `last_stride`: a stage that would go beyond it keeps its resolution, and the
-    filters behind it are dilated so that they see the same neighbours.
+    No map is coarser than `last_stride`: a stage that would exceed it keeps its resolution, and the following
+    filters are dilated so that they read the same neighbours.
     """
     blocks: list[nn.Module] = []
     strides: list[int] = []
@@ -79,7 +79,7 @@ def stacked(
         for repeat in range(row.repeats):
             step, spread = (row.stride, dilation) if repeat == 0 else (1, dilation)
             if step > 1 and now * step > last_stride:
-                # The first filter still sees its old neighbours, those behind it twice as far ones.
+                # The first filter keeps its dilation; that of the following ones is doubled.
                 dilation, step = dilation * step, 1
             blocks.append(InvertedBottleneck(before, row, step, spread, folded=folded))
             before, now = row.channels, now * step

@@ -19,9 +19,9 @@ from crfrnn.models.registry import Recipe, register_network
 
 WIDTHS = (1.0, 0.5)
 STRIDE = 16
-LONG_SIDE = 513  # of the canvas that TensorFlow's weights were trained on
+LONG_SIDE = 513  # side of the canvas that TensorFlow's weights were trained on
 STEM, HEAD = 32, 256
-# MobileNetV2's table; the 1×1 layer to 1280 channels behind it belongs to the classifier of ImageNet.
+# MobileNetV2's table; its last 1×1 layer to 1280 channels is part of the ImageNet classifier.
 STAGES = (
     Row(1, 3, 1, 1, 16), Row(2, 3, 2, 6, 24), Row(3, 3, 2, 6, 32), Row(4, 3, 2, 6, 64), Row(3, 3, 1, 6, 96),
     Row(3, 3, 2, 6, 160), Row(1, 3, 1, 6, 320),
@@ -51,7 +51,7 @@ class MobileNetV2(nn.Module):
 
 
 class Head(nn.Module):
-    """The mean of the map and the map itself, through a 1×1 layer each, side by side, then the classifier."""
+    """1×1 layers on the map and on its mean, concatenated, then the classifier."""
 
     def __init__(self, channels: int, num_labels: int) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class Head(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """DeepLabV3 without atrous branches on MobileNetV2, as TensorFlow exports it for phones.
+    """DeepLabV3 without atrous branches on MobileNetV2, TensorFlow's export for phones.
 
     ``logits = enlarge₁₆(classifier(relu(projection(concat(pooling(f), aspp0(f))))))`` with f the backbone's
     map at output stride 16. All batch norms are folded: every convolution has a bias, and training and
-    evaluation mode are the same function. Inside, pictures are filled up to sides of 16 k + 1 with zeros,
-    which are the mean grey of the preprocessing. At these sizes TensorFlow's "SAME" padding is symmetric and
-    cell (i, j) of the last map lies on pixel (16 i, 16 j); logits are enlarged bilinearly with aligned
-    corners and cut to the picture.
+    evaluation mode are the same function. Internally, pictures are padded to sides of 16 k + 1 with zeros,
+    the mean grey of the preprocessing. At these sizes TensorFlow's "SAME" padding is symmetric and cell
+    (i, j) of the last map lies on pixel (16 i, 16 j); logits are enlarged bilinearly with aligned corners and
+    cropped to the picture.
 
     Args:
         num_labels: L ≥ 1.
@@ -83,9 +83,9 @@ class DeepLab(nn.Module):
 
     Attributes:
         preprocessing: (I - 128) / 128.
-        recipe: name and arguments under which `build_network` builds it again.
+        recipe: name and arguments with which `build_network` rebuilds it.
 
-    Raises: ValueError for another width or number of labels.
+    Raises: ValueError for an unsupported width or number of labels.
 
     Source: Chen et al., *Rethinking Atrous Convolution*, 2017, arXiv:1706.05587; Sandler et al.,
     *MobileNetV2*, CVPR 2018, doi:10.1109/CVPR.2018.00474, section 6.3.
@@ -105,7 +105,7 @@ class DeepLab(nn.Module):
         self.head = Head(self.backbone.channels, num_labels)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                # Without batch norms the scale of the activations is the weights' alone.
+                # Without batch norms, only the weights determine the scale of the activations.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
@@ -123,13 +123,13 @@ register_network("deeplab", DeepLab)
 
 
 def load_deeplab(network: DeepLab, source: PathLike | Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Start a network from weights that bear its names; returns the names of the tensors that were filled.
+    """Load weights with the network's tensor names; returns the names of the tensors that were filled.
 
     Args:
-        network: a classifier for another number of labels than the source's stays as it is.
+        network: its classifier is left unchanged if the source has another number of labels.
         source: a state dict, or its .safetensors or .pth file, in any precision.
 
-    Raises: ValueError for tensors missing, of no such name, or of shapes that do not fit the width.
+    Raises: ValueError for missing or unknown tensors, or shapes that do not fit the width.
     """
     state = source if isinstance(source, Mapping) else read_tensors(source)
     own = network.state_dict()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""FCN-32s, FCN-16s and FCN-8s on VGG-16, layer by layer as the paper's network has them."""
+"""FCN-32s, FCN-16s and FCN-8s on VGG-16, with the layers of the paper's network."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from crfrnn.models.alignment import Grid
 from crfrnn.models.preprocessing import CAFFE, check_batch
 from crfrnn.models.registry import Recipe, register_network
 
-PADDING = 100  # of conv1_1: it lets fc6 see a picture of any size
+PADDING = 100  # of conv1_1, so that fc6 accepts a picture of any size
 VGG_WIDTHS, VGG_HIDDEN = (64, 128, 256, 512, 512), 4096
 VGG_DEPTHS = (2, 2, 3, 3, 3)  # convolutions per block
-AT_ONCE = {"pool4": 0.01, "pool3": 0.0001}  # fixed scales that let all three streams learn together
+AT_ONCE = {"pool4": 0.01, "pool3": 0.0001}  # fixed scales for training all three streams together
 Network = TypeVar("Network", bound="FCN")
 
 
 class FCN(nn.Module, ABC):
-    """VGG-16 made convolutional, and what the three stages share. Use `FCN32s`, `FCN16s` or `FCN8s`.
+    """Convolutional VGG-16, shared by the three stages. Use `FCN32s`, `FCN16s` or `FCN8s`.
 
     Layers have the original names: conv1_1 … conv5_3, fc6 (7×7), fc7, score_fr, score_pool4, score_pool3 and
-    the transposed convolutions. Pools round up. Dropout of fc6 and fc7 is element-wise, as Caffe's is.
+    the transposed convolutions. Pools round up. Dropout of fc6 and fc7 is element-wise, as in Caffe.
     Score layers start at zero and up-convolutions as bilinear interpolation per label (dense L×L).
 
     Args:
         num_labels: L ≥ 1.
         at_once: scale pool4 by 0.01 and pool3 by 0.0001 before their score layers (the variant that
             trains all streams at once; the network of CRF-RNN has no such scales).
-        learn_upsampling: False fixes the up-convolutions, as the original FCN has them.
+        learn_upsampling: False fixes the up-convolutions, as in the original FCN.
         widths, hidden: channels of the five blocks, and of fc6 and fc7; VGG-16's by default.
 
     Attributes:
-        preprocessing: what the weights were trained on; until others are loaded, the paper's mean colour.
-        recipe: name and arguments under which `build_network` builds it again.
+        preprocessing: as used to train the weights; the paper's mean colour until weights are loaded.
+        recipe: name and arguments with which `build_network` rebuilds it.
 
     Source: Long, Shelhamer & Darrell, CVPR 2015, doi:10.1109/CVPR.2015.7298965; Zheng et al., ICCV 2015,
     doi:10.1109/ICCV.2015.179, section 5.
@@ -79,15 +79,15 @@ class FCN(nn.Module, ABC):
         self.fc6, self.fc7 = nn.Conv2d(before, hidden, 7), nn.Conv2d(hidden, hidden, 1)
         self.dropout = nn.Dropout(0.5)
         self.score_fr = nn.Conv2d(hidden, num_labels, 1)
-        self._grid = grid.window(7)  # of the newest scores; the stages move it on
-        self.crops: dict[str, int] = {}  # first row and column kept, by the layer that is cropped
+        self._grid = grid.window(7)  # grid of the latest scores; updated by the stages
+        self.crops: dict[str, int] = {}  # first row and column to keep, by cropped layer
         self._widths = dict(zip(self._pools, widths, strict=True))
         self._build_head()
         self._initialise(learn_upsampling)
 
     @abstractmethod
     def _build_head(self) -> None:
-        """Add the layers behind the scores of fc7."""
+        """Add the layers after the scores of fc7."""
 
     def _add_upsampling(self, name: str, stride: int, *, bias: bool = False) -> None:
         labels = self.num_labels
@@ -120,14 +120,14 @@ class FCN(nn.Module, ABC):
 
     @classmethod
     def from_stage(cls: type[Network], stage: FCN, **changes: Any) -> Network:
-        """A network that starts from a trained coarser one: 16s from 32s, 8s from 16s.
+        """A network initialised from a trained coarser one: 16s from 32s, 8s from 16s.
 
-        All layers of one name and shape are copied; new score layers start at zero and new up-convolutions as
-        bilinear ones, so that the first output is the stage's own, up to the interpolation.
+        Layers of equal name and shape are copied; new score layers start at zero and new up-convolutions as
+        bilinear ones, so that the first output equals the stage's output up to the interpolation.
 
         Args:
             stage: the trained network.
-            changes: arguments that are to differ, such as ``learn_upsampling``.
+            changes: arguments to override, such as ``learn_upsampling``.
 
         >>> coarse = FCN32s(2, widths=(1, 1, 1, 1, 1), hidden=2)
         >>> FCN16s.from_stage(coarse).num_labels
@@ -168,7 +168,7 @@ class FCN(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, features: dict[str, Tensor]) -> tuple[str, Tensor]:
-        """The last up-convolution's name and what goes into it."""
+        """The name and the input of the last up-convolution."""
 
 
 class FCN32s(FCN):
@@ -230,7 +230,7 @@ for _name, _stage in STAGES.items():
 
 
 def bilinear_kernel(labels: int, stride: int) -> Tensor:
-    """Float[L, L, 2s, 2s]: bilinear interpolation ×s of each label by itself.
+    """Float[L, L, 2s, 2s]: bilinear interpolation ×s of each label separately.
 
     ``k(i) = 1 - |i + ½ - s| / s`` on both axes, on the diagonal of the labels; zero elsewhere.
 

@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"huggingface_hub: expected it for names on the Hub, got none; {install_line('hub')}, or name "
-        "a folder or .safetensors file that is here"
+        "a local folder or .safetensors file"
     ) from error
 
 
@@ -30,8 +30,8 @@ class SegmenterHub(
     """A `Segmenter` with huggingface_hub's `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     Args:
-        segmenter: what is uploaded, or was downloaded.
-        dtype: of the network's weights in files.
+        segmenter: the segmenter to upload, or the downloaded one.
+        dtype: dtype of the network's weights in files.
     """
 
     def __init__(self, segmenter: Segmenter, dtype: torch.dtype = torch.float32) -> None:
@@ -46,6 +46,6 @@ class SegmenterHub(
     ) -> SegmenterHub:
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         chosen = {name: options[name] for name in known if name in options}
-        # The weights carry their configuration; a cache may keep config.json elsewhere.
+        # The weights contain their configuration; a cache may store config.json elsewhere.
         weights = Path(hf_hub_download(repo_id=model_id, filename=WEIGHTS, **chosen))
         return cls(load_segmenter(kind, weights, network))

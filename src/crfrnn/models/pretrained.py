@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Segmenters on disk: weights as safetensors, everything else as JSON that only names what is registered."""
+"""Segmenters on disk: weights as safetensors, the rest as JSON that refers to registered networks by name."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound="Segmenter")
 FORMAT, VERSION = "crfrnn-segmenter", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"  # those that come with the package
-GONE = {"lite-voc-person": "deeplab-voc-person"}  # former names of packaged ones, and what to take
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"  # the packaged checkpoints
+GONE = {"lite-voc-person": "deeplab-voc-person"}  # removed names → replacement
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CONFIG = 2**20
 _AGAIN = "write it with save_pretrained or `crfrnn convert`"
 
 
 def describe_segmenter(segmenter: Segmenter) -> dict[str, Any]:
-    """What ``config.json`` holds; ValueError for a network without a recipe."""
+    """The content of ``config.json``; ValueError for a network without a recipe."""
     recipe = recipe_of(segmenter.network)
     return {
         "format": FORMAT,
@@ -54,7 +54,7 @@ def save_segmenter(segmenter: Segmenter, target: Path, dtype: torch.dtype = torc
     tensors: dict[str, Tensor] = {}
     for name, value in segmenter.state_dict().items():
         narrow = name.startswith("network.") and value.is_floating_point()
-        # A copy each: safetensors refuses tensors that share memory.
+        # Copy each: safetensors rejects tensors that share memory.
         stored = value.detach().to("cpu", dtype if narrow else value.dtype, copy=True).contiguous()
         if stored.is_floating_point() and not bool(torch.isfinite(stored).all()):
             raise ValueError(
@@ -67,15 +67,15 @@ def save_segmenter(segmenter: Segmenter, target: Path, dtype: torch.dtype = torc
         target.mkdir(parents=True, exist_ok=True)
     with atomic(target if single else target / WEIGHTS) as temporary:
         save_file(tensors, temporary, {"format": "pt", "config": config})
-        temporary.chmod(0o644)  # safetensors leaves files that only their owner can read
+        temporary.chmod(0o644)  # safetensors creates files that only their owner can read
     if not single:
         write_text(target / CONFIG, config + "\n")
 
 
 def find_checkpoint(path_or_name: PathLike) -> Path | None:
-    """The folder or file meant, a packaged checkpoint of that name, or None for what may be on the Hub.
+    """The given folder or file, or the packaged checkpoint of that name; None if it may be on the Hub.
 
-    Raises: ValueError where it cannot be a name on the Hub either.
+    Raises: ValueError if it cannot be a name on the Hub either.
     """
     path = Path(path_or_name)
     if path.exists():
@@ -86,15 +86,15 @@ def find_checkpoint(path_or_name: PathLike) -> Path | None:
         return CHECKPOINTS / name
     if name in GONE and GONE[name] in packaged:
         raise FileError(
-            "checkpoint", path_or_name, f"one of {', '.join(packaged)}", "one that is no longer here",
-            f"take {GONE[name]}, a better network",
+            "checkpoint", path_or_name, f"one of {', '.join(packaged)}", "a removed one",
+            f"use {GONE[name]}, a better network",
         )  # fmt: skip
     if isinstance(path_or_name, str) and name.count("/") == 1 and not name.endswith(".safetensors"):
         return None
     raise FileError(
         "checkpoint", path_or_name, "a folder, a .safetensors file, OWNER/NAME on the Hub"
         + (f", or one of {', '.join(packaged)}" if packaged else ""),
-        "nothing under that name", "check the spelling",
+        "no such checkpoint", "check the spelling",
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def load_segmenter(kind: type[Kind], path: Path, network: nn.Module | None = Non
 def _build(
     kind: type[Kind], config: dict[str, Any], tensors: dict[str, Tensor], network: nn.Module | None
 ) -> Kind:
-    """On no device first: what a file claims is compared with what it holds before memory is taken for it."""
+    """Build on the meta device first, to check a file's claims against its content before allocating."""
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "crf": {}}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
@@ -142,7 +142,7 @@ def _build(
             network = build_network(config["network"], **arguments)
         _compare(network, parts["network"])
         network.load_state_dict(parts["network"], assign=True)
-        if any(value.is_meta for value in network.buffers()):  # buffers that are kept out of state dicts
+        if any(value.is_meta for value in network.buffers()):  # buffers that are not in state dicts
             network = build_network(config["network"], **arguments)
             network.load_state_dict(parts["network"])
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Networks by name, so that a saved segmenter can be built again without running anything from its file."""
+"""Networks by name, so that a saved segmenter can be rebuilt without running code from its file."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _BUILDERS: dict[str, Builder] = {}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to build a network again: its registered name and keyword arguments that JSON can hold."""
+    """How to rebuild a network: its registered name and JSON-compatible keyword arguments."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def register_network(name: str, builder: Builder) -> None:
-    """Let `build_network` and `Segmenter.from_pretrained` know a network of your own.
+    """Register your own network for `build_network` and `Segmenter.from_pretrained`.
 
-    Raises: ValueError if another builder has this name.
+    Raises: ValueError if the name is taken by another builder.
 
     >>> register_network("one-by-one", lambda num_labels: nn.Conv2d(3, num_labels, 1))
     >>> build_network("one-by-one", num_labels=4).recipe.arguments["num_labels"]
     4
     """
     if _BUILDERS.get(name, builder) is not builder:
-        raise ValueError(f"name: expected one that is free, got {name!r}; choose another")
+        raise ValueError(f"name: expected an unused one, got {name!r}; choose another")
     _BUILDERS[name] = builder
 
 
@@ -41,9 +41,9 @@ def network_names() -> tuple[str, ...]:
 
 
 def build_network(name: str, **arguments: Any) -> nn.Module:
-    """The network registered as `name`; it carries its `Recipe` as the attribute ``recipe``.
+    """The network registered as `name`; its attribute ``recipe`` is its `Recipe`.
 
-    Raises: ValueError for an unknown name or arguments that the builder does not take.
+    Raises: ValueError for an unknown name or arguments that the builder does not accept.
     """
     if name not in _BUILDERS:
         raise ValueError(
@@ -62,11 +62,11 @@ def build_network(name: str, **arguments: Any) -> nn.Module:
 
 
 def recipe_of(network: nn.Module) -> Recipe:
-    """The recipe of a network; ValueError, with the remedy, where it has none."""
+    """The recipe of a network; ValueError, with the remedy, if it has none."""
     recipe = getattr(network, "recipe", None)
     if not isinstance(recipe, Recipe) or recipe.name not in _BUILDERS:
         raise ValueError(
-            f"network: expected one that can be built again by name, got {type(network).__name__}; "
+            f"network: expected one that can be rebuilt by name, got {type(network).__name__}; "
             "register_network('NAME', builder), then build_network('NAME', ...)"
         )
     return recipe

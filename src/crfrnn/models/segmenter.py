@@ -20,7 +20,7 @@ from crfrnn.models.pretrained import find_checkpoint, load_segmenter, save_segme
 
 
 class Segmenter(nn.Module):
-    """Any network that returns logits, and a `CRFRNN` behind it, trained as one.
+    """Any network that returns logits, followed by a `CRFRNN`, trained as one.
 
     ``U = network(preprocess(I))`` enlarged to the picture's size, then ``crf(U, I)`` with the picture itself,
     in 0..255, as the guide.
@@ -28,14 +28,15 @@ class Segmenter(nn.Module):
     Args:
         network: returns a tensor [B, L, h, w], a mapping with "out" or "logits", or an object with
             ``.logits``, as torchvision, segmentation-models-pytorch and transformers do.
-        crf: for as many labels, or None for the network alone. A network with one channel, made for a
-            sigmoid, takes ``CRFRNN(1)``.
-        preprocessing: what the network wants; None takes the network's attribute ``preprocessing``, and
-            ImageNet's where it has none.
-        guide: what the CRF sees of the picture; None: as it is. The original model wants `CAFFE_GUIDE`.
-        class_names: one per label, or none; of one channel the foreground's, or both.
-        long_side: the longer side, in pixels, of the pictures that it was trained on, for those who segment
-            larger ones; None: not known. The segmenter itself takes any size as it is.
+        crf: for the same number of labels, or None for the network alone. A network with one channel, made
+            for a sigmoid, takes ``CRFRNN(1)``.
+        preprocessing: the network's input; None uses the network's attribute ``preprocessing``, or
+            ImageNet's if it has none.
+        guide: preprocessing of the CRF's guide; None: the picture itself. The original model needs
+            `CAFFE_GUIDE`.
+        class_names: one per label, or none; for one channel the foreground's name, or both.
+        long_side: the longer side, in pixels, of the training pictures, for callers that segment larger
+            ones; None: unknown. The segmenter itself accepts any size.
 
     Attributes:
         network, crf, class_names, long_side: as given.
@@ -78,7 +79,7 @@ class Segmenter(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What the network wants: as given, or the network's own at this moment, or ImageNet's."""
+        """The preprocessing as given, or the network's current one, or ImageNet's."""
         if self._preprocessing is not None:
             return self._preprocessing
         own = getattr(self.network, "preprocessing", None)
@@ -90,7 +91,7 @@ class Segmenter(nn.Module):
         wanted = self.preprocessing
         values = wanted(picture)
         if mask is not None:
-            # What was filled up becomes the mean colour, which is what padding with zeros is to a network.
+            # Set padding to the mean colour, which equals zero padding after preprocessing.
             values = torch.where(mask.unsqueeze(1), values, values.new_zeros(()))
         height, width = picture.shape[2:]
         below, right = -height % wanted.multiple, -width % wanted.multiple
@@ -111,9 +112,9 @@ class Segmenter(nn.Module):
 
         Args:
             picture: Float or UInt8 [B, 3, H, W], RGB in 0..255, not normalised.
-            mask: Bool[B, H, W], True = valid; pictures of different sizes are filled up to one and masked.
+            mask: Bool[B, H, W], True = valid; to batch pictures of different sizes, pad and mask them.
             clamp: Int[B, H, W], known labels, -1 = free.
-            iterations: of the CRF in this call; 0 leaves the unary.
+            iterations: iterations of the CRF in this call; 0 returns the unary.
 
         Returns:
             Logits, Float[B, L, H, W].
@@ -137,16 +138,17 @@ class Segmenter(nn.Module):
         repo_id: str | None = None,
         **options: Any,
     ) -> None:
-        """Write ``model.safetensors`` and ``config.json``, whole or not at all.
+        """Write ``model.safetensors`` and ``config.json``, atomically.
 
         Args:
-            save_directory: a folder, made if it is not there; or FILE.safetensors, which then holds the
+            save_directory: a folder, created if missing; or FILE.safetensors, which then holds the
                 configuration in its metadata.
-            dtype: of the network's weights in the file: float32, float16 or bfloat16. The CRF's stay float32.
+            dtype: dtype of the network's weights in the file: float32, float16 or bfloat16. The CRF's
+                parameters stay float32.
             push_to_hub: also upload them, as `repo_id` (None: the folder's name), with `options`.
 
         Raises:
-            ValueError: a network that has no recipe (see `register_network`), NaN or infinity in a weight.
+            ValueError: a network without a recipe (see `register_network`), NaN or infinity in a weight.
 
         >>> import tempfile
         >>> from crfrnn.models import LiteFPN
@@ -160,7 +162,9 @@ class Segmenter(nn.Module):
             self.push_to_hub(repo_id or Path(save_directory).name, dtype=dtype, **options)
         elif repo_id is not None or options:
             got = ", ".join(["repo_id"] * (repo_id is not None) + sorted(options))
-            raise TypeError(f"push_to_hub: expected True beside {got}, got False; leave out one or the other")
+            raise TypeError(
+                f"push_to_hub: expected True together with {got}, got False; omit one or the other"
+            )
 
     @classmethod
     def from_pretrained(
@@ -168,19 +172,19 @@ class Segmenter(nn.Module):
     ) -> Segmenter:
         """The segmenter of a folder, a .safetensors file, a checkpoint of this package, or a Hub repository.
 
-        Nothing in the files is run, and shapes are compared before anything is allocated.
+        No code in the files is run, and shapes are compared before anything is allocated.
 
         Args:
             path_or_name: folder or file that `save_pretrained` wrote; the name of a packaged checkpoint; or
                 OWNER/NAME on the Hugging Face Hub (extra ``hub``).
-            network: to be filled where its name is not registered; None builds it by its recipe.
+            network: the network to fill if its name is not registered; None builds it by its recipe.
             hub: ``revision``, ``token``, ``cache_dir``, ``force_download``, ``local_files_only``.
 
         Returns:
-            In evaluation mode.
+            The segmenter in evaluation mode.
 
         Raises:
-            ValueError: nothing there, damaged, or weights that do not fit.
+            ValueError: no such file, damaged, or weights that do not fit.
             ImportError: a name on the Hub without the extra.
         """
         found = find_checkpoint(path_or_name)

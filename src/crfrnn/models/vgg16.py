@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""ImageNet's VGG-16 into an FCN: convolutions as they are, the classifier's matrices as fc6 and fc7."""
+"""Load ImageNet's VGG-16 into an FCN: convolutions unchanged, the classifier's matrices as fc6 and fc7."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ VGG16_NAMES = _positions()
 def vgg16_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our names and shapes for a VGG-16 state dict with torchvision's names.
 
-    The matrix of fc6 [4096, 512·7·7] was trained on a flattened 7×7 map, row by row within a channel, hence
-    is the kernel [4096, 512, 7, 7]; that of fc7 is 1×1.
+    The matrix of fc6 [4096, 512·7·7] was trained on a flattened 7×7 map, row by row within a channel, so it
+    equals the kernel [4096, 512, 7, 7]; that of fc7 is 1×1.
 
     Args:
-        state: ``features.N.weight|bias`` and, if they are there, ``classifier.0|3.weight|bias``.
+        state: ``features.N.weight|bias`` and, optionally, ``classifier.0|3.weight|bias``.
 
     Raises:
         ValueError: a convolution is missing.
@@ -58,24 +58,24 @@ def vgg16_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def matrix_as_kernel(matrix: Tensor, side: int) -> Tensor:
-    """[out, in·side·side] → [out, in, side, side]; ValueError where it does not divide."""
+    """[out, in·side·side] → [out, in, side, side]; ValueError if the sizes do not divide."""
     if matrix.ndim != 2 or matrix.shape[1] % (side * side):
         raise ValueError(f"weights: expected a matrix of {side}×{side} maps, got shape {tuple(matrix.shape)}")
     return matrix.reshape(matrix.shape[0], -1, side, side)
 
 
 def load_vgg16(network: FCN, source: PathLike | Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Start an FCN from ImageNet's VGG-16; returns the names of the layers that were filled.
+    """Load ImageNet's VGG-16 into an FCN; returns the names of the layers that were filled.
 
-    fc6 and fc7 are filled where the source has them and stay fresh otherwise. The network's `preprocessing`
-    becomes ImageNet's, which these weights were trained with.
+    fc6 and fc7 are filled if the source has them and stay fresh otherwise. The network's `preprocessing` is
+    set to ImageNet's, which these weights were trained with.
 
     Args:
         network: with VGG-16's widths.
         source: a state dict with torchvision's names, or its .safetensors or .pth file, in any precision.
 
     Raises:
-        ValueError: layers missing, or of shapes that do not fit the network.
+        ValueError: missing layers, or shapes that do not fit the network.
     """
     tensors = vgg16_tensors(source if isinstance(source, Mapping) else read_tensors(source))
     own = network.state_dict()

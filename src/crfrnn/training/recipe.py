@@ -125,12 +125,12 @@ class Stage:
         robustness: ε of the robust log-likelihood; 0 is the cross-entropy.
         temperature: divisor of the CRF's logits in the cross-entropy, learned if `rates.temperature` > 0.
             Without one the kernels shrink only because cross-entropy favours calibrated probabilities.
-            boundary, boundary_width: pixels within `boundary_width` of void or of another label count
+        boundary, boundary_width: pixels within `boundary_width` of void or of another label count
             1 + `boundary` in the cross-entropy, as in `FitConfig`.
-            soft_iou: weight of `crfrnn.training.losses.soft_iou` of the batch, added to the cross-entropy.
-            auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network usable
+        soft_iou: weight of `crfrnn.training.losses.soft_iou` of the batch, added to the cross-entropy.
+        auxiliary: weight of the same loss on the unary, at temperature 1, which keeps the network usable
             without the CRF.
-            patience: stop after this many epochs without a better validation; None: never stop early.
+        patience: stop after this many epochs without a better validation; None: never stop early.
         epochs, batch, accumulate, workers: passes, pictures per batch, batches per step, loader processes.
         optimiser, momentum, weight_decay: CRF parameters, biases and norms are never decayed.
         second_momentum: AdamW's momentum of the squared gradient.
@@ -260,8 +260,8 @@ class FitConfig:
         cross_entropy, lovasz: weights of the cross entropy and of the Lovász-softmax of each picture.
         boundary, boundary_width: "near borders" means within `boundary_width` pixels of void or of another
             label in the truth; such pixels count 1 + `boundary` in the cross entropy.
-            robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual cross entropy.
-            balance: weight of a label in the cross entropy: (its share of the pixels)^-balance; 0 weights
+        robustness: ε of the cross entropy, -log(Q + ε); 0 is the usual cross entropy.
+        balance: weight of a label in the cross entropy: (its share of the pixels)^-balance; 0 weights
             pixels equally, 1 weights labels equally.
         anchor: strength of a pull (squared distance) back to the starting parameters.
         crop: side of a random square cut from each picture, None for whole pictures.

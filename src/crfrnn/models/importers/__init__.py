@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Other people's weights in: Caffe, Keras, the PyTorch port, torchvision's VGG-16."""
+"""Import of published weights: Caffe, Keras, the PyTorch port, torchvision's VGG-16."""
 
 from crfrnn.models.importers.assemble import Converted as Converted
 from crfrnn.models.importers.assemble import Found as Found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From tensors in this package's names and conventions to a segmenter, whatever file they came from."""
+"""Build a segmenter from tensors in this package's names and conventions, for all importers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEAD = (
     "fc6", "fc7", "score_fr", "score_pool4", "score_pool3",
     "upscore2", "upscore_pool4", "upscore8", "upscore16", "upscore32",
 )  # fmt: skip
-# Names in other people's files → ours.
+# Names in published files → ours.
 NAMES = {name: name for name in (*CONVOLUTIONS, *_HEAD)} | {
     "score-fr": "score_fr", "score-pool4": "score_pool4", "score-pool3": "score_pool3",
     "score2": "upscore2", "score4": "upscore_pool4", "upsample": "upscore8",  # CRF-RNN
@@ -35,14 +35,14 @@ NAMES = {name: name for name in (*CONVOLUTIONS, *_HEAD)} | {
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader gives.
+    """The result of a reader.
 
     Attributes:
-        tensors: by our names, the CRF's under "crf.".
-        preprocessing: of the converted network, which takes R, G, B.
-        guide: what the CRF was trained on.
-        bgr: conv1_1 still takes B, G, R and is to be turned round.
-        at_once: the pools are scaled.
+        tensors: tensors by our names, the CRF's under "crf.".
+        preprocessing: preprocessing of the converted network, which takes R, G, B.
+        guide: preprocessing of the guide that the CRF was trained on.
+        bgr: conv1_1 takes B, G, R and must be reversed.
+        at_once: whether the pools are scaled.
     """
 
     tensors: dict[str, Tensor]
@@ -62,17 +62,17 @@ class Converted:
 
 
 def assemble(found: Found, num_labels: int | None = None) -> Converted:
-    """The network that the tensors are of, with them in it, and the CRF if there is one.
+    """Build the network that the tensors belong to, load them, and add the CRF if there is one.
 
-    FCN-8s, 16s or 32s by the score layers; FCN-8s with fresh scores for VGG-16 alone. A CRF is the released
-    model's: its thetas (160, 3, 3, which no weight file holds), T = 5 and 10, matrices of label weights, the
-    classic lattice in both kernels.
+    The network is FCN-8s, 16s or 32s depending on the score layers, or FCN-8s with fresh scores for VGG-16
+    alone. A CRF has the settings of the released model: its thetas (160, 3, 3, which weight files do not
+    contain), T = 5 and 10, matrices of label weights, the classic lattice in both kernels.
 
     Args:
-        found: what a reader gives.
-        num_labels: of fresh score layers (None: 21); the file's own where it has them.
+        found: the result of a reader.
+        num_labels: labels of fresh score layers (None: 21); score layers in the file keep theirs.
 
-    Raises: ValueError for tensors missing, or of shapes that do not fit each other.
+    Raises: ValueError for missing tensors, or shapes that do not match.
     """
     tensors = dict(found.tensors)
     missing = [name for name in CONVOLUTIONS if f"{name}.weight" not in tensors]
@@ -91,8 +91,8 @@ def assemble(found: Found, num_labels: int | None = None) -> Converted:
     labels = tensors["score_fr.weight"].shape[0] if trained else (num_labels or len(VOC_CLASSES))
     if num_labels not in (None, labels):
         raise ValueError(
-            f"labels: expected {labels} as the file has, got {num_labels}; leave it out here, and let "
-            "`crfrnn train` learn labels of your own"
+            f"labels: expected {labels} as in the file, got {num_labels}; omit it here, and train "
+            "your own labels with `crfrnn train`"
         )
     matrices = {name: tensors.pop(f"crf.{name}") for name in CRF_PARTS if f"crf.{name}" in tensors}
     stage = "fcn8s"
@@ -103,7 +103,7 @@ def assemble(found: Found, num_labels: int | None = None) -> Converted:
         "widths": [tensors[f"conv{block}_1.weight"].shape[0] for block in range(1, len(VGG_DEPTHS) + 1)],
         "hidden": tensors["fc6.weight"].shape[0] if "fc6.weight" in tensors else VGG_HIDDEN,
     }
-    with torch.device("meta"):  # shapes that contradict each other must not cost memory
+    with torch.device("meta"):  # detect contradictory shapes before allocating
         own = STAGES[stage](labels, **arguments).state_dict()
     fitting: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -113,10 +113,10 @@ def assemble(found: Found, num_labels: int | None = None) -> Converted:
         if fitting[name].shape != own[name].shape:
             raise ValueError(f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(value.shape)}")
     fresh = tuple(name for name in own if name not in fitting)
-    # A trained file may leave out fixed bilinear up-convolutions and the bias that the first one has here.
+    # A file may omit fixed bilinear up-convolutions, and the bias that the first one has here.
     lost = [name for name in fresh if trained and not name.startswith("upscore")]
     if lost:
-        raise ValueError(f"weights: expected all of {stage}, got none for {', '.join(lost)}; is it whole?")
+        raise ValueError(f"weights: expected all of {stage}, got none for {', '.join(lost)}; is it complete?")
     network = STAGES[stage](labels, **arguments)
     network.load_state_dict({**network.state_dict(), **fitting})
     network.preprocessing = found.preprocessing
@@ -131,7 +131,7 @@ def assemble(found: Found, num_labels: int | None = None) -> Converted:
 
 
 def _dense(weight: Tensor) -> Tensor:
-    """[L, 1, k, k], one kernel per label, as the dense [L, L, k, k] that it is."""
+    """[L, 1, k, k], one kernel per label, as an equal dense [L, L, k, k]."""
     if weight.ndim == 4 and weight.shape[1] == 1 and weight.shape[0] > 1:
         return torch.eye(weight.shape[0])[:, :, None, None] * weight
     return weight

@@ -67,9 +67,9 @@ def read_caffemodel(path: PathLike) -> dict[str, list[Tensor]]:
 
 @contextmanager
 def mapped(path: str) -> Iterator[memoryview]:
-    """The bytes of a file without reading it whole."""
+    """The bytes of a file, memory-mapped instead of read."""
     with open(path, "rb") as stream:
-        # Not closed by hand: an error's traceback still holds views, and the last of them takes it along.
+        # Not closed explicitly: an error's traceback may still hold views, and the last one releases it.
         yield memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
@@ -110,7 +110,7 @@ def _blob(message: memoryview) -> Tensor:
 
 
 def _numbers(field: Field, single: int) -> memoryview:
-    """Packed numbers, or one that is not packed."""
+    """Packed numbers, or a single unpacked one."""
     view, size = field.view(), 4 if single == FIXED32 else 8
     if field.kind not in (BYTES, single) or len(view) % size:
         raise WireError(f"field {field.number}: numbers of {size} bytes expected, {len(view)} bytes found")
@@ -128,7 +128,7 @@ def _dims(message: memoryview) -> list[int]:
 def read_caffe(path: PathLike) -> Found:
     """The original CRF-RNN model, an FCN of its family, or VGG-16, in this package's names and conventions.
 
-    Kernels lie as here. ``conv1_1`` takes B, G, R: its channels are turned round. Biases may be stored as
+    Kernels need no change. ``conv1_1`` takes B, G, R: its channels are reversed. Biases may be stored as
     (1, 1, 1, C), inner products as (1, 1, out, in). The CRF's layer is the one with three (1, 1, L, L) blobs:
     spatial weights, bilateral weights, compatibility; signs and sides are those of `CRFRNN`.
     """

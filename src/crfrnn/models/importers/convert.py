@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One call for every origin."""
+"""One function for all origins."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ READERS: dict[str, Reader] = {
 
 
 def convert(source: PathLike, origin: str, num_labels: int | None = None) -> Converted:
-    """A segmenter with the weights of somebody else's file.
+    """A segmenter with the weights of a published file.
 
     Args:
         source: the file.
         origin: "caffe", "keras", "pytorch" (the CRF-RNN ports), "torchvision" (VGG-16), or "deeplab"
             (DeepLabV3-MobileNetV2 of TensorFlow Lite, or a file with the network's own names).
-        num_labels: where the file has no score layers.
+        num_labels: for a file without score layers.
 
     Raises: ValueError for an unknown origin, a damaged or hostile file, or weights of another network.
     """

@@ -30,7 +30,7 @@ GRAPH_TENSORS, GRAPH_OPERATORS = 0, 3
 TENSOR_SHAPE, TENSOR_TYPE, TENSOR_BUFFER, TENSOR_QUANTISATION = 0, 1, 2, 4
 SCALE, ZERO_POINT, AXIS = 2, 3, 6
 OPERATOR_CODE, INPUTS, OUTPUTS, OPTIONS = 0, 1, 2, 4
-STRIDE_W, STRIDE_H = 1, 2  # of the options of both convolutions
+STRIDE_W, STRIDE_H = 1, 2  # fields of the options of both convolutions
 BUFFER_DATA = 0
 CONV_2D, DEPTHWISE_CONV_2D = 3, 4
 TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 9: "i1"}
@@ -39,7 +39,7 @@ LAYERS, MAX_NUMBERS = 55, 2**24  # eight times the numbers of the larger network
 
 
 class Convolution(NamedTuple):
-    """One operator: weights and bias in PyTorch's order, and which tensors it reads and writes."""
+    """One operator: weights and bias in PyTorch's layout, and the tensors that it reads and writes."""
 
     depthwise: bool
     stride: tuple[int, int]
@@ -54,7 +54,7 @@ def convert_deeplab(path: PathLike, num_labels: int | None = None) -> Converted:
 
     Args:
         path: the file.
-        num_labels: what the file must have; None takes it as it is.
+        num_labels: the expected number of labels; None accepts any.
 
     Raises: ValueError for a damaged or hostile file, weights of another network, another number of labels.
     """
@@ -69,8 +69,8 @@ def convert_deeplab(path: PathLike, num_labels: int | None = None) -> Converted:
     labels = classifier.shape[0]
     if num_labels not in (None, labels):
         raise ValueError(
-            f"labels: expected {labels} as the file has, got {num_labels}; leave it out here, and let "
-            "`crfrnn train` learn labels of your own"
+            f"labels: expected {labels} as in the file, got {num_labels}; omit it here, and train "
+            "your own labels with `crfrnn train`"
         )
     network = DeepLab(labels, width=width)
     filled = load_deeplab(network, tensors)
@@ -82,9 +82,9 @@ def convert_deeplab(path: PathLike, num_labels: int | None = None) -> Converted:
 def read_tflite(path: PathLike) -> dict[str, Tensor]:
     """The 55 convolutions of the graph under the network's names, dequantised: Float32.
 
-    ``weight = scale (q - zero point)``, one scale a tensor or a channel; ``bias = scale_in scale_weight q``.
-    The order of the operators and their kinds tell the layers apart; of the two branches of the head, the one
-    that does not read the backbone's last map is the pooled one.
+    ``weight = scale (q - zero point)``, one scale per tensor or channel; ``bias = scale_in scale_weight q``.
+    Layers are identified by the order and the kind of the operators; of the two branches of the head, the
+    pooled one is the one that does not read the backbone's last map.
 
     Raises: ValueError for a damaged or hostile file, or another graph.
     """
@@ -123,7 +123,7 @@ def _convolutions(model: Table) -> list[Convolution]:
             raise FlatError(f"expected weights of 4 axes, got {values.ndim}")
         depthwise, options = code == DEPTHWISE_CONV_2D, operator.table(OPTIONS)
         steps = (1, 1) if options is None else (options.integer(STRIDE_H), options.integer(STRIDE_W))
-        # (out, h, w, in), and of a depthwise one (1, h, w, channels), become (out, in / groups, h, w).
+        # (out, h, w, in), or (1, h, w, channels) of a depthwise one, becomes (out, in / groups, h, w).
         order = (3, 0, 1, 2) if depthwise else (0, 3, 1, 2)
         biases = _bias(bias, source, weight, buffers)
         kernel, own = (torch.from_numpy(v.copy()) for v in (values.transpose(order), biases))
@@ -182,7 +182,7 @@ def _stored(tensor: Table, buffers: list[Table]) -> NDArray[Any]:
 
 
 def _scale(tensor: Table) -> tuple[NDArray[Any], NDArray[Any], int]:
-    """Scales, zero points and the axis that they belong to; none for numbers that are not quantised."""
+    """Scales, zero points and their axis; empty for numbers that are not quantised."""
     how = tensor.table(TENSOR_QUANTISATION)
     if how is None:
         return np.empty(0), np.empty(0), 0

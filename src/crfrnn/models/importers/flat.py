@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The binary format of FlatBuffers, as far as a weight file needs it; every offset and length is checked."""
+"""The part of the FlatBuffers format that weight files need; every offset and length is checked."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_ENTRIES = 2**17  # of a list of tables: small ones by the million would keep Python busy for hours
+MAX_ENTRIES = 2**17  # in a list of tables: millions of small ones would take hours in Python
 
 
 class FlatError(ValueError):
-    """Bytes that are no FlatBuffer; it names the position."""
+    """Bytes that are not a valid FlatBuffer; the message names the position."""
 
 
 def _number(data: memoryview, form: str, position: int) -> int:
@@ -24,10 +24,10 @@ def _number(data: memoryview, form: str, position: int) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: fields by their numbers in the schema, each there or not.
+    """A table: optional fields by their numbers in the schema.
 
-    A table begins with the distance back to its list of fields: that list's size, the table's size, and where
-    in the table each field lies (0: not there). Strings, lists and tables lie elsewhere, at an offset.
+    A table begins with the distance back to its list of fields, which holds its size, the table's size and
+    the position of each field (0: absent). Strings, lists and tables are stored at an offset.
 
     Source: *FlatBuffer Internals*, https://flatbuffers.dev/internals/.
     """
@@ -37,13 +37,13 @@ class Table:
 
     @classmethod
     def root(cls, data: memoryview, identifier: bytes) -> Table:
-        """The table that a file with this identifier begins with."""
+        """The root table of a file with this identifier."""
         if bytes(data[4:8]) != identifier:
             raise FlatError(f"position 4: expected {identifier.decode()!r}, got {bytes(data[4:8])!r}")
         return cls(data, _number(data, "<I", 0))
 
     def _field(self, number: int) -> int | None:
-        """Where a field lies, or None where it is not there."""
+        """The position of a field, or None if it is absent."""
         listing = self.position - _number(self.data, "<i", self.position)
         if 4 + 2 * number >= _number(self.data, "<H", listing):
             return None
@@ -55,7 +55,7 @@ class Table:
         return None if place is None else place + _number(self.data, "<I", place)
 
     def integer(self, number: int, form: str = "<i", default: int = 0) -> int:
-        """A field of a whole number; `form` as `struct` has it."""
+        """An integer field; `form` is a format of `struct`."""
         place = self._field(number)
         return default if place is None else _number(self.data, form, place)
 
@@ -64,7 +64,7 @@ class Table:
         return None if target is None else Table(self.data, target)
 
     def numbers(self, number: int, dtype: str) -> NDArray[np.generic]:
-        """A list of numbers, without a copy; empty where it is not there."""
+        """A list of numbers, without a copy; empty if absent."""
         target = self._target(number)
         if target is None:
             return np.empty(0, dtype)
@@ -74,7 +74,7 @@ class Table:
         return np.frombuffer(self.data, dtype, length, target + 4)
 
     def tables(self, number: int) -> list[Table]:
-        """A list of tables; empty where it is not there."""
+        """A list of tables; empty if absent."""
         offsets = self.numbers(number, "<u4")
         if len(offsets) > MAX_ENTRIES:
             raise FlatError(f"field {number}: expected at most {MAX_ENTRIES} entries, got {len(offsets)}")

@@ -27,7 +27,7 @@ _AGAIN = "download it again, or name the right file"
 def read_h5(path: PathLike) -> dict[str, Tensor]:
     """All numeric arrays of an HDF5 file by path, Float32.
 
-    Links to other files, stored or virtual, are refused, and amounts are looked at before anything is read.
+    Links to other files, stored or virtual, are rejected, and sizes are checked before anything is read.
 
     Raises: ImportError without h5py; ValueError for a damaged or hostile file.
     """
@@ -51,7 +51,7 @@ def read_h5(path: PathLike) -> dict[str, Tensor]:
 
 def _collect(h5py: Any, path: PathLike, group: Any, prefix: str, found: dict[str, Any], depth: int) -> None:
     if depth > MAX_DEPTH or len(found) > MAX_ENTRIES:
-        raise FileError("keras file", path, f"at most {MAX_DEPTH} groups in each other", "more", _AGAIN)
+        raise FileError("keras file", path, f"at most {MAX_DEPTH} nested groups", "more", _AGAIN)
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise FileError("keras file", path, "arrays in the file itself", f"a link {name!r}", _AGAIN)

@@ -17,7 +17,7 @@ def read_pytorch(path: PathLike) -> Found:
     Names and shapes are ours. ``conv1_1`` takes B, G, R. The port adds, ``x ← U + Mu·msg`` with Mu from +I,
     so its Mu is minus our compatibility.
 
-    Raises: ValueError for a file that is none, or a pickle that would run code.
+    Raises: ValueError for another kind of file, or a pickle that would run code.
     """
     tensors = {}
     for name, value in read_tensors(path, "pytorch file").items():
@@ -31,5 +31,5 @@ def read_pytorch(path: PathLike) -> Found:
 
 
 def read_torchvision(path: PathLike) -> Found:
-    """torchvision's VGG-16 (.pth or .safetensors): RGB, ImageNet's mean and deviation; nothing is turned."""
+    """torchvision's VGG-16 (.pth or .safetensors): RGB, ImageNet's mean and deviation, channels unchanged."""
     return Found(vgg16_tensors(read_tensors(path, "torchvision file")), IMAGENET, Preprocessing())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The wire format of protocol buffers, as far as a weight file needs it; every length is checked."""
+"""The part of the protocol buffers' wire format that weight files need; every length is checked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _SIZES = {FIXED64: 8, FIXED32: 4}
-MAX_NUMBER = 2**29 - 1  # of a field
-MAX_FIELDS = 2**20  # of a message: tiny fields by the million would keep Python busy for hours
+MAX_NUMBER = 2**29 - 1  # largest field number
+MAX_FIELDS = 2**20  # in a message: millions of tiny fields would take hours in Python
 
 
 class WireError(ValueError):
-    """Bytes that are no protocol buffer; it names the position."""
+    """Bytes that are not a valid protocol buffer; the message names the position."""
 
 
 class Field(NamedTuple):
@@ -24,19 +24,19 @@ class Field(NamedTuple):
     value: int | memoryview
 
     def integer(self) -> int:
-        """Of a VARINT; WireError otherwise."""
+        """The content of a VARINT; WireError otherwise."""
         if not isinstance(self.value, int):
             raise WireError(f"field {self.number}: expected an integer, got wire type {self.kind}")
         return self.value
 
     def view(self) -> memoryview:
-        """Of BYTES and of fixed numbers; WireError otherwise."""
+        """The content of BYTES or of fixed numbers; WireError otherwise."""
         if isinstance(self.value, int):
             raise WireError(f"field {self.number}: expected bytes, got an integer")
         return self.value
 
     def message(self) -> memoryview:
-        """Of BYTES alone."""
+        """The content of BYTES; WireError otherwise."""
         if self.kind != BYTES:
             raise WireError(f"field {self.number}: expected a message, got wire type {self.kind}")
         return self.view()
@@ -49,7 +49,7 @@ class Field(NamedTuple):
 
 
 def read_varint(data: memoryview, start: int) -> tuple[int, int]:
-    """The number at `start` and the position behind it.
+    """The number at `start` and the position after it.
 
     >>> read_varint(memoryview(bytes([0xAC, 0x02])), 0)
     (300, 2)
@@ -77,11 +77,11 @@ def varints(data: memoryview) -> list[int]:
 
 
 def fields(data: memoryview) -> Iterator[Field]:
-    """The fields of a message, in the order of the bytes; nothing is copied.
+    """The fields of a message in byte order, without copies.
 
     Source: Protocol Buffers, *Encoding*; https://protobuf.dev/programming-guides/encoding/.
 
-    Raises: WireError at the first byte that does not fit: a length beyond the end, groups, field number 0.
+    Raises: WireError at the first invalid byte: a length beyond the end, groups, field number 0.
 
     >>> [f.text() for f in fields(memoryview(bytes([0x0A, 2]) + b"ok"))]
     ['ok']
