@@ -7,7 +7,7 @@ from crfrnn import _earlier
 from crfrnn._late import for_command_line, late
 
 if TYPE_CHECKING or not for_command_line():
-    # At once: torch.compile does not trace imports, and a saved graph needs the operators to be registered.
+    # Import now: torch.compile does not trace imports, and a saved graph needs the registered operators.
     from crfrnn.crf import (
         CRFRNN,
         GaussianKernel,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m crfrnn`` is the command `crfrnn`."""
+"""``python -m crfrnn`` runs the command `crfrnn`."""
 
 from crfrnn.cli import main
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Modules under the names that they had before: scripts that import those go on, with a warning."""
+"""Modules under earlier names: scripts that import them still work, with a warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# The earlier name in the package, and where its names are now.
+# Earlier module name → current modules.
 EARLIER = {
     "data": ("io", "datasets"),
     "interact": ("inference.interact",),
@@ -25,7 +25,7 @@ EARLIER = {
 
 
 class Earlier(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``package.NAME`` for every NAME in `EARLIER`; a name of it is taken from where it is now."""
+    """Finds ``package.NAME`` for every NAME in `EARLIER`; its names are looked up in the current modules."""
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -59,6 +59,6 @@ class Earlier(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install(package: str) -> None:
-    """Let the earlier names of `package` be imported; calling it again changes nothing."""
+    """Make the earlier names of `package` importable; idempotent."""
     if not any(isinstance(finder, Earlier) and finder.package == package for finder in sys.meta_path):
         sys.meta_path.append(Earlier(package))

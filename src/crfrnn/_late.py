@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of a package that are imported when they are first asked for, and when all of them are."""
+"""Lazy imports: names of a package that are imported at their first use."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 def late(
     package: str, names: Sequence[str], rooms: Sequence[str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of `package`, whose `names` are defined in its `rooms`.
+    """``__getattr__`` and ``__dir__`` of `package`, whose `names` are defined in its subpackages `rooms`.
 
-    The command line answers a signal, a typing error and ``--help`` before torch is there, although every
-    module of a package imports the package first (PEP 562).
+    This lets the command line handle signals, usage errors and ``--help`` before importing torch, although
+    every module of a package imports the package first (PEP 562).
 
     Args:
         package: its ``__name__``.
-        names: what it exports.
-        rooms: its subpackages, the lowest first; they can be asked for as attributes, too.
+        names: its exported names.
+        rooms: its subpackages, the lowest first; they are also available as attributes.
     """
 
     def __getattr__(name: str) -> Any:
@@ -43,8 +43,8 @@ def late(
 
 
 def for_command_line() -> bool:
-    """Whether the program is the command `crfrnn`, which answers help and mistakes without torch."""
+    """Whether the program is the command `crfrnn`, which handles help and usage errors without torch."""
     program = next(iter(getattr(sys, "argv", ())), "")
-    if program == "-m":  # Python is still looking for the module that it will run
+    if program == "-m":  # Python has not yet resolved the module to run
         return any(word in ("crfrnn", "crfrnn.cli") for word in sys.orig_argv[1:])
     return Path(program).stem == "crfrnn"

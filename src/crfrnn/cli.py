@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The entry point of the command `crfrnn`: signals are answered before anything heavy is imported."""
+"""The entry point of the command `crfrnn`: signals are handled before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crfrnn import signals
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` are those of the process by default."""
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may hold bytes that are no text, and a terminal may know few letters.
+        # File names may contain undecodable bytes, and the terminal's encoding may lack characters.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     with signals.answered(signals.leave, ending=True):

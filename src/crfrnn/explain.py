@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One picture, its unary and a CRF: pictures of all that happens between them, and a page that shows them."""
+"""Figures of all steps of a CRF on one picture and unary, and a page that shows them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from crfrnn.plots import (
 )
 
 INDEX, FILM = "index.html", "iterations"
-MAX_WIDTH = 20  # of the trimap's bands, in pixels
+MAX_WIDTH = 20  # largest width of the trimap, in pixels
 METHODS = ("before", "after")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of an explanation: the name of its file, a heading, what it shows."""
+    """A figure of an explanation: the name of its file, a heading, a description."""
 
     name: str
     title: str
@@ -54,15 +54,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found.
+    """The result of `explain`.
 
     Attributes:
-        prediction: what `crfrnn.inference.refine` gives for the same arguments.
+        prediction: the result of `crfrnn.inference.refine` for the same arguments.
         steps: Int[H, W] after 0, 1, …, T iterations.
         pixel: (x, y) of the pixel whose footprints are drawn.
-        figures: in the order of the page.
+        figures: figures in the order of the page.
         film: a frame for each of the steps.
-        missing: why a figure is not there, a sentence each.
+        missing: one sentence per missing figure, with the reason.
     """
 
     prediction: Prediction
@@ -76,7 +76,7 @@ class Explanation:
         """Write all figures, the film and the page that shows them, which is written last.
 
         Args:
-            folder: there already; files of the same names are replaced.
+            folder: an existing folder; files of the same names are replaced.
             film: "gif" or "png", an animated PNG.
 
         Returns: the page, index.html.
@@ -107,19 +107,19 @@ def explain(
     pixel: tuple[int, int] | None = None,
     names: tuple[str, ...] = (),
 ) -> Explanation:
-    """Refine one picture and draw what the CRF did: labels by iteration, kernels, compatibility, energy.
+    """Refine one picture and draw what the CRF did: labels per iteration, kernels, compatibility, energy.
 
     Args:
         image: UInt8[H, W, 3].
         unary: Float[L, H, W], logits; one logit per pixel stands for the labels [0, z].
-        crf: the layer; it is run as it stands.
+        crf: the layer, in its current mode.
         clamp: Int[H, W], known labels, -1 = free.
         truth: Int[H, W] with 255 = void: adds the trimap's curves and the mean IU.
-        pixel: (x, y) of the footprints. None: where the CRF is surest of a label that it changed, or the
-            centre where it changed none.
+        pixel: (x, y) of the footprints. None: the pixel with the most certain changed label, or the centre if
+            no label changed.
         names: one per label, for legends.
 
-    Raises: ValueError for what does not fit; ImportError where matplotlib (the extra `plots`) is missing.
+    Raises: ValueError for arguments that do not fit; ImportError without matplotlib (the extra `plots`).
 
     >>> import torch
     >>> from crfrnn import CRFRNN
@@ -141,7 +141,7 @@ def explain(
         Figure(
             "compatibility.png",
             "Compatibility of the labels",
-            "The compatibility μ: a row for each label that receives, a column for each that sends, "
+            "The compatibility μ: a row for each receiving label, a column for each sending label, "
             "in the order of the paper's Fig. 5. Blue: the labels support each other; red: they exclude "
             "each other.",
             heat_map(crf.compatibility.detach().double().numpy(), named),
@@ -172,20 +172,20 @@ def _labels(image: NDArray[np.uint8], last: Prediction, names: tuple[str, ...]) 
     yield Figure(
         "overlay.png",
         "Labels in VOC's colours",
-        "Label 0 and 255 leave the photograph as it is.",
+        "Labels 0 and 255 leave the photograph unchanged.",
         Image.fromarray(overlay(image, last.labels)),
     )
     yield Figure(
         "overlay-safe.png",
-        "Labels in colours for every eye",
-        "The same in colours that stay apart without red or green cones (protanopia, deuteranopia).",
+        "Labels in colour-blind-safe colours",
+        "The same in colours that are distinct without red or green cones (protanopia, deuteranopia).",
         Image.fromarray(overlay(image, last.labels, safe_palette())),
     )
 
 
 def _energy(image: NDArray[np.uint8], unary: Tensor, crf: CRFRNN, clamp: Tensor | None, total: int) -> Figure:
     if crf.activation != "softmax":
-        raise ValueError(f"it belongs to marginals by softmax, and these are by {crf.activation}")
+        raise ValueError(f"it is defined for marginals by softmax, and these are by {crf.activation}")
     model = copy.deepcopy(crf)
     model.normalization = "symmetric"
     guide = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
@@ -202,13 +202,13 @@ def _energy(image: NDArray[np.uint8], unary: Tensor, crf: CRFRNN, clamp: Tensor 
         )[:, 0].tolist()
         for name, damping in (("undamped", 1.0), (f"damping {safe:.2g}", safe))
     }
-    own = f" With this CRF's own normalisation, {crf.normalization!r}, there is none."
+    own = f" With this CRF's normalisation, {crf.normalization!r}, no energy exists."
     own = "" if crf.normalization == "symmetric" else own
     return Figure(
         "energy.png",
         "Free energy",
-        "F(Q), the bound of -log Z that mean field lowers, after each iteration, of the same CRF with "
-        f"symmetric kernels.{own} With the second step size it is proved never to rise.",
+        "F(Q), the bound on -log Z that mean field minimises, after each iteration, for the same CRF with "
+        f"symmetric kernels.{own} With the second step size it provably never rises.",
         energy_curve(traces),
     )
 
@@ -227,9 +227,9 @@ def _footprints(
         yield Figure(
             f"{name}.png",
             f"The {name} kernel at one pixel",
-            f"How much each pixel counts in the message to the pixel at x = {pixel[0]}, y = {pixel[1]}, "
-            f"the cross. {apart:.2g} % of the weight lies elsewhere than in the exact sum; a single row says "
-            "little of a lattice, whose errors cancel over many pixels (crfrnn accuracy measures that).",
+            f"The weight of each pixel in the message to the pixel at x = {pixel[0]}, y = {pixel[1]} (the "
+            f"cross). {apart:.2g} % of the weight differs from the exact sum; a single row says little "
+            "about a lattice, whose errors cancel over many pixels (crfrnn accuracy measures that).",
             kernel_footprints(image, rows, pixel),
         )
 
@@ -259,7 +259,7 @@ def _surest_change(found: Prediction) -> tuple[int, int]:
 
 
 def _page(found: Explanation, film: str) -> str:
-    """One HTML file without scripts that loads nothing but the pictures beside it."""
+    """One HTML file without scripts that loads only the figures next to it."""
 
     def section(title: str, name: str, text: str) -> str:
         title = escape(title)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The optional parts of the package: importing what they install, and the line that installs them."""
+"""Optional dependencies: importing them, and the command that installs them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def optional(module: str, extra: str, purpose: str, package: str | None = None) -> Any:
-    """A module of a package that the extra `extra` installs.
+    """Import a module of a package that the extra `extra` installs.
 
-    Args: purpose, what needs it, for the message; package, its name where the module has another.
+    Args: purpose: what needs it, for the message; package: its name if it differs from the module's.
 
-    Raises: ImportError that says what installs it.
+    Raises: ImportError with the command that installs it.
 
     >>> optional("numpy", "train", "arrays").__name__
     'numpy'
@@ -27,9 +27,9 @@ def optional(module: str, extra: str, purpose: str, package: str | None = None) 
 
 
 def install_line(extra: str) -> str:
-    """What installs the packages of `extra`, as pyproject.toml lists them.
+    """The command that installs the packages of `extra` in pyproject.toml.
 
-    There is no release on a package index yet, so it names the sources.
+    There is no release on a package index yet, so it installs from the sources.
 
     >>> install_line("geo")
     "pip install '.[geo]' in the folder of crfrnn's sources"

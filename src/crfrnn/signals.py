@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Ctrl-C, SIGTERM and a closed terminal: one exception that unwinds, one exit status each.
 
-Imported before anything heavy, so it imports next to nothing itself.
+Imported before anything heavy, so it imports very little itself.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from types import FrameType
 from typing import Any
 
 NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-AGAIN = 1.0  # seconds; `timeout` and shells signal a process and then its group, which is one request
+AGAIN = 1.0  # seconds; `timeout` and shells signal a process and then its group, as one request
 
-_last: list[tuple[int, float]] = []  # number and time of the latest signal that was answered
-_depth = [0]  # how often `answered` is entered
+_last: list[tuple[int, float]] = []  # number and time of the latest handled signal
+_depth = [0]  # nesting depth of `answered`
 
 
 class Stopped(KeyboardInterrupt):
-    """The program was asked to end; it unwinds as Ctrl-C does, so that temporary files are removed.
+    """Raised on a request to stop; unwinds like Ctrl-C, so that temporary files are removed.
 
-    Attributes: number: of the signal.
+    Attributes: number: the signal's number.
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
@@ -34,13 +34,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def name(number: int | None = None) -> str:
-    """What people call a signal; by default the latest one."""
+    """The common name of a signal; by default of the latest one."""
     number = _number() if number is None else number
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def status() -> int:
-    """The exit status of a program that the latest signal ended, as shells count it: 130 for Ctrl-C."""
+    """The exit status after the latest signal, as in shells: 130 for Ctrl-C."""
     return 128 + _number()
 
 
@@ -50,12 +50,12 @@ def _number() -> int:
 
 @contextmanager
 def answered(answer: Callable[[int], None], ending: bool = False) -> Iterator[None]:
-    """While it is entered, `answer` gets the number of every signal that asks the program to end.
+    """Context in which `answer` is called with the number of every stop signal.
 
-    The same signal within a second is the same request. What the surroundings ignore (nohup) stays ignored;
-    outside the main thread nothing changes, as only there handlers can be set.
+    A repeated signal within a second counts as the same request. Signals ignored by the environment (nohup)
+    stay ignored; outside the main thread this has no effect, as handlers can only be set there.
 
-    ending: the program ends behind it. Signals that come again while it does are the same request, too.
+    ending: the program exits after the block. Repeated signals during the exit count as the same request.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -67,7 +67,7 @@ def answered(answer: Callable[[int], None], ending: bool = False) -> Iterator[No
 
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        # A handler that was not set from Python is None here, and could not be set again.
+        # A handler not set from Python is None here, and could not be restored.
         known = {number: signal.getsignal(number) for number in NUMBERS}
         before = {n: handler for n, handler in known.items() if handler not in (None, signal.SIG_IGN)}
     _depth[0] += 1
@@ -84,12 +84,12 @@ def answered(answer: Callable[[int], None], ending: bool = False) -> Iterator[No
 
 
 def unwind(number: int) -> None:
-    """An answer: raise `Stopped`."""
+    """A handler that raises `Stopped`."""
     raise Stopped(number)
 
 
 def leave(number: int) -> None:
-    """An answer while modules are imported: say so and end; nothing is open yet, and an exception would be
-    lost in half-imported modules."""
+    """A handler for the import phase: print a message and exit. Nothing is open yet, and an exception could
+    be lost in half-imported modules."""
     os.write(2, f"stopped by {name(number)}\n".encode())
     os._exit(128 + number)

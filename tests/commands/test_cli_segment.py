@@ -167,7 +167,7 @@ def test_the_checkpoint_of_the_package_is_the_default(
     folder, home = photos(tmp_path / "in", 5), tmp_path / "checkpoints"
     monkeypatch.setattr(crfrnn.models.pretrained, "CHECKPOINTS", home)
     code, _, errors = run("segment", folder, "-o", tmp_path / "out")
-    assert code == 2 and "brings no checkpoint" in errors and not (tmp_path / "out").exists()
+    assert code == 2 and "contains no checkpoint" in errors and not (tmp_path / "out").exists()
     save_colours(home / "small", crf=False)
     code, said, _ = run("segment", folder, "-o", tmp_path / "out", "--limit", 2)
     assert code == 0 and "2 of 2 segmented" in said

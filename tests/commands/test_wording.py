@@ -28,7 +28,7 @@ def test_every_argument_has_its_option() -> None:
     [
         ("for logits pass kind='logits'", "for logits pass --kind logits"),
         ("pass axes='lxyz' or axes='lzyx': x", "pass --layout lxyz or --layout lzyx: x"),
-        ("leave such voxels out with mask=, or", "leave such voxels out with --mask, or"),
+        ("exclude such voxels with mask=, or", "exclude such voxels with --mask, or"),
         ("name one with key=", "name one with --key"),
         ("which one means unknown: unknown=-1", "which one means unknown: --void -1"),
         ("theta_alpha: expected a positive number", "--theta-alpha: expected a positive number"),

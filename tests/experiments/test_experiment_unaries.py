@@ -84,7 +84,7 @@ def test_the_rows_score_as_evaluate_does_and_nothing_is_done_twice(root: Path, t
     assert tuned.log_theta_beta.exp().item() == pytest.approx(numbers["theta_beta"], rel=1e-6)
     assert torch.equal(potts.compatibility, -torch.eye(LABELS))
     text = (out / "unaries.md").read_text()
-    assert "control: learned, Potts compatibility kept" in text and "Not finished" not in text
+    assert "control: learned, Potts compatibility fixed" in text and "Not finished" not in text
     figures = {f"unaries_{name}.png" for name in ("best", "worst", "mu", "trimap")}
     assert figures <= set(names(out)) and learned.num_labels == LABELS
 
@@ -145,7 +145,7 @@ def test_a_fold_of_train_and_what_is_refused(root: Path, tmp_path: Path) -> None
         (["--row", "nonsense", *fold], "train1-test3"),
         (["--judge-on", "test"], "held-out"),
         (["--judge-on", "held-out", "--hold-out", 0.7], "0..0.5"),
-        ([], "not learned from"),  # train and val are one folder
+        ([], "not in the training data"),  # train and val are one folder
     ]
     for strange, said in refusals:
         code, _, error = run("experiment", "unary-ablations", *words, *strange, "-o", tmp_path / "no")

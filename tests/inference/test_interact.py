@@ -195,7 +195,7 @@ def test_boxes_of_people_are_better_than_the_boxes() -> None:
         (lambda i: segment_seeds(i, [(150, 5, 0)]), "seeds: expected points"),
         (lambda i: segment_seeds(i, [(5, 5, 0)], radius=-1), "radius: expected at least 0"),
         (lambda i: segment_box(i, (10, 10, 10, 40)), "box: expected"),
-        (lambda i: segment_box(i, (0, 0, 150, 110)), "box: expected some picture outside"),
+        (lambda i: segment_box(i, (0, 0, 150, 110)), "box: expected a part of the picture outside"),
         (lambda i: segment_box(i, (5, 5, 50)), "box: expected"),
         (lambda i: segment_box(i, (5, 5, 50, 50), scribbles=np.full(SIZE, 2)), "scribbles: expected 0, 1"),
         (

@@ -151,7 +151,7 @@ def test_a_checkpoint_is_found_by_path_by_name_and_by_default(
     home = tmp_path / "checkpoints"
     monkeypatch.setattr(crfrnn.models.pretrained, "CHECKPOINTS", home)
     assert packaged_checkpoints() == ()
-    with pytest.raises(ValueError, match=r"^checkpoint: .*brings no checkpoint; name a folder"):
+    with pytest.raises(ValueError, match=r"^checkpoint: .*contains no checkpoint; name a folder"):
         default_checkpoint()
     save_colours(home / "colours")
     (home / "__pycache__").mkdir()

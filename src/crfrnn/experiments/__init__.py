@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The paper's tables, and refiners side by side, as resumable runs: trained, evaluated, written down."""
+"""The paper's tables and a comparison of refiners, as resumable runs with reports."""
 
 from crfrnn.experiments.experiment import Experiment as Experiment
 from crfrnn.experiments.fits import UnaryExperiment as UnaryExperiment

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much memory a call takes at its peak, in a process of its own."""
+"""The peak memory of a call, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def _kibibytes(entry: str) -> int:
 def _measured(pipe: Any, warm_up: Callable[[], object], work: Callable[[], object]) -> None:
     torch.set_num_threads(1)
     warm_up()
-    _RESET.write_text("5", encoding="ascii")  # the peak so far is forgotten
+    _RESET.write_text("5", encoding="ascii")  # resets the peak
     before = _kibibytes("VmRSS")
     work()
     pipe.send((_kibibytes("VmHWM") - before) / 1024)
 
 
 def peak_memory(warm_up: Callable[[], object], work: Callable[[], object]) -> float:
-    """MiB that `work` takes above what is held after `warm_up`, on one thread; NaN where it cannot be told.
+    """Peak MiB of `work` above the memory held after `warm_up`, on one thread; NaN if it cannot be measured.
 
     Args: both are pickled: functions of modules, or `functools.partial` of such.
 
-    Linux alone tells the peak of a process and forgets it on demand.
+    Only Linux reports the peak of a process and can reset it.
     """
     if not _RESET.exists():
         return math.nan
@@ -44,7 +44,7 @@ def peak_memory(warm_up: Callable[[], object], work: Callable[[], object]) -> fl
     theirs.close()
     try:
         return float(ours.recv())
-    except EOFError:  # it has failed, and said why on the error stream
+    except EOFError:  # it failed and printed the reason to stderr
         return math.nan
     finally:
         process.join()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One folder with runs, rows and reports: what is missing is trained and judged, and everything is kept."""
+"""A folder of runs, rows and reports: missing ones are trained and evaluated, finished ones are kept."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ TUNED = tuple(name for name in RANGES if name != "temperature")
 
 
 class Experiment(ABC):
-    """What every experiment does in its folder; whatever is finished in it is not done again.
+    """The common part of all experiments; finished work in the folder is not repeated.
 
     ``runs/NAME`` are trainings, ``tuned.json`` the cross-validated numbers, ``rows/NAME`` a row's label maps
     (``labels/``), CRF parameters (``crf.safetensors``) and scores (``row.json``).
 
     Args:
-        folder: made if it is not there.
-        about: what must be the same to go on in it; configurations are compared by value, so that a folder
-            of before a key was known goes on.
+        folder: created if missing.
+        about: settings that must be equal to resume; configurations are compared by value, so that a folder
+            written before a key existed can be resumed.
         judged: the pictures of the rows.
         num_labels: L.
         crf: settings of every CRF.
         tuning: the cross-validation; 0 trials keep the numbers of `crf`.
-        origin: goes into the parameter files.
-        say, progress: called with lines, and with (what, done, in all).
+        origin: recorded in the parameter files.
+        say, progress: called with lines, and with (what, done, total).
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Experiment(ABC):
     ) -> None:  # fmt: skip
         self.folder, self.judged, self.num_labels, self.tuning = folder, judged, num_labels, tuning
         self.say, self.progress, self.origin = say, progress, dict(origin)
-        self.guide: Callable[[Tensor], Tensor] = lambda image: image  # what the CRF sees of a picture
+        self.guide: Callable[[Tensor], Tensor] = lambda image: image  # preprocessing of the CRF's guide
         self.given = {name: value for name, value in crf.items() if name != "parameters"}
         self.settings = {n: v for n, v in self.given.items() if n not in (*RANGES, "preset")}
         reports = (f"{plan}.md" for plan in ("table1", "ablations", "unaries", "unary-ablations"))
@@ -69,25 +69,25 @@ class Experiment(ABC):
 
     @abstractmethod
     def unary(self, plan: Plan, name: str) -> UnaryOf:
-        """The network of a run, trained if it has not been."""
+        """The network of a run, trained if necessary."""
 
     @abstractmethod
     def learned(self, plan: Plan, name: str) -> CRFRNN | None:
-        """The CRF of a run, trained if it has not been."""
+        """The CRF of a run, trained if necessary."""
 
     @abstractmethod
     def tuning_data(self, plan: Plan) -> UnaryDataset:
-        """What the CRF is cross-validated on."""
+        """The data for cross-validating the CRF."""
 
     def run(self, plan: Plan) -> None:
-        """Train and judge what the plan wants and the folder does not have."""
+        """Train and evaluate the parts of the plan that are missing in the folder."""
         with denormals_as_zero():
             for row in plan.rows:
                 if not (self.folder / "rows" / row.name / "row.json").is_file():
                     self._judge(plan, row)
 
     def numbers(self, plan: Plan) -> dict[str, float]:
-        """The cross-validated bandwidths and kernel weights, searched unless the folder has them."""
+        """The cross-validated bandwidths and kernel weights, searched unless they are in the folder."""
         known = self.folder / "tuned.json"
         if known.is_file():
             return json.loads(known.read_text(encoding="utf-8"))["numbers"]
@@ -122,7 +122,7 @@ class Experiment(ABC):
             self.say(line)
 
     def record_run(self, name: str, about: Mapping[str, Any]) -> None:
-        """Say that a run is finished; a folder without this record is trained on."""
+        """Record that a run is finished; training resumes in a folder without this record."""
         write_text(self.folder / "runs" / name / "run.json", json.dumps({**about, **versions()}, indent=1))
 
     def finished(self, name: str) -> bool:
@@ -167,13 +167,13 @@ class Experiment(ABC):
 
 
 def claim(folder: Path, about: Mapping[str, Any], made: Iterable[str]) -> None:
-    """Make the folder and write down what it is for.
+    """Create the folder and record its purpose.
 
     Args:
-        about: what must be the same to go on in it.
-        made: names of what the experiment writes: without our record they are somebody else's.
+        about: settings that must be equal to resume in it.
+        made: names of the experiment's outputs, which are foreign files if there is no record.
 
-    Raises: ValueError if it was begun for something else.
+    Raises: ValueError if it was started with other settings.
     """
     new_folder(folder, "folder")
     check_new(folder, made, "folder", RECORD)
@@ -194,7 +194,7 @@ def claim(folder: Path, about: Mapping[str, Any], made: Iterable[str]) -> None:
 def _same(before: Any, value: Any) -> bool:
     if not is_dataclass(value):
         return before == plain(value)
-    try:  # an earlier record has the recipe as text
+    try:  # earlier records have the recipe as text
         content = yaml().safe_load(before) if isinstance(before, str) else before
         return build(type(value), content) == value
     except (ValueError, TypeError):
@@ -203,12 +203,12 @@ def _same(before: Any, value: Any) -> bool:
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Take denormal numbers for 0 in this thread, and leave the thread as it was found.
+    """Flush denormal numbers to 0 in this thread, and restore its mode afterwards.
 
-    Normalised ReLUs leave marginals so small that the processor slows tenfold on them; 0 does as well. The
-    caller may need its denormals afterwards.
+    Normalised ReLUs produce marginals so small that the processor is ten times slower on them; 0 is equally
+    good. The caller may need denormals afterwards.
     """
-    # torch sets the mode and does not tell it: half of the smallest normal number does.
+    # torch cannot report the mode, so detect it by halving the smallest normal number.
     smallest = sys.float_info.min
     found = smallest / 2 == 0
     torch.set_flush_denormal(True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Experiments with the CRF alone on unaries of a fixed network, all fits from one start."""
+"""Experiments with the CRF alone on unaries of a fixed network, with one start for all fits."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class UnaryExperiment(Experiment):
     """Fits of the CRF to given unaries; ``runs/NAME`` has ``crf.safetensors``, ``fit.csv``, ``run.json``.
 
     Args:
-        train: pictures that the CRF is cross-validated on and learns from.
+        train: pictures for cross-validating and training the CRF.
         judged: pictures of the rows; none of them may be in `train`.
-        folder: made if it is not there; one started with other data or settings is rejected.
+        folder: created if missing; one started with other data or settings is rejected.
         tuning: the cross-validation; 0 trials keep the package's numbers.
-        tune_pictures: cross-validate on at most so many, spread evenly.
+        tune_pictures: cross-validate on at most this many, spread evenly.
         crf: settings of every CRF (iterations, quality, …).
-        temperature: learn a divisor of the unary too, as `crfrnn fit` does.
-        about: what else must be the same to go on in the folder, such as the loss.
-        say, progress: called with lines, and with (what, done, in all).
+        temperature: also learn a divisor of the unary, as in `crfrnn fit`.
+        about: further settings that must be equal to resume in the folder, such as the loss.
+        say, progress: called with lines, and with (what, done, total).
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class UnaryExperiment(Experiment):
         both = [item.id for item in judged.pictures if item.image_path.resolve() in learned]
         if both:
             raise ValueError(
-                f"judged: expected pictures that are not learned from, got {both[0]!r} and "
-                f"{len(both) - 1} more of {len(judged)}; name another split, or hold a fold out"
+                f"judged: expected pictures that are not in the training data, got {both[0]!r} and "
+                f"{len(both) - 1} more of {len(judged)}; name another split, or hold out a fold"
             )
         self.train, self.unaries, self.tune_pictures = train, judged, tune_pictures
         self.temperature, tuning, crf = temperature, tuning or TuneConfig(), dict(crf or {})
@@ -79,7 +79,7 @@ class UnaryExperiment(Experiment):
             self.train, start, how, log=home / "fit.csv",
             report=report and (lambda what, k, done, total, _: report(f"{name}: {what} {k}", done, total)),
         )  # fmt: skip
-        if result.interrupted:  # half a fit beside whole ones would not compare
+        if result.interrupted:  # a partial fit is not comparable with complete ones
             raise KeyboardInterrupt
         names = self.train.pictures.class_names
         save_parameters(

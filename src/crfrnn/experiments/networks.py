@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Experiments with a network and a CRF that are trained by a recipe."""
+"""Experiments with a network and a CRF trained by a recipe."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from crfrnn.training.train import TrainingSets, build_crf, read_sets, train
 
 
 class NetworkExperiment(Experiment):
-    """Trainings by a recipe, judged on its val or on pictures held out.
+    """Trainings by a recipe, evaluated on its val or on held-out pictures.
 
     Args:
-        recipe: data, network, CRF and stages; a folder begun with another one is refused. Trainings start
-            from a parameter file that its `crf` names, and from the cross-validated numbers otherwise.
-        folder: made if it is not there.
-        hold_out: share of the training pictures that no training sees: the CRF is cross-validated on them,
-            and trainings are watched on them. The recipe's val is looked at for the rows alone, if at all.
-            Where the plain network stays as it starts (0 epochs), the CRF is cross-validated on the others:
-            the network has learned from none of them here.
-        trials, tune_pictures, folds: of the cross-validation; 0 trials keep the recipe's numbers.
-        val_pictures: judge at most so many, spread evenly; None: all, which alone can be published.
-        judge_on: "val", or "held-out": those pictures held out that the cross-validation does not use, for
-            what val must not be looked at for.
+        recipe: data, network, CRF and stages; a folder started with another one is rejected. Trainings start
+            from the parameter file in its `crf`, or else from the cross-validated numbers.
+        folder: created if missing.
+        hold_out: share of the training pictures excluded from training: the CRF is cross-validated and
+            trainings are monitored on them. The recipe's val is used at most for the rows. If the plain
+            network is not trained here (0 epochs), the CRF is cross-validated on the other pictures,
+            since the network was not trained on them here.
+        trials, tune_pictures, folds: settings of the cross-validation; 0 trials keep the recipe's numbers.
+        val_pictures: evaluate at most this many, spread evenly; None: all, as required for publication.
+        judge_on: "val", or "held-out": the held-out pictures not used by the cross-validation, for decisions
+            that must not depend on val.
         trainer: further arguments of Lightning's Trainer.
-        device: where rows are judged.
-        say, progress: called with lines, and with (what, done, in all).
+        device: device of the evaluation.
+        say, progress: called with lines, and with (what, done, total).
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class NetworkExperiment(Experiment):
         left = [name for name in self.held_out.ids if name not in tuned]
         if not left:
             raise ValueError(
-                f"judge_on: expected pictures held out that the cross-validation does not use, got none of "
+                f"judge_on: expected held-out pictures that the cross-validation does not use, got none of "
                 f"{len(self.held_out)}; lower tune_pictures or raise hold_out"
             )
         return self.held_out.select(left)
 
     def segmenter(self, plan: Plan, name: str) -> Segmenter:
-        """The segmenter of a run, trained if it has not been."""
+        """The segmenter of a run, trained if necessary."""
         home, run = self.folder / "runs" / name, plan.run_of[name]
         if self.finished(name):
             return Segmenter.from_pretrained(home)
@@ -105,7 +105,7 @@ class NetworkExperiment(Experiment):
             run.how, home, sets=self.sets, start=start, say=self.say, progress=self.progress,
             trainer=self.trainer, keep_best=False,
         )  # fmt: skip
-        # Of an interrupted run this is the last sitting alone; log.csv has the seconds of every epoch.
+        # For an interrupted run this covers only the last session; log.csv has the seconds of every epoch.
         seconds = sum(line["seconds"] for line in done.history)
         self.record_run(name, {"seconds": seconds, "sitting": since(begun), "seed": self.recipe.seed})
         return done.segmenter
@@ -125,6 +125,6 @@ class NetworkExperiment(Experiment):
         return self.segmenter(plan, name).crf
 
     def tuning_data(self, plan: Plan) -> UnaryDataset:
-        """The pictures `tuned_on` behind the plain network."""
+        """The pictures `tuned_on`, with unaries of the plain network."""
         unary, items = self.unary(plan, plan.runs[0].name), {item.id: item for item in self.tuned_on}
         return UnaryDataset(self.tuned_on, lambda name, size: unary(items[name]).cpu(), self.num_labels)

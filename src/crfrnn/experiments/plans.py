@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an experiment trains, networks or the CRF alone, and which rows of a table it gives."""
+"""Plans of experiments: the runs to train, of networks or the CRF alone, and the rows of the table."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Run:
     """One training.
 
     Attributes:
-        name: of its folder.
-        how: what is done: a recipe, or of the CRF alone the configuration of a fit.
-        start: the run whose network it goes on with; None: the recipe's own start.
+        name: name of its folder.
+        how: a recipe, or, for the CRF alone, the configuration of a fit.
+        start: the run whose network it starts from; None: the recipe's start.
         crf: settings of the CRF that differ from the experiment's; its numbers are the cross-validated ones.
     """
 
@@ -38,13 +38,13 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name, title: of its folder, and for people.
-        run: whose segmenter is judged.
-        crf: "learned" as trained, "tuned": cross-validated behind the network, "default": the package's
+        name, title: name of its folder, and title in tables.
+        run: the run whose segmenter is evaluated.
+        crf: "learned": as trained, "tuned": cross-validated on the network's output, "default": the package's
             numbers, "none": the network alone.
-        iterations: T in test; None: the CRF's own.
-        crf_of: the run whose learned CRF is put behind the network of `run`; None: `run`.
-        against: a row from which this one differs in one thing, where that is not the baseline.
+        iterations: T in test; None: the CRF's setting.
+        crf_of: the run whose learned CRF is applied to the network of `run`; None: `run`.
+        against: the row from which this one differs in one setting, if it is not the baseline.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Runs, in an order in which each finds its start, and rows. `baseline`, `main`: what is compared."""
+    """Runs, ordered so that each follows its start, and rows. `baseline`, `main`: the rows to compare."""
 
     name: str
     runs: tuple[Run, ...]
@@ -71,7 +71,7 @@ class Plan:
         return {run.name: run for run in self.runs}
 
     def only(self, names: Sequence[str]) -> Plan:
-        """The same plan with these rows alone; ValueError for a row that it does not have."""
+        """The same plan with only these rows; ValueError for an unknown row."""
         known = [row.name for row in self.rows]
         strange = [name for name in names if name not in known]
         if strange:
@@ -82,12 +82,12 @@ class Plan:
 def table1(recipe: Recipe) -> Plan:
     """Table 1 of the paper, and its controls.
 
-    The stages of the recipe before the first with a CRF train the plain network (0 epochs leave it as it
-    starts); all later ones go on from it. Rows: plain; a CRF behind it with the package's numbers, and with
-    cross-validated ones; end to end. Controls: the plain network given the same further updates of the
-    network without a CRF, alone and with the cross-validated CRF behind it; end to end with the CRF's
-    parameters frozen; and the CRF that was learned end to end behind the plain network, which tells what
-    the CRF has learned from what both have.
+    The stages of the recipe before the first with a CRF train the plain network (with 0 epochs it keeps its
+    initial weights); all later ones continue from it. Rows: plain; plain plus a CRF with the package's
+    numbers, and with cross-validated ones; end to end. Controls: the plain network with the same number of
+    further updates without a CRF, alone and with the cross-validated CRF; end to end with the CRF's
+    parameters frozen; and the plain network with the CRF that was learned end to end, which separates the
+    CRF's gain from the joint gain.
 
     Source: Zheng et al., ICCV 2015, doi:10.1109/ICCV.2015.179, Table 1.
     """
@@ -107,7 +107,7 @@ def table1(recipe: Recipe) -> Plan:
         ),
         (
             Row(PLAIN, "plain network", PLAIN, "none"),
-            Row(DEFAULT, "plain network, CRF with the package's numbers behind it", PLAIN, "default"),
+            Row(DEFAULT, "plain network, CRF with the package's numbers", PLAIN, "default"),
             Row(POST, "plain network, cross-validated CRF as post-processing", PLAIN, "tuned"),
             Row(JOINT, "end to end", JOINT),
             Row(FURTHER, "control: plain network, the same further updates", FURTHER, "none"),
@@ -126,11 +126,11 @@ def ablations(
     test_iterations: Sequence[int] = (1, 5, 10),
     robustness: float = 0.01,
 ) -> Plan:
-    """What each part of the CRF brings: end-to-end runs that differ in one thing, from one plain network.
+    """The contribution of each part of the CRF: end-to-end runs that differ in one setting, from one network.
 
-    T in training × T in test; Potts against learned compatibility; one weight a kernel against one a label;
-    fixed against learned bandwidths; ReLU against softmax; the robust log-likelihood against the
-    cross-entropy. The base is the recipe as it stands.
+    T in training × T in test; Potts against learned compatibility; one weight per kernel against one per
+    label; fixed against learned bandwidths; ReLU against softmax; the robust log-likelihood against the
+    cross-entropy. The base is the recipe unchanged.
     """
     check_iterations(train_iterations, test_iterations)
     before, after = _split(recipe)
@@ -150,7 +150,7 @@ def ablations(
     variants: list[tuple[str, str, list[Stage], dict[str, Any]]] = [
         ("potts", "Potts compatibility", changed(compatibility="fixed"), {}) if mixes
         else ("learned-compatibility", "learned compatibility", changed(compatibility="free"), {}),
-        ("shared-weights", "one weight a kernel for all labels", changed(share_labels=True),
+        ("shared-weights", "one weight per kernel for all labels", changed(share_labels=True),
          {"label_weights": "vector"}),
         ("fixed-bandwidths" if learnt else "learned-bandwidths",
          "fixed bandwidths" if learnt else "learned bandwidths", thetas(), {}),
@@ -158,7 +158,7 @@ def ablations(
         ("robust", f"robust loss, ε = {robustness:g}", changed(robustness=robustness), {}),
     ]  # fmt: skip
     runs = [Run(PLAIN, _part(recipe, PLAIN, before)), Run(JOINT, _part(recipe, JOINT, after), PLAIN)]
-    rows = [Row(PLAIN, "plain network", PLAIN, "none"), Row(JOINT, "end to end, as the recipe says", JOINT)]
+    rows = [Row(PLAIN, "plain network", PLAIN, "none"), Row(JOINT, "end to end, by the recipe", JOINT)]
     for steps in dict.fromkeys(train_iterations):
         name = JOINT if steps == base_t else f"t{steps}"
         if name != JOINT:
@@ -174,10 +174,10 @@ def ablations(
 
 
 def unaries(config: FitConfig) -> Plan:
-    """Table 1 of the paper without the network: the unaries, a CRF behind them, and a learned one.
+    """Table 1 of the paper without the network: the unaries, a CRF on them, and a learned CRF.
 
-    Rows: argmax of the unaries; the package's default numbers; cross-validated numbers; learned from those.
-    Control: learned with the compatibility kept at Potts.
+    Rows: argmax of the unaries; the package's default numbers; cross-validated numbers; learned, starting
+        from those. Control: learned with a fixed Potts compatibility.
     """
     return Plan(
         "unaries",
@@ -186,8 +186,8 @@ def unaries(config: FitConfig) -> Plan:
             Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
             Row(DEFAULT, "CRF with the package's default numbers", DEFAULT, "default"),
             Row(POST, "CRF with cross-validated numbers, as post-processing", POST, "tuned"),
-            Row(LEARNED, "CRF-RNN, learned from the cross-validated numbers on", LEARNED),
-            Row(POTTS, "control: learned, Potts compatibility kept", POTTS),
+            Row(LEARNED, "CRF-RNN, learned from the cross-validated numbers", LEARNED),
+            Row(POTTS, "control: learned, Potts compatibility fixed", POTTS),
         ),
         PLAIN,
         LEARNED,
@@ -201,30 +201,31 @@ def unary_ablations(
     test_iterations: Sequence[int] = (1, 5, 10),
     robustness: float = 0.01,
 ) -> Plan:
-    """What each part of the CRF brings on fixed unaries: fits that differ from the base in one thing.
+    """The contribution of each part of the CRF on fixed unaries: fits that differ in one setting.
 
-    T in training × T in test; Potts against learned compatibility; one weight a kernel, and matrices, against
-    one weight a label; fixed against learned bandwidths; ReLU against softmax; pixel cross-entropy against
-    the loss of `config`, and the robust log-likelihood against that. `iterations` is the base's T.
+    T in training × T in test; Potts against learned compatibility; one weight per kernel, and matrices,
+    against one weight per label; fixed against learned bandwidths; ReLU against softmax; pixel cross-entropy
+    against the loss of `config`, and the robust log-likelihood against cross-entropy. `iterations` is the
+    base's T.
     """
     check_iterations(train_iterations, test_iterations)
     entropy = replace(config, set_iou=0.0, set_iou_trimap=0.0, lovasz=0.0, cross_entropy=1.0, robustness=0.0)
     variants: list[tuple[Row, FitConfig, dict[str, Any]]] = [
         (Row(POTTS, "Potts compatibility", POTTS), replace(config, compatibility="fixed"), {}),
-        (Row("shared-weights", "one weight a kernel for all labels", "shared-weights"),
+        (Row("shared-weights", "one weight per kernel for all labels", "shared-weights"),
          replace(config, share_labels=True), {}),
-        (Row("matrix-weights", "a matrix of weights a kernel", "matrix-weights"), config,
+        (Row("matrix-weights", "a matrix of weights per kernel", "matrix-weights"), config,
          {"label_weights": "matrix"}),
         (Row("fixed-bandwidths", "fixed bandwidths", "fixed-bandwidths"), replace(config, rate_theta=0.0),
          {}),
         (Row("relu", "ReLU normalisation", "relu"), config, {"activation": "relu"}),
-        (Row("cross-entropy", "cross-entropy over pixels alone", "cross-entropy"), entropy, {}),
+        (Row("cross-entropy", "only cross-entropy over pixels", "cross-entropy"), entropy, {}),
         (Row("robust", f"robust cross-entropy, ε = {robustness:g}", "robust", against="cross-entropy"),
          replace(entropy, robustness=robustness), {}),
     ]  # fmt: skip
     fits = [Run(LEARNED, config)]
     rows = [Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
-            Row(POST, "where every fit starts: cross-validated numbers", POST, "tuned"),
+            Row(POST, "the start of every fit: cross-validated numbers", POST, "tuned"),
             Row(LEARNED, "the base: learned", LEARNED)]  # fmt: skip
     for steps in dict.fromkeys(train_iterations):
         name = LEARNED if steps == iterations else f"t{steps}"

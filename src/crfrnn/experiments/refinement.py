@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ways to refine scores along a picture's edges, compared on one data set: searched, judged, timed."""
+"""Comparison of refiners on one data set: parameter search, evaluation, timing."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ from crfrnn.training.config import Count, Number, configuration
 from crfrnn.training.score import TRIMAP_WIDTH, Counts, total
 from crfrnn.training.study_file import STUDY, open_storage, worded
 
-SMALL = 64  # pixels of a warm-up
-_ROOM = 2**30  # bytes of scenes that are held
+SMALL = 64  # side in pixels of a warm-up
+_ROOM = 2**30  # bytes of scenes to keep in memory
 _ABOUT = "about"
-_WHOLE, _FOCUS = "whole", "focus"  # judged on all labels, and on one against the rest
+_WHOLE, _FOCUS = "whole", "focus"  # evaluated on all labels, and on one against the rest
 
 
 @configuration
 class RefinementConfig:
-    """How refiners are compared.
+    """Settings of the comparison.
 
     Attributes:
-        methods: their names, of `NAMES`.
-        trials: settings that each one's search tries; the published numbers are the first.
-        tune_pictures: at most so many training pictures for the search, spread evenly.
-        fit_pictures, epochs: of the CRF that is learned by back-propagation; None: all.
-        seed: of trials and order.
+        methods: their names, from `NAMES`.
+        trials: settings tried in the search of each method, starting with the published numbers.
+        tune_pictures: most training pictures for the search, spread evenly.
+        fit_pictures, epochs: for the CRF learned by back-propagation; None: all.
+        seed: seed of trials and order.
         focus: the label that methods for two labels separate from the rest.
-        least: labels whose probability reaches this nowhere in a picture are left out of it, for all alike.
+        least: labels whose probability is below this everywhere in a picture are removed, for all methods.
     """
 
     methods: tuple[str, ...] = NAMES
@@ -72,7 +72,7 @@ class RefinementConfig:
 
 @dataclass(frozen=True)
 class Source:
-    """Scores of one kind: to search and learn on, and to judge on; `crf` in place of one to be learned."""
+    """Scores of one kind, for training and for evaluation; `crf`: used instead of a CRF learned here."""
 
     train: UnaryDataset
     judged: UnaryDataset
@@ -80,16 +80,16 @@ class Source:
 
 
 class Refinement:
-    """The comparison in its folder; whatever is finished in it is not done again.
+    """The comparison; finished work in the folder is not repeated.
 
-    ``SOURCE/METHOD.npz`` is a method's label maps, counts, numbers, seconds and memory;
-    ``SOURCE/METHOD.journal`` keeps the trials of a search.
+    ``SOURCE/METHOD.npz`` holds a method's label maps, counts, numbers, seconds and memory;
+    ``SOURCE/METHOD.journal`` the trials of a search.
 
     Args:
         sources: by name.
-        folder: made if it is not there; one started with other data or settings is rejected.
+        folder: created if missing; one started with other data or settings is rejected.
         config: see `RefinementConfig`.
-        say, progress: called with lines, and with (what, done, in all).
+        say, progress: called with lines, and with (what, done, total).
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Refinement:
                 raise ValueError(
                     f"focus: expected a label below {source.train.num_labels}, got {config.focus}"
                 )
-        # Methods and sources may be added to a folder; what is in it stays comparable.
+        # Methods and sources may be added to a folder; existing results stay comparable.
         same = {name: value for name, value in vars(config).items() if name != "methods"}
         claim(folder, same, ("refinement.md", *self.sources))
 
     def run(self) -> None:
-        """Search and judge what the folder does not have."""
+        """Search and evaluate the parts that are missing in the folder."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -134,7 +134,7 @@ class Refinement:
                 self._judge(home, found, numbers, judged, about)
 
     def _refiner(self, home: Path, source: Source, tuning: Scenes, method: str) -> Refiner:
-        """A refiner that needs our searched numbers has the search done if it has not been."""
+        """The refiner of a method; the search of the CRF's numbers is run if the method needs them."""
         if method == "crfrnn-rankseg":
             return after_crf(self._search(home, refiner(OURS), tuning)[0])
         if method != "crfrnn-learned":
@@ -168,7 +168,7 @@ class Refinement:
             return found.start, []
         optuna = optional("optuna", "train", "the search")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.getLogger("optuna.study").setLevel(logging.ERROR)  # of the trial that Ctrl-C stops
+        logging.getLogger("optuna.study").setLevel(logging.ERROR)  # silences the trial stopped by Ctrl-C
         kept = home / f"{found.name}.journal"
         with worded(optuna, kept, opening=True):
             study = optuna.create_study(
@@ -179,7 +179,7 @@ class Refinement:
             )
         ended = (optuna.trial.TrialState.COMPLETE,)
         done = len(study.get_trials(deepcopy=False, states=ended))
-        # Random draws at first, as many as a short search can afford.
+        # Start with random draws, as many as a short search can afford.
         study.sampler = optuna.samplers.TPESampler(
             seed=self.config.seed + done, n_startup_trials=max(2, self.config.trials // 3), multivariate=True
         )
@@ -199,7 +199,7 @@ class Refinement:
         return dict(ranked[0].params), listed
 
     def _figure(self, found: Refiner, numbers: Numbers, scenes: Scenes, what: str) -> float:
-        """The mean of mean IU and trimap IU, of all labels or of the one that the method separates."""
+        """The mean of mean IU and trimap IU, over all labels or for the label that the method separates."""
         counts = []
         for done, (scene, truth) in enumerate(scenes, 1):
             labels = found.labels(scene, numbers)
@@ -216,7 +216,7 @@ class Refinement:
     def _judge(
         self, home: Path, found: Refiner, numbers: Numbers, scenes: Scenes, about: Mapping[str, Any]
     ) -> None:
-        """Write the method's file."""
+        """Evaluate a method and write its file."""
         names = scenes.data.pictures.class_names
         whole = Evaluator(scenes.data.num_labels, class_names=names)
         focus = Evaluator(2, class_names=("rest", names[self.config.focus]) if names else ())
@@ -226,7 +226,7 @@ class Refinement:
         for done, (scene, truth) in enumerate(scenes, 1):
             if first is None:
                 first = scene
-                found.labels(scene.corner(SMALL), numbers)  # imports are no part of the time
+                found.labels(scene.corner(SMALL), numbers)  # exclude imports from the time
             begun = time.perf_counter(), time.process_time()
             labels = found.labels(scene, numbers)
             wall, processor = (
@@ -258,7 +258,7 @@ class Refinement:
 
 
 class Scenes:
-    """Scenes with their truths, in order; those that fit into a GiB are made once."""
+    """Scenes with their truths, in order; up to a GiB of them is cached."""
 
     def __init__(self, data: UnaryDataset, ids: tuple[str, ...], config: RefinementConfig) -> None:
         self.data, self.ids, self.config = data.select(ids), ids, config
@@ -274,7 +274,7 @@ class Scenes:
             yield self._kept[name] if name in self._kept else self._make(index)
 
     def bins(self, name: str, truth: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`trimap_bins` of a truth, made once."""
+        """`trimap_bins` of a truth, cached."""
         if name not in self._bins:
             self._bins[name] = trimap_bins(truth, TRIMAP_WIDTH).astype(np.uint8)
         return self._bins[name].astype(np.int64)
@@ -305,7 +305,7 @@ def suggested(trial: Any, found: Refiner) -> dict[str, Any]:
 
 
 def focused(labels: NDArray[Any], focus: int) -> NDArray[np.int64]:
-    """1 where the label is `focus`, 0 elsewhere; void stays.
+    """1 where the label is `focus`, 0 elsewhere; void is kept.
 
     >>> focused(np.array([0, 15, 255]), 15).tolist()
     [0, 1, 255]
@@ -321,7 +321,7 @@ def write_result(
     path: Path, about: Mapping[str, Any], whole: Evaluation, focus: Evaluation,
     maps: Mapping[str, NDArray[np.uint8]],
 ) -> None:  # fmt: skip
-    """One method's file: what it is as JSON, its counts picture by picture, its label maps. Atomic."""
+    """Write one method's file atomically: a description as JSON, its counts per picture, its label maps."""
     method = str(about["method"])
     arrays: dict[str, Any] = {_ABOUT: np.frombuffer(json.dumps(about).encode(), np.uint8)}
     for part, result in ((_WHOLE, whole), (_FOCUS, focus)):
@@ -334,7 +334,7 @@ def write_result(
 
 @dataclass(frozen=True)
 class Result:
-    """One method's file as it is read back."""
+    """The content of one method's file."""
 
     about: dict[str, Any]
     counts: dict[str, dict[str, NDArray[Any]]]  # "whole" | "focus" → kind → counts
@@ -342,7 +342,7 @@ class Result:
 
 
 def read_result(path: Path) -> Result:
-    """Raises: ValueError for a file that is damaged or not of this experiment."""
+    """Read a method's file; ValueError if it is damaged or not from this experiment."""
     arrays = read_arrays(path, "result")
     about = json.loads(arrays.pop(_ABOUT, np.frombuffer(b"{}", np.uint8)).tobytes())
     if "method" not in about:

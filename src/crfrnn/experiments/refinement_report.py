@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tables and pictures of a comparison of refiners, from the files that lie in its folder."""
+"""The tables and pictures of a comparison of refiners, from the files in its folder."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def write_refinement(
     folder: Path, sources: Sequence[str], judged: PictureSet, *, command: str = "", samples: int = 2000,
     seed: int = 0,
 ) -> Path:  # fmt: skip
-    """Write refinement.md, .csv, _differences.csv, .json and SOURCE.png, from what is finished.
+    """Write refinement.md, .csv, _differences.csv, .json and SOURCE.png, from the finished methods.
 
     Args:
-        sources: their folders in `folder`; those without a result are left out.
-        judged: the pictures that were judged.
-        command: how to do it again, for the head.
-        samples, seed: of the bootstrap.
+        sources: their folders in `folder`; those without a result are omitted.
+        judged: the pictures of the evaluation.
+        command: the command line, for the header.
+        samples, seed: settings of the bootstrap.
 
     Returns: the Markdown file. Raises: ValueError if nothing is finished.
     """
@@ -82,15 +82,15 @@ def results(home: Path) -> dict[str, Result]:
 
 
 def evaluation(by_method: Mapping[str, Result], judged: PictureSet, part: str) -> Evaluation:
-    """All methods side by side, on all labels ("whole") or on one against the rest ("focus").
+    """The evaluation of all methods, on all labels ("whole") or on one against the rest ("focus").
 
-    Raises: ValueError where they were judged on other pictures.
+    Raises: ValueError if they were evaluated on other pictures.
     """
     for name, one in by_method.items():
         if tuple(one.maps) != judged.ids:
             raise ValueError(
                 f"{name}: expected results on the {len(judged)} pictures, got {len(one.maps)} others; "
-                "name the folder's own pictures, or a new folder"
+                "name the folder's pictures, or a new folder"
             )
     counts = {name: dict(one.counts[part]) for name, one in by_method.items()}
     curves = {name: kinds.pop("curve") for name, kinds in counts.items()}
@@ -106,8 +106,8 @@ def _section(
     text = [
         f"## Scores: {name}",
         "",
-        f"{len(judged)} pictures; percent, [95 % bootstrap interval over pictures]; s: seconds of one "
-        "processor for a picture; MiB: peak above the start, first picture.",
+        f"{len(judged)} pictures; percent, [95 % bootstrap interval over pictures]; s: seconds per "
+        "picture on one processor; MiB: peak above the start, first picture.",
     ]
     heads = [METRICS[metric].title for metric in SHOWN]
     for part, says in (("whole", "All labels"), ("focus", "One label against the rest")):
@@ -176,9 +176,9 @@ def _panel(by_method: Mapping[str, Result], judged: PictureSet) -> Any:
 def draw_photographs(
     photographs: Sequence[PathLike], predictor: Predictor, home: Path, focus: int, path: Path
 ) -> None:
-    """Every finished method of a source, with its numbers, on other photographs and a network's scores.
+    """Apply a source's finished methods, with their numbers, to photographs with a network's scores.
 
-    Args: photographs, files; home, the source's folder; focus, as in `RefinementConfig`; path, of the PNG.
+    Args: photographs: files; home: the source's folder; focus: as in `RefinementConfig`; path: the PNG.
     """
     rows: list[tuple[str, NDArray[np.uint8], list[NDArray[np.int64]]]] = []
     by_method = results(home)

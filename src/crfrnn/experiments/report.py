@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tables and figures of an experiment, from the rows that lie in its folder."""
+"""The tables and figures of an experiment, from the rows in its folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from crfrnn.lattice.validate import warn
 from crfrnn.plots import heat_map, rows_of_pictures, trimap_curves
 
 Pair = tuple[str, str]
-PANELS = 6  # best and worst pictures in a figure
+PANELS = 6  # number of best and worst pictures in a figure
 
 
 def write_report(
     plan: Plan, folder: Path, val: PictureSet, num_labels: int, *, command: str = "",
     samples: int = 2000, seed: int = 0,
 ) -> Path:  # fmt: skip
-    """Write NAME.md and what it shows, from finished rows; rows that are not there are named in it.
+    """Write NAME.md and its figures from the finished rows; missing rows are listed in it.
 
-    Beside the Markdown: ``NAME_scores.csv``, ``NAME_differences.csv``, ``NAME_labels.csv`` (IU per label),
+    Also written: ``NAME_scores.csv``, ``NAME_differences.csv``, ``NAME_labels.csv`` (IU per label),
     ``NAME_trimap.csv`` and ``.png``, ``NAME_mu.png`` of the main row, ``NAME_best.png`` and
-    ``NAME_worst.png``: where the main row gains and loses most against the baseline.
+    ``NAME_worst.png``: the largest gains and losses of the main row against the baseline.
 
     Args:
-        command: how to do it again, for the head.
-        samples, seed: of the bootstrap.
+        command: the command line, for the header.
+        samples, seed: settings of the bootstrap.
 
     Returns: the Markdown file. Raises: ValueError if no row is finished.
     """
@@ -56,7 +56,7 @@ def write_report(
         text.append(_against(result, [(plan.main, o) for o in names if o != plan.main], options))
     twins = [(row.name, row.against) for row in done if row.against and row.against in names]
     if twins:
-        text += ["Rows minus those they differ from in one thing, paired over pictures:", ""]
+        text += ["Rows minus the row they differ from in one setting, paired over pictures:", ""]
         text.append(_against(result, twins, options))
     stem = folder / plan.name
     result.write_csv(f"{stem}_scores.csv", **options)
@@ -66,8 +66,8 @@ def write_report(
     write_csv(f"{stem}_differences.csv", difference_lines(result, pairs, options))
     try:
         text += ["", *_figures(result, plan, folder)]
-    except ImportError as error:  # the runs took hours: their tables are written without figures
-        warn(f"the trimap and the compatibility are not drawn: {error}; then give the same command again")
+    except ImportError as error:  # after hours of runs, write the tables even without figures
+        warn(f"the trimap and the compatibility are not drawn: {error}; then repeat the command")
     if plan.main in names and base != plan.main:
         for word, ids in _extremes(result, plan.main, base).items():
             shown = [name for name in names if name in {base, "post-processing", plan.main}]
@@ -79,7 +79,7 @@ def write_report(
 
 
 def _figures(result: Evaluation, plan: Plan, folder: Path) -> list[str]:
-    """Draw the trimap's curves and the main row's compatibility; the Markdown that shows them."""
+    """Draw the trimap's curves and the main row's compatibility; returns the Markdown that shows them."""
     stem = folder / plan.name
     lines = {name: result.trimap_curve(name).tolist() for name in result.methods}
     write_png(trimap_curves(lines), f"{stem}_trimap.png")
@@ -87,7 +87,7 @@ def _figures(result: Evaluation, plan: Plan, folder: Path) -> list[str]:
     if not learned.is_file():
         return [f"![trimap]({plan.name}_trimap.png)"]
     matrix = load_parameters(learned).crf.compatibility.detach().double().numpy()
-    title = f"compatibility of {plan.main}, as it is learned"
+    title = f"learned compatibility of {plan.main}"
     write_png(heat_map(matrix, result.class_names, title), f"{stem}_mu.png")
     return [f"![trimap]({plan.name}_trimap.png)", f"![compatibility]({plan.name}_mu.png)"]
 
@@ -109,7 +109,7 @@ def _map(folder: Path, row: str, name: str, num_labels: int) -> Any:
 
 
 def _head(plan: Plan, done: list[Row], folder: Path, command: str) -> str:
-    lines = ["| row | what it is | training | judging |", "|---|---|---:|---:|"]
+    lines = ["| row | description | training | evaluation |", "|---|---|---:|---:|"]
     for row in done:
         about = json.loads((folder / "rows" / row.name / "row.json").read_text(encoding="utf-8"))
         run = folder / "runs" / row.run / "run.json"
@@ -146,7 +146,7 @@ def compared(plan: Plan, names: Sequence[str], base: str) -> list[Pair]:
 
 
 def _extremes(result: Evaluation, main: str, base: str) -> dict[str, list[str]]:
-    """The ids whose own mean IU rises and falls most from the baseline to the main row."""
+    """The ids with the largest rise and fall of mean IU from the baseline to the main row."""
     ours, theirs = (mean_iu_of_truth(result.counts[m]["confusion"]) for m in (main, base))
     gain = np.nan_to_num(ours - theirs)
     order = np.argsort(-gain, kind="stable")

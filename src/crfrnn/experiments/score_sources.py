@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scores to be refined that are made from pictures or from other scores."""
+"""Scores for refinement, computed from pictures or from other scores."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SURE = 0.7
 
 @dataclass(frozen=True)
 class NetworkScores:
-    """log p of a network at the pictures' own size, without its CRF: (id, size) → Float32[L, H, W].
+    """log p of a network at the pictures' original size, without its CRF: (id, size) → Float32[L, H, W].
 
-    Args: predictor; pictures, where its pictures are.
+    Args: predictor: the predictor; pictures: its pictures.
     """
 
     predictor: Predictor
@@ -37,12 +37,12 @@ class NetworkScores:
 
 @dataclass(frozen=True)
 class CoarseLabels:
-    """A label map of 1/16 of the size, right with probability 0.7, as made from a transformer's patches.
+    """A label map at 1/16 of the size, right with probability 0.7, as from a transformer's patches.
 
-    The label of a block of 16 × 16 pixels is the one with the greatest mean probability in it; of
-    probabilities nothing else is left: (id, size) → Float32[L, H, W].
+    The label of a block of 16 × 16 pixels is the one with the greatest mean probability in it; no other
+    information is kept: (id, size) → Float32[L, H, W].
 
-    Args: scores, which the labels are taken from.
+    Args: scores: the source of the labels.
     """
 
     scores: UnarySource
@@ -54,6 +54,6 @@ class CoarseLabels:
         means = torch.nn.functional.avg_pool2d(p[None], BLOCK, ceil_mode=True)[0]
         winners = means.argmax(0)[rows][:, columns]
         present = winners.unique()
-        p = torch.full((labels, height, width), SMALLEST)  # of labels that win no block
+        p = torch.full((labels, height, width), SMALLEST)  # for labels that win no block
         p[present] = (1 - SURE) / max(len(present) - 1, 1)
         return p.scatter_(0, winners[None], SURE).log()

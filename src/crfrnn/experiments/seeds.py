@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One table over several seeds: means of the rows' figures, and how far other pictures would move them."""
+"""One table over several seeds: means of the rows' figures, with bootstrap intervals over pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def write_seeds(
     plan: Plan, folders: Mapping[int, Path], val: PictureSet, num_labels: int, output: Path, *,
     command: str = "", samples: int = 2000, seed: int = 0,
 ) -> Path:  # fmt: skip
-    """Write NAME_seeds.md and NAME_seeds.csv from the rows that every seed has finished.
+    """Write NAME_seeds.md and NAME_seeds.csv from the rows that are finished for every seed.
 
     A figure is the mean over the seeds of the data set's figure. Its interval is the percentile bootstrap
-    over pictures, the same drawn pictures for every seed and row: it holds for these seeds' networks. A
-    second one draws the seeds as well, and the figures of the single seeds stand beside them.
+    over pictures, with the same drawn pictures for every seed and row; it is for the networks of these seeds.
+    A second interval draws the seeds as well, and the figures of the single seeds are listed too.
 
     Args:
-        folders: of `Experiment`, by seed; all of one plan and one set of pictures.
-        output: where to.
-        command: how to do it again, for the head.
-        samples, seed: of the bootstrap.
+        folders: folders of `Experiment` by seed, all of one plan and one set of pictures.
+        output: the folder of the report.
+        command: the command line, for the header.
+        samples, seed: settings of the bootstrap.
 
     Returns: the Markdown file. Raises: ValueError unless two seeds have at least one finished row in common.
     """
@@ -73,7 +73,7 @@ def write_seeds(
     text += ["Differences, paired over pictures and seeds:", table(["rows", *titles], differences["kept"])]
     text += ["The same, with the seeds drawn as well as the pictures:"]
     text += [table(["rows", *titles], differences["drawn"])]
-    text += [f"Each seed ({seeds}) by itself:", table(["row", *titles], own)]
+    text += [f"Each seed ({seeds}) separately:", table(["row", *titles], own)]
     write_csv(output / f"{plan.name}_seeds.csv", _lines(results, names, pairs, options))
     path = output / f"{plan.name}_seeds.md"
     write_text(path, "\n\n".join(text))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A picture through network and CRF: refine, segment, tiles, volumes, scribbles, pseudo-labels."""
+"""Inference on pictures: refine, segment, tiles, volumes, scribbles, pseudo-labels."""
 
 from crfrnn.inference.checkpoints import default_checkpoint as default_checkpoint
 from crfrnn.inference.checkpoints import packaged_checkpoints as packaged_checkpoints

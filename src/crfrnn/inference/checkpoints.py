@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The checkpoints that come with the package, and which one is meant where none is named."""
+"""The packaged checkpoints, and the default one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from crfrnn.models import pretrained
 
 
 def packaged_checkpoints() -> tuple[str, ...]:
-    """The names of the checkpoints in this package, sorted; `Segmenter.from_pretrained` takes them."""
+    """The sorted names of the packaged checkpoints, for `Segmenter.from_pretrained`."""
     home = pretrained.CHECKPOINTS
     if not home.is_dir():
         return ()
@@ -15,15 +15,15 @@ def packaged_checkpoints() -> tuple[str, ...]:
 
 
 def default_checkpoint() -> str:
-    """The name of the one checkpoint in this package.
+    """The name of the only checkpoint in this package.
 
-    Raises: ValueError where there is none, or more than one.
+    Raises: ValueError if there is none, or more than one.
     """
     names = packaged_checkpoints()
     if not names:
         raise ValueError(
-            "checkpoint: expected a name or path, got none, and this package brings no checkpoint; "
-            "name a folder or .safetensors file that `crfrnn train` or `crfrnn convert` wrote"
+            "checkpoint: expected a name or path, got none, and this package contains no checkpoint; "
+            "name a folder or .safetensors file from `crfrnn train` or `crfrnn convert`"
         )
     name, *others = names
     if others:

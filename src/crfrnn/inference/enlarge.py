@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a picture to the size at which it is segmented and back, never with all probabilities in memory."""
+"""Resize a picture for segmentation, and its result back, without holding all probabilities in memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from crfrnn.inference.windows import Tile
 
 Rectangles = Iterable[tuple[int, int, Tile]]  # top, left, probabilities Float32[C, h, w]
 Bands = Iterator[tuple[int, Tensor]]  # first row, probabilities Float32[C, rows, W]
-NUMBERS = 2**21  # that are worked on at a time: 8 MiB as float32
+NUMBERS = 2**21  # processed at a time: 8 MiB as float32
 
 
 def collect(
     found: Rectangles, height: int, width: int, *, halves: bool, clamp: Tensor | None, keep: bool
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32] | None]:
-    """Labels, labels before the CRF and, if kept, probabilities of the whole picture.
+    """Collect labels, labels before the CRF and, if kept, probabilities of the whole picture.
 
     Args:
         halves: the first half of the channels are the marginals, the second half the probabilities before
-            the CRF; False: there was no CRF.
-        clamp: labels that pixels keep, but not before the CRF.
+            the CRF; False: without a CRF.
+        clamp: labels that pixels keep after the CRF, but not before it.
     """
     out: tuple[NDArray[Any], NDArray[Any]] | None = None
     whole: NDArray[np.float32] | None = None
@@ -48,7 +48,7 @@ def collect(
             part = rectangle[:, top : top + step]
             place = slice(first + top, first + top + part.shape[1]), columns
             p = part[:count]
-            best = p.max(0).indices  # the first of equal ones, as argmax, in a third of its time
+            best = p.max(0).indices  # the first of equal ones, as argmax, but three times as fast
             out[1][place] = (part[count:].max(0).indices if halves else best).numpy()
             if clamp is not None:
                 known = clamp[place] >= 0
@@ -59,7 +59,7 @@ def collect(
             if whole is not None:
                 whole[:, place[0], columns] = p.numpy()
             del part, p
-        del tile, rectangle  # not to be held while the next one is made
+        del tile, rectangle  # free it before the next one is made
     assert out is not None
     return *out, whole
 
@@ -73,7 +73,7 @@ def finished(
     clamp: Tensor | None = None,
     keep: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float32] | None]:
-    """`collect` of rectangles of a picture that was segmented at the size `work`, at its own `size`."""
+    """`collect`, for a picture that was segmented at the size `work`, at its original `size`."""
     if work != size:
         found = enlarge(bands(found, work[1]), work[0], *size)
     return collect(found, *size, halves=halves, clamp=clamp, keep=keep)
@@ -90,7 +90,7 @@ def work_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
 
 
 def bands(found: Rectangles, width: int) -> Bands:
-    """Rectangles, in order, put together to rows of the whole width."""
+    """Join rectangles, in order, to bands of the whole width."""
     band: Tensor | None = None
     for top, left, tile in found:
         part = torch.from_numpy(tile.values)
@@ -105,7 +105,7 @@ def bands(found: Rectangles, width: int) -> Bands:
 
 
 def enlarge(bands: Bands, count: int, height: int, width: int) -> Iterator[tuple[int, int, Tile]]:
-    """Bilinear, pixel centres kept, as `F.interpolate` does it in one piece; `count` rows become `height`."""
+    """Bilinear, pixel centres kept, equal to `F.interpolate` in one piece; `count` rows become `height`."""
     places = ((torch.arange(height) + 0.5) * (count / height) - 0.5).clamp_min(0)
     upper = places.long().clamp_max(count - 1)
     lower, share = (upper + 1).clamp_max(count - 1), (places - upper)[:, None]
@@ -127,16 +127,16 @@ def enlarge(bands: Bands, count: int, height: int, width: int) -> Iterator[tuple
 
 
 def shrink(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear over all the pixels that fall into one; UInt8 or Float [3, H, W] of the same dtype."""
+    """Antialiased bilinear reduction of UInt8 or Float [3, H, W], keeping the dtype."""
     values = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
     return values.clamp(0, 255)
 
 
 def shrink_clamp(clamp: Tensor, size: tuple[int, int]) -> Tensor:
-    """No known pixel is lost, be it as thin as a line: the last of those that fall together counts."""
+    """Reduce known labels without losing any, even thin lines: the last of several in one pixel is kept."""
     y, x = torch.nonzero(clamp >= 0, as_tuple=True)
     small = clamp.new_full(size, -1)
-    # Numpy says which of several writes to one place stays: the last.
+    # Numpy defines which of several writes to one position is kept: the last.
     small.numpy()[(y * size[0] // clamp.shape[0]).numpy(), (x * size[1] // clamp.shape[1]).numpy()] = clamp[
         y, x
     ].numpy()
@@ -144,7 +144,7 @@ def shrink_clamp(clamp: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def check_clamp(clamp: NDArray[Any] | Tensor | None, height: int, width: int) -> Tensor | None:
-    """Int64[H, W] on the CPU; ValueError or TypeError for what does not fit the picture."""
+    """Int64[H, W] on the CPU; ValueError or TypeError if it does not fit the picture."""
     if clamp is None:
         return None
     held = clamp if isinstance(clamp, Tensor) else torch.as_tensor(np.asarray(clamp))
@@ -154,7 +154,9 @@ def check_clamp(clamp: NDArray[Any] | Tensor | None, height: int, width: int) ->
             "numpy.where(mask == 255, -1, mask.astype(int)) makes them from a label map"
         )
     if tuple(held.shape) != (height, width):
-        raise ValueError(f"clamp: expected {(height, width)} as the upright picture, got {tuple(held.shape)}")
+        raise ValueError(
+            f"clamp: expected {(height, width)} as in the upright picture, got {tuple(held.shape)}"
+        )
     held = held.detach().to("cpu", torch.int64)
     if int(held.min()) < -1:
         raise ValueError(f"clamp: expected -1 = free or a label, got {int(held.min())}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a CRF sees of a picture, by rectangles, and what nine of them say about the whole of it."""
+"""The guide of a CRF, read by rectangles, and estimates for the whole picture from nine of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from crfrnn.crf import CRFRNN, principal_directions
 from crfrnn.crf.unit import warn_of_guide
 from crfrnn.io.rectangles import Windowed, finite, valid_in_all
 
-SAMPLE, SAMPLES = 128, 3  # side of the pieces that are looked at, pieces along each side
+SAMPLE, SAMPLES = 128, 3  # side of the sampled pieces, and their number along each side
 
 
 @dataclass(frozen=True)
 class Guide:
-    """A picture as the CRF takes it.
+    """A picture in the form that the CRF takes.
 
     Attributes:
         image: real numbers [C, H, W].
-        prepare: from [1, C, h, w], as it is read, to the guide, on the device where the CRF runs.
-        others: pictures or scores whose pixels without data count as pixels without data in the picture.
+        prepare: function from [1, C, h, w], as read, to the guide on the CRF's device.
+        others: pictures or scores whose pixels without data are also ignored in this picture.
     """
 
     image: Windowed
@@ -37,15 +37,15 @@ class Guide:
         return self.image.shape[1:]
 
     def valid(self, rows: slice, columns: slice) -> NDArray[np.bool_] | None:
-        """Bool[h, w], True where there is data; None where there is everywhere."""
+        """Bool[h, w], True where there is data; None if there is data everywhere."""
         return valid_in_all(rows, columns, self.image, *self.others)
 
     def piece(self, rows: slice, columns: slice, valid: NDArray[np.bool_] | None) -> Tensor:
-        """The picture as it is read, [1, C, h, w]; ValueError for NaN or infinity where there is data."""
+        """A piece of the picture as read, [1, C, h, w]; ValueError for NaN or infinity at valid pixels."""
         return torch.from_numpy(finite(self.image, rows, columns, valid))[None]
 
     def samples(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Nine pieces of the guide, [1, C, h, w], with their masks; those without data are left out."""
+        """Nine pieces of the guide, [1, C, h, w], with their masks, except those without data."""
         for rows, columns in pieces(*self.size):
             valid = self.valid(rows, columns)
             if valid is None or valid.any():
@@ -53,13 +53,13 @@ class Guide:
                 yield part, None if valid is None else torch.from_numpy(valid)[None].to(part.device)
 
     def colours(self) -> Tensor:
-        """Of the pixels with data in the nine pieces, [C, N]."""
+        """Colours of the pixels with data in the nine pieces, [C, N]."""
         found = [part[0].flatten(1) if mask is None else part[0][:, mask[0]] for part, mask in self.samples()]
         return torch.cat(found, 1) if found else torch.zeros(self.image.shape[0], 0)
 
 
 def pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of nine pieces, evenly over a picture.
+    """Rows and columns of nine pieces, spread evenly over a picture.
 
     >>> next(pieces(100, 300))
     (slice(0, 100, None), slice(0, 128, None))
@@ -71,7 +71,7 @@ def pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 
 
 def shared_directions(crf: CRFRNN, guide: Guide) -> Tensor | None:
-    """The principal directions of the guide that all tiles share, Float[C, k]."""
+    """The guide's principal directions, shared by all tiles, Float[C, k]."""
     if crf.guide_components is None:
         return None
     colours = guide.colours().float()
@@ -80,14 +80,14 @@ def shared_directions(crf: CRFRNN, guide: Guide) -> Tensor | None:
 
 
 def check_unit(crf: CRFRNN, guide: Guide) -> None:
-    """Warn where a float guide is not in the unit of θ_β; a tile alone may just be dark."""
+    """Warn if a float guide is not in the unit of θ_β, by nine pieces since one tile may just be dark."""
     colours = guide.colours()
     if colours.is_floating_point():
         warn_of_guide(colours, crf.log_theta_beta)
 
 
 def vertices_per_pixel(crf: CRFRNN, guide: Guide, directions: Tensor | None = None) -> float:
-    """Of the CRF's lattices, the most that nine pieces have: flat sky has few, foliage many."""
+    """The largest number of lattice vertices per pixel in nine pieces: few in sky, many in foliage."""
     most = 0.0
     for part, mask in guide.samples() if "lattice" in (crf.bilateral_method, crf.spatial_method) else ():
         with torch.no_grad():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures that are looked at once and answer many times: lattices and a network's scores are kept."""
+"""Pictures processed repeatedly: their lattices and a network's scores are kept between calls."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _SETTINGS = (
 
 
 class Held:
-    """A picture whose kernels are kept: only other bandwidths build another lattice.
+    """A picture whose kernels are kept: the lattice is rebuilt only for other bandwidths.
 
     Args:
-        image: UInt8[H, W, C] as `crfrnn.io.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
+        image: UInt8[H, W, C] from `crfrnn.io.read_image`, or UInt8 / Float [C, H, W] as a tensor,
             0..255; with another number of axes a tensor [C, *spatial].
-        axes: of the grid, 3 for a volume.
+        axes: number of axes of the grid, 3 for a volume.
 
     Attributes:
-        image: the same, [C, H, W] or [C, *spatial].
+        image: the image as [C, H, W] or [C, *spatial].
 
     Raises:
-        ValueError: axes or numbers of another kind.
+        ValueError: another number of axes or type of numbers.
 
     >>> held = Held(np.zeros((4, 5, 3), np.uint8))
     >>> held.logits(torch.zeros(2, 4, 5), CRFRNN(2)).shape
@@ -69,7 +69,7 @@ class Held:
     def steps(
         self, unary: Tensor, crf: CRFRNN, *, clamp: Tensor | None = None
     ) -> Iterator[NDArray[np.int64]]:
-        """The labels Int64[H, W] after 0, 1, … iterations, up to the layer's own number."""
+        """The labels Int64[H, W] after 0, 1, … iterations, up to the layer's number of iterations."""
         unary, crf = two_labels(unary), for_two_labels(crf)
         logits = self.logits(unary, crf, clamp=clamp, iterations=0)
         yield likeliest(logits)
@@ -80,13 +80,13 @@ class Held:
     def kernels(
         self, crf: CRFRNN, dtype: torch.dtype = torch.float32
     ) -> tuple[GaussianKernel, GaussianKernel]:
-        """``crf.kernels(image)``, built where bandwidths or settings differ from those of the last call."""
+        """``crf.kernels(image)``, rebuilt if bandwidths or settings differ from the last call."""
         wanted = torch.float64 if dtype == torch.float64 else torch.float32
         logs = (crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma)
         key = (wanted, *(tuple(log.reshape(-1).tolist()) for log in logs))
         key += tuple(getattr(crf, name) for name in _SETTINGS)
         if self._kernels is None or key != self._key:
-            self._kernels = None  # before the new ones are built: a lattice may be large
+            self._kernels = None  # free the old ones first: a lattice may be large
             with torch.no_grad():
                 self._kernels = crf.kernels(self.image[None], dtype=wanted)
             self._key = key
@@ -95,13 +95,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Seen:
-    """A picture that a network has seen, see `crfrnn.Predictor.see`.
+    """A picture with a network's scores, see `crfrnn.Predictor.see`.
 
     Attributes:
-        guide: the picture as the CRF takes it, at the size at which it is segmented.
+        guide: the CRF's guide, at the size of the segmentation.
         unary: Float[L, h, w], the network's logits.
         before: Float32[L, h, w], their probabilities.
-        size: rows and columns of the picture itself.
+        size: rows and columns of the original picture.
         class_names: one per label, or none.
     """
 
@@ -112,11 +112,11 @@ class Seen:
     class_names: tuple[str, ...] = ()
 
     def __call__(self, crf: CRFRNN, *, probabilities: bool = False) -> Prediction:
-        """What a `crfrnn.Predictor` with this CRF gives, at the picture's own size."""
+        """The result of a `crfrnn.Predictor` with this CRF, at the picture's original size."""
         return self._prediction(crf, self.size, probabilities)
 
     def at(self, crf: CRFRNN, long_side: int) -> Prediction:
-        """The same with the marginals, and at most so many pixels along each side: to look at."""
+        """The same with marginals and at most `long_side` pixels along each side, for display."""
         return self._prediction(crf, work_size(self.size, long_side), True)
 
     def _prediction(self, crf: CRFRNN, size: tuple[int, ...], keep: bool) -> Prediction:
@@ -140,6 +140,6 @@ def _channels_first(image: NDArray[np.uint8] | Tensor, axes: int) -> Tensor:
 
 
 def form(value: object) -> str:
-    """Type and shape of what came, for messages."""
+    """Type and shape of a value, for messages."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     return type(value).__name__ if shape is None else f"{dtype} {tuple(shape)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One loop over many pictures: finished ones are skipped, failures end nothing, processes share the work."""
+"""The loop over many pictures: it skips finished ones, records failures, and can use several processes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from crfrnn.lattice.validate import InputWarning, warn
 
 Job = TypeVar("Job")
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-Progress = Callable[[int, int], None]  # done, in all
-# Calls the picklable function on every list of jobs, anywhere and in any order; results as they come.
+Progress = Callable[[int, int], None]  # done, total
+# Calls the picklable function on every list of jobs, anywhere and in any order; yields results as they
+# arrive.
 Engine = Callable[[Callable[[Sequence[Any]], list[Result]], Sequence[Sequence[Any]]], Iterator[Result]]
 
 
 @dataclass
 class Tally:
-    """How far a run over many pictures is; it holds while the run goes on and after a signal ended it.
+    """Progress of a run over many pictures; valid during the run and after a signal ended it.
 
     Attributes:
-        total: pictures in all.
-        done: that were worked on.
-        skipped: that were finished before.
-        failed: the reason by the name of the picture.
-        stopped: a signal ended the run.
+        total: number of pictures.
+        done: number of processed pictures.
+        skipped: number of pictures finished before.
+        failed: reason by the name of the picture.
+        stopped: whether a signal ended the run.
     """
 
     total: int = 0
@@ -42,14 +43,14 @@ class Tally:
     stopped: bool = False
 
     def problems(self) -> list[str]:
-        """A line for each kind of problem, and how many pictures failed; empty if none did.
+        """A line for each kind of problem, and the number of failed pictures; empty if none failed.
 
         >>> Tally(3, failed={"a.png": "image: got 7 rows", "b.png": "image: got 9 rows"}).problems()
         ['a.png: image: got 7 rows (2 of this kind: a.png, b.png)', '2 of 3 pictures failed']
         """
         if not self.failed:
             return []
-        named = dict(sorted(self.failed.items()))  # processes end in any order
+        named = dict(sorted(self.failed.items()))  # processes finish in any order
         lines = by_kind([f"{name}: {reason}" for name, reason in named.items()], list(named))
         return [*lines, f"{len(self.failed)} of {self.total} pictures failed"]
 
@@ -69,21 +70,21 @@ def many(
     progress: Progress | None = None,
     strict: bool | tuple[type[Exception], ...] = False,
 ) -> Tally:
-    """Work on all jobs that are not finished.
+    """Process all jobs that are not finished.
 
     Args:
-        jobs: one for each picture; names must differ.
-        work: does up to `batch` jobs and returns a value for each. Where several fail together, each is tried
+        jobs: one per picture, with unique names.
+        work: does up to `batch` jobs and returns a value for each. If several fail together, each is retried
             alone. With more than one process or an engine it must be picklable.
-        tally: is counted on, so that it says how far the run came if an exception ends it; None: a new one.
-        name: of a job, for the reasons of failures.
-        finished: whether a job need not be done.
-        found: called with a job that was done and its value, in this process.
-        lost: called with a job that failed and the reason, in this process.
-        processes: how many, each with one thread; 1 works in this process.
+        tally: updated during the run, so that it is valid if an exception ends the run; None: a new one.
+        name: function that names a job in reports of failures.
+        finished: function that decides whether a job can be skipped.
+        found: called in this process with each finished job and its value.
+        lost: called in this process with each failed job and the reason.
+        processes: number of processes of one thread each; 1 works in this process.
         engine: runs the work elsewhere, instead of `processes`.
-        progress: called with the pictures done and in all, after each.
-        strict: exceptions of these types end the run; True: all.
+        progress: called with (pictures done, total) after each.
+        strict: exceptions of these types end the run; True: all types.
 
     Returns:
         The tally.
@@ -124,7 +125,7 @@ def many(
 
 
 def processes_for(asked: int | None, device: str, jobs: int) -> int:
-    """How many processes: as asked, or one for each processor but no more than jobs; on a GPU one."""
+    """The number of processes: as given, else one per processor but at most one per job; on a GPU one."""
     if asked is not None and asked < 1:
         raise ValueError(f"processes: expected at least 1, got {asked}")
     if torch.device(device).type != "cpu":
@@ -140,8 +141,8 @@ def processes_for(asked: int | None, device: str, jobs: int) -> int:
 def _caught(work: Work, ending: tuple[type[Exception], ...], jobs: Sequence[Any]) -> list[Result]:
     try:
         return [Result(job, value) for job, value in zip(jobs, work(jobs), strict=True)]
-    except Exception as error:  # whatever a decoder raises belongs to this picture
-        if len(jobs) > 1:  # one of them is to blame, or there is no room for all at once
+    except Exception as error:  # any exception of a decoder is a failure of this picture
+        if len(jobs) > 1:  # one of them fails, or memory is too small for all
             return [result for job in jobs for result in _caught(work, ending, [job])]
         if isinstance(error, ending):
             raise
@@ -149,7 +150,7 @@ def _caught(work: Work, ending: tuple[type[Exception], ...], jobs: Sequence[Any]
 
 
 def _recorded(work: Work, ending: tuple[type[Exception], ...], jobs: Sequence[Any]) -> list[Result]:
-    """In a process of its own, which prints nothing: its warnings are handed back with the first result."""
+    """In a worker process, return warnings with the first result instead of printing them."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always", InputWarning)
         first, *others = _caught(work, ending, jobs)

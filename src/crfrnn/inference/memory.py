@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much memory a picture takes on its way, and how large its tiles may be."""
+"""Estimates of the memory for a picture, and the largest tile within a budget."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from crfrnn.crf.binary import NUM_LABELS
 from crfrnn.models import Segmenter
 
 MIB = 2**20
-PROBE = 256  # pixels along each side of the piece on which a network is measured
-SMALLEST = 256  # a tile below this shows a network too little of what is around
+PROBE = 256  # side in pixels of the piece on which a network is measured
+SMALLEST = 256  # smaller tiles give a network too little context
 STEP = 32
 AMPLE = 4096  # bytes per pixel that no usual network exceeds
-# Of the CRF, measured on 1024² pixels (flat, photograph, noise; 2, 5, 21 labels), rounded up: bytes of the
-# layer in five dimensions (in d of them (d + 1) / 6 times PIXEL and VERTEX, which are corners and neighbours)
-# by pixel and by lattice vertex, and by label of each; then what a tile holds beside it (unary, marginals,
-# weighted).
+# The CRF's memory, measured on 1024² pixels (flat, photograph, noise; 2, 5, 21 labels) and rounded up: bytes
+# of the layer in five dimensions per pixel and per lattice vertex, and per label of each (in d dimensions
+# PIXEL and VERTEX, the corners and neighbours, scale by (d + 1) / 6); then the rest of a tile (unary,
+# marginals, weighted).
 PIXEL, PIXEL_LABEL, VERTEX, VERTEX_LABEL = 170, 9, 185, 10
 HELD, HELD_LABEL = 32, 12
-RESULT, RESULT_LABEL = 32, 16  # of a network alone: logits, probabilities, weighted; the tile of the picture
-KEPT, FILES = 48, 80  # MiB: what the allocator and libraries keep between tiles, and blocks of files
+RESULT, RESULT_LABEL = 32, 16  # for a network alone: logits, probabilities, weighted; the tile of the picture
+KEPT, FILES = 48, 80  # MiB kept by the allocator and libraries between tiles, and blocks of files
 
 
 class Network(NamedTuple):
-    """What a network takes: bytes per pixel at the worst moment. And the number of its labels."""
+    """A network's peak memory in bytes per pixel, and the number of its labels."""
 
     pixel: float
     labels: int
 
 
 def measured(segmenter: Segmenter, piece: Tensor) -> Network:
-    """An estimate of what one pixel takes in the network alone.
+    """Estimate the network's memory per pixel.
 
-    The largest input and output of one layer are measured on a piece of a picture and doubled, for what is
-    kept beside them and for the layer's own workspace.
+    The largest input plus output of one layer is measured on a piece of a picture and doubled, to account for
+    other live tensors and the layer's workspace.
 
-    Args: piece, UInt8 or Float [1, 3, h, w] on the segmenter's device.
+    Args: piece: UInt8 or Float [1, 3, h, w] on the segmenter's device.
     """
     worst = 0
 
@@ -60,7 +60,7 @@ def measured(segmenter: Segmenter, piece: Tensor) -> Network:
 
 
 def crf_pixel(labels: int, vertices: float, features: int = 5) -> float:
-    """Bytes per pixel of a CRF: `vertices` of its lattices per pixel, `features` of one: place and bands."""
+    """Bytes per pixel of a CRF with `vertices` lattice vertices per pixel and `features` dimensions."""
     corners = (features + 1) / 6
     pixel = PIXEL * corners + HELD + (PIXEL_LABEL + HELD_LABEL) * labels
     return pixel + vertices * (VERTEX * corners + VERTEX_LABEL * labels)
@@ -70,19 +70,19 @@ def tile_within(
     memory: float, size: tuple[int, int], pixel: float, channels: int, overlap: int, *, held: float,
     least: int, most: int | None = None, remedy: str = "a smaller overlap",
 ) -> int:  # fmt: skip
-    """The side of the largest square tile, in pixels, that takes at most `memory` MiB.
+    """The side in pixels of the largest square tile that needs at most `memory` MiB.
 
     Args:
         memory: MiB.
         size: rows and columns.
-        pixel: bytes that one of a tile takes.
-        channels: float32 numbers of a pixel that fade from tile to tile.
-        overlap: pixels; a tile shares a quarter of its side at most.
-        held: MiB that do not depend on the tile.
+        pixel: bytes per pixel of a tile.
+        channels: float32 numbers per pixel that are blended between tiles.
+        overlap: in pixels; a tile shares at most a quarter of its side.
+        held: MiB independent of the tile.
         least, most: the sides of the smallest and the largest tile; None: the whole picture.
-        remedy: beside more memory, for the message.
+        remedy: alternative to more memory, for the message.
 
-    Raises: ValueError where even the smallest tile takes more; the message says how much it takes.
+    Raises: ValueError if even the smallest tile needs more; the message states how much.
 
     >>> tile_within(2048, (10000, 10000), crf_pixel(5, 1.0), 5, 174, held=128, least=768)
     1888
@@ -105,5 +105,5 @@ def tile_within(
 
 
 def smallest(overlap: int) -> int:
-    """The side of the smallest tile: four overlaps, and what goes to whole multiples of 32."""
+    """The side of the smallest tile: four overlaps, rounded up to a multiple of 32."""
     return max(64, math.ceil((4 * overlap + 2 * STEP) / STEP) * STEP)

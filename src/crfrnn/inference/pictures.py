@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whatever holds a picture, as a tensor [3, H, W] in 0..255."""
+"""Convert any representation of a picture to a tensor [3, H, W] in 0..255."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def picture_tensor(picture: Picture) -> Tensor:
     """UInt8 or Float [3, H, W], RGB in 0..255, upright.
 
     Args:
-        picture: a path, as `crfrnn.io.read_image` reads it; a Pillow picture, by the same rules; an array
+        picture: a path, read by `crfrnn.io.read_image`; a Pillow picture, by the same rules; an array
             UInt8 or UInt16 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], whose fourth channel is transparency,
-            shown on white; or a tensor UInt8 or Float [3, H, W] or [1, H, W] in 0..255.
+            composited on white; or a tensor UInt8 or Float [3, H, W] or [1, H, W] in 0..255.
 
     Raises:
-        TypeError: anything else, or numbers whose range is not said.
+        TypeError: anything else, or a type of number with an unknown range.
         ValueError: axes that do not fit, an empty picture, tensors outside 0..255, unreadable files.
 
     >>> picture_tensor(np.zeros((4, 5), np.uint8)).shape
@@ -87,8 +87,8 @@ def _from_tensor(picture: Tensor) -> Tensor:
         low, high = (float(v) for v in picture.aminmax())
         if not (low >= 0 and high <= 255):  # also NaN
             raise ValueError(
-                f"picture: expected numbers in 0..255, got {low:g}..{high:g}; undo what a network's "
-                "preprocessing did, the segmenter has its own"
+                f"picture: expected numbers in 0..255, got {low:g}..{high:g}; undo the "
+                "preprocessing, which the segmenter does itself"
             )
         if 0 < high <= 1:
             raise ValueError(

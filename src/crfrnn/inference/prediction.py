@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What network and CRF make of one picture or volume."""
+"""The result of network and CRF for one picture or volume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crfrnn.crf.binary import two_labels
 
 
 class Area(NamedTuple):
-    """How much of a picture one label takes: its number, its name or number as text, pixels, share (0..1)."""
+    """The area of one label: its number, its name or number as text, pixels, share (0..1)."""
 
     label: int
     name: str
@@ -24,9 +24,9 @@ class Area(NamedTuple):
 
 
 def count_labels(labels: NDArray[Any], counts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """How many pixels each label has, Int64[at least 256], added to earlier counts."""
+    """The number of pixels of each label, Int64[at least 256], added to earlier counts."""
     counts = np.zeros(256, np.int64) if counts is None else counts
-    for band in np.array_split(labels, max(1, len(labels) // 256)):  # bincount widens its input
+    for band in np.array_split(labels, max(1, len(labels) // 256)):  # bincount converts its input to int64
         found = np.bincount(band.reshape(-1), minlength=len(counts))
         counts = np.pad(counts, (0, len(found) - len(counts))) + found
     return counts
@@ -48,7 +48,7 @@ def areas_of(counts: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Area, .
 def likeliest(scores: Tensor) -> NDArray[np.int64]:
     """The label of the largest of the scores [L, …] at each pixel; ties go to the lower one.
 
-    `torch.max`, since `torch.argmax` along the first axis takes up to fifteen times as long on a CPU.
+    Uses `torch.max`, since `torch.argmax` along the first axis is up to fifteen times slower on a CPU.
 
     >>> likeliest(torch.tensor([[0.0, 2.0], [1.0, 2.0]])).tolist()
     [1, 0]
@@ -59,10 +59,10 @@ def likeliest(scores: Tensor) -> NDArray[np.int64]:
 def marginals(logits: Tensor) -> NDArray[np.float32]:
     """The probabilities Float32[L, h, w] of a network's or a CRF's logits [1, L, h, w]."""
     p = two_labels(logits[0].float()).softmax(0).cpu()
-    if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so that NaN alone can spoil it
+    if not bool(torch.isfinite(p.sum())):  # of numbers in 0..1, so only NaN makes it non-finite
         raise ValueError(
             "segmenter: expected finite logits, got NaN or infinity; its weights are damaged, "
-            "or were trained until they diverged"
+            "or its training diverged"
         )
     return p.numpy()
 
@@ -74,16 +74,17 @@ class Prediction:
     Attributes:
         labels: Int[H, W] or Int[X, Y, Z], the likeliest label after the CRF; ties go to the lower one.
             UInt8 from `Predictor` (Int32 beyond 256 labels), Int64 elsewhere.
-        before: of the same form, the labels before the CRF: the network's, or the unary's.
-        probabilities: Float32[L, …], the marginals, sum 1 over the labels; of `Predictor` None unless asked.
+        before: the labels before the CRF, from the network or the unary, in the same form.
+        probabilities: Float32[L, …], the marginals, sum 1 over the labels; None from `Predictor` unless
+            requested.
         class_names: one per label, or none.
-        crf: whether the CRF took part.
-        tiles: how many pieces the picture was cut into; 1 = none.
+        crf: whether the CRF was used.
+        tiles: number of tiles; 1: the picture was not tiled.
     """
 
     labels: NDArray[Any]
     before: NDArray[Any]
-    probabilities: NDArray[np.float32] | Any  # None only where callers did not ask for them
+    probabilities: NDArray[np.float32] | Any  # None only if not requested
     class_names: tuple[str, ...] = ()
     crf: bool = True
     tiles: int = 1
@@ -110,7 +111,7 @@ class Prediction:
 
     @property
     def titles(self) -> list[str]:
-        """For the legend of an overlay: a name for each of 256 labels, with the share of those that occur."""
+        """For the legend of an overlay: a name for each of 256 labels, with the share if it occurs."""
         names = [self.name(label) for label in range(256)]
         for area in self.areas:
             names[area.label] += f" {percent(area.share)}"
@@ -133,11 +134,11 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A picture that was read and written by windows; the labels are where they were written.
+    """The result for a picture that was read and written by windows; it does not hold the labels.
 
     Attributes:
         size: rows and columns.
-        tiles, side, overlap: how it was cut: how many, side of a tile and overlap in pixels.
+        tiles, side, overlap: number of tiles, their side and overlap in pixels.
         counts: Int64[…], pixels with data of each label.
         changed: the share of the pixels with data whose label the CRF changed.
         class_names: one per label, or none.

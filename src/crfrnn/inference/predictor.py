@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`Predictor`: picture in, label map out, with the CRF or without, in tiles if memory requires them."""
+"""`Predictor`: segment pictures with or without the CRF, in tiles if memory requires it."""
 
 from __future__ import annotations
 
@@ -37,32 +37,33 @@ from crfrnn.io.files import PathLike
 from crfrnn.io.rectangles import InMemory, Windowed
 from crfrnn.models import Segmenter
 
-OVERLAP = 128  # pixels that tiles share for a network
+OVERLAP = 128  # pixels of overlap between tiles for a network
 
 
 class Predictor:
-    """Segment any picture with a `Segmenter`, at the picture's own size.
+    """Segment any picture with a `Segmenter`, at the picture's original size.
 
     ``labels = argmax_l p_l`` with ``p = softmax(crf(U, I))``, ``U = network(I)``; a network of one channel
-    gives the labels 0 and 1 of ``p = [1 - sigmoid(x), sigmoid(x)]``. A picture that takes more
-    than `memory` is cut into overlapping tiles, network and CRF run on each, and the tiles' p are faded into
-    each other: a weighted mean whose weights sum to 1. All tiles use one lattice, that of the whole picture.
+    gives the labels 0 and 1 of ``p = [1 - sigmoid(x), sigmoid(x)]``. A picture that needs more
+    than `memory` is cut into overlapping tiles, network and CRF run on each, and the tiles' p are blended by
+    a weighted mean whose weights sum to 1. All tiles use the lattice coordinates of the whole picture.
 
     Args:
-        segmenter: is put into evaluation mode, and stays on its device.
-        use_crf: False leaves the network's own labels.
-        iterations: of the CRF; None takes its own.
+        segmenter: set to evaluation mode; stays on its device.
+        use_crf: False returns the network's labels.
+        iterations: iterations of the CRF; None uses its setting.
         long_side: in pixels; larger pictures are segmented at this size and p is enlarged again (bilinear).
-            A network recognises things at the size at which it was trained, so large photographs gain by it.
-        memory: MiB that one picture may take, beside the weights and the probabilities that are returned:
-            an estimate from the network's largest layer and the CRF's vertices, made on pieces of it.
+            A network recognises objects best at the scale of its training data, so this improves the result
+            for large photographs.
+        memory: MiB for one picture, in addition to the weights and the returned probabilities. Estimated
+            from the network's largest layer and the CRF's vertices on pieces of the picture.
         tile: side of the tiles in pixels; None derives it from `memory`.
-        overlap: pixels that neighbouring tiles share, at most a quarter of a tile; None takes 128, or 3 θ_α
-            of a CRF where that is more.
+        overlap: pixels that neighbouring tiles share, at most a quarter of a tile; None: 128, or 3 θ_α of
+            the CRF if larger.
 
     Raises:
-        TypeError: not a `Segmenter`, or numbers of another kind.
-        ValueError: numbers out of range; a CRF whose labels overlap, which give no label map.
+        TypeError: not a `Segmenter`, or arguments of another type.
+        ValueError: arguments out of range; a CRF with overlapping labels, which have no label map.
 
     Source: Zheng et al., ICCV 2015, doi:10.1109/ICCV.2015.179, section 5 and Fig. 3.
 
@@ -103,9 +104,9 @@ class Predictor:
         if not memory > 0:
             raise ValueError(f"memory: expected MiB above 0, got {memory!r}")
         if iterations is not None and segmenter.crf is None:
-            raise ValueError("iterations: expected a segmenter with a CRF, got crf=None; leave it out")
+            raise ValueError("iterations: expected a segmenter with a CRF, got crf=None; omit it")
         if segmenter.crf is not None:
-            for_two_labels(segmenter.crf)  # refuses labels that overlap
+            for_two_labels(segmenter.crf)  # rejects overlapping labels
         self.segmenter = segmenter.eval()
         self.use_crf, self.iterations, self.long_side = bool(use_crf), iterations, long_side
         self.memory, self.tile, self.overlap = memory, tile, overlap
@@ -123,13 +124,13 @@ class Predictor:
         """A predictor with the segmenter of a checkpoint.
 
         Args:
-            path_or_name: as `Segmenter.from_pretrained` takes it; None: the checkpoint of this package.
-            device: where the segmenter is put.
-            crf: takes the place of the checkpoint's own, for as many labels.
-            options: of `Predictor`; without a `long_side` that of the checkpoint, if it has one.
+            path_or_name: as for `Segmenter.from_pretrained`; None: the packaged checkpoint.
+            device: device of the segmenter.
+            crf: replaces the checkpoint's CRF, with the same number of labels.
+            options: of `Predictor`; `long_side` defaults to that of the checkpoint, if it has one.
 
         Raises:
-            ValueError: nothing there, damaged, no checkpoint in this package, a CRF for another number of
+            ValueError: no such checkpoint, damaged, no packaged checkpoint, a CRF for another number of
                 labels.
         """
         found = default_checkpoint() if path_or_name is None else path_or_name
@@ -138,8 +139,8 @@ class Predictor:
             own = len(segmenter.class_names) if segmenter.crf is None else segmenter.crf.num_labels
             if own not in (0, crf.num_labels):
                 raise ValueError(
-                    f"crf: expected {own} labels, as {str(found)!r} has, got {crf.num_labels}; "
-                    "give the parameters that were learnt with this network"
+                    f"crf: expected {own} labels, as in {str(found)!r}, got {crf.num_labels}; "
+                    "use parameters that were learned with this network"
                 )
             segmenter.crf = crf.eval()
         segmenter = segmenter.to(device)
@@ -161,13 +162,13 @@ class Predictor:
         Args:
             picture: a path; a Pillow picture; UInt8 or UInt16 [H, W], [H, W, 3] or [H, W, 4]; or a tensor
                 UInt8 or Float [3, H, W] in 0..255.
-            clamp: Int[H, W] of the upright picture, known labels, -1 = free. They are kept as they are, and
-                the CRF spreads them.
+            clamp: Int[H, W] of the upright picture, known labels, -1 = free. They are fixed, and the CRF
+                propagates them.
             probabilities: also return them; 4·L·H·W bytes.
-            use_crf: for this call; None takes the predictor's.
+            use_crf: for this call; None uses the predictor's setting.
 
         Raises:
-            ValueError, TypeError: naming the argument, what was expected, what came and the remedy.
+            ValueError, TypeError: naming the argument, the expected and the actual value, and the remedy.
         """
         image = picture_tensor(picture)
         height, width = image.shape[1:]
@@ -193,10 +194,10 @@ class Predictor:
 
     @torch.no_grad()
     def see(self, picture: Picture) -> Seen:
-        """The network's scores of one picture, which answer for any CRF without running the network again.
+        """Compute the network's scores of one picture, to apply any CRF without running the network again.
 
-        The picture is taken whole: `memory` does not cut it into tiles. ``see(picture)(segmenter.crf)`` gives
-        what the predictor gives for a picture in one piece.
+        The picture is processed as a whole: `memory` does not apply. ``see(picture)(segmenter.crf)`` equals
+            the predictor's result for an untiled picture.
 
         Args:
             picture: as for a call.
@@ -217,15 +218,15 @@ class Predictor:
 
     @torch.no_grad()
     def by_windows(self, image: Windowed, write: Write, *, progress: Progress | None = None) -> Tiling:
-        """Segment a picture that is never held whole, such as a `crfrnn.io.Raster`, at its own resolution.
+        """Segment a picture read by windows, such as a `crfrnn.io.Raster`, at its original resolution.
 
-        Pixels without data take no part: the network sees its mean colour there, and the CRF nothing.
+        Pixels without data are ignored: they are the mean colour for the network and masked for the CRF.
 
         Args:
             image: numbers in 0..255 [3, H, W]: red, green, blue.
-            write: called with top, left, labels, probabilities and where there is data, once for every pixel,
-                in order, such as the `write` of a `crfrnn.io.LabelRaster`.
-            progress: called with tiles done and tiles in all.
+            write: called with top, left, labels, probabilities and the mask of pixels with data, once for
+                every pixel, in order, such as the `write` of a `crfrnn.io.LabelRaster`.
+            progress: called with (tiles done, total).
 
         Raises:
             ValueError: another number of channels, NaN or infinity where there is data, a `memory` too small
@@ -254,7 +255,7 @@ class Predictor:
 
     @property
     def num_labels(self) -> int:
-        """Of the label maps; of a network alone as it shows on a piece of a picture."""
+        """The number of labels in label maps; for a network alone, determined on a piece of a picture."""
         if self.segmenter.crf is not None:
             return for_two_labels(self.segmenter.crf).num_labels
         return self._network(torch.zeros(1, 3, PROBE, PROBE, dtype=torch.uint8)).labels
@@ -274,7 +275,7 @@ class Predictor:
     def _side(
         self, guide: Guide, crf: bool, overlap: int, held: float, remedy: str, most: int | None = None
     ) -> int:
-        """The side of a tile that fits into the memory."""
+        """The side of the largest tile that fits into the memory."""
         height, width = guide.size
         if AMPLE * height * width <= self.memory * MIB:
             return max(height, width)
@@ -282,7 +283,9 @@ class Predictor:
         pixel, labels = self._network(guide.piece(*corner, guide.valid(*corner)))
         if crf and self.segmenter.crf is not None:
             vertices = vertices_per_pixel(self.segmenter.crf, guide)
-            pixel = max(pixel, crf_pixel(labels, vertices) + 8 * labels)  # the labels before it fade, too
+            pixel = max(
+                pixel, crf_pixel(labels, vertices) + 8 * labels
+            )  # the probabilities before it are blended too
         return tile_within(
             self.memory, (height, width), pixel, (1 + crf) * labels, overlap, held=held, least=SMALLEST,
             most=most, remedy=remedy,
@@ -296,7 +299,7 @@ class Predictor:
     def _pieces(
         self, guide: Guide, rows: list[Window], columns: list[Window], crf: bool, clamp: Tensor | None
     ) -> Iterator[tuple[int, int, Tile]]:
-        """Finished rectangles; their values are the marginals, with a CRF followed by the network's own."""
+        """Finished rectangles of marginals, followed, with a CRF, by the network's probabilities."""
         layer = self.segmenter.crf if crf else None
         tiled = len(rows) * len(columns) > 1
         directions = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A picture and its unary in, labels out: what `crfrnn refine` does to each picture."""
+"""Refine the unary of a picture to labels, as `crfrnn refine` does for each picture."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def refine(
     ``labels = argmax_l x_l`` with ``x = crf(unary, image)``, ``probabilities = softmax(x)``.
 
     Args:
-        image: UInt8[H, W, 3] as `crfrnn.io.read_image` gives it, or UInt8 / Float [C, H, W] as a tensor,
-            0..255; or a `Held` one, whose lattice is kept from call to call.
+        image: UInt8[H, W, 3] from `crfrnn.io.read_image`, or UInt8 / Float [C, H, W] as a tensor, 0..255; or
+            a `Held`, whose lattice is kept between calls.
         unary: Float[L, H, W], logits; one logit z per pixel stands for the labels [0, z], as for `CRFRNN(1)`.
-        crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
+        crf: the layer, in its current mode (call ``crf.eval()`` to use its ``eval_iterations``).
         clamp: Int[H, W], known labels, -1 = free.
-        iterations: T; None takes the layer's own.
+        iterations: T; None uses the layer's setting.
 
     Returns:
         `Prediction` with labels Int64[H, W] before and after the CRF, and the marginals Float32[L, H, W].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A picture of any size by windows: what all tiles share, and `refine_tiles`, the CRF on given scores."""
+"""Pictures of any size by windows: helpers for tiles, and `refine_tiles`, the CRF on given scores."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from crfrnn.io.scores import AsLogits
 
 # top, left, labels Int[h, w], probabilities Float32[L, h, w], Bool[h, w] where there is data (None: all)
 Write = Callable[[int, int, NDArray[np.integer], NDArray[np.float32], "NDArray[np.bool_] | None"], None]
-REACH = 3  # of θ_α: what lies farther away weighs less than 1 % in the kernel
-LARGEST = 4096  # pixels along a tile of a file: larger ones gain nothing
+REACH = 3  # in units of θ_α; beyond it the kernel is below 1 %
+LARGEST = 4096  # largest side of a tile of a file; larger ones bring no gain
 
 
 @torch.no_grad()
@@ -41,28 +41,28 @@ def refine_tiles(
     overlap: int | None = None,
     progress: Progress | None = None,
 ) -> Tiling:
-    """Refine a picture tile by tile; `write` gets every pixel once, in order, as soon as it is finished.
+    """Refine a picture tile by tile; `write` receives every pixel once, in order, as soon as it is finished.
 
-    The tiles' marginals p are faded into each other, ``p = Σ_t w_t p_t`` with ``Σ_t w_t = 1``, in the middle
-    fifth of what neighbours share: beside its edge a tile sees too little.
+    The tiles' marginals p are blended, ``p = Σ_t w_t p_t`` with ``Σ_t w_t = 1``, in the middle fifth of the
+    overlap: near its edge a tile lacks context.
 
     Args:
         image: guide, real numbers in 0..255 [C, H, W].
-        unary: scores [L, H, W], or whatever `logits` understands; one logit z per pixel stands for [0, z].
-        crf: the layer; it is run as it stands (call ``crf.eval()`` for its ``eval_iterations``).
-        write: called with top, left, labels, probabilities and where there is data: in the picture and in
-            its scores.
-        logits: makes logits of what `unary` reads; None: they are logits. Called with
-            values and where they are valid, such as `crfrnn.io.AsLogits`.
-        memory: MiB for all of it, beside Python, torch and the weights (some 300 MiB). An estimate from the
+        unary: scores [L, H, W], or any input of `logits`; one logit z per pixel stands for [0, z].
+        crf: the layer, in its current mode (call ``crf.eval()`` to use its ``eval_iterations``).
+        write: called with top, left, labels, probabilities and the mask of pixels with data in both the
+            picture and its scores.
+        logits: converts the values of `unary` to logits, called with values and their mask, such as
+            `crfrnn.io.AsLogits`; None: the values are logits.
+        memory: total MiB, in addition to Python, torch and the weights (about 300 MiB). Estimated from the
             lattices of nine pieces of the picture.
         tile: side in pixels; None derives it from `memory`.
-        overlap: pixels that neighbours share; None takes 3 θ_α. A tile has at least four of them.
-        progress: called with tiles done and tiles in all.
+        overlap: pixels that neighbours share; None: 3 θ_α. A tile is at least four overlaps wide.
+        progress: called with (tiles done, total).
 
     Raises:
         ValueError: sizes that do not fit, NaN or infinity where there is data, a budget too small for one
-            tile (the message says what it takes).
+            tile (the message states the minimum).
 
     >>> from crfrnn.io import InMemory
     >>> done = np.zeros((90, 200), np.int64)
@@ -94,7 +94,7 @@ def refine_tiles(
             return without_data(crf.num_labels, valid)
         scores = convert(unary.read(rows, columns), valid)
         if len(scores) != crf.num_labels:
-            raise ValueError(f"unary: expected {crf.num_labels} labels as the CRF has, got {len(scores)}")
+            raise ValueError(f"unary: expected {crf.num_labels} labels as in the CRF, got {len(scores)}")
         mask = None if valid is None else torch.from_numpy(valid)
         if mask is not None:
             scores = torch.where(mask, scores, torch.zeros_like(scores))
@@ -114,7 +114,7 @@ def refine_tiles(
 
 
 def reach(crf: CRFRNN) -> int:
-    """How many pixels tiles must share for the CRF: 3 θ_α."""
+    """The overlap of tiles that the CRF needs, in pixels: 3 θ_α."""
     return math.ceil(round(REACH * float(crf.log_theta_alpha.exp().max()), 3))  # 45.000002 is 45
 
 
@@ -130,11 +130,15 @@ def deliver(
     progress: Progress | None,
     halves: bool = False,
 ) -> tuple[NDArray[np.int64], float]:
-    """Write finished rectangles; the pixels with data of each label, and the share of them that changed.
+    """Write finished rectangles; returns the pixels with data of each label, and the share that changed.
 
     Args: halves: the second half of the values are the probabilities before the CRF.
     """
-    counts, changed, numbers = count_labels(np.zeros(0, int)), 0, itertools.count(1)  # enumerate holds on
+    counts, changed, numbers = (
+        count_labels(np.zeros(0, int)),
+        0,
+        itertools.count(1),
+    )  # enumerate would keep a reference
     for top, left, (p, before, valid) in found:
         if halves:
             before = p[len(p) // 2 :].argmax(0)
@@ -146,7 +150,7 @@ def deliver(
         write(top, left, labels, p, valid)
         if progress is not None:
             progress(next(numbers), total)
-        del p, before, valid, labels, differ  # not to be held while the next tile is made
+        del p, before, valid, labels, differ  # free them before the next tile is made
     return counts, changed / max(int(counts.sum()), 1)
 
 
@@ -167,6 +171,6 @@ def _side(
     if tile < min(least, max(guide.size)):
         raise ValueError(
             f"tile: expected at least {least} pixels for an overlap of {overlap}, got {tile}; "
-            "take larger tiles or a smaller overlap"
+            "use larger tiles or a smaller overlap"
         )
     return tile

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A volume and its label probabilities in, labels out; lengths in millimetres or the unit of `spacing`."""
+"""Refine the label probabilities of a volume; lengths in millimetres or the unit of `spacing`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crfrnn.io.unaries import volume_unary
 AXES = 3
 Length = float | Sequence[float]
 
-# Lengths in millimetres, θ_β in steps of the range 0..255: chosen on one brain template, see docs/volumes.md.
+# Lengths in millimetres, θ_β in steps of 0..255: chosen on one brain template, see docs/volumes.md.
 VOLUME_PRESET = Preset(8.0, 12.0, 2.0, 1.0, 6.0)
 
 
@@ -54,26 +54,27 @@ def refine_volume(
 
     Args:
         guide: real numbers [X, Y, Z], or [C, X, Y, Z] for C ≤ 5 channels (T1 and T2; red, green, blue).
-        probabilities: Float[L, X, Y, Z], 0..1 with sum 1 over the labels; or logits or labels, as `kind`
-            says. [X, Y, Z] or one label: a binary problem, as a sigmoid has it, see `crfrnn.io.scores`.
+        probabilities: Float[L, X, Y, Z], 0..1 with sum 1 over the labels; or logits or labels,
+            depending on `kind`. [X, Y, Z] or one label: a binary problem, as with a sigmoid, see
+            `crfrnn.io.scores`.
         spacing: voxel size along each axis **of the array**, in millimetres (or any unit that θ_α and
-            θ_γ share). For a video [T, H, W] the first number is how many pixels one frame counts for.
-        theta_alpha, theta_gamma: reach in the unit of `spacing`, a number or one per axis of the array.
-        theta_beta: a number or one per channel, in steps of the guide as `rescale` leaves it.
-        spatial_weight, bilateral_weight: of every label. None takes `VOLUME_PRESET` for all five.
+            θ_γ share). For a video [T, H, W] the first number is the distance between frames in pixels.
+        theta_alpha, theta_gamma: bandwidths in the unit of `spacing`, a number or one per axis of the array.
+        theta_beta: a number or one per channel, in steps of the guide after `rescale`.
+        spatial_weight, bilateral_weight: weights of every label. None uses `VOLUME_PRESET` for all five.
         iterations: T ≥ 0.
         kind: "probabilities" (the unary is log max(p, 1e-5)), "logits", or "labels" (whole numbers
             [X, Y, Z], each right with probability `gt_prob`, see `crfrnn.io.unary_from_labels`).
-        num_labels: L of "labels", whose numbers are 0..L-1; None takes the numbers that occur, and the
-            result has these numbers.
+        num_labels: L for "labels" with the numbers 0..L-1; None uses the numbers that occur, also in the
+            result.
         gt_prob: in (0, 1), for "labels".
-        unknown: the number of voxels without a label, for "labels". None: with `num_labels` 255, as
-            `crfrnn.io.labels.known_labels` has it; without, every number is a label.
+        unknown: the number of voxels without a label, for "labels". None: 255 if `num_labels` is given, as in
+            `crfrnn.io.labels.known_labels`; otherwise every number is a label.
         rescale: map each channel so that its 0.5 and 99.5 percentile become 0 and 255, see
-            `to_display_range`; False takes the guide as it stands.
-        scale: (LOW, HIGH), the numbers of the guide that become 0 and 255 instead; beyond, it is cut off.
-        mask: Bool[X, Y, Z], True = valid; outside, the labels are those of the unary, nothing is sent, and
-            guide and scores may hold anything.
+            `to_display_range`; False uses the guide unchanged.
+        scale: (LOW, HIGH), the numbers of the guide that become 0 and 255 instead; values beyond are clipped.
+        mask: Bool[X, Y, Z], True = valid; voxels outside keep the labels of the unary and send no messages,
+            and their guide and scores are arbitrary.
         settings: any other argument of `CRFRNN`, such as ``quality="high"``.
 
     Returns:
@@ -81,9 +82,9 @@ def refine_volume(
         order of their numbers.
 
     Raises:
-        ValueError, TypeError: naming the argument, what was expected, what came and the remedy.
+        ValueError, TypeError: naming the argument, the expected and the actual value, and the remedy.
 
-    Source: Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3, with lengths in place of pixel counts.
+    Source: Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3, with lengths instead of pixel counts.
 
     >>> p = np.full((2, 4, 5, 6), 0.5, np.float32)
     >>> refine_volume(np.zeros((4, 5, 6)), p, spacing=(1, 1, 3)).labels.shape
@@ -106,7 +107,7 @@ def refine_volume(
         spatial_weight=spatial_weight, bilateral_weight=bilateral_weight, iterations=iterations,
     )  # fmt: skip
     crf = crf_in_lengths(unary.shape[0], _lengths("spacing", spacing, AXES), chosen, **settings)
-    for_two_labels(crf)  # refuses labels that overlap
+    for_two_labels(crf)  # rejects overlapping labels
     if unary.dtype == torch.float64:
         crf = crf.double()
     image = torch.from_numpy(channels).to(unary.dtype)[None]
@@ -118,7 +119,7 @@ def refine_volume(
 
 
 def crf_in_lengths(num_labels: int, spacing: Sequence[float], preset: Preset, **settings: Any) -> CRFRNN:
-    """The layer, in evaluation, of a grid whose pixels lie `spacing` apart: θ / s pixels along each axis.
+    """The layer, in evaluation mode, for a grid with this `spacing`: θ / s pixels along each axis.
 
     Args:
         num_labels: L.
@@ -127,7 +128,7 @@ def crf_in_lengths(num_labels: int, spacing: Sequence[float], preset: Preset, **
             0..255; weights and iterations.
         settings: any other argument of `CRFRNN`.
 
-    Raises: ValueError, TypeError for bandwidths of another number of axes.
+    Raises: ValueError, TypeError for bandwidths with another number of axes.
 
     >>> preset = Preset(8.0, 12.0, 2.0, 1.0, 6.0)
     >>> crf_in_lengths(2, (2.0, 1.0), preset).log_theta_alpha.exp()  # x comes first
@@ -146,10 +147,10 @@ def crf_in_lengths(num_labels: int, spacing: Sequence[float], preset: Preset, **
 
 
 def to_display_range(guide: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """Each channel so that its 0.5 and 99.5 percentile within the mask become 0 and 255; beyond, it goes on.
+    """Map the 0.5 and 99.5 percentiles of each channel within the mask to 0 and 255, without clipping.
 
-    Scanners have no common unit of intensity: this one makes θ_β mean the same for each. A channel of one
-    value becomes 0.
+    Scanners have no common unit of intensity: this mapping gives θ_β the same meaning for each. A constant
+        channel becomes 0.
 
     Args: guide, real numbers [C, *spatial]; mask, Bool[*spatial].
 
@@ -160,7 +161,7 @@ def to_display_range(guide: NDArray[Any], mask: NDArray[np.bool_] | None = None)
     for channel, values in enumerate(guide):
         inside = values if mask is None else values[mask]
         low, high = np.percentile(inside, (0.5, 99.5)) if inside.size else (0.0, 0.0)
-        if high <= low:  # nearly all voxels of one value, such as a few bright ones on black
+        if high <= low:  # nearly all voxels have one value, such as a few bright ones on black
             low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
         out[channel] = 0.0 if high <= low else (values - low) * (255.0 / (high - low))
     return out
@@ -179,20 +180,20 @@ def _guide(guide: Any) -> NDArray[np.float64]:
         )
     if array.shape[0] > 5:
         raise ValueError(
-            f"guide: expected at most 5 channels (a lattice has 8 axes, 3 are places), got {array.shape[0]}; "
-            "a last axis of channels must be moved to the front, others reduced"
+            f"guide: expected at most 5 channels (a lattice has 8 axes, 3 are spatial), got "
+            f"{array.shape[0]}; a last axis of channels must be moved to the front, others reduced"
         )
     return array.astype(np.float64)
 
 
 def _fill_outside(channels: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> None:
-    """Voxels outside the mask may hold anything, NaN too; it must not reach the range of intensities."""
+    """Replace voxels outside the mask, which may be NaN, so that they do not affect the intensity range."""
     if mask is not None:
         channels[:, ~mask] = 0.0
     if not np.isfinite(channels).all():
         bad = int((~np.isfinite(channels)).sum())
         raise ValueError(
-            f"guide: expected finite values, got {bad} NaN or infinite; leave such voxels out with "
+            f"guide: expected finite values, got {bad} NaN or infinite; exclude such voxels with "
             "mask=, such as np.isfinite(guide), or fill them with a value of the background"
         )
 
@@ -210,7 +211,7 @@ def _mask(mask: Any, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _lengths(name: str, value: Any, axes: int) -> tuple[float, ...]:
-    """A positive number or one per axis of the array, as one per axis."""
+    """Expand a positive number, or one per axis of the array, to one per axis."""
     given = np.asarray(value, dtype=object).reshape(-1).tolist()
     try:
         numbers = [float(v) for v in given]
@@ -225,5 +226,5 @@ def _lengths(name: str, value: Any, axes: int) -> tuple[float, ...]:
 
 
 def _voxels(name: str, theta: Any, step: tuple[float, ...]) -> list[float]:
-    # The array's last axis is the layer's x, so the order is turned round.
+    # The array's last axis is the layer's x, so the order is reversed.
     return [t / s for t, s in zip(_lengths(name, theta, len(step)), step, strict=True)][::-1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Overlapping windows over a picture, and results that fade from one into the next."""
+"""Overlapping windows over a picture, and blending of their results."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Windows start at multiples of this unless they are small: the cells of a network's coarse maps then lie in
-# a tile where they lie in the whole picture.
+# Windows start at multiples of this unless they are small, so that the cells of a network's coarse maps have
+# the same positions in a tile as in the whole picture.
 ALIGN = 32
 SMALLEST_ALIGNED = 8 * ALIGN
-MARGIN = 0.4  # of the shared pixels, left to either tile alone: beside its edge a tile sees too little
+MARGIN = 0.4  # share of the overlap taken from one tile alone, as a tile lacks context near its edge
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Window:
 
 
 class Tile(NamedTuple):
-    """What is known of a rectangle: `values` fade into those of its neighbours, the rest is the same in all.
+    """The content of a rectangle: `values` are blended with its neighbours, the rest is equal in all tiles.
 
     values: Float32[C, h, w]; before: Int[h, w] or None; valid: Bool[h, w], True where there is data, or None.
     """
@@ -43,11 +43,11 @@ class Tile(NamedTuple):
 
 
 def windows(length: int, tile: int, overlap: int) -> list[Window]:
-    """Cover 0..length-1 with the fewest windows of at most `tile` pixels, all of one size, evenly spread.
+    """Cover 0..length-1 with the fewest equal windows of at most `tile` pixels, evenly spread.
 
-    Neighbours share at least `overlap` pixels (no more than a quarter of `tile` is asked for). Of the shared
-    pixels the first two fifths are left to the one window, the last two fifths to the other, since a network
-    and a CRF see too little beside the edge of their tile; between, the weights change in a straight line.
+    Neighbours share at least `overlap` pixels (limited to a quarter of `tile`). Of the shared pixels, the
+    first two fifths are taken from one window and the last two fifths from the other, since a network and a
+    CRF lack context near the edge of a tile; between them the weights change linearly.
 
     Args: length, tile ≥ 1; overlap ≥ 0; all in pixels.
 
@@ -59,7 +59,7 @@ def windows(length: int, tile: int, overlap: int) -> list[Window]:
     if length <= tile:
         return [Window(0, length, np.ones(length, np.float32))]
     align = ALIGN if tile >= SMALLEST_ALIGNED else 1
-    size = tile - (tile - length) % align  # the last window ends with the picture and starts aligned
+    size = tile - (tile - length) % align  # so that the last window ends with the picture and starts aligned
     shared = min(overlap, size // 4)
     count = _count(length, size, shared, align)
     while _count(length, size - align, shared, align) == count:
@@ -82,15 +82,15 @@ def windows(length: int, tile: int, overlap: int) -> list[Window]:
 def faded(
     rows: list[Window], columns: list[Window], infer: Callable[[slice, slice], Tile]
 ) -> Iterator[tuple[int, int, Tile]]:
-    """Top, left and content of every finished rectangle, in order; each pixel comes once.
+    """Yield top, left and content of every finished rectangle, in order; each pixel occurs once.
 
-    ``values = Σ_t w_t values_t`` with ``Σ_t w_t = 1``. Held are one tile, and what its row reaches into the
-    next one.
+    ``values = Σ_t w_t values_t`` with ``Σ_t w_t = 1``. One tile is held in memory, and the part of its row
+    that overlaps the next row.
 
-    Args: rows, columns, of `windows`; infer, called once for each tile.
+    Args: rows, columns: from `windows`; infer: called once for each tile.
     """
-    seam: NDArray[np.float32] | None = None  # weighted values that reach into the next row of tiles
-    carried = 0  # its rows that count
+    seam: NDArray[np.float32] | None = None  # weighted values of the overlap with the next row of tiles
+    carried = 0  # number of its valid rows
     deepest = max(row.stop - row.start - _own(rows, i) for i, row in enumerate(rows))
     for i, row in enumerate(rows):
         high = _own(rows, i)
@@ -114,13 +114,13 @@ def faded(
                     seam[:, :deep, own] = p[:, high:, :wide]
                 before, valid = (None if part is None else part[:high, :wide] for part in (before, valid))
                 ready.append(Tile(p[:, :high, :wide], before, valid))
-                del p, before, valid  # a large tile is not to be held while the next one is made
+                del p, before, valid  # free a large tile before the next one is made
             yield row.start, column.start, ready.pop()
         carried = deep
 
 
 def _count(length: int, size: int, shared: int, align: int) -> int:
-    """How many windows of this size it takes; 0 where they are too small to get on."""
+    """The number of windows of this size; 0 if they are too small to advance."""
     step = (size - shared) // align * align
     return 1 + math.ceil((length - size) / step) if step > 0 else 0
 
@@ -132,5 +132,5 @@ def _ramp(length: int) -> NDArray[np.float32]:
 
 
 def _own(found: list[Window], i: int) -> int:
-    """How many pixels of a window no later one touches."""
+    """The number of pixels of a window that no later one covers."""
     return (found[i + 1].start if i + 1 < len(found) else found[i].stop) - found[i].start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Processes that work through a list and outlive the death of one of them."""
+"""Worker processes that process a list and survive the death of one of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import torch
 from crfrnn.io.temporary import remove_own
 
 Chunk = Sequence[Any]
-DIED = "the process that worked on it died, as one does that runs out of memory"
-_AHEAD = 2  # chunks given to each process: one to work on, one that waits
+DIED = "its worker process died, possibly out of memory"
+_AHEAD = 2  # chunks per process: one in progress, one queued
 
 
 class Result(NamedTuple):
-    """Of one job: what came out, or what went wrong, and the warnings that were given meanwhile."""
+    """The value or the error of one job, and its warnings."""
 
     job: Any
     value: Any = None
@@ -37,19 +37,19 @@ Work = Callable[[Chunk], list[Result]]
 
 
 def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterator[Result]:
-    """Call `work` on all chunks in `processes` spawned processes of one thread each; results as they come.
+    """Call `work` on all chunks in `processes` spawned processes of one thread; yields results in any order.
 
-    Processes are spawned, not forked: a forked child would wait for OpenMP's threads for ever. What was
-    under way when a process died is tried again by one process, job by job, so that only the job that
-    kills its process is lost.
+    Processes are spawned, not forked: a forked child would wait for OpenMP's threads forever. Work in
+        progress when a process dies is retried in one process, job by job, so that only the job that kills
+        its process is lost.
 
     Args:
-        work: a function that can be pickled; it reports what goes wrong and does not raise.
+        work: a picklable function that reports errors and does not raise.
         chunks: lists of jobs.
         processes: at least 1.
 
     Raises:
-        RuntimeError: processes do not start at all.
+        RuntimeError: processes cannot be started.
     """
     waiting = deque(chunks)
     while waiting:
@@ -63,7 +63,7 @@ def work_through(work: Work, chunks: Sequence[Chunk], processes: int) -> Iterato
 def _pool(
     work: Work, waiting: deque[Chunk], processes: int, ahead: int
 ) -> Generator[Result, None, list[Chunk]]:
-    """Work until nothing waits or a process dies; returns the chunks that were under way then."""
+    """Work until the queue is empty or a process dies; returns the chunks in progress at that point."""
     running: dict[Future[list[Result]], Chunk] = {}
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin)
     try:
@@ -93,16 +93,16 @@ def _start(pool: ProcessPoolExecutor) -> None:
         first.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "processes: expected processes that start, got none that does; in a script, call this under "
+            "processes: expected processes that start, got none; in a script, call this under "
             "`if __name__ == '__main__':` (a spawned process imports the script), or pass processes=1"
         ) from error
 
 
 @contextmanager
 def _ctrl_c_later() -> Iterator[None]:
-    """Ctrl-C waits meanwhile, and in a process that is started meanwhile until `_begin`.
+    """Defer Ctrl-C in this block and, in a process started in it, until `_begin`.
 
-    A terminal sends it to every process, and one that imports would show a traceback from the middle of that.
+    A terminal sends it to every process, and one that is still importing would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -119,7 +119,7 @@ def _one_thread() -> None:
 
 
 def _begin() -> None:
-    """In a new process: one thread, no file left behind, and no life without the process that started it."""
+    """Set up a new process: one thread, cleanup of its files, and an exit when its parent ends."""
     _one_thread()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -132,7 +132,7 @@ def _begin() -> None:
 def _follow() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()  # once it is killed, its processes would wait for work for ever
+        parent.join()  # without this, its workers would wait for work forever after it is killed
         remove_own()
         os._exit(1)
 

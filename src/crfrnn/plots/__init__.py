@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Pictures to look at: label maps over photographs, panels, heat maps, curves, footprints of kernels, films.
+"""Figures: label maps over photographs, panels, heat maps, curves, footprints of kernels, films.
 
-What shows pixels is drawn with Pillow, heat maps and curves with matplotlib (the extra `plots`).
+Pixel images are drawn with Pillow, heat maps and curves with matplotlib (the extra `plots`).
 """
 
 from crfrnn.plots.charts import curves as curves

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers as pictures: heat maps and curves, drawn with matplotlib (the extra `plots`)."""
+"""Heat maps and curves, drawn with matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DPI = 100
 def heat_map(matrix: NDArray[Any], names: Sequence[str], title: str = "") -> Image.Image:
     """A matrix [L, L] as coloured cells: white is 0, blue below (labels support each other), red above.
 
-    Raises: ValueError for another shape; ImportError where matplotlib (the extra `plots`) is not installed.
+    Raises: ValueError for another shape; ImportError if matplotlib (the extra `plots`) is not installed.
 
     >>> heat_map(np.eye(2), ("a", "b")).mode
     'RGB'
@@ -49,9 +49,9 @@ def curves(
 ) -> Image.Image:
     """Lines over first, first + 1, … with a legend; NaN leaves a gap.
 
-    Args: lines, by name; across and upwards, what the axes are; size, width and height in pixels.
+    Args: lines: values by name; across and upwards: labels of the axes; size: width and height in pixels.
 
-    Raises: ImportError where matplotlib (the extra `plots`) is not installed.
+    Raises: ImportError if matplotlib (the extra `plots`) is not installed.
 
     >>> curves({"a": [0.1, 0.4]}, "width", "IU").size
     (760, 460)
@@ -69,9 +69,9 @@ def curves(
 
 
 def trimap_curves(lines: Mapping[str, Sequence[float]], size: tuple[int, int] = (760, 460)) -> Image.Image:
-    """Mean IU near the borders of the truth, by the width of the band that counts (the trimap).
+    """Mean IU near the borders of the truth, by the width of the band (the trimap).
 
-    Args: lines, by method: the mean IU (0..1) at width 1, 2, 3, … pixels; size, as in `curves`.
+    Args: lines: by method, the mean IU (0..1) at width 1, 2, 3, … pixels; size: as in `curves`.
 
     Source: Kohli et al., IJCV 2009; Zheng et al., ICCV 2015, section 7.
 
@@ -85,7 +85,7 @@ def trimap_curves(lines: Mapping[str, Sequence[float]], size: tuple[int, int] = 
 def energy_curve(traces: Mapping[str, Sequence[float]], size: tuple[int, int] = (760, 460)) -> Image.Image:
     """The free energy before the first iteration and after each, above the least value of all lines.
 
-    Args: traces, by name: F after 0, 1, 2, … iterations, as `crfrnn.free_energy_trace` gives it; size, as in
+    Args: traces: by name, F after 0, 1, 2, … iterations, from `crfrnn.free_energy_trace`; size: as in
         `curves`.
 
     >>> energy_curve({"undamped": [3.0, 1.0, 0.5]}).size
@@ -97,7 +97,7 @@ def energy_curve(traces: Mapping[str, Sequence[float]], size: tuple[int, int] = 
 
 
 def figure_of(width: float, height: float) -> tuple[Any, Any]:
-    """A figure of so many inches with one pair of axes; no window, and nothing is kept from call to call."""
+    """A figure of this size in inches with one pair of axes, without a window or global state."""
     figure = optional("matplotlib.figure", "plots", "figures").Figure(
         (width, height), dpi=DPI, layout="constrained"
     )
@@ -109,7 +109,7 @@ def picture_of(figure: Any) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):  # names are no formulas, whatever signs are in them
+    for text in figure.findobj(Text):  # do not parse names as formulas
         text.set(parse_math=False, usetex=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all pictures share: colours of paper and ink, the font, the legend of the labels that are seen."""
+"""Shared by all figures: colours of paper and ink, the font, the legend of the visible labels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from crfrnn.io import VOID, voc_palette
 from crfrnn.io.images import picture_and_map
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
-CHANGED = (236, 0, 140)  # a colour that neither photographs nor the VOC palette hold much of
-UNTINTED = (0, VOID)  # labels that show the photograph
-LEAST = 0.0005  # share of the pixels of a label that legends name: less is 0.0 %
+CHANGED = (236, 0, 140)  # a colour that is rare in photographs and in the VOC palette
+UNTINTED = (0, VOID)  # labels that leave the photograph visible
+LEAST = 0.0005  # least share of pixels for a label in legends: less rounds to 0.0 %
 _MOST_NAMES = 24
 
 
 def colours_of(palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """UInt8[256, 3]: VOC's colours, and those of `palette` for the labels that it has."""
+    """UInt8[256, 3]: VOC's colours, replaced by those of `palette` for its labels."""
     colours = voc_palette()
     if palette is not None:
         colours[: len(palette)] = palette
@@ -29,7 +29,7 @@ def colours_of(palette: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
 
 
 def seen(labels: NDArray[Any]) -> list[int]:
-    """Those that can be seen: at least `LEAST` of the pixels."""
+    """The visible labels, with at least `LEAST` of the pixels."""
     found, counts = np.unique(labels, return_counts=True)
     return found[counts >= LEAST * labels.size].tolist()
 
@@ -43,7 +43,7 @@ def legend(
 ) -> Image.Image:
     """Swatches with names, wrapped to the width; `changed` explains the colour of `difference`.
 
-    The swatch of a label that is not tinted is empty.
+    The swatch of an untinted label is empty.
     """
     colours = colours_of(palette)
     shown = [label for label in labels if label != VOID]
@@ -73,7 +73,7 @@ def legend(
 
 
 def font_of(size: int) -> Any:
-    """Pillow's own font, which needs no file."""
+    """Pillow's built-in font, which needs no file."""
     return ImageFont.load_default(size)
 
 

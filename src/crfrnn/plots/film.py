@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The labels after each iteration: frames, a strip of them, and a moving picture."""
+"""The labels after each iteration: frames, a strip of them, and an animation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crfrnn.plots.drawing import INK, PAPER, font_of
 from crfrnn.plots.overlay import overlay, shrunk
 
 FORMATS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
-_HEAD = 26  # of a frame, in pixels: the number of the iteration
+_HEAD = 26  # height in pixels of a frame's header with the number of the iteration
 
 
 def frames(
@@ -27,7 +27,7 @@ def frames(
     palette: NDArray[np.uint8] | None = None,
     long_side: int = 640,
 ) -> list[Image.Image]:
-    """One picture per iteration: the overlay of its labels under the number of iterations and what changed.
+    """One picture per iteration: the overlay of its labels, headed by its number and the share of changes.
 
     Args:
         image: UInt8[H, W, 3].
@@ -55,11 +55,11 @@ def frames(
 
 
 def write_film(pictures: Sequence[Image.Image], path: PathLike, milliseconds: int = 700) -> None:
-    """Write frames of one size as an endless moving picture, whole or not at all.
+    """Write frames of one size as an endless animation, atomically.
 
     Args:
-        path: .gif (256 colours, shown everywhere) or .png and .apng (animated PNG, all colours).
-        milliseconds: of each frame; the last one stands three times as long.
+        path: .gif (256 colours, widely supported) or .png and .apng (animated PNG, full colour).
+        milliseconds: duration of each frame; the last one is shown three times as long.
     """
     ending = Path(path).suffix.lower()
     if ending not in FORMATS:

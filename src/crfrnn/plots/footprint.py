@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What one pixel receives: the weights of all others in the message that a kernel brings it."""
+"""Footprints of kernels: the weights of all pixels in the message to one pixel."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Pixel = tuple[int, int]  # x, y
 
 @torch.no_grad()
 def footprint(kernel: GaussianKernel, shape: tuple[int, int], pixel: Pixel) -> NDArray[np.float64]:
-    """Row i of a kernel as it is computed: ``K_ij / Σ_j K_ij`` at every pixel j, Float[H, W], sum 1.
+    """Row i of a kernel as computed: ``K_ij / Σ_j K_ij`` at every pixel j, Float[H, W], sum 1.
 
     Args:
-        kernel: of one picture, whatever its method and normalisation.
+        kernel: for one picture, with any method and normalisation.
         shape: (H, W) of the picture.
         pixel: (x, y) of i.
 
@@ -39,7 +39,7 @@ def footprint(kernel: GaussianKernel, shape: tuple[int, int], pixel: Pixel) -> N
 def exact_footprint(kernel: GaussianKernel, shape: tuple[int, int], pixel: Pixel) -> NDArray[np.float64]:
     """The same row by its formula, ``exp(-½ |f_i - f_j|²)`` over its sum, in float64.
 
-    Args: as in `footprint`; of the kernel only the features count.
+    Args: as in `footprint`; only the kernel's features are used.
 
     >>> kernel = GaussianKernel.spatial((3, 3), 1.0)
     >>> np.allclose(exact_footprint(kernel, (3, 3), (0, 2)), footprint(kernel, (3, 3), (0, 2)))
@@ -53,15 +53,15 @@ def exact_footprint(kernel: GaussianKernel, shape: tuple[int, int], pixel: Pixel
 def kernel_footprints(
     image: NDArray[np.uint8], footprints: Mapping[str, NDArray[np.float64]], pixel: Pixel
 ) -> Image.Image:
-    """Weights over the photograph, side by side on one scale; a cross marks the pixel that they belong to.
+    """Weights over the photograph, side by side on one scale; a cross marks the receiving pixel.
 
     Args:
         image: UInt8[H, W, 3].
-        footprints: Float[H, W] by title, as `footprint` and `exact_footprint` give them.
+        footprints: Float[H, W] by title, from `footprint` and `exact_footprint`.
         pixel: (x, y).
 
-    The colour is logarithmic, from the largest weight of all down to a thousandth of it; what weighs less is
-    the photograph, pale and grey. Shown is the part of the picture that has such weights, with a margin.
+    The colour scale is logarithmic, from the largest weight down to a thousandth of it; below that the
+    photograph is shown, pale and grey. The figure is cropped to the part with such weights, with a margin.
 
     >>> weights = np.full((8, 8), 1 / 64)
     >>> kernel_footprints(np.zeros((8, 8, 3), np.uint8), {"exact": weights}, (3, 4)).mode
@@ -94,7 +94,7 @@ def kernel_footprints(
 
 
 def _window(marked: Sequence[NDArray[np.bool_]]) -> tuple[float, float, float, float]:
-    """Left, right, upper and lower edge of what any of the masks marks, with a margin, within the picture."""
+    """Left, right, upper and lower edge of the union of the masks, with a margin, within the picture."""
     height, width = marked[0].shape
     y, x = np.nonzero(np.logical_or.reduce(marked))
     edges = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Label maps over photographs, and which pixels changed."""
+"""Label maps over photographs, and maps of changed pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from crfrnn.plots.drawing import CHANGED, PAPER, UNTINTED, checked, colours_of, legend, seen
 
-_NARROWEST = 320  # a legend below this is a column of single words
+_NARROWEST = 320  # narrower legends would be columns of single words
 
 
 def overlay(
@@ -21,15 +21,15 @@ def overlay(
     palette: NDArray[np.uint8] | None = None,
     opacity: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """The photograph under the colours of its labels, with a light line between labels.
+    """The photograph tinted with the colours of its labels, with a light line between labels.
 
-    Label 0, most often the background, and 255 leave the photograph as it is.
+    Label 0, usually the background, and 255 leave the photograph unchanged.
 
     Args:
         image: UInt8[H, W, 3].
         labels: Int[H, W] in 0..255.
         palette: UInt8[K, 3]; VOC's by default. Labels beyond K take the VOC colours.
-        opacity: of the colours, 0..1.
+        opacity: opacity of the colours, 0..1.
 
     >>> overlay(np.full((2, 2, 3), 100, np.uint8), np.array([[0, 0], [1, 1]])).shape
     (2, 2, 3)
@@ -37,7 +37,7 @@ def overlay(
     image, labels = checked(image, labels)
     colours = colours_of(palette)
     grey = image @ np.array([0.299, 0.587, 0.114])
-    # Colour under colour reads badly: below a tint the photograph keeps a quarter of its own.
+    # Colour under colour is hard to read: below a tint the photograph keeps a quarter of its saturation.
     base = 0.25 * image + 0.75 * grey[..., None]
     tinted = ~np.isin(labels, UNTINTED)[..., None]
     out = np.where(tinted, base * (1 - opacity) + colours[labels] * opacity, image)
@@ -53,7 +53,7 @@ def painted(
     names: Sequence[str] = (),
     long_side: int = 2000,
 ) -> Image.Image:
-    """The overlay of a photograph, no larger than people look at, and the colours' names beneath it.
+    """The overlay of a photograph, limited in size, with a legend below it.
 
     Args:
         image, labels, palette: as in `overlay`.
@@ -75,7 +75,7 @@ def painted(
 
 
 def shrunk(image: NDArray[np.uint8], *labels: NDArray[Any], long_side: int) -> tuple[NDArray[Any], ...]:
-    """A photograph and its label maps with at most `long_side` pixels along each side; labels stay labels."""
+    """A photograph and its label maps with sides of at most `long_side`; labels are not interpolated."""
     height, width = image.shape[:2]
     share = long_side / max(height, width)
     if share >= 1:

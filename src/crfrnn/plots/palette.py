@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A palette whose colours stay apart for colour-blind readers, and how they see a picture."""
+"""A palette with colours distinct for colour-blind readers, and a simulation of their vision."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _WHITE = (0.95047, 1.0, 1.08883)  # D65
 
 
 def safe_palette(colours: int = 256) -> NDArray[np.uint8]:
-    """Colours that stay apart in normal, protanopic and deuteranopic sight, UInt8[colours, 3].
+    """Colours distinct in normal, protanopic and deuteranopic vision, UInt8[colours, 3].
 
-    The first eight are Okabe and Ito's (label 0 is black). Each further one is, of 4,096 evenly spaced
-    colours, the one whose least CIE 1976 colour difference from those before it, over the three kinds of
-    sight, is largest. So the palette of few labels is the start of that of many.
+    The first eight are Okabe and Ito's (label 0 is black). Each further one is, among 4,096
+    evenly spaced colours, the one with the largest minimum CIE 1976 colour difference from the previous ones
+    over the three kinds of vision. So the palette for few labels is a prefix of that for many.
 
-    The least difference is 17 among 8 colours and among 21, 9 among 81, 4 among 256 (VOC's 21: 1); some 2.3
-    is just noticeable side by side.
+    The least difference is 17 among 8 colours and among 21, 9 among 81, 4 among 256 (VOC's 21: 1); about
+    2.3 is just noticeable side by side.
 
     >>> safe_palette(3).tolist()
     [[0, 0, 0], [230, 159, 0], [86, 180, 233]]
@@ -50,7 +50,7 @@ def safe_palette(colours: int = 256) -> NDArray[np.uint8]:
 
 
 def least_difference(palette: NDArray[np.uint8]) -> float:
-    """The least CIE 1976 colour difference ΔE of two colours in normal, protanopic and deuteranopic sight.
+    """The least CIE 1976 colour difference ΔE of two colours in normal, protanopic and deuteranopic vision.
 
     Args: palette, UInt8[K, 3], K ≥ 2.
 
@@ -63,7 +63,7 @@ def least_difference(palette: NDArray[np.uint8]) -> float:
 
 
 def as_seen(image: NDArray[np.uint8], deficiency: str) -> NDArray[np.uint8]:
-    """A picture as a reader without one kind of cone sees it, UInt8[..., 3].
+    """Simulate how a reader without one kind of cone sees a picture, UInt8[..., 3].
 
     Args: image, UInt8[..., 3], sRGB; deficiency, "protanopia" or "deuteranopia".
 
@@ -97,7 +97,7 @@ def _palette() -> NDArray[np.uint8]:
 
 
 def _as_seen_by_all(colours: NDArray[np.uint8]) -> Floats:
-    """CIE L*a*b* coordinates in the three kinds of sight, Float[3, K, 3]."""
+    """CIE L*a*b* coordinates in the three kinds of vision, Float[3, K, 3]."""
     return np.stack([_lab(colours), *(_lab(as_seen(colours, name)) for name in DEFICIENCIES)])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Several pictures in one: the panel of a refinement, rows of label maps."""
+"""Composite figures: the panel of a refinement, rows of label maps."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def panel(
     captions: Sequence[str] = ("input", "before", "after", "difference"),
     width: int = 1400,
 ) -> Image.Image:
-    """One picture that tells the refinement: input, before, after, difference, and the colours' names.
+    """One figure of a refinement: input, before, after, difference, and a legend.
 
     Args:
         image: the photograph, UInt8[H, W, 3].
         before, after: Int[H, W], the labels of the unary alone and of the CRF.
         palette: as in `overlay`.
         names: a name per label for the legend; numbers by default.
-        source: what stands in the first tile instead of the photograph (scribbles on it, say).
-        captions: of the four tiles.
-        width: of the whole, in pixels; the height follows.
+        source: shown in the first tile instead of the photograph, such as scribbles on it.
+        captions: captions of the four tiles.
+        width: total width in pixels; the height follows.
 
     Raises:
         ValueError: sizes that differ, labels outside 0..255, not four captions.
@@ -54,7 +54,7 @@ def panel(
     notes = ["", "", "", f"{share:.1f} % of the pixels"]
     height, columns = image.shape[0], image.shape[1]
     gap, title = 16, 34
-    # Very long pictures are set in one column or one row, so that the panel keeps a useful shape.
+    # Very long pictures are arranged in one column or row, so that the panel keeps a useful shape.
     across = 1 if columns > 2.4 * height else 4 if height > 2.4 * columns else 2
     tile_width = (width - gap * (across + 1)) // across
     tile_height = max(1, round(tile_width * height / columns))
@@ -80,11 +80,11 @@ def rows_of_pictures(
     captions: Sequence[str],
     height: int = 170,
 ) -> Image.Image:
-    """A line for each (note, picture, label maps): the picture and its label maps under one head.
+    """A line for each (note, picture, label maps), with one header for all.
 
     Args:
-        rows: picture UInt8[H, W, 3] and as many label maps Int[H, W] as there are captions.
-        captions: of the label maps.
+        rows: picture UInt8[H, W, 3] and one label map Int[H, W] per caption.
+        captions: captions of the label maps.
     """
     gap, head, note_height = 8, 26, 20
     tiles: list[tuple[str, list[Image.Image]]] = []
@@ -120,11 +120,11 @@ def tiles(
     """Pictures of one size under their captions, several in a row.
 
     Args:
-        pictures: by caption, UInt8[H, W, 3] as they are, Int[H, W] as labels in their colours, Float[H, W] in
+        pictures: by caption, UInt8[H, W, 3] unchanged, Int[H, W] as labels in their colours, Float[H, W] in
             0..1 as grey.
-        height: of each in pixels; small ones are enlarged without smoothing.
-        columns: the most in one row.
-        palette: of the labels; that of `safe_palette` by default.
+        height: height of each in pixels; small ones are enlarged without smoothing.
+        columns: most pictures in one row.
+        palette: colours of the labels; `safe_palette` by default.
 
     >>> tiles({"a": np.zeros((10, 20, 3), np.uint8), "b": np.ones((10, 20), int)}, height=50).size
     (224, 92)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where marginals are undecided, as a picture."""
+"""Figures of the uncertainty of marginals."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNDECIDED = (213, 94, 0)  # Okabe and Ito's vermilion, which colour-blind readers tell from grey
+UNDECIDED = (213, 94, 0)  # Okabe and Ito's vermilion, distinct from grey for colour-blind readers
 
 
 def entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:
-    """The entropy of each pixel's marginals over that of the uniform distribution, Float32[H, W] in 0..1.
+    """The entropy of each pixel's marginals relative to the uniform distribution, Float32[H, W] in 0..1.
 
     ``-Σ_l p_l log p_l / log L``: 0 where one label is certain, 1 where all are equally likely.
 
@@ -32,7 +32,7 @@ def entropy(probabilities: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def uncertainty(image: NDArray[np.uint8], probabilities: NDArray[Any]) -> NDArray[np.uint8]:
-    """The photograph, pale and grey, under a colour that is full where `entropy` is 1.
+    """The photograph, pale and grey, tinted with a colour that is opaque where `entropy` is 1.
 
     Args: image UInt8[H, W, 3]; probabilities Float[L, H, W].
 
@@ -45,5 +45,5 @@ def uncertainty(image: NDArray[np.uint8], probabilities: NDArray[Any]) -> NDArra
         raise ValueError(f"image: expected {wanted} as the probabilities have, got {np.shape(image)}")
     grey = (image @ np.array([0.299, 0.587, 0.114]))[..., None]
     pale = 255 - 0.45 * (255 - grey)
-    share = doubt[..., None] ** 0.5  # a pixel torn between two of many labels shows, too
+    share = doubt[..., None] ** 0.5  # so that a tie between two of many labels is visible
     return (pale * (1 - share) + np.array(UNDECIDED) * share).round().astype(np.uint8)

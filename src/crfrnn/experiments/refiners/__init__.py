@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ways to refine the scores of a picture along its edges, ours and others', under one call."""
+"""This package's and other methods to refine the scores of a picture, with one interface."""
 
 from crfrnn.experiments.refiners.crfs import learned as learned
 from crfrnn.experiments.refiners.ranking import after_crf as after_crf

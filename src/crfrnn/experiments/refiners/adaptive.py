@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""PAMR and PAR: probabilities averaged again and again over dilated 3 × 3 windows, weighted by colours."""
+"""PAMR and PAR: repeated averaging of probabilities over dilated 3 × 3 windows, weighted by colours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crfrnn.experiments.refiners.scene import Scene
 DILATIONS = (1, 2, 4, 8, 12, 24)
 _REACH = max(DILATIONS)
 _AROUND = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
-_TINY = 1e-6  # of a deviation, where all colours are the same
+_TINY = 1e-6  # least deviation, for equal colours
 
 
 def _offsets() -> Iterator[tuple[int, int]]:
@@ -25,7 +25,7 @@ def _offsets() -> Iterator[tuple[int, int]]:
 
 
 def _shifts(planes: Tensor) -> Iterator[Tensor]:
-    """Float[C, H, W] as seen from each of the 48 neighbours; beyond the border stand the border's values."""
+    """Float[C, H, W] shifted to each of the 48 neighbours, with replicated borders."""
     height, width = planes.shape[1:]
     wide = F.pad(planes[None], (_REACH,) * 4, mode="replicate")[0]
     for y, x in _offsets():
@@ -41,7 +41,7 @@ def _colours(image: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
 
 
 def _averaged(p: Tensor, weights: Tensor, iterations: int) -> NDArray[np.int64]:
-    """p_i ← Σ_j w_ij p_j, so many times; weights Float[48, H, W]."""
+    """Repeat p_i ← Σ_j w_ij p_j; weights Float[48, H, W]."""
     for _ in range(iterations):
         total = torch.zeros_like(p)
         for weight, seen in zip(weights, _shifts(p), strict=True):
@@ -54,7 +54,7 @@ def _averaged(p: Tensor, weights: Tensor, iterations: int) -> NDArray[np.int64]:
 def pamr(scene: Scene, *, contrast: float, iterations: int) -> NDArray[np.int64]:
     """``α_ij = softmax_j of the colours' mean of -|I_i - I_j| / (w σ_i)``, w the `contrast`.
 
-    The paper writes σ² for the divisor, which has another unit than the difference; w makes up for it.
+    The paper divides by σ², whose unit differs from that of the difference; w compensates for it.
     """
     difference, sigma = _colours(scene.image)
     weights = (-difference / (contrast * sigma)).mean(1).softmax(0)

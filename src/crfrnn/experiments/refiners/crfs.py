@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The dense CRF: pydensecrf2's, and ours with the package's, searched or learned numbers."""
+"""The dense CRF: pydensecrf2, and this package with default, searched or learned numbers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _numbers(preset: str) -> Numbers:
 
 
 def pydensecrf(scene: Scene, **numbers: float) -> NDArray[np.int64]:
-    """pydensecrf2 with its own normalisation, ten iterations."""
+    """pydensecrf2 with its normalisation and ten iterations."""
     dcrf = optional("pydensecrf.densecrf", "peers", "pydensecrf2", "pydensecrf2")
     labels, height, width = scene.logits.shape
     crf = dcrf.DenseCRF2D(width, height, labels)
@@ -50,15 +50,15 @@ def refined(scene: Scene, crf: CRFRNN) -> Tensor:
 
 
 def ours(scene: Scene, **numbers: Any) -> NDArray[np.int64]:
-    """`CRFRNN` with these numbers for all labels; what is not given is the package's own."""
+    """`CRFRNN` with these numbers for all labels; the others keep the package's defaults."""
     return refined(scene, CRFRNN(len(scene.labels), **numbers)).argmax(0).numpy()
 
 
 def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
-    """The same CRF for some of its labels, where the others are impossible.
+    """The same CRF restricted to some of its labels.
 
-    Matrices of weights reach a label through labels that are not there, too: with them the compatibility is
-    multiplied into the weights, ``W' = -μ W``, ``μ' = -I``, before rows and columns are chosen.
+    Matrices of weights couple labels through removed ones too: for them the compatibility is first multiplied
+    into the weights, ``W' = -μ W``, ``μ' = -I``, before rows and columns are selected.
 
     >>> for_labels(CRFRNN(4), np.array([1, 3])).num_labels
     2
@@ -76,7 +76,7 @@ def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
 
 
 def by_learned(scene: Scene, crf: CRFRNN) -> NDArray[np.int64]:
-    """A CRF of all labels, used for those of the scene."""
+    """A CRF of all labels, restricted to those of the scene."""
     return refined(scene, for_labels(crf, scene.labels)).argmax(0).numpy()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guided filter of OpenCV, and OpenCV itself as all refiners here use it."""
+"""OpenCV's guided filter, and OpenCV configured for all refiners."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crfrnn.extras import optional
 
 
 def cv2() -> Any:
-    """OpenCV with its contributed modules, on one thread as all refiners are."""
+    """OpenCV with its contributed modules, on one thread like all refiners."""
     found = optional("cv2", "peers", "filters and GrabCut", "opencv-contrib-python-headless")
     found.setNumThreads(1)
     return found

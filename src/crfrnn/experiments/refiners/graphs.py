@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Votes of superpixels, walks on the grid of pixels, and cuts of it."""
+"""Superpixel voting, random walks and graph cuts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crfrnn.extras import optional
 
 
 def slic(scene: Scene, *, pixels: float, compactness: float, votes: str) -> NDArray[np.int64]:
-    """A superpixel of about `pixels` pixels takes the label of most of its pixels, or of most probability."""
+    """Superpixels of about `pixels` pixels take their most frequent or their most probable label."""
     segmentation = optional("skimage.segmentation", "peers", "superpixels", "scikit-image")
     count = max(2, round(scene.winners.size / pixels))
     parts = segmentation.slic(scene.image, n_segments=count, compactness=compactness, start_label=0)
@@ -33,21 +33,21 @@ def random_walker(scene: Scene, *, beta: float, sure: float) -> NDArray[np.int64
     winners = scene.winners
     seeds = np.where(scene.probabilities.amax(0).numpy() > sure, winners + 1, 0)
     present = np.unique(seeds[seeds > 0])
-    if len(present) < 2 or seeds.all():  # nothing that a walk could decide
+    if len(present) < 2 or seeds.all():  # nothing for a walk to decide
         return winners
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that pyamg would be faster, and labels of one pixel
+        warnings.simplefilter("ignore")  # about pyamg, which would be faster, and single-pixel labels
         found = segmentation.random_walker(
             scene.image, seeds, beta=beta, mode="cg_j", tol=1e-3, channel_axis=2
-        )  # its labels are the seeds', numbered anew without gaps
+        )  # its labels are the seeds' labels, renumbered without gaps
     return np.where(found > 0, present[found - 1] - 1, winners)
 
 
 def grabcut(scene: Scene, *, sure: float, unsure: float, iterations: int) -> NDArray[np.int64]:
-    """GrabCut of the label `focus` from the rest, in which each pixel keeps the best of the other labels.
+    """Separate the label `focus` by GrabCut; other pixels take the best of the other labels.
 
-    Probabilities of it above `sure` are held as object and those below `unsure` as background; between them
-    the colours decide.
+    Pixels with a probability above `sure` are fixed as object and those below `unsure` as background; between
+    them the colours decide.
     """
     winners = scene.winners
     place = np.flatnonzero(scene.labels == scene.focus)
@@ -58,7 +58,7 @@ def grabcut(scene: Scene, *, sure: float, unsure: float, iterations: int) -> NDA
     start = np.where(p > 0.5, cv.GC_PR_FGD, cv.GC_PR_BGD).astype(np.uint8)
     start[p > sure], start[p < unsure] = cv.GC_FGD, cv.GC_BGD
     objects = np.isin(start, (cv.GC_FGD, cv.GC_PR_FGD))
-    if objects.any() and not objects.all():  # it needs colours of both
+    if objects.any() and not objects.all():  # GrabCut needs colours of both
         cv.setRNGSeed(0)
         models = np.zeros((1, 65)), np.zeros((1, 65))
         start, *_ = cv.grabCut(scene.image, start, None, *models, iterations, cv.GC_INIT_WITH_MASK)

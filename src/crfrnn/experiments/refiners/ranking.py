@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""RankSEG: the label map with the best expected overlap, in place of the argmax; alone and after a CRF."""
+"""RankSEG: the label map with the best expected overlap instead of the argmax; alone and after a CRF."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ RANKSEG = Refiner("rankseg", "RankSEG", SOURCE, rankseg, START, SPACE)
 def crf_then_rankseg(
     scene: Scene, *, crf: Numbers, temperature: float, metric: str, pruning: float
 ) -> NDArray[np.int64]:
-    """RankSEG on the marginals of our CRF with the numbers `crf`."""
+    """RankSEG on the marginals of this package's CRF with the numbers `crf`."""
     return _ranked(refined(scene, CRFRNN(len(scene.labels), **crf)), temperature, metric, pruning)
 
 
 def after_crf(crf: Numbers) -> Refiner:
-    """RankSEG after our CRF, whose numbers stay as they are in the search."""
+    """RankSEG after this package's CRF, whose numbers are fixed in the search."""
     title = "crfrnn with its searched numbers, then RankSEG"
     run = partial(crf_then_rankseg, crf=dict(crf))
     return Refiner("crfrnn-rankseg", title, SOURCE, run, START, SPACE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a refiner is: a function of a scene and of a few numbers, with the range of each number."""
+"""The definition of a refiner: a function of a scene and a few numbers, with the range of each number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Run = Callable[..., NDArray[np.int64]]  # (scene, **numbers) -> Int64[H, W], pos
 
 
 class Range(NamedTuple):
-    """What a number is searched in: on a logarithmic scale if `log`, whole numbers if `whole`."""
+    """The search range of a number: logarithmic if `log`, whole numbers if `whole`."""
 
     low: float
     high: float
@@ -30,13 +30,13 @@ class Refiner:
     """A way to refine labels.
 
     Attributes:
-        name: of its file.
-        title: for people.
-        source: where the method comes from.
+        name: name of its file.
+        title: title in tables.
+        source: publication of the method.
         run: see `Run`.
-        start: the numbers that its authors publish, or that are usual: the first trial of the search.
-        space: what is searched: a `Range`, or choices. Empty: nothing is searched.
-        two_labels: it separates one label from all others, and is searched and judged by that.
+        start: the published or usual numbers: the first trial of the search.
+        space: the search space: a `Range`, or choices. Empty: no search.
+        two_labels: whether it separates one label from all others, and is searched and evaluated on that.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One picture as every refiner gets it: its colours, its scores, and which labels these are of."""
+"""The input of refiners: one picture, its scores and their labels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEAST = 0.01
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the scores of the labels that can be in it.
+    """A picture and the scores of its possible labels.
 
     Attributes:
-        id: of the picture.
+        id: the picture's id.
         image: UInt8[H, W, 3], RGB.
         logits: Float32[K, H, W], logarithms of probabilities over the K labels.
-        labels: Int64[K], rising: what the K labels are.
+        labels: Int64[K], ascending: the labels of the K scores.
         focus: the label that methods for two labels separate from all others.
     """
 
@@ -34,9 +34,9 @@ class Scene:
     def of(
         cls, name: str, image: NDArray[np.uint8], logits: Tensor, focus: int, least: float = LEAST
     ) -> Scene:
-        """The scene of logits Float[L, H, W]: labels whose probability nowhere reaches `least` are left out.
+        """The scene of logits Float[L, H, W], without labels whose probability is below `least` everywhere.
 
-        Two at least are kept. The argmax stays what it was as long as `least` is below 1 / L.
+        At least two are kept. The argmax does not change if `least` is below 1 / L.
 
         >>> import torch
         >>> logits = torch.tensor([5.0, -5.0, 4.0])[:, None, None].expand(3, 2, 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fast bilateral solver, from the equations of its paper: OpenCV's wheels are built without theirs."""
+"""The fast bilateral solver, from the equations of its paper, as OpenCV's wheels do not include one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from crfrnn.experiments.refiners.scene import Scene
 from crfrnn.extras import optional
 
 BALANCING, SOLVING = 10, 25  # iterations
-_TINY = 1e-5  # relative residual that is solved to
-# Luma and chroma of ITU-R BT.601, as JPEG has them.
+_TINY = 1e-5  # relative residual of the solution
+# Luma and chroma of ITU-R BT.601, as in JPEG.
 _YUV = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
@@ -24,7 +24,7 @@ def _grid(image: NDArray[np.uint8], spatial: float, luma: float, chroma: float) 
     rows, columns = np.indices(image.shape[:2]).reshape(2, -1)
     colours = image.reshape(-1, 3) @ _YUV.T / (luma, chroma, chroma)
     place = np.floor(np.column_stack([columns / spatial, rows / spatial, colours])).astype(np.int64)
-    place -= place.min(0) - 1  # so that no neighbour of a cell is below 0
+    place -= place.min(0) - 1  # so that all neighbours of a cell are at least 0
     sizes = place.max(0) + 2
     steps = np.cumprod([1, *sizes[:-1]])
     cells, of_pixel = np.unique(place @ steps, return_inverse=True)
@@ -53,7 +53,7 @@ def bilateral_solver(
     scale = np.ones_like(mass)
     for _ in range(BALANCING):
         scale = np.sqrt(scale * mass / (blur @ scale))
-    mass = scale * (blur @ scale)  # that of the blur as it is after so many iterations
+    mass = scale * (blur @ scale)  # the mass of the blur after these iterations
     p = scene.probabilities.numpy().reshape(len(scene.labels), -1).astype(np.float64)
     confidence = p.max(0)
     balanced = sparse.diags(scale) @ blur @ sparse.diags(scale)

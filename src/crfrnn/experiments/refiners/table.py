@@ -24,10 +24,10 @@ _KNOWN = {
         solver.SOLVER, adaptive.PAMR, adaptive.PAR, graphs.GRABCUT, graphs.WALKER,
     )
 }  # fmt: skip
-# The learned CRF and RankSEG after a CRF are made from what the search has found.
+# The learned CRF and RankSEG after a CRF are built from the result of the search.
 NAMES = (*list(_KNOWN)[:3], LEARNED, *list(_KNOWN)[3:5], AFTER, *list(_KNOWN)[5:])
 
 
 def refiner(name: str) -> Refiner:
-    """One of those that need nothing but a scene and numbers."""
+    """A refiner that needs only a scene and numbers, by name."""
     return _KNOWN[name]

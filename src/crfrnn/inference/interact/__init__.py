@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A person points, the picture answers: scribbles, seeds and boxes, a colour model and the CRF."""
+"""Interactive segmentation from scribbles, seeds and boxes, by a colour model and the CRF."""
 
 from crfrnn.inference.interact.marked import Marked as Marked
 from crfrnn.inference.interact.marked import colour_unary as colour_unary

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A photograph with marks on it: looked at once, answered for any CRF."""
+"""A photograph with scribbles or a box, segmented repeatedly with different CRFs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from crfrnn.io.images import picture_and_map
 from crfrnn.io.labels import FREE, only_white
 from crfrnn.io.palette import VOID
 
-_OUTLIERS = 1e-3  # pixels of a label that look like nothing seen of it
+_OUTLIERS = 1e-3  # share of a label's pixels with colours unlike its scribbles
 SCRIBBLE_ROUNDS, BOX_ROUNDS, COMPONENTS = 1, 5, 5
 
 
 class Marked:
-    """A picture with scribbles, or with a box: lattice and colours are kept from call to call.
+    """A picture with scribbles or a box, whose lattice and colour models are kept between calls.
 
-    Another CRF needs a new lattice only where its bandwidths differ, and learns the colours again only from
-    labels that differ from the last ones. The answers are those of `segment_scribbles` and `segment_box`.
+    The lattice is rebuilt only for other bandwidths, and the colours are learned again only from labels that
+    differ from the last ones. The results equal those of `segment_scribbles` and `segment_box`.
 
     Args:
         image: UInt8[H, W, 3].
-        scribbles: Int[H, W], 0..L-1, -1 = free; None takes none, which a box alone permits.
+        scribbles: Int[H, W], 0..L-1, -1 = free; may be None with a box.
         num_labels: L; None takes the largest scribbled label plus one, with a box 2.
-        box: (left, top, right, bottom) in pixels, right and bottom excluded; everything outside is held at 0,
-            and scribbles inside are 0 or 1.
-        components: Gaussians of a label.
-        rounds: of colours and CRF; None takes 1, with a box 5.
-        guide: the same picture as a `Held` one, where there is one.
+        box: (left, top, right, bottom) in pixels, right and bottom excluded; everything outside is fixed to
+            0, and scribbles inside are 0 or 1.
+        components: Gaussians per label.
+        rounds: rounds of colour model and CRF; None: 1, or 5 with a box.
+        guide: the same picture as a `Held`, if there is one.
 
-    Raises: ValueError as `segment_scribbles` and `segment_box` say.
+    Raises: ValueError as in `segment_scribbles` and `segment_box`.
 
     >>> image = np.zeros((9, 9, 3), np.uint8)
     >>> image[3:6, 3:7] = 200
@@ -79,11 +79,11 @@ class Marked:
         self._rounds = (SCRIBBLE_ROUNDS if box is None else BOX_ROUNDS) if rounds is None else rounds
         self._components = components
         self._guide = Held(self._image) if guide is None else guide
-        self._learnt: dict[int, tuple[NDArray[np.int64], Tensor]] = {}  # by round: labels, and their colours
+        self._learnt: dict[int, tuple[NDArray[np.int64], Tensor]] = {}  # round: labels, unary
 
     @torch.no_grad()
     def __call__(self, crf: CRFRNN | None = None) -> Prediction:
-        """What `segment_scribbles` or `segment_box` gives; None takes `default_crf`."""
+        """The result of `segment_scribbles` or `segment_box`; None uses `default_crf`."""
         return self._last(crf)[0]
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class Marked:
         yield from self._guide.steps(unary, layer, clamp=torch.from_numpy(self._held))
 
     def _last(self, crf: CRFRNN | None) -> tuple[Prediction, Tensor, CRFRNN]:
-        """The last round: what it found, its unary, and the layer."""
+        """The last round: its result, its unary, and the layer."""
         layer = default_crf(self.num_labels, self._held.shape) if crf is None else crf
         clamp, shown = torch.from_numpy(self._held), self._shown
         number = 0
@@ -102,7 +102,7 @@ class Marked:
             found = refine(self._guide, unary, layer, clamp=clamp)
             number += 1
             settled = np.array_equal(found.labels, shown)
-            # a label without pixels has nothing to learn from
+            # a label without pixels has no colours to learn
             lost = np.count_nonzero(np.bincount(found.labels.reshape(-1))) < self.num_labels
             if number == self._rounds or settled or lost:
                 return found, unary, layer
@@ -118,15 +118,15 @@ class Marked:
 
 
 def default_crf(num_labels: int, size: tuple[int, ...], **numbers: Any) -> CRFRNN:
-    """The CRF that the functions here use unless one is given.
+    """The CRF that these functions use by default.
 
-    Its reach is a twentieth of the picture's diagonal, as in `crfrnn demo`; the temperature 2 makes the
-    colour model less sure of itself than a few strokes entitle it to be.
+    Its θ_α is a twentieth of the picture's diagonal, as in `crfrnn demo`; the temperature 2 compensates for
+    the overconfidence of a colour model learned from a few strokes.
 
     Args:
         num_labels: L.
         size: (height, width) of the picture.
-        numbers: arguments of `CRFRNN` that take the place of the defaults here.
+        numbers: arguments of `CRFRNN` that override these defaults.
 
     >>> round(float(default_crf(2, (300, 400), theta_beta=9.0).log_theta_beta.exp()), 3)
     9.0
@@ -141,10 +141,10 @@ def default_crf(num_labels: int, size: tuple[int, ...], **numbers: Any) -> CRFRN
 def colour_unary(
     image: NDArray[np.generic], labels: NDArray[np.integer], num_labels: int, *, components: int = 5
 ) -> Tensor:
-    """The log-density Float32[L, *spatial] of every pixel's colour, learnt from the pixels of each label.
+    """The log-density Float32[L, *spatial] of every pixel's colour, learned from the pixels of each label.
 
-    Args: image UInt8 or Float [*spatial, C] in 0..255, any number of channels; labels Int[*spatial], -1 = not
-        known, some of each of the L; components as in `segment_scribbles`.
+    Args: image UInt8 or Float [*spatial, C] in 0..255, any number of channels; labels Int[*spatial], -1 =
+        unknown, with pixels of each of the L; components as in `segment_scribbles`.
     """
     colours = torch.from_numpy(np.array(image, np.float32).reshape(-1, image.shape[-1]))
     known = torch.from_numpy(np.ascontiguousarray(labels).reshape(-1))
@@ -166,7 +166,7 @@ def check_marked(num_labels: int | None, box: bool, components: int, rounds: int
 
 
 def _boxed(held: NDArray[np.int64], box: Sequence[int]) -> NDArray[np.int64]:
-    """The marks with everything outside of the box held at 0."""
+    """The scribbles with everything outside the box fixed to 0."""
     if held.max() > 1:
         raise ValueError(f"scribbles: expected 0, 1 or {FREE} with a box, got {int(held.max())}")
     rows, columns = held.shape
@@ -179,10 +179,10 @@ def _boxed(held: NDArray[np.int64], box: Sequence[int]) -> NDArray[np.int64]:
     inside = np.zeros(held.shape, bool)
     inside[top:bottom, left:right] = True
     if inside.all():
-        raise ValueError(f"box: expected some picture outside, got {tuple(box)} that covers it")
+        raise ValueError(f"box: expected a part of the picture outside, got {tuple(box)} that covers it")
     held = np.where(inside, held, 0)
     if not (held != 0).any():
-        raise ValueError("scribbles: expected some of the box left free, got all of it held at 0")
+        raise ValueError("scribbles: expected free pixels in the box, got all of it fixed to 0")
     return held
 
 
@@ -190,8 +190,8 @@ def _ask_about_white(held: NDArray[np.int64]) -> None:
     if only_white(held):
         raise ValueError(
             f"scribbles: expected labels and {FREE} = free, got nothing but 0 and {VOID}; for white strokes "
-            f"on black take np.where(scribbles == {VOID}, 1, {FREE}) and scribble on the background too; "
-            f"where {VOID} means free, np.where(scribbles == {VOID}, {FREE}, scribbles)"
+            f"on black use np.where(scribbles == {VOID}, 1, {FREE}) and scribble on the background too; "
+            f"if {VOID} means free, np.where(scribbles == {VOID}, {FREE}, scribbles)"
         )
 
 
@@ -204,5 +204,5 @@ def _check_labels(held: NDArray[np.int64], count: int) -> None:
     if missing:
         raise ValueError(
             f"scribbles: expected some of every label 0..{count - 1}, got none of {missing[:8]}; "
-            "scribble on it, or leave it out"
+            "scribble on it, or omit it"
         )

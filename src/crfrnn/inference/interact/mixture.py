@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_FLOOR = 4.0  # variance in colour steps², of rounding and of JPEG: a flat region has some too
-_MOST = 10_000  # pixels that a mixture is fitted to; more change nothing that can be seen
+_FLOOR = 4.0  # variance in colour steps² from rounding and JPEG, also in flat regions
+_MOST = 10_000  # most pixels to fit a mixture to; more make no visible difference
 _RANGE = 256.0
 
 
@@ -30,15 +30,15 @@ class Mixture:
 
     @classmethod
     def fit(cls, colours: Tensor, components: int = 5, iterations: int = 10) -> Mixture:
-        """The mixture of some pixels, the same at every call.
+        """Fit a mixture to pixels, deterministically.
 
-        Starts from clusters found by splitting, along its longest axis, the one that is longest (Orchard &
-        Bouman 1991, as GrabCut does), then alternates expectation and maximisation.
+        Starts from clusters found by repeatedly splitting the longest cluster along its longest axis (Orchard
+        & Bouman 1991, as in GrabCut), then alternates expectation and maximisation.
 
         Args:
             colours: Float[N, C], N ≥ 1, in colour steps of 0..255.
-            components: K at most; fewer where the pixels have fewer colours.
-            iterations: of EM; 0 keeps the clusters.
+            components: largest K; fewer if the pixels have fewer colours.
+            iterations: iterations of EM; 0 keeps the clusters.
 
         Source: Dempster, Laird & Rubin, JRSS B 1977; Rother, Kolmogorov & Blake, *GrabCut*, SIGGRAPH 2004,
         doi:10.1145/1015706.1015720, section 3.1.
@@ -63,7 +63,7 @@ class Mixture:
 
     @classmethod
     def _maximised(cls, points: Tensor, belongs: Tensor) -> Mixture:
-        """Args: points Float[N, C], their mean 0; belongs Float[K, N], sum 1 over K."""
+        """The maximisation step. Args: points Float[N, C], mean 0; belongs Float[K, N], sum 1 over K."""
         mass = belongs.sum(1)
         kept = mass > 1e-6 * len(points)
         belongs, mass = belongs[kept], mass[kept]
@@ -78,8 +78,8 @@ class Mixture:
 
         Args:
             colours: in colour steps of 0..255.
-            outliers: o in [0, 1), the share of pixels that may have any colour: bounds how much a colour that
-                was never seen can say.
+            outliers: o in [0, 1), the share of pixels of arbitrary colour; bounds the log-density of unseen
+                colours.
 
         >>> one = Mixture(torch.ones(1), torch.zeros(1, 1), torch.full((1, 1, 1), 4.0))
         >>> round(float(one.log_density(torch.zeros(1, 1))), 4)  # -log(2 √(2π))
@@ -95,7 +95,7 @@ class Mixture:
         """log(π_k N(c; μ_k, Σ_k)), Float[K, N]."""
         factor = torch.linalg.cholesky(self.covariances)
         whitening = torch.linalg.inv(factor)
-        middle = self.means.mean(0)  # subtracted first: the differences to the means keep their digits
+        middle = self.means.mean(0)  # subtracted first to keep the precision of differences to the means
         away = whitening @ (colours - middle).T - whitening @ (self.means - middle)[:, :, None]
         logdet = factor.diagonal(dim1=1, dim2=2).log().sum(1)
         constant = colours.shape[1] / 2 * math.log(2 * math.pi)
@@ -110,11 +110,11 @@ def _split(points: Tensor, components: int) -> Tensor:
         for k in range(number):
             own = points[clusters == k]
             values, vectors = torch.linalg.eigh(torch.cov(own.T, correction=0).reshape(2 * own.shape[1:]))
-            # times the number of points: the split that takes most of the squared error away
+            # times the number of points: the split that reduces the squared error most
             if float(values[-1]) * len(own) > length:
                 length, longest = float(values[-1]) * len(own), k
                 axis, centre = vectors[:, -1], own.mean(0)
-        if length <= 1e-6 * len(points):  # the pixels have no more colours
+        if length <= 1e-6 * len(points):  # the pixels have no further colours
             break
         clusters[(clusters == longest) & ((points - centre) @ axis > 0)] = number
     return clusters

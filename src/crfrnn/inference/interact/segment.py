@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scribbles, seeds or a box on a photograph in, labels out: a colour model per label, then the CRF."""
+"""Segment a photograph from scribbles, seeds or a box, by a colour model per label and the CRF."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def segment_scribbles(
     rounds: int = SCRIBBLE_ROUNDS,
     crf: CRFRNN | None = None,
 ) -> Prediction:
-    """Labels of a picture from scribbles that show some pixels of every label.
+    """Segment a picture from scribbles on some pixels of every label.
 
     Each label's colours are a mixture of Gaussians fitted to its scribbled pixels; its log-density is the
-    unary; the CRF refines it with the scribbles held. With more rounds the colours are learnt again from the
-    labels found, as GrabCut does.
+    unary, and the CRF refines it with the scribbles fixed. In further rounds the colours are learned again
+    from the resulting labels, as in GrabCut.
 
     Args:
         image: UInt8[H, W, 3].
-        scribbles: Int[H, W], 0..L-1, -1 = free, as `crfrnn.io.read_scribbles` gives them.
-        num_labels: L; None takes the largest scribbled label plus one. Each needs a pixel at least.
-        components: Gaussians of a label.
-        rounds: of colours and CRF, at least 1.
-        crf: the layer; None takes `default_crf`.
+        scribbles: Int[H, W], 0..L-1, -1 = free, from `crfrnn.io.read_scribbles`.
+        num_labels: L; None uses the largest scribbled label plus one. Each label needs at least one pixel.
+        components: Gaussians per label.
+        rounds: rounds of colour model and CRF, at least 1.
+        crf: the layer; None uses `default_crf`.
 
     Returns:
-        `Prediction`: the labels by colour alone (`before`), those after the CRF, in which scribbled pixels
-        keep theirs, and the marginals.
+        `Prediction`: the labels by colour alone (`before`), those after the CRF, which keep the scribbles,
+            and the marginals.
 
     Raises:
         ValueError: other shapes, labels out of range, a label without scribbles.
 
     Source: Rother, Kolmogorov & Blake, *GrabCut*, SIGGRAPH 2004, doi:10.1145/1015706.1015720, with the fully
-    connected CRF in place of the graph cut.
+    connected CRF instead of the graph cut.
 
     >>> image = np.zeros((6, 8, 3), np.uint8)
     >>> image[:, 4:] = 200
@@ -67,9 +67,10 @@ def segment_seeds(
     rounds: int = SCRIBBLE_ROUNDS,
     crf: CRFRNN | None = None,
 ) -> Prediction:
-    """Labels of a picture from points: (x, y, label) each, a disk of `radius` pixels around it is held.
+    """Segment a picture from points (x, y, label); a disk of `radius` pixels around each is fixed.
 
-    Where disks of different labels meet, the later seed rules. The rest is `segment_scribbles`.
+    Where disks of different labels overlap, the later seed takes precedence. Otherwise as
+    `segment_scribbles`.
 
     Raises:
         ValueError: no seeds, a seed outside the picture, a label without seeds.
@@ -80,7 +81,7 @@ def segment_seeds(
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     if radius < 0:
-        raise ValueError(f"radius: expected at least 0, got {radius}; 0 holds the point alone")
+        raise ValueError(f"radius: expected at least 0, got {radius}; 0 fixes only the point")
     height, width = np.asarray(image).shape[:2]
     rows, columns = np.mgrid[:height, :width]
     scribbles = np.full((height, width), FREE)
@@ -102,24 +103,25 @@ def segment_box(
     rounds: int = BOX_ROUNDS,
     crf: CRFRNN | None = None,
 ) -> Prediction:
-    """The object in a box: 1 where it is, 0 elsewhere; everything outside the box is held at 0.
+    """Segment the object in a box: label 1 for the object, 0 elsewhere; everything outside is fixed to 0.
 
-    The colours of the outside are known; those of the object are learnt from what the CRF leaves of the
-    inside, round after round.
+    The colours of the outside are known; those of the object are learned from the pixels that the CRF labels
+    as object, in several rounds.
 
     Args:
         image: UInt8[H, W, 3].
         box: (left, top, right, bottom) in pixels, right and bottom excluded.
-        scribbles: Int[H, W], 0, 1 or -1 = free: corrections, held too (1 where object was lost).
+        scribbles: Int[H, W], 0, 1 or -1 = free: corrections, which are fixed too (1 where a part of the
+            object was missed).
         components, rounds, crf: as in `segment_scribbles`.
 
     Returns:
-        `Prediction` with two labels. An object that its colours do not tell from the outside may vanish.
+        `Prediction` with two labels. An object with the colours of the outside may vanish.
 
     Raises:
         ValueError: a box that is empty, leaves the picture or covers it; other shapes.
 
-    Source: as `segment_scribbles`; section 3.2 of the paper is this use.
+    Source: as `segment_scribbles`; see section 3.2 of the paper.
 
     >>> image = np.zeros((9, 9, 3), np.uint8)
     >>> image[3:6, 3:7] = 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pseudo-labels: class activation maps and scores in, label maps to train on out."""
+"""Pseudo-labels for training from class activation maps and scores."""
 
 from crfrnn.inference.pseudo.cam_crf import CAM_CRFS as CAM_CRFS
 from crfrnn.inference.pseudo.cam_crf import CamCRF as CamCRF

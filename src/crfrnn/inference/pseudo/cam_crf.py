@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How published methods turn class activation maps, scores and masks into labels, by name."""
+"""Recipes of published methods that convert class activation maps, scores and masks to labels, by name."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ BACKGROUNDS = ("threshold", "power", "softmax")
 class CamCRF:
     """A dense CRF after class activation maps, scores of all labels, or masks.
 
-    Activation maps have no background; `levels` say what stands for it, and each level is one inference:
+    Activation maps have no background; `levels` define its score, with one inference per level:
 
-    - "threshold": where no map exceeds the level, background; the winner of every pixel then is a label that
-      is right with probability `gt_prob`;
-    - "power": the background's score is ``(1 - max_k cam_k)^level`` and all scores are taken as
+    - "threshold": background where no map exceeds the level; each pixel's label is then taken to be right
+      with probability `gt_prob`;
+      - "power": the background's score is ``(1 - max_k cam_k)^level`` and all scores are treated as
       probabilities, ``U = log max(score, 1e-5)``;
     - "softmax": the background's score is the level, and the scores themselves are the logits U.
 
     With one level the labels are the argmax. With two, the first is strict about the foreground and the
-    second about the background: foreground where the first finds it, 0 where the second finds background,
-    255 where neither is sure. Without levels only scores of all labels and masks are taken.
+    second about the background: foreground where the first finds it, 0 where the second finds background, 255
+    where neither does. Without levels only scores of all labels and masks are accepted.
 
     Attributes:
-        preset: kernels, normalisation, iterations, and the project and file that they stand in.
+        preset: kernels, normalisation, iterations, and the project and file that they are from.
         background: "threshold", "power" or "softmax".
         levels: up to two numbers.
-        background_wins: of two levels that contradict each other, background goes first.
+        background_wins: whether background takes precedence if two levels contradict each other.
         gt_prob: for "threshold", and for label maps as input.
-        certain: pixels whose best probability is below become 255; None keeps all.
+        certain: pixels whose best probability is below it become 255; None keeps all.
         iterations: T; None: the preset's.
     """
 
@@ -57,11 +57,11 @@ class CamCRF:
             raise ValueError(f"iterations: expected at least 0, got {self.iterations}; 0 skips the CRF")
 
     def check_levels(self) -> None:
-        """ValueError if activation maps, which need a background, cannot be taken."""
+        """ValueError without levels, since activation maps need a background."""
         if not self.levels:
             raise ValueError(
                 "levels: expected one or two numbers for the background of activation maps, got none; this "
-                "recipe takes scores of all labels or label maps. Give levels, or a recipe that has them: "
+                "recipe accepts scores of all labels or label maps. Give levels, or a recipe that has them: "
                 + ", ".join(name for name, recipe in CAM_CRFS.items() if recipe.levels)
             )
 
@@ -87,14 +87,14 @@ CAM_CRFS: dict[str, CamCRF] = {
     "afa": CamCRF(PRESETS["afa"]),
     "dupl": CamCRF(PRESETS["dupl"]),
     "seco": CamCRF(PRESETS["seco"]),
-    # These refine masks: CutLER takes softmax(0, 1) for a label, manga-image-translator 1, clipped at 1e-5.
+    # These refine masks: CutLER uses softmax(0, 1) for a label, manga-image-translator 1, clipped at 1e-5.
     "cutler": CamCRF(PRESETS["cutler"], gt_prob=1 / (1 + math.exp(-1))),
     "manga": CamCRF(PRESETS["manga"], gt_prob=1 - 1e-5),
 }
 
 
 def cam_crf(recipe: str | CamCRF) -> CamCRF:
-    """The recipe of that name; a `CamCRF` is returned as it is.
+    """The recipe of that name; a `CamCRF` is returned unchanged.
 
     >>> cam_crf("seam").levels
     (4.0, 24.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A whole training set: pictures and maps from files, label maps to files, by several processes."""
+"""Pseudo-labels of a whole training set, from files to files, in several processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = ("cams", "logits", "probabilities", "labels")
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: its name (of the output too, folders in front allowed), its file, the file of its maps."""
+    """One picture: its name (also of the output, may contain folders), its file, and the file of its maps."""
 
     name: str
     image: Path
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LabelStep:
-    """What is made of every picture, by the arguments of `write_pseudo_labels`; it can be pickled."""
+    """The processing of each picture, with the arguments of `write_pseudo_labels`; can be pickled."""
 
     recipe: CamCRF
     kind: str = "cams"
@@ -54,15 +54,15 @@ class LabelStep:
         else:
             check_reading(self.kind, self.axes, self.num_labels)
         check_scale(self.scale)
-        self.recipe.crf(2, self.quality)  # a wrong quality shows before any picture does
+        self.recipe.crf(2, self.quality)  # reports an invalid quality before any work
 
     def record(self) -> dict[str, Any]:
-        """What the results depend on."""
+        """The settings that results depend on."""
         names = ("kind", "axes", "num_labels", "unknown", "key", "scale", "quality")
         return {"recipe": asdict(self.recipe), **{name: getattr(self, name) for name in names}}
 
     def item(self, sources: tuple[Path, ...], target: Path) -> Item:
-        """What is made of a picture and its maps: ``TARGET.png``."""
+        """The output for a picture and its maps: ``TARGET.png``."""
         return Item(sources, (target.with_name(f"{target.name}.png"),))
 
     def some(self, items: Sequence[Item]) -> list[None]:
@@ -101,38 +101,38 @@ def write_pseudo_labels(
     tally: Tally | None = None,
     progress: Progress | None = None,
 ) -> Tally:
-    """Write ``output/NAME.png`` for every job: indexed PNG with the VOC palette, 255 where nothing is sure.
+    """Write ``output/NAME.png`` for every job: indexed PNG with the VOC palette, 255 where uncertain.
 
-    What is finished is skipped, so a run that was stopped goes on where it was; every file is written whole
-    or not at all. A picture that fails, or that kills the process that works on it, is in the tally and the
-    others are done. To go on with other settings, pictures or maps than `output` was begun with is refused,
-    and files that this function did not write are left alone (see `crfrnn.io.outputs.claim`).
+    Finished pictures are skipped, so a stopped run can be resumed; every file is written atomically. A
+    picture that fails, or that kills its process, is recorded in the tally and the others are done. Resuming
+    with other settings, pictures or maps than before is an error, and files that this function did not write
+    are not touched (see `crfrnn.io.outputs.claim`).
 
     Args:
-        jobs: pictures with the files of their maps; names must differ.
-        output: a folder; it is made.
+        jobs: pictures with the files of their maps; names must be unique.
+        output: a folder; created if missing.
         recipe: a name in `CAM_CRFS`, or a `CamCRF`.
-        kind: what the sources are: "cams" (see `read_cams`), "logits" or "probabilities" of all labels, or
+        kind: the kind of the sources: "cams" (see `read_cams`), "logits" or "probabilities" of all labels, or
             "labels", a label map (see `crfrnn.io.read_unary`).
-        axes, num_labels, unknown, key: as `read_unary` takes them; for "cams" only `key`.
-        scale: (LOW, HIGH), the pictures' numbers that become 0 and 255, as `read_image` takes it.
-        quality: of the lattice.
-        processes: how many, each with one thread; None takes one for each processor, but no more than
-            pictures; 1 works in this process with all its threads. More than one needs a script that starts
+        axes, num_labels, unknown, key: as for `read_unary`; for "cams" only `key`.
+        scale: (LOW, HIGH), the pictures' numbers that become 0 and 255, as for `read_image`.
+        quality: quality of the lattice.
+        processes: number of processes of one thread each; None: one per processor, but at most one per
+            picture; 1 works in this process with all its threads. More than one needs a script that starts
             under ``if __name__ == "__main__":``.
-        batch: pictures that are read and refined together; more than 1 pays on a GPU.
+        batch: pictures to read and refine together; more than 1 is useful on a GPU.
         device: "cpu" or "cuda" (then processes is 1).
-        overwrite: make finished pictures anew, with any settings, and write over files of others.
-        tally: is counted on while the run goes on; None: a new one.
-        progress: called with (done, in all) after each picture.
+        overwrite: redo finished pictures, with any settings, and replace files of other origin.
+        tally: updated during the run; None: a new one.
+        progress: called with (done, total) after each picture.
 
     Returns:
-        The tally: pictures written, found finished, and failed with the reason. Nothing is raised for single
-        pictures.
+        The tally: pictures written, skipped as finished, and failed with the reason. Failures of single
+            pictures raise no exception.
 
     Raises:
-        ValueError: settings that cannot work, names twice, an output folder made with other settings or
-            inputs, files there that are not results, inputs that would be written over.
+        ValueError: invalid settings, duplicate names, an output folder made with other settings or inputs,
+            existing files that are not results, inputs that would be overwritten.
     """
     listed, folder = list(jobs), Path(output)
     step = LabelStep(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures and their maps in, label maps to train on out: one native call for pictures of like size."""
+"""Pseudo-labels of pictures in memory, with one native call for pictures of similar size."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from crfrnn.io import VOID, unary_from_labels
 from crfrnn.io.cams import Cams
 from crfrnn.io.scores import SMALLEST
 
-_WASTE = 1.25  # pictures share a call while the padding costs less than a quarter of their pixels
+_WASTE = 1.25  # pictures share a call while the padding is less than a quarter of their pixels
 _BOTH = 2
 
 
 class _Candidates(NamedTuple):
-    """What the CRF decides on: unaries Float[S, K, H, W] of S levels, and the label of each of the K."""
+    """Input of the CRF: unaries Float[S, K, H, W] of S levels, and the label of each of the K."""
 
     unaries: Tensor
     labels: NDArray[np.int64]
@@ -39,16 +39,16 @@ def refine_labels(
     quality: str = "default",
     device: str | torch.device = "cpu",
 ) -> list[NDArray[np.uint8]]:
-    """Pseudo-labels of several pictures, UInt8[H, W] each: 255 where the recipe is not sure.
+    """Pseudo-labels of several pictures, UInt8[H, W] each: 255 where the recipe is uncertain.
 
-    Only the labels that a picture is known to show take part, so a picture with two classes costs three
-    labels, whatever the data set has. Pictures with as many labels and of like size are padded to one size
-    and go through the CRF together; padding sends no message, so company does not change a picture's labels.
+    Only the labels that are known to be in a picture are used, so a picture with two classes costs three
+    labels for any size of the label set. Pictures with equally many labels and similar size are padded to one
+    size and batched; padding sends no messages, so batching does not change a picture's labels.
 
     Args:
         images: UInt8[H, W, 3] each, of any sizes.
         maps: for each picture its `Cams`, or logits Float[L, H, W] of all labels, background first, of which
-            the argmax after the CRF is taken (`levels` do not matter then).
+            the argmax after the CRF is taken (`levels` are then ignored).
         recipe: a name in `CAM_CRFS`, or a `CamCRF`.
         quality: of the lattice, "classic", "default", "high" or "finest".
         device: where the CRF runs, "cpu" or "cuda".
@@ -94,8 +94,8 @@ def _checked(image: NDArray[np.uint8], source: Cams | Tensor, number: int) -> ND
     if not isinstance(scores, Tensor) or scores.ndim != 3 or scores.shape[1:] != image.shape[:2]:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(
-            f"maps: expected Cams or a tensor [L, {image.shape[0]}, {image.shape[1]}] as picture {number} "
-            f"has, got {got}; resize the maps to the picture"
+            f"maps: expected Cams or a tensor [L, {image.shape[0]}, {image.shape[1]}] for picture "
+            f"{number}, got {got}; resize the maps to the picture"
         )
     if not isinstance(source, Cams) and not 1 <= len(scores) <= VOID:
         raise ValueError(f"maps: expected 1..255 labels, got {len(scores)} at {number}; a byte holds no more")
@@ -123,7 +123,7 @@ def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: CamCRF)
 
 
 def _groups(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Pictures that share a call: as many levels and labels, and little padding."""
+    """Group pictures that share a call: equally many levels and labels, and little padding."""
     groups: list[list[int]] = []
     for i in sorted(range(len(shapes)), key=lambda i: shapes[i]):
         if groups:
