@@ -185,7 +185,7 @@ def test_the_checkpoint_of_the_package_is_the_default(
         (["in", "--device", "gpu"], "--device: expected"),
         (["in", "--no-crf", "--compare"], "--compare: expected an active CRF"),
         (["in", "--no-crf", "-T", 3], "--iterations: expected an active CRF"),
-        (["nothing"], "nothing there"),
+        (["nothing"], "no such file"),
         (["in/*"], "twice"),
         (["in", "-c", "no-such"], "check the spelling"),
         (["in", "-o", "in"], "would overwrite"),

@@ -155,7 +155,7 @@ SHAPE = ("annotations", 4, "segmentation")
         (broken(SHAPE, {"size": [30, 40], "counts": [-3, 1203]}), "run lengths of 0 and more"),
         (broken(SHAPE, {"size": [40, 30], "counts": [1200]}), r"of size \[30, 40\]"),
         (broken(SHAPE, {"size": [30, 40], "counts": "~~\x7f"}), "compressed run lengths"),
-        (broken(SHAPE, {"size": [30, 40], "counts": "T"}), "whole compressed"),
+        (broken(SHAPE, {"size": [30, 40], "counts": "T"}), "complete compressed"),
         (broken(("images", 1, "file_name"), "../../etc/passwd"), "plain file name"),
         (broken(("images", 1, "height"), -3), "a height and a width"),
         (broken(("images", 1, "width"), 2**40), "at most 67108864 pixels"),

@@ -184,7 +184,7 @@ def test_the_defaults_are_counted_in_pixels() -> None:
         ),
         (
             {"scores": np.full((24, 30), 9), "scribbles": np.ones((24, 30), int), "background": 9},
-            "background: expected a number that is no label, got 9",
+            "background: expected a number other than the labels, got 9",
         ),
         ({"scores": np.zeros((24, 30), int), "spacing": (1.0,)}, "spacing: expected 2 numbers"),
         ({"scores": np.zeros((24, 30), int), "spacing": (1.0, -1.0)}, "spacing: expected a positive number"),

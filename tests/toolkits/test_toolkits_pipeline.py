@@ -120,7 +120,7 @@ def test_it_is_saved_and_loaded_with_the_processor(
 def test_what_is_missing_is_named(model: Any, pictures: list[Image.Image]) -> None:
     post = CRFPostProcessor(resizing(), crf())
     outputs = model(**post(pictures[0], return_tensors="pt"))
-    with pytest.raises(ValueError, match=r"images: expected the pictures, got none; pass images="):
+    with pytest.raises(ValueError, match=r"images: expected the pictures, got none; outside a pipeline"):
         post.post_process_semantic_segmentation(outputs, target_sizes=[(50, 70)])
     with pytest.raises(ValueError, match=r"target_sizes: expected \(50, 70\) of the picture, got \(5, 7\)"):
         post.post_process_semantic_segmentation(outputs, [(5, 7)], images=[pictures[0]])

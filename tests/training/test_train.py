@@ -136,7 +136,9 @@ def test_other_pictures_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     picture = tmp_path / "train" / "images" / "p1.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole + b"another size")
-    with pytest.raises(ValueError, match=r"data: expected the 5 pictures of 'train' .* got 5 .* bring those"):
+    with pytest.raises(
+        ValueError, match=r"data: expected the 5 pictures of 'train' .* got 5 .* restore those"
+    ):
         run(recipe, tmp_path / "out")
     picture.write_bytes(whole)
     run(recipe, tmp_path / "out")

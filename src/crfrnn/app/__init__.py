@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page in a browser: what the CRF does to a photograph, to scribbles and to scores of your own."""
+"""The page in a browser: the CRF on a photograph, on scribbles and on your own scores."""
 
 from crfrnn.app.options import Options as Options
 from crfrnn.app.server import serve as serve

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the page does with one picture, without the page: scores kept, lattices kept, labels for any."""
+"""The page's logic for one picture, without Gradio: scores and lattices are kept between changes."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from crfrnn.io.images import write_png
 from crfrnn.plots import overlay, painted, shrunk, uncertainty
 
 PARAMETERS = "crf.safetensors"
-FRAME_SIDE = 300  # pixels of the film's pictures
+FRAME_SIDE = 300  # side in pixels of the film's pictures
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of one answer.
+    """The pictures of one result on the page.
 
     Attributes:
         before, after: UInt8[h, w, 3], the labels without and with the CRF over the photograph.
-        uncertain: UInt8[h, w, 3], where the marginals are undecided.
-        prediction: at the size at which the page works, with marginals.
-        seconds: that the answer took, drawing not counted.
+        uncertain: UInt8[h, w, 3], the uncertainty of the marginals.
+        prediction: the prediction with marginals, at the page's working size.
+        seconds: duration without drawing.
     """
 
     before: NDArray[np.uint8]
@@ -51,12 +51,12 @@ class Shown:
 
 
 class Bench(ABC):
-    """A picture, what a first guess makes of it, and the CRF that refines it.
+    """A picture with its first labels, and the CRF that refines them.
 
     Attributes:
-        name: of the photograph's file, as the user calls it.
-        image: UInt8[h, w, 3] at the size at which the page works.
-        base: the CRF before any number was turned.
+        name: the user's name of the photograph's file.
+        image: UInt8[h, w, 3] at the page's working size.
+        base: the CRF before any number was changed.
         palette: UInt8[K, 3], or None for VOC's.
     """
 
@@ -72,15 +72,15 @@ class Bench(ABC):
 
     @abstractmethod
     def answer(self, crf: CRFRNN) -> Prediction:
-        """The labels at the size at which the page works, with marginals."""
+        """The labels at the page's working size, with marginals."""
 
     @abstractmethod
     def final(self, crf: CRFRNN) -> Prediction:
-        """The labels that are downloaded: the command's."""
+        """The labels for the download, equal to the command's."""
 
     @abstractmethod
     def steps(self, crf: CRFRNN) -> Iterator[NDArray[np.int64]]:
-        """The labels after 0, 1, … iterations, at the size at which the page works."""
+        """The labels after 0, 1, … iterations, at the page's working size."""
 
     @abstractmethod
     def command(self, numbers: Numbers) -> str:
@@ -105,7 +105,7 @@ class Bench(ABC):
         return dict(numbers) != numbers_of(self.base)
 
     def show(self, numbers: Numbers) -> Shown:
-        """Labels before and after the CRF, and where it is undecided."""
+        """Labels before and after the CRF, and its uncertainty."""
         with self._lock:
             begun = time.perf_counter()
             found = self.answer(self.crf(numbers))
@@ -117,7 +117,7 @@ class Bench(ABC):
         )
 
     def film(self, numbers: Numbers) -> list[tuple[NDArray[np.uint8], str]]:
-        """One small picture per iteration, and what it shows in words."""
+        """One small picture per iteration, with a caption."""
         with self._lock:
             labels = list(self.steps(self.crf(numbers)))
         image, *small = shrunk(self.image, *labels, long_side=FRAME_SIDE)
@@ -126,7 +126,7 @@ class Bench(ABC):
         return [(overlay(image, found, self.palette), text) for found, text in zip(small, said, strict=True)]
 
     def files(self, numbers: Numbers) -> list[Path]:
-        """Write labels, overlay, areas and parameters; they are there as long as the bench is."""
+        """Write labels, overlay, areas and parameters; the files exist as long as the bench."""
         with self._lock:
             crf = self.crf(numbers)
             found = self.final(crf)
@@ -143,12 +143,12 @@ class Bench(ABC):
             return [labels, over, areas, parameters, *self.inputs(folder)]
 
     def photograph(self) -> NDArray[np.uint8]:
-        """At the size of the labels that are downloaded."""
+        """The photograph at the size of the downloaded labels."""
         return self.image
 
 
 def command_line(*words: object) -> str:
-    """Words as a shell takes them.
+    """Words quoted for a shell.
 
     >>> command_line("crfrnn", "segment", "my cat.jpg", "-T", 3)
     "crfrnn segment 'my cat.jpg' -T 3"
@@ -157,7 +157,7 @@ def command_line(*words: object) -> str:
 
 
 def call(name: str, *given: object, **named: Any) -> str:
-    """A call as Python writes it, without arguments that are None.
+    """A call in Python's notation, without arguments that are None.
 
     >>> call("f", "a.jpg", key=None, size=3)
     "f('a.jpg', size=3)"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Photographs to begin with: those that scikit-image and scikit-learn bring, where they are installed."""
+"""Example photographs from scikit-image and scikit-learn, if installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crfrnn.io.images import write_png
 
 @dataclass(frozen=True)
 class Example:
-    """A photograph: its name on the page, the file's name, its package and its function there, its author."""
+    """A photograph: its name on the page, its file name, its package and loader, its author."""
 
     title: str
     file: str
@@ -34,7 +34,7 @@ class Example:
         return np.asarray(self.load(), np.uint8)
 
     def write(self, folder: Path) -> Path:
-        """As a PNG in `folder`."""
+        """Write it as a PNG to `folder`."""
         path = folder / self.file
         if not path.exists():
             write_png(Image.fromarray(self.image()), path)
@@ -68,5 +68,5 @@ EXAMPLES = (
 
 
 def examples() -> tuple[Example, ...]:
-    """Those whose package is installed."""
+    """The examples whose package is installed."""
     return tuple(example for example in EXAMPLES if example.there)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The numbers that can be turned on the page, and the CRF that they make."""
+"""The adjustable numbers of the page, and the CRF built from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Knob:
 
     @property
     def option(self) -> str:
-        """Of the command.
+        """The command's option.
 
         >>> KNOBS[0].option
         '--theta-alpha'
@@ -63,7 +63,7 @@ Numbers = Mapping[str, float]  # a number for each knob, by its name
 
 
 def checked(values: tuple[float, ...]) -> dict[str, float]:
-    """The numbers that came from the page, by name.
+    """Validate the numbers from the page, by name.
 
     Raises: ValueError for another count, or a number out of its range.
     """
@@ -82,7 +82,7 @@ def checked(values: tuple[float, ...]) -> dict[str, float]:
 
 
 def numbers_of(crf: CRFRNN) -> dict[str, float]:
-    """The numbers of a layer as the page shows them: means over axes, channels and labels, rounded to a step.
+    """The numbers of a layer for the page: means over axes, channels and labels, rounded to a step.
 
     >>> numbers_of(CRFRNN(3, theta_beta=5.61))["theta_beta"]
     5.6
@@ -98,17 +98,17 @@ def preset_numbers(name: str) -> dict[str, float]:
     return {knob.name: getattr(PRESETS[name], knob.name) for knob in KNOBS}
 
 
-# Presets whose weights mean here what they mean there: the normalisation of the layer's defaults.
+# Only presets with the normalisation of the layer's defaults, so that their weights have the same meaning.
 PAGE_PRESETS = tuple(
     name for name, preset in PRESETS.items() if preset.normalization == PRESETS["default"].normalization
 )
 
 
 def tuned(base: CRFRNN, numbers: Numbers) -> CRFRNN:
-    """A copy of the layer `base` with the numbers that differ from its own.
+    """A copy of the layer `base` with the changed numbers.
 
-    A bandwidth of several axes or channels keeps their ratios; weights of several labels keep their
-    differences: the number is their mean. What is not changed stays as it is, to the last bit.
+    Bandwidths of several axes or channels keep their ratios; weights of several labels keep their
+    differences: the number is their mean. Unchanged numbers keep the layer's values, to the last bit.
     """
     crf, own = copy.deepcopy(base).eval(), numbers_of(base)
     changed = {name: value for name, value in numbers.items() if value != own[name]}
@@ -130,7 +130,7 @@ def _log(crf: CRFRNN, name: str) -> Tensor:
 
 
 def _diagonal(crf: CRFRNN, name: str) -> Tensor:
-    """A view: what is written there is written into the layer."""
+    """The diagonal as a view: writing to it changes the layer."""
     weights = getattr(crf, f"{name}s").detach()
     return weights.diagonal() if weights.ndim == 2 else weights
 

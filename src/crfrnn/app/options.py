@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the page is started with, and its limits."""
+"""The options of the page, and its limits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MEGA = 10**6
-LARGEST = 67  # megapixels: `crfrnn.io.read_image` reads no more
-# Pixels along the longer side at which a photograph is segmented and scribbled on. Pictures of this size fit
-# into one tile of `crfrnn segment` by any network, so that page and command agree to the last pixel.
+LARGEST = 67  # megapixels, the limit of `crfrnn.io.read_image`
+# The longer side in pixels for segmentation and scribbles. Pictures of this size fit into one tile of
+# `crfrnn segment` with any network, so that page and command agree to the last pixel.
 WORK_SIDE = 720
-MOST_SCORES = 2**26  # labels × pixels of scores: some 1.5 GB at work
+MOST_SCORES = 2**26  # labels × pixels of scores: about 1.5 GB of memory
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Options:
     """Where the page is served, and what it accepts.
 
     Attributes:
-        host, port: the address; port 0 takes the first free one from 7860 on.
-        max_megapixels: of a photograph; larger ones are refused before they are decoded.
-        max_file_size: of an uploaded file, in megabytes.
-        checkpoint: of the network, as `Predictor.from_pretrained` takes it; None is the package's own.
+        host, port: the address; port 0 takes the first free one from 7860.
+        max_megapixels: limit for photographs; larger ones are rejected before they are decoded.
+        max_file_size: limit for uploaded files, in megabytes.
+        checkpoint: the network's checkpoint, as for `Predictor.from_pretrained`; None: the packaged one.
         open_browser: show the page in the browser of this machine.
-        clients: how many requests may wait; more are refused.
-        worded: the messages of Python functions in the words of the page's commands.
+        clients: largest number of waiting requests; more are rejected.
+        worded: translates messages of Python functions for the page's commands.
     """
 
     host: str = "127.0.0.1"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The layout of the page: three tabs, and what their buttons do."""
+"""The layout of the page: three tabs, and the actions of their buttons."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ KEEP = 3600  # seconds that pictures and results of a client are kept
 
 
 def build(options: Options, folder: Path) -> gr.Blocks:
-    """The page; the network is read here, once.
+    """Build the page; this reads the network once.
 
-    Args: folder, where the examples are written to.
+    Args: folder: the folder for the examples.
     """
     network = Network.of(options)
     with gr.Blocks(title="crfrnn", analytics_enabled=False, delete_cache=(600, KEEP)) as page:
@@ -79,7 +79,7 @@ def _desk() -> gr.State:
 
 
 def _source(tab: str, folder: Path) -> tuple[gr.File, list[tuple[gr.Button, Callable[[], Uploaded]]]]:
-    """Where a photograph comes from: a file, or one of the examples."""
+    """The input of a photograph: a file, or one of the examples."""
     source = upload(
         label="Photograph", file_types=PICTURES,
         elem_id=f"{tab}-upload",
@@ -109,11 +109,13 @@ def _open(
     outputs: list[Any],
     options: Options,
 ) -> None:
-    """Call `begin` with the desk and the file that was uploaded or the example that was taken."""
+    """Call `begin` with the desk and the uploaded file or the chosen example."""
     guard = guarded(options)
     sent = guard(begin)
     uploaded = source.upload(sent, [desk, source], outputs, **EVENT)
-    uploaded.then(lambda: None, outputs=source, **AT_ONCE)  # so that another one can be dropped, or the same
+    uploaded.then(
+        lambda: None, outputs=source, **AT_ONCE
+    )  # so that another file, or the same one, can be dropped
     for button, take in buttons:
         taken = guard(lambda desk, take=take: begin(desk, take()))
         button.click(taken, desk, outputs, **EVENT)
@@ -198,7 +200,7 @@ def _scribbles(options: Options, folder: Path) -> None:
 
 
 def _data_url(bench: Scribbles) -> str:
-    """The photograph as the pad draws it."""
+    """The photograph as a data URL for the pad."""
     buffer = io.BytesIO()
     Image.fromarray(bench.image).save(buffer, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -266,5 +268,5 @@ def _scores(options: Options) -> None:
 
 
 def _all(desk: gr.State, knobs: Sliders, out: Result) -> list[Any]:
-    """Where `[desk, *opened(bench)]` goes."""
+    """The outputs for `[desk, *opened(bench)]`."""
     return [desk, knobs.preset, *knobs.set, *out.shown]

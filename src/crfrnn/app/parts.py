@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tabs of the page share: uploads, sliders, the result, and errors as one line."""
+"""Shared parts of the page's tabs: uploads, sliders, the result, and one-line errors."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from crfrnn.inference.prediction import areas_of, count_labels, percent
 from crfrnn.plots import LEAST
 from crfrnn.plots.drawing import UNTINTED, colours_of
 
-HALVES = {"both": 50, "before": 100, "after": 0}  # where the handle stands, in percent
+HALVES = {"both": 50, "before": 100, "after": 0}  # position of the handle, in percent
 OWN = "this picture's own"
 EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "crf", "concurrency_limit": 2}
-AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}  # nothing is computed
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private"}  # no computation, so no queue
 NO_PICTURE = "Choose a photograph first. It is kept for an hour."
 FAILURES = (ValueError, TypeError, OSError, ImportError)
 
 
 def read(name: str) -> str:
-    """A file of this folder."""
+    """The text of a file in this folder."""
     return files("crfrnn.app").joinpath(name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A file that a client sent: where it lies, and what the client calls it."""
+    """An uploaded file: its path on the server, and the client's name for it."""
 
     path: Path
     name: str
 
 
 def upload(**options: Any) -> gr.File:
-    """A file from the client's own machine, as `Uploaded`; never an address that the server would fetch.
+    """An upload component that returns `Uploaded`, and never fetches a URL.
 
-    The methods of one component are replaced: Gradio writes a file of types beside the source of a subclass.
+    Methods of an instance are replaced, because for a subclass Gradio writes a file of types next to its
+    source.
     """
     component = gr.File(height=150, **options)
     cached, cached_now, read_payload = (
@@ -74,7 +75,7 @@ def upload(**options: Any) -> gr.File:
 
 
 def _name(payload: Any, path: Path) -> str:
-    """What the client calls the file, if it can be the name of one; else what the server calls it."""
+    """The client's name of the file if it is a valid file name, else the server's name."""
     sent = getattr(payload, "orig_name", None) or ""
     name = PurePosixPath(sent.replace("\\", "/")).name
     usable = name.isprintable() and 0 < len(name) <= 120 and not name.startswith((".", "-"))
@@ -88,7 +89,7 @@ def _refuse_address(path: Any) -> None:
 
 @dataclass
 class Desk:
-    """What the server keeps of one client in one tab; it works on one thing at a time."""
+    """The server's state of one client in one tab; it handles one request at a time."""
 
     bench: Bench | None = None
 
@@ -100,9 +101,9 @@ class Desk:
 
 
 def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Errors as the one line of a command, without a path of the server; one request of a client at a time.
+    """Decorate a handler: one-line errors as in the commands, without server paths; one request per client.
 
-    The wrapped function gets the client's desk first.
+    The wrapped function receives the client's desk as its first argument.
     """
 
     def wrap(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +118,7 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
                 raise error(line(failure, options, given)) from None
             except MemoryError:
                 raise error(
-                    "memory: expected enough for this picture, got too little; take a smaller one"
+                    "memory: expected enough for this picture, got too little; use a smaller one"
                 ) from None
             finally:
                 desk.busy.release()
@@ -128,7 +129,7 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 def line(failure: Exception, options: Options, given: tuple[Any, ...] = ()) -> str:
-    """What a command says about it."""
+    """The message that a command would print."""
     said = " ".join((str(failure) or type(failure).__name__).split())
     for file in given:
         if isinstance(file, Uploaded):
@@ -144,7 +145,7 @@ def error(message: str) -> gr.Error:
 
 @dataclass(frozen=True)
 class Sliders:
-    """The numbers, their presets and the way back."""
+    """The sliders, their presets and the reset button."""
 
     knobs: list[gr.Slider]
     marks: gr.HTML
@@ -153,7 +154,7 @@ class Sliders:
 
     @property
     def set(self) -> list[Any]:
-        """What `set_sliders` updates, in its order."""
+        """The components that `set_sliders` updates, in order."""
         return [*self.knobs, self.marks]
 
 
@@ -178,7 +179,7 @@ def sliders(tab: str) -> Sliders:
 
 
 def set_sliders(bench: Bench, numbers: Numbers, tab: str) -> list[Any]:
-    """Updates of the sliders: the numbers, what the defaults are, and marks where they lie."""
+    """Updates of the sliders: the numbers, the defaults, and marks at the defaults."""
     own = numbers_of(bench.base)
     told = [
         gr.update(value=numbers[knob.name], info=f"{knob.meaning} Default: {own[knob.name]:g}.")
@@ -201,7 +202,7 @@ def preset(bench: Bench, name: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Result:
-    """Where a tab shows its answer."""
+    """The components that show a tab's result."""
 
     compare: gr.ImageSlider
     said: gr.HTML
@@ -217,7 +218,7 @@ class Result:
 
     @property
     def shown(self) -> list[Any]:
-        """What `draw` updates, in its order."""
+        """The components that `draw` updates, in order."""
         return [
             self.compare,
             self.said,
@@ -323,7 +324,7 @@ def _share(area: Area | None) -> float:
 
 
 def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options) -> None:
-    """What every tab does when a number is turned, reset or begun with, and when files are wanted."""
+    """Connect the events of a tab: changed numbers, presets, reset, and writing files."""
     guard = guarded(options)
 
     @guard
@@ -367,11 +368,11 @@ def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options
 
 
 def nothing(outputs: list[Any], said: gr.HTML, words: str) -> list[Any]:
-    """No update but what is said."""
+    """Update only the message."""
     return [words if component is said else gr.skip() for component in outputs]
 
 
 def opened(bench: Bench, tab: str) -> list[Any]:
-    """Updates of preset, sliders and result for a picture that was just opened."""
+    """Updates of preset, sliders and result for a newly opened picture."""
     numbers = numbers_of(bench.base)
     return [OWN, *set_sliders(bench, numbers, tab), *draw(bench, numbers)]

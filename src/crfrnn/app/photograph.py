@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A photograph: the network's labels, and the CRF's."""
+"""A photograph with the labels of the network and of the CRF."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Network:
     """The network of the page, read once for all clients.
 
     Attributes:
-        predictor: at the long side at which the page works.
-        checkpoint: as the user named it, or None.
-        shortened: whether the checkpoint's own long side is larger, so that commands must say ours.
+        predictor: the predictor, at the page's long side.
+        checkpoint: the user's name for it, or None.
+        shortened: whether the checkpoint's long side is larger, so that commands must state the page's.
     """
 
     predictor: Predictor
@@ -44,7 +44,7 @@ class Network:
 
 
 class Photograph(Bench):
-    """A photograph, segmented at the long side of the network, and its labels at its own size."""
+    """A photograph, segmented at the network's long side, and its labels at the original size."""
 
     def __init__(self, path: Path, name: str, network: Network, options: Options) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ class Photograph(Bench):
 
     @property
     def _side(self) -> int | None:
-        """The long side that a command must say."""
+        """The long side that a command must state."""
         larger = max(self._whole.shape[:2]) > WORK_SIDE
         return WORK_SIDE if larger and self._network.shortened else None
 
 
 def enlarged(labels: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.int64]:
-    """To another size, by the nearest pixel.
+    """Resize labels by the nearest pixel.
 
     >>> enlarged(np.array([[0, 1]]), (2, 4)).tolist()
     [[0, 0, 1, 1], [0, 0, 1, 1]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scores of any network, uploaded beside their photograph: what `crfrnn refine` does."""
+"""Uploaded scores of any network with their photograph, as in `crfrnn refine`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crfrnn.io import read_image, read_unary
 
 @dataclass(frozen=True)
 class Reading:
-    """What the numbers of a file mean, in the words of `crfrnn refine`; see `crfrnn.io.read_unary`."""
+    """The meaning of the numbers in a file, as options of `crfrnn refine`; see `crfrnn.io.read_unary`."""
 
     kind: str
     layout: str | None = None
@@ -54,7 +54,7 @@ class Scores(Bench):
         self.base = CRFRNN(len(found.logits)).eval()
 
     def crf(self, numbers: Numbers) -> CRFRNN:
-        """Built from the numbers, as the command builds it."""
+        """The CRF built from the numbers, as by the command."""
         given: dict[str, Any] = {name: value for name, value in numbers.items() if name != "iterations"}
         return CRFRNN(len(self._unary.logits), **given, iterations=int(numbers["iterations"])).eval()
 
@@ -102,5 +102,5 @@ class Scores(Bench):
 def _too_many(labels: int, size: tuple[int, int]) -> str:
     return (
         f"unary: expected at most {MOST_SCORES} scores on this page, got {labels} labels × "
-        f"{size[0]} × {size[1]} pixels; crfrnn refine takes it on your own machine"
+        f"{size[0]} × {size[1]} pixels; use crfrnn refine on your own machine"
     )

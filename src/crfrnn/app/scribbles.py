@@ -23,7 +23,7 @@ from crfrnn.io.images import write_png
 from crfrnn.io.labels import FREE
 from crfrnn.plots import safe_palette, shrunk
 
-MOST_LABELS = 6  # that can be painted
+MOST_LABELS = 6
 MOST_MARKS, MOST_POINTS, WIDEST = 500, 20_000, 100
 PHOTOGRAPH, STROKES = "photograph.png", "scribbles.png"
 NAMES = ("background", *(f"object {n}" for n in range(1, MOST_LABELS)))
@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]
 
 
 class Scribbles(Bench):
-    """A photograph, at most `WORK_SIDE` pixels long, and marks on it."""
+    """A photograph, at most `WORK_SIDE` pixels long, with scribbles or a box."""
 
     def __init__(self, path: Path, name: str, options: Options) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class Scribbles(Bench):
         (self.image,) = shrunk(read_image(path, max_pixels=options.max_pixels), long_side=WORK_SIDE)
         self._guide = Held(self.image)
         self.palette = safe_palette(MOST_LABELS)
-        self.begun = False  # whether an answer was shown, so that its numbers may have been turned
+        self.begun = False  # whether a result was shown, so that its numbers may have been changed
         self.mark("[]", 2)
 
     def mark(self, marks: str, num_labels: int) -> None:
-        """Take the marks of the page: JSON, see `drawn`.
+        """Set the marks from the page's JSON, see `drawn`.
 
-        Raises: ValueError for marks that no page makes.
+        Raises: ValueError for malformed marks.
         """
         with self._lock:
             self._strokes, self._box = drawn(marks, self.image.shape[:2], num_labels)
@@ -55,7 +55,7 @@ class Scribbles(Bench):
 
     @property
     def missing(self) -> str:
-        """What is still to be painted, in words; "" where the marks suffice."""
+        """The labels still to be painted, in words; "" if the marks suffice."""
         if self._box:
             return ""
         absent = [name for label, name in enumerate(self.names) if not (self._strokes == label).any()]
@@ -70,7 +70,7 @@ class Scribbles(Bench):
         return self._look().steps(crf)
 
     def _look(self) -> Marked:
-        """The marks on the picture, looked at once for all numbers; the lattice is kept from mark to mark."""
+        """The marked picture, shared by all numbers; the lattice is kept when the marks change."""
         if self._marked is None:
             self._marked = Marked(self.image, self._strokes, self._labels, box=self._box, guide=self._guide)
         return self._marked
@@ -129,15 +129,15 @@ class Scribbles(Bench):
 
 
 def drawn(marks: str, size: tuple[int, ...], num_labels: int) -> tuple[NDArray[np.int64], Box | None]:
-    """Strokes as Int64[H, W] with -1 where there is none, and the box.
+    """Draw strokes as Int64[H, W], -1 elsewhere, and return them with the box.
 
     Args:
         marks: JSON, a list of ``{"label": n, "width": pixels, "points": [[x, y], …]}`` and
-            ``{"box": [x, y, x, y]}``, in the order in which they were painted; the last box counts.
+            ``{"box": [x, y, x, y]}``, in the order of painting; the last box counts.
         size: rows and columns.
         num_labels: L.
 
-    Raises: ValueError for anything else; it comes from a browser, and anyone may send it.
+    Raises: ValueError for anything else, since a browser may send any data.
 
     >>> strokes, box = drawn('[{"label": 1, "width": 1, "points": [[0, 0], [2, 0]]}]', (2, 3), 2)
     >>> strokes.tolist(), box
@@ -158,9 +158,9 @@ def drawn(marks: str, size: tuple[int, ...], num_labels: int) -> tuple[NDArray[n
         if not (isinstance(thick, int) and 1 <= thick <= WIDEST):
             raise ValueError(f"width: expected 1..{WIDEST} pixels, got {thick!r}")
         points = _points(mark["points"], size)
-        draw.point(points, fill=label)  # Pillow draws no line through a single point
+        draw.point(points, fill=label)  # Pillow draws no line for a single point
         draw.line(points, fill=label, width=thick, joint="curve")
-        for x, y in (points[0], points[-1]):  # round ends, and a single point is a disk
+        for x, y in (points[0], points[-1]):  # round ends, and a disk for a single point
             draw.ellipse([x - thick // 2, y - thick // 2, x + thick // 2, y + thick // 2], fill=label)
     strokes = np.asarray(sheet).astype(np.int64)
     return np.where(strokes == VOID, FREE, strokes), box
@@ -189,7 +189,7 @@ def _parsed(marks: str) -> list[dict[str, Any]]:
 
 
 def _points(points: list[Any], size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Inside the picture."""
+    """The points, clipped to the picture."""
     out = []
     for point in points:
         if not (

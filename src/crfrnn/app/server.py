@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page's server: on this machine alone unless told otherwise, quiet, and without a trace when it ends."""
+"""The page's server: local by default, without analytics, and deleting all files at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from crfrnn.app.options import Options
 from crfrnn.extras import optional
 
-SESSIONS = 32  # clients whose pictures are kept
+SESSIONS = 32  # number of clients whose pictures are kept
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_SSR_MODE": "False",
     "GRADIO_MCP_SERVER": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -25,10 +25,10 @@ QUIET = {
 
 @contextmanager
 def served(options: Options) -> Iterator[str]:
-    """The address of the page, as long as the block runs; uploads and results are deleted behind it.
+    """Serve the page during the block and yield its address; uploads and results are deleted afterwards.
 
-    Raises: ImportError without Gradio (the extra `web`); ValueError for a checkpoint that is not there, or a
-        port that is taken.
+    Raises: ImportError without Gradio (the extra `web`); ValueError for a missing checkpoint or an occupied
+        port.
     """
     os.environ.update(QUIET)
     with tempfile.TemporaryDirectory(prefix="crfrnn-page-") as folder:
@@ -39,12 +39,12 @@ def served(options: Options) -> Iterator[str]:
         from crfrnn.app.page import build
         from crfrnn.app.parts import read
 
-        Image.MAX_IMAGE_PIXELS = options.max_pixels  # for what Gradio itself decodes
+        Image.MAX_IMAGE_PIXELS = options.max_pixels  # for pictures decoded by Gradio itself
         page = build(options, own)
         page.queue(max_size=options.clients, api_open=False, default_concurrency_limit=2)
         theme = gradio.themes.Default(
             primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-        ).set(  # the theme's own are too pale to read
+        ).set(  # the theme's colours have too little contrast
             block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300",
             body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
         )  # fmt: skip
@@ -59,7 +59,7 @@ def served(options: Options) -> Iterator[str]:
         except OSError as error:
             raise ValueError(
                 f"port: expected a free one of {options.host}, got {options.port or '7860 to 7959'}, which "
-                "is taken; name another, or leave port out"
+                "is occupied; name another, or omit port"
             ) from error
         try:
             yield address
@@ -68,9 +68,9 @@ def served(options: Options) -> Iterator[str]:
 
 
 def serve(options: Options, started: Callable[[str], Any]) -> None:
-    """Serve the page until the process is asked to end (KeyboardInterrupt).
+    """Serve the page until the process is stopped (KeyboardInterrupt).
 
-    Args: started, called with the address when the page can be opened.
+    Args: started: called with the address when the page can be opened.
     """
     with served(options) as address:
         started(address)

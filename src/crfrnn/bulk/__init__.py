@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Millions of pictures: files, URLs and WebDataset shards in; files, shards and Parquet out; Ray's actors."""
+"""Processing of millions of pictures with Ray: files, URLs, WebDataset shards; output also as Parquet."""
 
 from crfrnn.bulk.engine import RayEngine as RayEngine
 from crfrnn.bulk.failed import FAILED as FAILED

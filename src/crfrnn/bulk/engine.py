@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ray Data's actors as an engine of `crfrnn.inference.many`: they hold the model, and outlive one another."""
+"""Ray Data's actors as an engine of `crfrnn.inference.many`; they hold the model and are restarted."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from crfrnn.bulk import attempts
 from crfrnn.extras import optional
 from crfrnn.inference.workers import Result
 
-_STORE = 256 * 2**20  # bytes for what actors share: the pickled work, and little else
-_BLOCKS = 20_000  # of jobs at most
+_STORE = 256 * 2**20  # bytes shared by actors, mainly the pickled work
+_BLOCKS = 20_000  # largest number of blocks of jobs
 _ADDRESS = "RAY_ADDRESS"
 
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Runs the work in actors on the cluster of $RAY_ADDRESS, or on this machine.
+    """Runs the work in actors on the cluster at $RAY_ADDRESS, or on this machine.
 
-    An actor that dies is started again, and what it was at is done again; results come once. Jobs wait in
-    the driver until an actor takes them, so nothing piles up.
+    An actor that dies is restarted and its job repeated; each result is delivered once. Jobs stay in the
+    driver until an actor takes them, so they do not accumulate.
 
     Args:
-        actors: how many processes; None: as many as the cluster has room for, but no more than lists of jobs.
-        num_cpus: processors of each, and its threads.
-        num_gpus: GPUs of each, or a share of one.
+        actors: number of processes; None: as many as fit the cluster, but at most one per list of jobs.
+        num_cpus: processors, and threads, of each.
+        num_gpus: GPUs of each; may be a fraction.
 
     Raises:
-        ImportError: no Ray.
-        ValueError: numbers out of range, more than the cluster has.
+        ImportError: Ray is not installed.
+        ValueError: numbers out of range, or more than the cluster has.
     """
 
     actors: int | None = None
@@ -57,21 +57,21 @@ class RayEngine:
     def __call__(
         self, call: Callable[[Sequence[Any]], list[Result]], chunks: Sequence[Sequence[Any]]
     ) -> Iterator[Result]:
-        """Results as they come; an exception of `call` is raised here."""
+        """Yield results as they arrive; an exception of `call` is raised here."""
         if not chunks:
             return
         ray = optional("ray", "scale", "--engine ray")
         data = optional("ray.data", "scale", "--engine ray")
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # progress is the command's to tell
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the command reports progress
         packed = optional("ray.cloudpickle", "scale", "--engine ray").dumps(call)
         with self._cluster(ray, 3 * len(packed)):
             actors = self._fitting(ray, len(chunks))
-            # Results leave an actor one by one and not when its block of jobs is done.
+            # Results leave an actor one by one, not only when its block of jobs is done.
             context = data.DataContext.get_current().copy()
             context.target_max_block_size = context.target_min_block_size = 1
             context.enable_progress_bars = False
             counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Counter).remote()
-            shared = ray.put(packed)  # held here, so that an actor that is started again finds it
+            shared = ray.put(packed)  # kept here for restarted actors
             before = data.DataContext.get_current()
             data.DataContext._set_current(context)
             try:
@@ -101,7 +101,7 @@ class RayEngine:
 
     @contextmanager
     def _cluster(self, ray: Any, shared: int) -> Iterator[None]:
-        """The cluster that this process is connected to, or one for the time of the block."""
+        """The cluster that this process is connected to, or a temporary one for the block."""
         if ray.is_initialized():
             yield
             return
@@ -126,14 +126,14 @@ class RayEngine:
         if fit < wanted:
             raise ValueError(
                 f"actors: expected room for {wanted} of {self.num_cpus:g} processors and {self.num_gpus:g} "
-                f"GPUs each, got a cluster of {room.get('CPU', 0):g} and {room.get('GPU', 0):g}; ask for "
+                f"GPUs each, got a cluster of {room.get('CPU', 0):g} and {room.get('GPU', 0):g}; request "
                 "less, or name a larger cluster in $RAY_ADDRESS"
             )
         return min(self.actors or fit, chunks)
 
 
 class _Actor:
-    """In a process of its own, which holds the model."""
+    """An actor process, which holds the model."""
 
     def __init__(self, packed: list[Any], counter: Any, num_cpus: float) -> None:
         import ray
@@ -152,7 +152,7 @@ class _Actor:
             try:
                 out[number] = pickle.dumps(results)
                 pickle.loads(out[number])
-            except Exception:  # exceptions of libraries that cannot be rebuilt
+            except Exception:  # exceptions that cannot be unpickled
                 out[number] = pickle.dumps(RuntimeError(f"{type(results).__name__}: {results}"))
         return {"result": out}
 
@@ -170,7 +170,7 @@ class _Counter:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM that ends the process; the program's own unwinds it."""
+    """Keep the program's SIGTERM handler, which unwinds; Ray's handler would exit immediately."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The list of the pictures that failed: ``failed.jsonl``, a line each, written as they fail."""
+"""The list of failed pictures, ``failed.jsonl``: one line per picture, appended at each failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILED = "failed.jsonl"
 
 
 class Failure(NamedTuple):
-    """A picture, the unit that it belongs to, and why it failed."""
+    """A picture, the unit that it belongs to, and the reason of its failure."""
 
     picture: str
     unit: str
@@ -22,13 +22,13 @@ class Failure(NamedTuple):
 
 
 class FailedList:
-    """Args: folder: of the results."""
+    """The file in a folder of results. Args: folder: the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FAILED
 
     def read(self) -> list[Failure]:
-        """What failed so far; lines that a killed run left half-written do not count."""
+        """The failures so far; truncated lines of a killed run are ignored."""
         out = []
         try:
             text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -43,8 +43,10 @@ class FailedList:
         return list({failure.picture: failure for failure in out}.values())
 
     def add(self, failures: Iterable[Failure]) -> None:
-        """Raises: OutputError where there is no room for a line."""
-        lines = "".join(f"\n{_line(failure)}" for failure in failures)  # in front: after a half-written one
+        """Append failures; OutputError if the disk is full."""
+        lines = "".join(
+            f"\n{_line(failure)}" for failure in failures
+        )  # the newline first, after a possibly truncated line
         try:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(lines)
@@ -54,7 +56,7 @@ class FailedList:
             ) from error
 
     def settle(self, failures: Iterable[Failure]) -> None:
-        """Write the list anew, whole; remove it where nothing failed."""
+        """Rewrite the list atomically; remove it if nothing failed."""
         lines = [f"{_line(failure)}\n" for failure in sorted(failures)]
         if lines:
             write_text(self.path, "".join(lines))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where pictures are: files here, files behind URLs, members of shards."""
+"""Locations of pictures: local files, URLs, members of shards."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from crfrnn.io.files import read_text
 from crfrnn.io.manifest import digest
 
 SHARD = ".tar"
-LARGEST = 2**30  # bytes of one picture or unary that is copied
+LARGEST = 2**30  # bytes, limit for copying one picture or unary
 _COPY = 2**20
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _STATES = ("ETag", "etag", "md5Hash", "sha", "blob_id", "mtime", "LastModified", "last_modified", "updated")
 
 
 class Ref(NamedTuple):
-    """Bytes: of a whole file, or of a part of it.
+    """A reference to the bytes of a file or of a part of it.
 
     Attributes:
         place: the path or URL of the file.
-        name: what the bytes are called as a file, ``cat.jpg``.
-        offset, size: of the part; a size of None means the whole file.
+        name: the file name for the bytes, such as ``cat.jpg``.
+        offset, size: the part; a size of None means the whole file.
     """
 
     place: str
@@ -38,13 +38,13 @@ class Ref(NamedTuple):
 
     @property
     def here(self) -> bool:
-        """Whether it is a whole file that can be opened by its name."""
+        """Whether it is a whole local file."""
         return self.size is None and not is_url(self.place)
 
     def copy(self, target: Path) -> None:
         """Write the bytes to a new file.
 
-        Raises: FileError where they are not there, fewer, or more than 1 GiB.
+        Raises: FileError if they are missing, fewer than stated, or more than 1 GiB.
         """
         left = LARGEST if self.size is None else self.size
         with opened(self.place) as stream, target.open("xb") as out:
@@ -57,18 +57,18 @@ class Ref(NamedTuple):
         if more or (self.size is not None and left):
             expected = "at most 1 GiB" if more else f"{self.size} bytes"
             got = "more" if more else f"{self.size - left if self.size else 0}"
-            raise FileError("IMAGE", self.place, expected, got, "look at the file, or write it again")
+            raise FileError("IMAGE", self.place, expected, got, "check the file, or write it again")
 
 
 @dataclass
 class Found:
-    """What the words of a command line name.
+    """The pictures named on a command line.
 
     Attributes:
-        local: words for files, folders and globs here.
-        remote: pictures behind URLs.
+        local: names of local files, folders and globs.
+        remote: pictures at URLs.
         shards: paths and URLs of shards.
-        states: what tells whether a file behind a URL has changed, by the URL.
+        states: by URL, a digest that changes with the file.
     """
 
     local: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ def is_url(word: str) -> bool:
 
 
 def is_special(word: str) -> bool:
-    """Whether a word names something else than a file, folder or glob of pictures here.
+    """Whether a word names something other than a local file, folder or glob of pictures.
 
     >>> [is_special(word) for word in ("photos/", "s3://bucket/a.jpg", "train-{000..009}.tar", "@list.txt")]
     [False, True, True, True]
@@ -95,12 +95,12 @@ def find(words: Iterable[str], endings: Iterable[str], recursive: bool) -> Found
 
     Args:
         words: files, folders and globs; URLs of files, of folders and with globs; shards (``.tar``), also
-            ``{000..123}`` for their numbers; ``@FILE``, a list of such words, one a line.
-        endings: of pictures, in small letters.
-        recursive: also what lies in folders below the folder of a URL.
+            ``{000..123}`` for their numbers; ``@FILE``, a list of such words, one per line.
+        endings: lower-case endings of pictures.
+        recursive: also search subfolders of the folder of a URL.
 
     Raises:
-        FileError: nothing there.
+        FileError: nothing found.
         ImportError: a package for this kind of URL is missing.
     """
     found, known = Found(), tuple(endings)
@@ -124,15 +124,15 @@ def _listed(words: Iterable[str]) -> Iterator[str]:
         lines = [line.strip() for line in read_text(word[1:], "IMAGE").splitlines()]
         named = [line for line in lines if line and not line.startswith("#")]
         if not named:
-            raise FileError("IMAGE", word[1:], "a path or URL a line", "none", "write one a line")
+            raise FileError("IMAGE", word[1:], "one path or URL per line", "none", "write one per line")
         nested = next((line for line in named if line.startswith("@")), None)
         if nested:
-            raise FileError("IMAGE", word[1:], "paths and URLs", f"the list {nested!r}", "name it beside")
+            raise FileError("IMAGE", word[1:], "paths and URLs", f"the list {nested!r}", "pass it separately")
         yield from named
 
 
 def _counted(word: str) -> Iterator[str]:
-    """``a-{08..10}.tar`` as three words, with as many digits as were written."""
+    """Expand ``a-{08..10}.tar`` to three words, keeping the number of digits."""
     match = _BRACES.search(word)
     if match is None:
         yield word
@@ -147,7 +147,7 @@ def _glob_shards(word: str) -> list[str]:
 
     found = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else [word]
     if not found or not all(Path(path).is_file() for path in found):
-        raise FileError("IMAGE", word, "a shard that is there", "none", "check the spelling")
+        raise FileError("IMAGE", word, "an existing shard", "none", "check the spelling")
     return found
 
 
@@ -163,7 +163,7 @@ def _find_remote(url: str, endings: tuple[str, ...], recursive: bool, found: Fou
             listed = {name: info for name, info in listed.items() if name.lower().endswith(endings)}
     except (OSError, ValueError) as error:
         raise FileError(
-            "IMAGE", url, "a file or folder that can be looked at", f"{type(error).__name__}: {error}",
+            "IMAGE", url, "an accessible file or folder", f"{type(error).__name__}: {error}",
             "check the spelling, and the permissions",
         ) from error  # fmt: skip
     if not listed:
@@ -178,9 +178,9 @@ def _find_remote(url: str, endings: tuple[str, ...], recursive: bool, found: Fou
 
 
 def listing(folder: str, endings: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The files of a folder, here or behind a URL, and of those below: place and state by the name below it.
+    """The files of a local or remote folder and its subfolders: place and state by relative name.
 
-    Raises: FileError where it is no folder.
+    Raises: FileError if it is not a folder.
     """
     files, path = _file_system(folder)
     try:
@@ -199,16 +199,16 @@ def listing(folder: str, endings: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def state(url: str, info: dict[str, Any]) -> str:
-    """16 digits that change when the file does: of its URL, size and what the store says of its content."""
+    """16 digits that change with the file: from its URL, size and the store's metadata of its content."""
     said = [f"{name}={info[name]}" for name in _STATES if info.get(name) is not None]
     return digest("\n".join([url, str(info.get("size")), *said]).encode())
 
 
 @contextmanager
 def opened(place: str) -> Iterator[BinaryIO]:
-    """A file here or behind a URL, for reading.
+    """Open a local or remote file for reading.
 
-    Raises: FileError where it cannot be opened or read.
+    Raises: FileError if it cannot be opened or read.
     """
     try:
         if is_url(place):
@@ -221,7 +221,7 @@ def opened(place: str) -> Iterator[BinaryIO]:
     except FileError:
         raise
     except OSError as error:
-        if getattr(error, "filename", place) not in (None, place):  # about another file
+        if getattr(error, "filename", place) not in (None, place):  # an error of another file
             raise
         got = error.strerror or f"{type(error).__name__}: {error}"
         raise FileError("IMAGE", place, "a file that can be read", got, "check name and access") from error

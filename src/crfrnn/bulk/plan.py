@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which pictures there are, and what is written for each, or for several together."""
+"""The plan of a run: pictures, and their outputs, one per picture or packed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDS = {SHARDS: ".tar", PARQUET: ".parquet"}
 
 
 class Picture(NamedTuple):
-    """Its key, by which results are named, and where it is; the unary's place follows where there is one."""
+    """A key, which names the results, and the locations of the picture and, if there is one, its unary."""
 
     key: str
     refs: tuple[Ref, ...]
@@ -31,14 +31,14 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """What is done in one go, and counted.
+    """The unit of work and of counting.
 
     Attributes:
-        item: sources and results, as `crfrnn.io.outputs.claim` takes them.
-        name: in messages.
-        pictures: what it is made of; none where a whole shard is read.
+        item: sources and results, for `crfrnn.io.outputs.claim`.
+        name: name in messages.
+        pictures: its pictures; empty if a whole shard is read.
         shard: that shard.
-        packed: the results of several pictures become one file.
+        packed: whether the results of several pictures are packed into one file.
     """
 
     item: Item
@@ -49,15 +49,15 @@ class Unit:
 
     @property
     def group(self) -> str:
-        """What the keys of its pictures are below, in messages."""
+        """The prefix of its pictures' keys in messages."""
         return self.name.rpartition(".")[0]
 
 
 @dataclass
 class Plan:
-    """All units, and the shards that were refused, with the reason.
+    """All units, and the rejected shards with the reason.
 
-    Attributes: states: what `claim` compares instead of the content, by source.
+    Attributes: states: by source, the value that `claim` compares instead of the content.
     """
 
     units: list[Unit] = field(default_factory=list)
@@ -65,18 +65,18 @@ class Plan:
     states: dict[Path, str] = field(default_factory=dict)
 
     def identify(self, source: Path) -> str:
-        """As `crfrnn.io.manifest.identity`, every source looked at once."""
+        """As `crfrnn.io.manifest.identity`, cached by source."""
         if source not in self.states:
             self.states[source] = identity(source)
         return self.states[source]
 
 
 def sample_picture(shard: str, sample: Sample, partner: str | None, endings: Iterable[str]) -> Picture:
-    """The picture of a sample, and its unary.
+    """The picture of a sample, with its unary.
 
-    Args: partner: the unary's name in the sample; endings: of pictures.
+    Args: partner: the unary's name in the sample; endings: endings of pictures.
 
-    Raises: FileError where the sample has no picture, several, or no such unary.
+    Raises: FileError if the sample has no picture, several pictures, or no such unary.
     """
     known = tuple(endings)
     rest = {name: member for name, member in sample.members.items() if name != partner}
@@ -87,13 +87,13 @@ def sample_picture(shard: str, sample: Sample, partner: str | None, endings: Ite
     if len(pictures) != 1:
         raise FileError(
             "shard", shard, f"one picture in sample {sample.key!r}, or one JPEG",
-            ", ".join(sample.members), "leave the others out, or name them by other endings",
+            ", ".join(sample.members), "remove the others, or give them other endings",
         )  # fmt: skip
     wanted = [pictures[0], *([partner] if partner else [])]
     if wanted[-1] not in sample.members:
         raise FileError(
             "shard", shard, f"a member {partner!r} in sample {sample.key!r}", ", ".join(sample.members),
-            "name the unary by its ending in the shard",
+            "give the unary's ending in the shard",
         )  # fmt: skip
     stem = sample.key.rpartition("/")[2]
     return Picture(sample.key, tuple(Ref(shard, f"{stem}.{n}", *sample.members[n]) for n in wanted))
@@ -101,16 +101,16 @@ def sample_picture(shard: str, sample: Sample, partner: str | None, endings: Ite
 
 @dataclass
 class Planner:
-    """Makes a `Plan`.
+    """Builds a `Plan`.
 
     Attributes:
-        step, output: what is made of a picture, and where.
+        step, output: the processing of a picture, and its output folder.
         to: the form of the results, one of `TO`.
-        size: pictures of a pack.
-        endings: of pictures.
-        partner: of a step that takes unaries: where they are, a folder, or for shards the name in a sample.
-        partner_endings: of unaries, the best first.
-        pair: pictures here with their unaries: name of the results and sources, for words of a command line.
+        size: pictures per pack.
+        endings: endings of pictures.
+        partner: for a step with unaries: their folder, or for shards their name in a sample.
+        partner_endings: endings of unaries, by preference.
+        pair: maps words of a command line to local pictures with unaries: name of the results, sources.
     """
 
     step: Step
@@ -123,7 +123,7 @@ class Planner:
     partner_endings: tuple[str, ...] = ()
 
     def plan(self, found: Found) -> Plan:
-        """Raises: FileError for unaries that are nowhere."""
+        """Plan the work; FileError if the unaries cannot be found."""
         self._plan = Plan(states={Path(url): state for url, state in found.states.items()})
         pictures: list[tuple[Picture, tuple[Path, ...]]] = []
         if found.local:
@@ -160,7 +160,7 @@ class Planner:
                 stems = (name.as_posix(), name.name)
                 tried = [f"{stem}{ending}" for stem in stems for ending in self.partner_endings]
                 place, state = next((unaries[t] for t in tried if t in unaries), ("", ""))
-                if not place:  # the picture fails when its turn comes; the others are done
+                if not place:  # only this picture fails, when it is processed
                     place = f"{self.partner.rstrip('/')}/{tried[0]}"
                 self._plan.states[Path(place)] = state
                 refs.append(Ref(place, PurePosixPath(place).name))
@@ -188,12 +188,12 @@ class Planner:
         self._plan.units.append(Unit(item, name, shard=shard, packed=True))
 
     def _groups(self, pictures: list[tuple[Picture, tuple[Path, ...]]]) -> None:
-        """Packs of pictures; a key must not have a dot, behind which the members' names begin."""
+        """Packs of pictures; a key must not contain a dot, since the members' names follow a dot."""
         keys = [picture.key.replace(".", "_") for picture, _ in pictures]
         if len(set(keys)) != len(keys):
             twice = next(key for number, key in enumerate(keys) if key in keys[:number])
             raise ValueError(
-                f"IMAGE: expected names that differ when dots become _, as keys of shards have none, got "
+                f"IMAGE: expected names that stay unique with dots replaced by _, as for keys of shards, got "
                 f"{twice!r} twice; rename one of them"
             )
         for start in range(0, len(pictures), self.size):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A run over a plan: the folder claimed, the loop over units, the list of failures."""
+"""Execution of a plan: claiming the folder, the loop over units, the list of failures."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def run(
     progress: Progress | None = None,
     debug: bool = False,
 ) -> Tally:
-    """Do what is not done, and write down what fails.
+    """Process all unfinished units, and record failures.
 
     Args:
-        plan, work: what is done, and how.
-        output, command, settings: as `claim` takes them.
+        plan, work: the units, and their processing.
+        output, command, settings: as for `claim`.
         engine: None works in this process.
-        resume: leave what an earlier run finished, and what it listed as failed.
-        retry_failed: `resume`, but try the latter again; a pack with a failed picture is made anew.
-        overwrite: as `claim` takes it.
-        batch: units that are handed to the step together.
-        tally: is counted on, in units while the run goes on, at its end in pictures.
-        progress: called with the units done and in all.
-        debug: every exception ends the run.
+        resume: skip units that an earlier run finished or listed as failed.
+        retry_failed: `resume`, but retry the failed ones; a pack with a failed picture is redone.
+        overwrite: as for `claim`.
+        batch: units that are passed to the step together.
+        tally: updated during the run, counting units, and pictures at the end.
+        progress: called with (units done, total).
+        debug: whether every exception ends the run.
 
     Returns:
-        The tally: pictures done and failed, units that were finished before.
+        The tally: pictures done and failed, units finished before.
 
     Raises:
-        OutputError: no room for results: nothing is wrong with the picture, so the run ends.
+        OutputError: no space for results; this is not a failure of the picture, so the run ends.
         ValueError: a folder of another job, files that would be lost.
     """
     tally = Tally() if tally is None else tally
@@ -96,12 +96,12 @@ def run(
                 batch=batch, engine=engine, progress=progress, strict=debug or (OutputError,),
             )  # fmt: skip
         finally:
-            for unit in plan.units:  # finished, although a killed run could not note it any more
+            for unit in plan.units:  # finished, but not recorded by a killed run
                 if unit.name in lost and outputs.finished(unit.item):
                     failures.pop(unit.name, None)
             tally.done = pictures
             tally.failed = {name: failure.reason for name, failure in failures.items()}
             tally.total = tally.done + tally.skipped + len(tally.failed)
-            with suppress(OSError):  # where there is no room for it the lines that were added remain
+            with suppress(OSError):  # on a full disk the appended lines remain
                 listed.settle(failures.values())
     return tally

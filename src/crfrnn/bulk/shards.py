@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""WebDataset shards: a tar file whose members of one sample share a key and stand together.
+"""WebDataset shards: tar files in which the members of a sample share a key and are adjacent.
 
-The key of ``train/0001.seg.png`` is ``train/0001``, the member's name in the sample ``seg.png``: what follows
-the first dot of the file's name. Shards come from anywhere: members that are no plain files, names that lead
-out of the shard and sizes that do not fit are refused, and so is a shard that ends too early.
+The key of ``train/0001.seg.png`` is ``train/0001``, and the member's name in the sample is ``seg.png``, the
+part after the first dot of the file name. Shards are untrusted: members that are not plain files, names that
+lead out of the shard, inconsistent sizes and truncated shards are rejected.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from crfrnn.bulk.places import LARGEST, opened
 from crfrnn.io import FileError
 from crfrnn.io.files import atomic
 
-MEMBERS = 100  # of one sample
-_REMEDY = "make it again as WebDataset's ShardWriter writes it"
+MEMBERS = 100  # limit per sample
+_REMEDY = "write it again with WebDataset's ShardWriter"
 
 
 class Member(NamedTuple):
-    """Where a member of a sample lies in the shard."""
+    """The position of a member of a sample in the shard."""
 
     offset: int
     size: int
 
 
 class Sample(NamedTuple):
-    """What shares a key: members by their names in the sample, in small letters."""
+    """The members with the same key, by their lower-case names in the sample."""
 
     key: str
     members: dict[str, Member]
 
 
 def samples(place: str) -> list[Sample]:
-    """The samples of a shard, by its headers alone.
+    """The samples of a shard, read from its headers alone.
 
-    Raises: FileError for a shard that is damaged, hostile, or has no sample.
+    Raises: FileError for a shard that is damaged, hostile, or without samples.
     """
     out: list[Sample] = []
     keys: set[str] = set()
@@ -77,12 +77,12 @@ def _headers(place: str, stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 if info.size > LARGEST or info.offset_data + info.size > size:
                     raise _refused(place, "members of at most 1 GiB that end in it", f"{info.name!r}")
                 yield info
-            # tarfile takes a damaged header for the end.
+            # tarfile treats a damaged header as the end.
             stream.seek(tar.offset)
             if stream.read(tarfile.BLOCKSIZE) not in _END:
                 raise _refused(place, "headers up to its end", f"a damaged one at byte {tar.offset}")
             if tar.offset >= size:
-                raise _refused(place, "an end mark", "none: it was cut off")
+                raise _refused(place, "an end mark", "none: it is truncated")
     except (tarfile.TarError, ValueError, EOFError, OverflowError) as error:
         if isinstance(error, FileError):
             raise
@@ -93,7 +93,7 @@ _END = (b"", b"\0" * tarfile.BLOCKSIZE)
 
 
 def _split(place: str, name: str) -> tuple[str, str]:
-    """Key and name in the sample; the latter "" for a file without ending, which is part of no sample."""
+    """Key and name in the sample; the latter "" for a file without ending, which belongs to no sample."""
     path = PurePosixPath(name)
     parts = [part for part in path.parts if part != "."]
     hostile = path.is_absolute() or ".." in parts or not parts or "\0" in name or "\\" in name
@@ -109,13 +109,13 @@ def _refused(place: str, expected: str, got: str) -> FileError:
 
 @contextmanager
 def new_shard(path: Path) -> Iterator[ShardWriter]:
-    """A shard that is there, whole, when the block ends well; the same bytes for the same samples."""
+    """Write a shard atomically when the block ends without an error; equal samples give equal bytes."""
     with atomic(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         yield ShardWriter(tar)
 
 
 class ShardWriter:
-    """Takes samples one by one."""
+    """Writes samples one by one."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -123,6 +123,6 @@ class ShardWriter:
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Args: members by their names in the sample, ``png``."""
         for name, content in members.items():
-            info = tarfile.TarInfo(f"{key}.{name}")  # of no time and no owner
+            info = tarfile.TarInfo(f"{key}.{name}")  # without time and owner
             info.size = len(content)
             self._tar.addfile(info, io.BytesIO(content))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parquet: a row for every picture, a column of bytes for every file that is made of it."""
+"""Parquet: a row per picture, a column of bytes per output file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from crfrnn.extras import optional
 from crfrnn.io.files import atomic
 
-_GROUP = 100  # rows that are written together
+_GROUP = 100  # rows per write
 
 
 @contextmanager
 def new_table(path: Path) -> Iterator[TableWriter]:
-    """A Parquet file that is there, whole, when the block ends well."""
+    """Write a Parquet file atomically when the block ends without an error."""
     with atomic(path) as temporary:
         table = TableWriter(temporary)
         try:
@@ -27,7 +27,7 @@ def new_table(path: Path) -> Iterator[TableWriter]:
 
 
 class TableWriter:
-    """Takes samples one by one."""
+    """Writes samples one by one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class TableWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait; a file without any row has the column ``key`` alone."""
+        """Write the buffered rows; a file without rows has only the column ``key``."""
         if not self._rows and self._writer is not None:
             return
         arrow = self._arrow

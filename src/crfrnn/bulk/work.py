@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an actor does to a unit: bring the pictures here, let the step make its files, keep or pack them."""
+"""An actor's work on a unit: fetch the pictures, run the step, keep or pack its files."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from crfrnn.io.temporary import sweep, temporary_name
 
 
 class Step(Protocol):
-    """What a command makes of one picture; it can be pickled."""
+    """A command's processing of one picture; can be pickled."""
 
     def item(self, sources: tuple[Path, ...], target: Path) -> Item:
-        """The files that are made of a picture (and its unary): names that begin as `target`."""
+        """The outputs for a picture (and its unary), with names that start with `target`."""
         ...
 
     def some(self, items: Sequence[Item]) -> Sequence[Any]:
-        """Make them."""
+        """Process the items."""
         ...
 
 
 @dataclass
 class Done:
-    """Of one unit: how many pictures were done, and the reasons by the names of those that were not."""
+    """The result of one unit: the number of finished pictures, and the reasons of failures by name."""
 
     pictures: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -47,13 +47,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Work:
-    """Picklable, for every actor.
+    """The work, picklable for every actor.
 
     Attributes:
-        step: what the command makes of a picture.
+        step: the command's processing of a picture.
         to: the form of the results, one of `TO`.
-        partner: of shards: the name in the sample of the unary; None: there is none.
-        endings: of pictures.
+        partner: for shards, the unary's name in the sample; None: no unaries.
+        endings: endings of pictures.
     """
 
     step: Step
@@ -62,9 +62,9 @@ class Work:
     endings: frozenset[str]
 
     def some(self, units: Sequence[Unit]) -> list[Done]:
-        """Work on units: pictures whose results become files, together; packs of pictures, one by one.
+        """Process units: single pictures together, packs one by one.
 
-        Raises: OutputError where there is no room, for results or for copies.
+        Raises: OutputError if the disk is full, for results or for copies.
         """
         try:
             if any(unit.packed for unit in units):
@@ -86,7 +86,7 @@ class Work:
             raise
 
     def _pack(self, unit: Unit) -> Done:
-        """The results of several pictures in one file; a picture that fails is left out, and reported."""
+        """Pack the results of several pictures into one file; failed pictures are omitted and reported."""
         done = Done()
         new = new_table if self.to == PARQUET else new_shard
         with _scratch() as folder, new(unit.item.files[0]) as out:
@@ -96,7 +96,7 @@ class Work:
                 try:
                     _attempt(f"{unit.name}/{picture.key}")
                     members = self._results(picture, place)
-                except Exception as error:  # whatever a decoder raises belongs to this picture
+                except Exception as error:  # any exception of a decoder is a failure of this picture
                     if _no_room(error):
                         raise
                     reason = str(error).strip() or type(error).__name__
@@ -109,7 +109,7 @@ class Work:
         return done
 
     def _results(self, picture: Picture, place: Path) -> dict[str, bytes]:
-        """What the step makes of a picture, by the names in a sample."""
+        """The step's results for a picture, by their names in a sample."""
         results = place / "out"
         results.mkdir(parents=True)
         target = results / picture.key.rpartition("/")[2]
@@ -118,7 +118,7 @@ class Work:
         return {member_name(file, target): file.read_bytes() for file in item.files}
 
     def _copied(self, unit: Unit, folder: Path) -> str:
-        """A shard as a file here: one request fetches it whole."""
+        """A shard as a local file, fetched with one request."""
         if unit.shard is None or Ref(unit.shard, "").here:
             return unit.shard or ""
         copy = folder / "shard.tar"
@@ -135,7 +135,7 @@ class Work:
 
 
 def member_name(file: Path, target: Path) -> str:
-    """The name in a sample of a result: ``overlay.png`` of ``cat_overlay.png``, made for ``cat``.
+    """The name of a result in a sample: ``overlay.png`` for ``cat_overlay.png`` with the target ``cat``.
 
     >>> member_name(Path("out/cat_overlay.png"), Path("out/cat")), member_name(Path("cat.json"), Path("cat"))
     ('overlay.png', 'json')
@@ -153,7 +153,7 @@ def _attempt(name: str) -> None:
 
 
 def _brought(refs: Sequence[Ref], folder: Path) -> tuple[Path, ...]:
-    """The files of a picture: where they are, or copies in folders of their own, under their names."""
+    """The files of a picture: the originals, or copies in separate folders with their names."""
     out = []
     for number, ref in enumerate(refs):
         if ref.here:
@@ -168,12 +168,12 @@ def _brought(refs: Sequence[Ref], folder: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for copies; what a killed process left goes when the next one begins."""
+    """A folder for copies; remains of a killed process are removed by the next one."""
     home = Path(tempfile.gettempdir()) / f"crfrnn-{os.getuid() if hasattr(os, 'getuid') else 'bulk'}"
     home.mkdir(mode=0o700, exist_ok=True)
     if hasattr(os, "getuid") and home.lstat().st_uid != os.getuid():
         raise OutputError(
-            "copies", home, "a folder of one's own", "one of another user", "name another place in $TMPDIR"
+            "copies", home, "a folder of this user", "one of another user", "name another place in $TMPDIR"
         )
     sweep(home)
     folder = home / temporary_name()

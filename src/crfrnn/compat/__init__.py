@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Other systems' interfaces over this engine: `pydensecrf`, `dcrf`, `bilateralfilter`."""
+"""Interfaces of other packages on this engine: `pydensecrf`, `dcrf`, `bilateralfilter`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The name of another package for a module of this one, for the rest of the process."""
+"""Registers a module of this package under another package's name, for the rest of the process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from types import ModuleType
 def stand_in(
     modules: Mapping[str, ModuleType], bound: Mapping[str, ModuleType], call: str, name: str
 ) -> None:
-    """Register `modules` in `sys.modules`; a RuntimeWarning where the original was imported before.
+    """Register `modules` in `sys.modules`; a RuntimeWarning if the original was imported before.
 
     Args:
-        modules: by the name under which each is to be imported.
-        bound: those of them whose names others may have bound from the original.
-        call: what the user called, and `name`, the package it is for: both for the message.
+        modules: modules by their import name.
+        bound: those whose names other code may have imported from the original.
+            call, name: the function that the user called and the package it replaces, for the message.
     """
     held = sorted(key for key, module in bound.items() if sys.modules.get(key) not in (None, module))
     if held:
         warnings.warn(
-            f"install: {', '.join(held)} had been imported before; names bound from there keep the original. "
+            f"install: {', '.join(held)} had been imported before; names from there keep the original. "
             f"Call {call}() before any import of {name}.",
             RuntimeWarning,
             stacklevel=3,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The module `bilateralfilter` of rloss over this engine: change the import line, or call `install()`.
+"""The module `bilateralfilter` of rloss on this engine: change the import line, or call `install()`.
 
-Projects of weak supervision (rloss, ToCo, SeCo, MoRe and others) build it by SWIG for their dense-CRF loss.
+Projects for weak supervision (rloss, ToCo, SeCo, MoRe and others) build it with SWIG for their dense-CRF
+loss.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def bilateralfilter(
 ) -> None:
     """Write the bilateral filter of one picture's planes into `out`.
 
-    ``out_i = Σ_j exp(-|p_i - p_j|²/2σ_xy² - |I_i - I_j|²/2σ_rgb²) values_j`` for each plane, with j = i and
-    without normalisation, by the lattice with the constants of the original (quality "classic").
+    ``out_i = Σ_j exp(-|p_i - p_j|²/2σ_xy² - |I_i - I_j|²/2σ_rgb²) values_j`` for each plane, including j = i
+    and without normalisation, by the lattice with the constants of the original (quality "classic").
 
     Args:
         image: 3·H·W numbers, flat: the planes red, green, blue in 0..255.
@@ -37,14 +38,14 @@ def bilateralfilter(
         sigmargb: in colour steps. sigmaxy: in pixels.
 
     Raises:
-        TypeError, ValueError: an argument that is none of these.
+        TypeError, ValueError: an argument of another form.
 
     Source: Tang et al., *On Regularized Losses for Weakly-supervised CNN Segmentation*, ECCV 2018,
     doi:10.1007/978-3-030-01270-0_31, with its published code.
 
     >>> out = np.zeros(12, np.float32)
     >>> bilateralfilter(np.zeros(36), np.ones(12), out, 3, 4, sigmargb=15, sigmaxy=100)
-    >>> bool(np.allclose(out, 12, rtol=0.05))  # all pixels are alike and near: a sum
+    >>> bool(np.allclose(out, 12, rtol=0.05))  # all pixels are similar and near: a sum
     True
     """
     bilateralfilter_batch(image, values, out, 1, _planes("values", values, H * W), H, W, sigmargb, sigmaxy)
@@ -68,7 +69,7 @@ def bilateralfilter_batch(
         out: Float32[N·K·H·W], contiguous; written in place.
 
     Raises:
-        TypeError, ValueError: an argument that is none of these.
+        TypeError, ValueError: an argument of another form.
 
     >>> out = np.zeros(24, np.float32)
     >>> bilateralfilter_batch(np.zeros(72), np.ones(24), out, 2, 1, 3, 4, 15.0, 100.0)
@@ -95,11 +96,11 @@ class DenseCRFLoss(nn.Module):
     """The regularised loss of rloss: ``weight · -(1/N) Σ_n Σ_k S_nkᵀ W_n S_nk`` over pictures n and labels k.
 
     W is the bilateral kernel of `bilateralfilter`. Pictures, probabilities and regions are first scaled by
-    `scale_factor`, and so is `sigma_xy`. On any device, without a way over the CPU; the gradient is the exact
-    one of the filter that runs, ``-(W + Wᵀ) S / N`` (the original takes ``-2 W S / N``).
+    `scale_factor`, and so is `sigma_xy`. Runs on any device without copies to the CPU; the gradient is exact
+    for the filter in use, ``-(W + Wᵀ) S / N`` (the original uses ``-2 W S / N``).
 
     Args:
-        weight: a factor. sigma_rgb: in colour steps. sigma_xy: in pixels. scale_factor: of both sides.
+        weight: a factor. sigma_rgb: in colour steps. sigma_xy: in pixels. scale_factor: factor of both sides.
 
     >>> loss = DenseCRFLoss(weight=1e-7, sigma_rgb=15.0, sigma_xy=100.0, scale_factor=0.5)
     >>> probabilities = torch.full((2, 21, 8, 8), 1 / 21, requires_grad=True)
@@ -131,12 +132,12 @@ class DenseCRFLoss(nn.Module):
 
 
 def install() -> None:
-    """Make ``import bilateralfilter`` give this module for the rest of this process.
+    """Make ``import bilateralfilter`` import this module for the rest of this process.
 
     Nothing on disk changes. Call it before the code that imports the original.
 
     Warns:
-        RuntimeWarning: the original was imported already; names bound from there keep it.
+        RuntimeWarning: the original was already imported; names imported from it still refer to it.
 
     >>> install()
     >>> from bilateralfilter import bilateralfilter_batch as found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The class `DenseCRF` of the file utils/dcrf.py (or crf.py) that many projects copy from each other."""
+"""The class `DenseCRF` of the file utils/dcrf.py (or crf.py) that many projects contain."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from crfrnn.compat.pydensecrf import densecrf, utils
 
 
 class DenseCRF:
-    """A picture and its probability map to marginals, by one Gaussian and one bilateral kernel.
+    """Marginals from a picture and its probability map, by one Gaussian and one bilateral kernel.
 
-    ``Q = mean field of U = -log p`` with weights `pos_w`, `bi_w` and Potts compatibility, as pydensecrf
-    computes it; the numbers and the constants are its own. An object can be pickled and serves several
-    processes or threads at once (joblib, multiprocessing).
+    ``Q = mean field of U = -log p`` with weights `pos_w`, `bi_w` and Potts compatibility, with
+    pydensecrf's constants and results. An object can be pickled and used by several processes or threads at
+    once (joblib, multiprocessing).
 
     Args:
         iter_max: T, iterations.
@@ -61,7 +61,7 @@ class DenseCRF:
         if np.shape(image) != (height, width, 3):
             raise ValueError(
                 f"image: expected UInt8 {(height, width, 3)} as probmap is {probabilities.shape}, "
-                f"got {np.shape(image)}; bring both to one size"
+                f"got {np.shape(image)}; resize both to one size"
             )
         model = densecrf.DenseCRF2D(width, height, labels)
         model.setUnaryEnergy(np.ascontiguousarray(utils.unary_from_softmax(probabilities)))

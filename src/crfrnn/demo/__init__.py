@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demonstration: scribbles of our own on one photograph, the packaged checkpoint on another."""
+"""The demonstration: scribbles on one photograph, the packaged checkpoint on another."""
 
 from crfrnn.demo.photograph import Segmented as Segmented
 from crfrnn.demo.photograph import segment_photograph as segment_photograph

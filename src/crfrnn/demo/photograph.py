@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A photograph that the checkpoint of this package has never seen, segmented by it."""
+"""Segments a photograph that is not in the training data of the packaged checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crfrnn.plots import panel
 
 @dataclass(frozen=True)
 class Segmented:
-    """What the checkpoint sees, the panel picture (without and with the CRF) and the seconds it took."""
+    """The checkpoint's prediction, the panel picture (without and with the CRF) and the seconds it took."""
 
     prediction: Prediction
     panel: Image.Image

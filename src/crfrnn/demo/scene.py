@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scribbles on a photograph, spread by their colours, then refined by the CRF."""
+"""Scribbles on a photograph, propagated by their colours, then refined by the CRF."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from crfrnn.inference.refine import refine
 from crfrnn.plots import panel
 
 FREE = -1
-# How alike two pixels must be for a scribble to speak for the other: in place (pixels) and colour (0..255).
+# Bandwidths of the similarity between a pixel and a scribbled pixel: position (pixels) and colour (0..255).
 PLACE, COLOUR = 300.0, 30.0
-SAMPLES = 100  # scribbled pixels that speak for a label
-NOTHING = 1e-4  # the likeness that counts as none, so that what nobody scribbled on stays undecided
+SAMPLES = 100  # scribbled pixels sampled per label
+NOTHING = 1e-4  # lower limit of the similarity, so that pixels unlike any scribble stay undecided
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DemoResult:
 
 
 def run() -> DemoResult:
-    """Load the scene, spread the scribbles, refine, paint the panel: seconds on two cores."""
+    """Load the scene, propagate the scribbles, refine, and paint the panel; takes seconds on two cores."""
     scene = load_scene()
     unary = unary_from_scribbles(scene.image, scene.scribbles, len(scene.names))
     crf = CRFRNN(
@@ -61,7 +61,7 @@ def run() -> DemoResult:
         spatial_weight=8.0,
         bilateral_weight=10.0,
         iterations=10,
-        temperature=2.0,  # the colours of a few strokes are surer of themselves than they should be
+        temperature=2.0,  # the colour model of a few strokes is overconfident
     ).eval()
     begun = time.perf_counter()
     refined = refine(scene.image, unary, crf, clamp=torch.from_numpy(scene.scribbles))
@@ -106,7 +106,7 @@ def load_scene() -> Scene:
 
 
 def unary_from_scribbles(image: NDArray[np.uint8], scribbles: NDArray[np.int64], num_labels: int) -> Tensor:
-    """Logits from how much each pixel resembles the scribbles of each label.
+    """Logits from the similarity of each pixel to the scribbles of each label.
 
     ``U_i(l) = log(NOTHING + mean_s exp(-|p_i - p_s|² / 2 PLACE² - |I_i - I_s|² / 2 COLOUR²))``, s over
     scribbled pixels of l.

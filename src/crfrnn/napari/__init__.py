@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The plugin for napari: labels, probabilities or strokes of a viewer's layers, refined along an image."""
+"""The napari plugin: refines labels, probabilities or strokes of layers along an image."""
 
 from crfrnn.napari.refinement import Request as Request
 from crfrnn.napari.refinement import Session as Session

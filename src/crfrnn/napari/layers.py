@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From layers of a viewer to what is inferred over them, and back to the form that a new layer needs."""
+"""Conversion of a viewer's layers to inference requests, and of results to new layers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def request_of(
     gt_prob: float = 0.7,
     background: int | None = None,
 ) -> Request:
-    """What is inferred over these layers; arrays that a person may paint on meanwhile are copied.
+    """The request for these layers; arrays that the user may paint on during inference are copied.
 
-    A grey image's contrast limits become 0 and 255, so that the CRF is guided by what is shown; the scale of
-    its layer is the spacing.
+    The contrast limits of a grey image become 0 and 255, so that the guide matches the display; the layer's
+    scale is the spacing.
 
     Args:
-        image: the guide, two or three axes and perhaps colours.
-        scores: one layer of labels; or image layers with scores, of which `kind` says what they are.
+        image: the guide, with two or three axes and optionally colours.
+        scores: one layer of labels; or image layers with scores, whose meaning is `kind`.
         scribbles: a layer of strokes, or None.
-        preset, gt_prob, background: as `refine_arrays` takes them.
+        preset, gt_prob, background: as for `refine_arrays`.
 
     Raises: ValueError for layers of both kinds, or on another grid than the image.
     """
@@ -43,7 +43,7 @@ def request_of(
     if of_labels and len(scores) > 1:
         names = ", ".join(repr(layer.name) for layer in scores)
         raise ValueError(
-            f"scores: expected one layer of labels or image layers alone, got {names}; choose one"
+            f"scores: expected one layer of labels or only image layers, got {names}; choose one"
         )
     for layer in (*scores, *(() if scribbles is None else (scribbles,))):
         _check_grid(image, layer)
@@ -64,33 +64,33 @@ def request_of(
 
 
 def array_of(layer: Scores) -> Any:
-    """The array of a layer, at full resolution where it has several."""
+    """The array of a layer, at full resolution if it is multiscale."""
     return layer.data[0] if layer.multiscale else layer.data
 
 
 def spacing_of(layer: Layer) -> tuple[float, ...]:
-    """The distance of its pixels along each axis, in the unit of its scale."""
+    """The spacing of a layer's pixels along each axis, in the unit of its scale."""
     return tuple(abs(float(step)) for step in layer.scale)
 
 
 def place_of(layer: Layer) -> dict[str, Any]:
-    """The arguments that put a new layer of the same shape onto this one."""
+    """The arguments that place a new layer of the same shape on this one."""
     names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     return {name: getattr(layer, name) for name in names}
 
 
 def _check_grid(image: Image, layer: Scores) -> None:
-    """ValueError where the pixels of two layers do not lie on each other, as far as their shapes fit."""
+    """ValueError if the pixel positions of two layers differ; shapes are checked elsewhere."""
     shape = np.shape(array_of(image))[: image.ndim]
     given = np.shape(array_of(layer))
     axes = next((a for a in (slice(0, None), slice(1, None), slice(0, -1)) if given[a] == shape), None)
     if axes is None:
-        return  # what the shape should be is said where the arrays are read
+        return  # a wrong shape is reported when the arrays are read
     for name in ("scale", "translate"):
         wanted, got = getattr(image, name), getattr(layer, name)[axes]
         if not np.allclose(wanted, got, rtol=1e-4, atol=1e-4 * float(np.min(spacing_of(image)))):
             raise ValueError(
-                f"layer {layer.name!r}: expected {name} {_numbers(wanted)} as the layer {image.name!r} has, "
+                f"layer {layer.name!r}: expected {name} {_numbers(wanted)} as in the layer {image.name!r}, "
                 f"got {_numbers(got)}; set it: viewer.layers[{layer.name!r}].{name} = {_numbers(wanted)}"
             )
 
@@ -100,7 +100,7 @@ def _numbers(values: Any) -> list[float]:
 
 
 def as_python(image: Image, scores: Sequence[Scores], scribbles: Labels | None, request: Request) -> str:
-    """What gives the labels of `request_of` in napari's console, where `viewer` is the viewer."""
+    """Python code for napari's console, with the variable `viewer`, that gives the labels of `request_of`."""
     names = [_expression(layer) for layer in scores]
     given: dict[str, Any] = {}
     if names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Arrays as a viewer's layers hold them in, labels out; needs neither napari nor Qt."""
+"""Refinement of arrays from a viewer's layers; needs neither napari nor Qt."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from crfrnn.io.scores import AsLogits
 from crfrnn.io.unaries import volume_unary, with_background
 
 GRIDS = (2, 3)  # axes of an image and of a volume
-UNPAINTED = 0  # what a labels layer holds where no stroke is
-_VOLUME_STEP = 2.0  # mm, the voxel size of the template on which VOLUME_PRESET was chosen
+UNPAINTED = 0  # value of a labels layer without a stroke
+_VOLUME_STEP = 2.0  # mm, the voxel size of the template used to choose VOLUME_PRESET
 
 
 @dataclass(frozen=True)
 class Request:
-    """One inference over a viewer's layers.
+    """One inference on a viewer's layers.
 
     Attributes:
         image: real numbers [*spatial], two or three axes; with `rgb` [*spatial, 3 or 4].
-        scores: one array of labels or scores, several of one label each, or none; see `refine_arrays`.
+        scores: one array of labels or scores, several with one label each, or none; see `refine_arrays`.
         scribbles: Int[*spatial] or None.
         spacing, limits, rgb, kind, gt_prob, background: see `refine_arrays`.
         preset: bandwidths in the unit of `spacing`, weights and iterations.
@@ -50,7 +50,7 @@ class Request:
     background: int | None = None
 
     def same_as(self, other: Request) -> bool:
-        """Whether both have the same image, no copy of it, and the same numbers everywhere else."""
+        """Whether both have the same image object and equal values otherwise."""
         for name in (own.name for own in fields(self)):
             a, b = getattr(self, name), getattr(other, name)
             if name == "scores":
@@ -82,34 +82,34 @@ def refine_arrays(
     bilateral_weight: float | None = None,
     iterations: int | None = None,
 ) -> Prediction:
-    """Refine the labels of an image or a volume along its edges, as the napari widget does.
+    """Refine the labels of an image or a volume along its edges, as in the napari widget.
 
     ``x = CRFRNN(unary, guide)`` with θ_α / s and θ_γ / s pixels along each axis, s the spacing; the labels
     are ``argmax_l x_l``.
 
     Args:
-        image: real numbers [H, W] or [Z, Y, X], or with `rgb` [..., 3]; of a fourth channel, transparency,
-            nothing is used.
-        scores: as `kind` says: labels [*spatial]; or probabilities or logits [L, *spatial] or
-            [*spatial, L], [*spatial] for a binary problem, or a list with one array for each label
-            (probabilities that leave something over get a background, label 0, before them). None: the
-            colours of the scribbled pixels are learnt, as in `crfrnn.inference.interact.segment_scribbles`.
+        image: real numbers [H, W] or [Z, Y, X], or with `rgb` [..., 3]; a fourth channel, transparency, is
+            ignored.
+        scores: depending on `kind`: labels [*spatial]; or probabilities or logits [L, *spatial] or
+            [*spatial, L], [*spatial] for a binary problem, or a list with one array per label
+            (probabilities that sum to less than 1 get a background as label 0). None: learn the colours of
+            the scribbled pixels, as in `crfrnn.inference.interact.segment_scribbles`.
         scribbles: Int[*spatial], pixels that keep their label; 0 = free, n = label n.
-        spacing: of the pixels along each axis, in the unit of θ_α and θ_γ; None is 1.
-        limits: (LOW, HIGH), the numbers of a grey image that become 0 and 255, the unit of θ_β; what lies
-            beyond is cut off. None, and always with `rgb`: the range of its dtype, 0..1 for floats.
+        spacing: spacing of the pixels along each axis, in the unit of θ_α and θ_γ; None is 1.
+        limits: (LOW, HIGH), the numbers of a grey image that become 0 and 255, the unit of θ_β; values
+            beyond are clipped. None, and always with `rgb`: the range of its dtype, 0..1 for floats.
         kind: "labels", "probabilities" or "logits".
         gt_prob: the probability in (0, 1) with which a given label is right, for "labels".
-        background: the number of the strokes that mean label 0; None: there are none.
-        theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight, iterations: None takes
-            `default_preset` for each.
+        background: the number of strokes for label 0; None: there are none.
+            theta_alpha, theta_beta, theta_gamma, spatial_weight, bilateral_weight, iterations: None: from
+            `default_preset`.
 
     Returns:
-        `Prediction`: labels Int64[*spatial] in the numbers of the given ones, the labels before the CRF, and
+        `Prediction`: labels Int64[*spatial] with the given label numbers, the labels before the CRF, and
         the marginals Float32[L, *spatial] in ascending order of the labels.
 
     Raises:
-        ValueError, TypeError: naming the argument, what was expected, what came and the remedy.
+        ValueError, TypeError: naming the argument, the expected and the actual value, and the remedy.
 
     >>> image = np.zeros((6, 8))
     >>> image[:, 4:] = 1
@@ -134,10 +134,10 @@ def refine_arrays(
 
 
 def default_preset(spacing: Sequence[float]) -> Preset:
-    """Where to start: the package's defaults, in pixels along the axis with the smallest spacing.
+    """The package's defaults, in pixels along the axis with the smallest spacing.
 
-    Of an image they are those of `CRFRNN`; of a volume `VOLUME_PRESET`, which was chosen at 2 mm voxels, so
-    that θ_α is 4 voxels and θ_γ is 1.
+    For an image they are those of `CRFRNN`; for a volume `VOLUME_PRESET`, which was chosen at 2 mm voxels, so
+    θ_α is 4 voxels and θ_γ is 1.
 
     >>> default_preset((3.0, 0.5, 0.5))[:3]
     (2.0, 12.0, 0.5)
@@ -149,7 +149,7 @@ def default_preset(spacing: Sequence[float]) -> Preset:
 
 @dataclass
 class Session:
-    """Inferences one after the other: the lattice is built again only for another guide or other bandwidths.
+    """A sequence of inferences: the lattice is rebuilt only for another guide or other bandwidths.
 
     >>> steps, labels = (1.0, 1.0), np.eye(4, 5, dtype=int)
     >>> request = Request(np.zeros((4, 5)), steps, default_preset(steps), (labels,))
@@ -170,7 +170,7 @@ class Session:
 
     @torch.no_grad()
     def steps(self, request: Request) -> Generator[str, None, Prediction]:
-        """The same in pieces: yields what comes next, so that a caller can stop between two of them."""
+        """The same in steps: yields the name of the next step, so that a caller can stop between steps."""
         yield "reading the layers"
         guide = _guide(request)
         shape = tuple(guide.shape[1:])
@@ -207,7 +207,7 @@ def _guide(request: Request) -> Tensor:
 
 
 def _range(dtype: np.dtype[Any]) -> Scale:
-    """The numbers that become black and white: all of an integer's, 0..1 of floats, as napari takes them."""
+    """The numbers that become black and white: the full range of integers, 0..1 for floats, as in napari."""
     if dtype.kind in "ui":
         return float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
     return 0.0, 1.0
@@ -224,7 +224,7 @@ def _problem(
     elif request.kind == "labels":
         if len(request.scores) > 1:
             raise ValueError(
-                f"scores: expected one map of labels, got {len(request.scores)}; choose one, or say "
+                f"scores: expected one map of labels, got {len(request.scores)}; choose one, or pass "
                 "kind='probabilities' for one array per label"
             )
         given = list(request.scores)
@@ -236,8 +236,8 @@ def _problem(
         numbers = np.arange(len(unary))
         if painted.size and painted[-1] >= len(unary):
             raise ValueError(
-                f"scribbles: expected labels 0..{len(unary) - 1} as the scores have, got {painted[-1]}; "
-                "erase those strokes, or say with background= that this number means label 0"
+                f"scribbles: expected labels 0..{len(unary) - 1} as in the scores, got {painted[-1]}; "
+                "erase those strokes, or pass this number as background= if it means label 0"
             )
     if strokes is None or not painted.size:
         return unary, numbers, None
@@ -261,7 +261,7 @@ def _strokes(request: Request, shape: tuple[int, ...]) -> NDArray[np.int64]:
         is_background = values == request.background
         if request.kind == "labels" and any((s == request.background).any() for s in request.scores):
             raise ValueError(
-                f"background: expected a number that is no label, got {request.background}, which occurs in "
+                f"background: expected a number other than the labels, got {request.background}, found in "
                 "the labels; paint label 0 with another number"
             )
         strokes[is_background] = 0
@@ -289,7 +289,7 @@ def _scores(request: Request, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def _other_shape(array: NDArray[Any], shape: tuple[int, ...]) -> ValueError:
     return ValueError(
-        f"scores: expected {shape} as the image has, with an axis of labels before or behind it or one array "
+        f"scores: expected {shape} as the image has, with an axis of labels before or after it or one array "
         f"for each label, got {array.shape}; resample them onto the image"
     )
 
@@ -297,7 +297,7 @@ def _other_shape(array: NDArray[Any], shape: tuple[int, ...]) -> ValueError:
 def _by_colour(
     guide: Tensor, strokes: NDArray[np.int64] | None, painted: NDArray[np.int64]
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Logits Float32[L, *spatial] by the colours under the strokes, and the labels that were painted."""
+    """Logits Float32[L, *spatial] by the colours under the strokes, and the painted labels."""
     if strokes is None or len(painted) < 2:
         raise ValueError(
             "scores: expected labels or scores, or strokes of at least two labels in scribbles, got "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The widget: layers and numbers in, a labels layer that follows every change."""
+"""The widget: it infers a labels layer from layers and numbers, and updates it on every change."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     import napari.viewer
 
 DELAY = 150  # ms without a change before an inference starts
-BACKGROUND = 100  # the number of the strokes that mean label 0, where no other is chosen
-_PAINTED = ("data", "labels_update", "set_data", "scale", "translate")  # undo is told by set_data alone
+BACKGROUND = 100  # default number of strokes for label 0
+_PAINTED = ("data", "labels_update", "set_data", "scale", "translate")  # undo emits only set_data
 _SHOWN = ("data", "contrast_limits", "scale", "translate")
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a worker brings back: a result or a message."""
+    """A worker's return value: a result or a message."""
 
     request: Request
     found: Prediction | None = None
@@ -51,26 +51,29 @@ class _Answer:
 
 
 class RefineWidget(Container):
-    """Refines labels, scores or strokes along an image; sliders act at once.
+    """Refines labels, scores or strokes along an image; sliders take effect immediately.
 
-    One inference runs at a time, in a thread of napari's. A change during one makes it stop at its next step
-    (read, lattice, iterations); its result is not shown, and the newest state is inferred next.
+    One inference runs at a time, in a napari thread. A change stops it at its next step (read, lattice,
+    iterations); its result is discarded, and the latest state is inferred next.
 
-    Args: napari_viewer, the viewer whose layers it offers; napari passes it.
+    Args: napari_viewer: the viewer, passed by napari.
     """
 
     def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
         self._viewer = napari_viewer
         self._session = Session()
         self._worker: Any = None
-        self._waiting = False  # a change has come since the worker started
+        self._waiting = False  # something changed since the worker started
         self._cancelled = False
         self._result: Labels | None = None
         self._doubt: Any = None  # an image layer
-        self._shown: Request | None = None  # what the result belongs to, and what was said of it
+        self._shown: Request | None = None  # request and message of the shown result
         self._said = ""
         self._warnings: list[str] = []
-        self._grid: tuple[int, float] = (0, 0.0)  # axes and smallest step, for which the lengths were set
+        self._grid: tuple[int, float] = (
+            0,
+            0.0,
+        )  # number of axes and smallest step that the lengths were set for
         self._watched: list[tuple[Any, Callable[..., Any]]] = []
 
         self.image = ComboBox(
@@ -83,7 +86,7 @@ class RefineWidget(Container):
         )
         self.kind = ComboBox(
             label="Scores are", choices=("probabilities", "logits"), value="probabilities",
-            tooltip="What the numbers of image layers are",
+            tooltip="The meaning of the numbers in image layers",
         )  # fmt: skip
         self.certainty = FloatSlider(
             label="Labels are right", min=0.5, max=0.99, step=0.01, value=0.7,
@@ -95,17 +98,17 @@ class RefineWidget(Container):
         )  # fmt: skip
         self.background = SpinBox(
             label="Number for label 0", min=1, max=2**31 - 1, value=BACKGROUND,
-            tooltip="Strokes of this number mean label 0, which cannot be painted itself",
+            tooltip="Strokes of this number mean label 0, which cannot be painted",
         )  # fmt: skip
-        # What the sliders start at and reach is set with the image, in its pixels.
+        # Initial values and ranges of the sliders are set with the image, in its pixels.
         self.theta_alpha = FloatSlider(
-            label="θα (reach)", tooltip="Reach along the image, in the layer's unit"
+            label="θα (reach)", tooltip="Bandwidth along the image, in the layer's unit"
         )
         self.theta_beta = FloatSlider(
-            label="θβ (contrast)", min=1, max=100, step=0.1, tooltip="Steps of 0..255 that are no edge"
+            label="θβ (contrast)", min=1, max=100, step=0.1, tooltip="Colour bandwidth, in steps of 0..255"
         )
         self.theta_gamma = FloatSlider(
-            label="θγ (smooth)", tooltip="Reach of the smoothing, in the layer's unit"
+            label="θγ (smooth)", tooltip="Bandwidth of the smoothing, in the layer's unit"
         )
         self.spatial_weight = FloatSlider(label="Weight of smoothing", min=0, max=20, step=0.1)
         self.bilateral_weight = FloatSlider(label="Weight of the image", min=0, max=20, step=0.1)
@@ -116,9 +119,11 @@ class RefineWidget(Container):
         self.live = CheckBox(text="Live", value=True, tooltip="Infer after every change")
         self.run = PushButton(text="Run")
         self.cancel = PushButton(text="Cancel", enabled=False)
-        self.keep = PushButton(text="Keep result", tooltip="The next result goes to a layer of its own")
-        self.defaults = PushButton(text="Defaults", tooltip="Lengths, weights and iterations to start from")
-        self.copy = PushButton(text="Copy as Python", tooltip="The same result in napari's console")
+        self.keep = PushButton(text="Keep result", tooltip="The next result goes to a new layer")
+        self.defaults = PushButton(text="Defaults", tooltip="Reset lengths, weights and iterations")
+        self.copy = PushButton(
+            text="Copy as Python", tooltip="Code for napari's console that gives the same result"
+        )
         self.status = Label(value="")
         label: QLabel = self.status.native
         label.setWordWrap(True)
@@ -158,7 +163,7 @@ class RefineWidget(Container):
         self._chosen()
 
     def infer(self) -> None:
-        """Start an inference over the chosen layers now, or as soon as the running one has stopped."""
+        """Start an inference on the chosen layers now, or as soon as the running one has stopped."""
         self._timer.stop()
         if self._worker is not None:
             self._waiting = True
@@ -172,14 +177,14 @@ class RefineWidget(Container):
         self._start(request)
 
     def _follow(self) -> None:
-        """Infer if anything has changed: layers also send events for other reasons, such as another slice."""
+        """Infer if the request has changed: layers also emit other events, such as a change of slice."""
         if self._worker is None and self._result is not None and self._shown is not None:
             try:
                 if self.request().same_as(self._shown):
                     self.status.value = self._said
                     return
             except (ValueError, TypeError):
-                pass  # `infer` says it
+                pass  # `infer` reports it
         self.infer()
 
     def _run(self, value: Any = None) -> None:
@@ -205,7 +210,7 @@ class RefineWidget(Container):
         self._worker.start()
 
     def stop(self) -> None:
-        """Stop at the next step of the running inference; its result is not shown."""
+        """Stop the running inference at its next step and discard its result."""
         self._timer.stop()
         self._waiting = False
         if self._worker is not None:
@@ -227,7 +232,7 @@ class RefineWidget(Container):
         self.stop()
 
     def request(self) -> Request:
-        """What the chosen layers and numbers mean; ValueError where something is missing or does not fit."""
+        """The request of the chosen layers and numbers; ValueError if one is missing or does not fit."""
         image, scores, scribbles = self._layers()
         if image is None:
             raise ValueError("Open an image.")
@@ -244,7 +249,7 @@ class RefineWidget(Container):
         )
 
     def python(self) -> str:
-        """Lines for napari's console that give the labels shown."""
+        """Code for napari's console that gives the shown labels."""
         image, scores, scribbles = self._layers()
         return "" if image is None else as_python(image, scores, scribbles, self.request())
 
@@ -255,7 +260,7 @@ class RefineWidget(Container):
         return image, scores, scribbles
 
     def _preset(self) -> Preset:
-        # What a slider shows has few digits; its value has noise behind them.
+        # A slider shows few digits; round its value to remove noise in the others.
         values = (
             self.theta_alpha, self.theta_beta, self.theta_gamma, self.spatial_weight, self.bilateral_weight
         )  # fmt: skip
@@ -280,7 +285,7 @@ class RefineWidget(Container):
         self.reset_choices()
 
     def _chosen(self, value: Any = None) -> None:
-        """Another layer was chosen: follow its changes, and count lengths in its pixels."""
+        """After the choice of another layer, watch its changes, and set lengths in its pixels."""
         self._unwatch()
         image, scores, scribbles = self._layers()
         for layer in {*scores, *filter(None, (image, scribbles))}:
@@ -310,7 +315,7 @@ class RefineWidget(Container):
             (self.theta_alpha, preset.theta_alpha, 160 * pixel),
             (self.theta_gamma, preset.theta_gamma, 20 * pixel),
         ):  # fmt: skip
-            slider.max = max(float(slider.max), most)  # first, so that no value lies outside meanwhile
+            slider.max = max(float(slider.max), most)  # first, so that no value is ever out of range
             slider.min, slider.step = pixel / 4, pixel / 20
             slider.value = length
             slider.max = most
@@ -334,7 +339,7 @@ class RefineWidget(Container):
 
     def _returned(self, answer: _Answer) -> None:
         if self._waiting or self._cancelled:
-            return  # the layers have changed since
+            return  # the layers have changed since then
         if answer.found is None:
             self.status.value = answer.message
             return
@@ -370,7 +375,7 @@ class RefineWidget(Container):
             self._viewer.add_layer(self._doubt)
 
     def _detach(self, value: Any = None) -> None:
-        """Leave the layers of the last result as they are."""
+        """Keep the layers of the last result unchanged."""
         self._result = self._doubt = None
         self.reset_choices()
 
@@ -380,7 +385,7 @@ class RefineWidget(Container):
         self._watched.clear()
 
     def _leave(self, native: Any = None) -> None:
-        """The widget was closed: nothing may reach it any more."""
+        """Disconnect everything after the widget was closed."""
         self._waiting, self._cancelled = False, True
         self._unwatch()
         for event in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
@@ -390,7 +395,7 @@ class RefineWidget(Container):
 
 
 def _answers(session: Session, request: Request) -> Generator[str, None, _Answer]:
-    """The steps of an inference; errors come back as a message, since a worker takes some for its own end."""
+    """The steps of an inference; errors are returned as messages, since some would end the worker."""
     start = time.perf_counter()
     try:
         found = yield from session.steps(request)

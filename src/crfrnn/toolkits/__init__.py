@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The CRF in other toolkits, a line each; `crfrnn.toolkits.monai` has the transform for MONAI."""
+"""One-line wrappers for other toolkits; `crfrnn.toolkits.monai` has the transform for MONAI."""
 
 from crfrnn.toolkits.monai_networks import from_monai as from_monai
 from crfrnn.toolkits.smp import from_smp as from_smp

@@ -26,20 +26,20 @@ _FLAT, _VOLUME = 3, 4  # axes of [L, H, W] and [L, X, Y, Z]
 
 
 class CRFd(MapTransform):
-    """Refine predictions along the edges of an image: `crfrnn.inference.refine_volume` in a chain of MONAI.
+    """Refine predictions along the edges of an image: `crfrnn.inference.refine_volume` as a MONAI transform.
 
-    Comes after the network and before ``AsDiscreted(argmax=True)``. The result is probabilities Float32 of
-    the same shape, on the prediction's device and with its meta data. A prediction of one channel, as for a
-    sigmoid, is refined as background and foreground and gives the foreground's probability, so that
-    ``AsDiscreted(threshold=0.5)`` follows.
+    Place it after the network and before ``AsDiscreted(argmax=True)``. The result is probabilities Float32 of
+    the same shape, on the prediction's device and with its meta data. A prediction with one channel, as for a
+    sigmoid, is refined as background and foreground and results in the foreground's probability, for
+    ``AsDiscreted(threshold=0.5)``.
 
     Args:
         keys: predictions, channel first: [L, X, Y, Z] or [L, H, W], one item and not a batch.
         image_key: the guide [C, X, Y, Z] or [C, H, W] on the same grid.
-        kind: "logits" (of a network), or "probabilities" after ``Activationsd(softmax=True)``.
-        spacing: voxel size along each axis, in millimetres; None takes the ``pixdim`` of the image where it
+        kind: "logits" (from a network), or "probabilities" after ``Activationsd(softmax=True)``.
+        spacing: voxel size along each axis, in millimetres; None uses the ``pixdim`` of the image if it
             is a MetaTensor, else 1.
-        mask_key: a mask [1, …], where above 0; None: everything is valid.
+        mask_key: a mask [1, …], valid where above 0; None: everything is valid.
         allow_missing_keys: as in MONAI.
         settings: the other arguments of `refine_volume`: ``theta_alpha`` and ``theta_gamma`` in millimetres,
             ``theta_beta``, weights, ``iterations``, ``rescale``, ``quality``, …
@@ -81,7 +81,7 @@ class CRFd(MapTransform):
                     f"{key}: expected the grid {guide.shape[1:]} of {self.image_key!r}, "
                     f"got {scores.shape[1:]}; invert the transforms that changed it first (Invertd)"
                 )
-            flat = guide.ndim == _FLAT  # a picture is a volume of one slice
+            flat = guide.ndim == _FLAT  # a picture is treated as a volume of one slice
             refined = refine_volume(
                 guide[:, None] if flat else guide,
                 (scores[:, None] if flat else scores).astype(np.float32),
@@ -111,6 +111,6 @@ def _array(value: Any, key: Hashable) -> np.ndarray:
     if array.ndim not in (_FLAT, _VOLUME):
         raise ValueError(
             f"{key}: expected one item with channels first, [C, X, Y, Z] or [C, H, W], got {array.shape}; "
-            "take a batch apart with decollate_batch"
+            "split a batch with decollate_batch"
         )
     return array

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""MONAI: its networks for colour pictures by name. Volumes: `crfrnn.toolkits.monai`."""
+"""MONAI's networks for colour pictures, by name. For volumes see `crfrnn.toolkits.monai`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from crfrnn.models.registry import build_network, register_network
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.toolkits.needs import fitting, needs
 
-NETWORKS = ("BasicUNet", "SegResNet", "UNet")  # their constructors fetch nothing
+NETWORKS = ("BasicUNet", "SegResNet", "UNet")  # their constructors download nothing
 
 
 def build_monai(network: str, **arguments: Any) -> nn.Module:
-    """A network of MONAI with random weights: one of `NETWORKS` and its own arguments."""
+    """A network of MONAI with random weights: one of `NETWORKS` with its arguments."""
     check_choice("network", network, NETWORKS)
     return getattr(needs("monai.networks.nets", "monai"), network)(**arguments)
 
@@ -37,10 +37,11 @@ def from_monai(
     Args:
         network: "UNet", "BasicUNet" or "SegResNet".
         num_labels: L, its ``out_channels``.
-        preprocessing: of the picture in 0..255.
-        multiple: sides are filled up to it; the product of the network's strides.
-        crf: for as many labels; None: `CRFRNN` with its defaults.
-        arguments: the network's others, such as ``channels=[16, 32], strides=[2]``; JSON must hold them.
+        preprocessing: preprocessing of the picture in 0..255.
+        multiple: sides are padded to a multiple of it, the product of the network's strides.
+        crf: for the same number of labels; None: `CRFRNN` with its defaults.
+        arguments: further arguments of the network, such as ``channels=[16, 32], strides=[2]``, which must be
+            JSON-compatible.
     """
     fixed = {"spatial_dims": 2, "in_channels": 3, "out_channels": num_labels}
     built = build_network("monai", network=network, **arguments, **fixed)

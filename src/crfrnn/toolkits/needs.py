@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Other people's libraries, imported when a wrapper is called and not before."""
+"""Lazy imports of third-party libraries, when a wrapper is called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crfrnn.crf import CRFRNN
 
 
 def needs(module: str, package: str) -> Any:
-    """The library; ImportError, with what to install, where it is not.
+    """Import the library; ImportError with the install command if it is missing.
 
     >>> needs("nowhere", "no-where")
     Traceback (most recent call last):
@@ -27,25 +27,24 @@ def needs(module: str, package: str) -> Any:
 
 
 def fitting(crf: CRFRNN | None, num_labels: int) -> CRFRNN:
-    """The CRF given, or one with the package's defaults; ValueError for another number of labels."""
+    """The given CRF, or one with the package's defaults; ValueError for another number of labels."""
     if crf is not None and crf.num_labels != num_labels:
         raise ValueError(
-            f"crf: expected {num_labels} labels as the network has, got {crf.num_labels}; "
-            f"CRFRNN({num_labels})"
+            f"crf: expected {num_labels} labels as in the network, got {crf.num_labels}; CRFRNN({num_labels})"
         )
     return CRFRNN(num_labels) if crf is None else crf
 
 
 def plain_name(name: str) -> str:
-    """A name in a library's own table: one with ':' or '/' would be fetched from somewhere."""
+    """Check that a name is in a library's own table: one with ':' or '/' would be downloaded."""
     if not isinstance(name, str) or not name or ":" in name or "/" in name or "\\" in name:
         raise ValueError(f"network: expected the name of an architecture, got {name!r}")
     return name
 
 
 def outputs_of(part: nn.Module) -> int:
-    """Channels that the last convolution in `part` gives."""
+    """Output channels of the last convolution in `part`."""
     last = [m for m in part.modules() if isinstance(m, nn.Conv2d)]
     if not last:
-        raise ValueError("network: expected a convolution that gives the labels, got none; use Segmenter")
+        raise ValueError("network: expected a convolution that outputs the labels, got none; use Segmenter")
     return last[-1].out_channels

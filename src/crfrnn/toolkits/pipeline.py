@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""transformers' ``pipeline("image-segmentation")`` with the CRF in it: `CRFPostProcessor`."""
+"""transformers' ``pipeline("image-segmentation")`` with the CRF: `CRFPostProcessor`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ except ImportError as error:
     ) from error
 
 FILE = "crf.safetensors"
-_SIZES = "target_size"  # the entry by which the pipeline carries the size of the picture past the model
+_SIZES = "target_size"  # the entry with which the pipeline passes the picture's size around the model
 
 
 class _Side(int):
-    """A picture's height that carries the picture: what is put beside it is given to the model or lost."""
+    """A picture's height that carries the picture: other entries are passed to the model or dropped."""
 
     image: Any = None
 
@@ -40,7 +40,7 @@ class _Side(int):
 
 
 class _Inputs(BatchFeature):
-    """What a processor returns; sizes that the pipeline adds get their pictures."""
+    """A processor's output, which attaches the pictures to the sizes that the pipeline adds."""
 
     images: Sequence[Any] = ()
 
@@ -52,17 +52,17 @@ class _Inputs(BatchFeature):
 
 
 class CRFPostProcessor:
-    """An image processor whose semantic segmentation goes through a CRF, at the pictures' own sizes.
+    """An image processor whose semantic segmentation is refined by a CRF, at the pictures' original sizes.
 
-    It stands in the place of the processor: ``pipeline("image-segmentation", model=model,
-    image_processor=CRFPostProcessor(processor, crf))``, also with batches and workers. What it does not
-    define is the processor's, so panoptic and instance segmentation, which a pipeline prefers where the
-    processor has them, stay as they are; ``subtask="semantic"`` asks for labels.
+    It replaces the processor: ``pipeline("image-segmentation", model=model,
+        image_processor=CRFPostProcessor(processor, crf))``, also with batches and workers. Other methods are
+        delegated to the processor, so panoptic and instance segmentation, which a pipeline prefers if
+        available, are unchanged; ``subtask="semantic"`` selects labels.
 
     Args:
         processor: the image processor of the model.
-        crf: for as many labels as the model has.
-        iterations: of the CRF; None takes its own.
+        crf: for the model's number of labels.
+        iterations: iterations of the CRF; None uses its setting.
 
     Raises: TypeError for another kind of processor, or of CRF.
     """
@@ -71,19 +71,19 @@ class CRFPostProcessor:
         if not hasattr(processor, "post_process_semantic_segmentation"):
             raise TypeError(
                 "processor: expected an image processor with post_process_semantic_segmentation, got "
-                f"{type(processor).__name__}; take that of the model, AutoImageProcessor.from_pretrained(…)"
+                f"{type(processor).__name__}; use the model's, AutoImageProcessor.from_pretrained(…)"
             )
         if not isinstance(crf, CRFRNN):
             raise TypeError(f"crf: expected a CRFRNN, got {type(crf).__name__}; CRFRNN(num_labels)")
         self.processor, self.crf, self.iterations = processor, crf.eval(), iterations
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "processor" not in vars(self):  # while it is unpickled
+        if name.startswith("__") or "processor" not in vars(self):  # during unpickling
             raise AttributeError(name)
         return getattr(self.processor, name)
 
     def __call__(self, images: Any, **options: Any) -> Any:
-        """What the processor returns for the pictures."""
+        """The processor's output for the pictures."""
         found = self.processor(images=images, **options)
         made = _Inputs(dict(found))
         made.images = images if isinstance(images, list | tuple) else [images]
@@ -92,43 +92,41 @@ class CRFPostProcessor:
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None, images: Any = None
     ) -> list[Tensor]:
-        """Label maps Int64[H, W] after the CRF, one a picture.
+        """Label maps Int64[H, W] after the CRF, one per picture.
 
         Args:
-            outputs: what the model returned.
-            target_sizes: (height, width) of the pictures, as the pipeline passes them.
-            images: the pictures, where it is called outside of a pipeline.
+            outputs: the model's output.
+            target_sizes: (height, width) of the pictures, passed by the pipeline.
+            images: the pictures, if called outside a pipeline.
 
-        Raises: ValueError without pictures, or for sizes that are not theirs.
+        Raises: ValueError without pictures, or for sizes that do not match them.
         """
         if images is None:
             images = [getattr(height, "image", None) for height, _ in target_sizes or ()]
         if not images or any(image is None for image in images):
-            raise ValueError(
-                "images: expected the pictures, got none; pass images=[…] where no pipeline does it"
-            )
+            raise ValueError("images: expected the pictures, got none; outside a pipeline pass images=[…]")
         found = post_process_semantic_segmentation(self.processor, outputs, images, self.crf, self.iterations)
         for labels, size in zip(found, target_sizes or (), strict=bool(target_sizes)):
             if tuple(labels.shape) != tuple(map(int, size)):
                 raise ValueError(
                     f"target_sizes: expected {tuple(labels.shape)} of the picture, got "
-                    f"{tuple(map(int, size))}; the CRF works at the picture's own size"
+                    f"{tuple(map(int, size))}; the CRF works at the picture's original size"
                 )
         return found
 
     def save_pretrained(self, folder: PathLike, **options: Any) -> None:
-        """Write the processor's own file, and ``crf.safetensors`` beside it."""
+        """Write the processor's file, and ``crf.safetensors`` next to it."""
         self.processor.save_pretrained(folder, **options)
         about = {} if self.iterations is None else {"iterations": self.iterations}
         save_parameters(Path(folder) / FILE, self.crf, provenance=about)
 
     @classmethod
     def from_pretrained(cls, folder: PathLike, processor: Any = None) -> CRFPostProcessor:
-        """What `save_pretrained` wrote; nothing is fetched.
+        """Load the files of `save_pretrained`; nothing is downloaded.
 
         Args:
-            folder: of both files.
-            processor: in place of the one that the folder names.
+            folder: the folder of both files.
+            processor: replaces the one named in the folder.
         """
         saved = load_parameters(Path(folder) / FILE)
         if processor is None:

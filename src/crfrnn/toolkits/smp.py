@@ -17,15 +17,15 @@ from crfrnn.toolkits.needs import fitting, needs, plain_name
 
 
 def build_smp(arch: str, **arguments: Any) -> nn.Module:
-    """A model of segmentation-models-pytorch with random weights; nothing is fetched."""
+    """A model of segmentation-models-pytorch with random weights; nothing is downloaded."""
     smp = needs("segmentation_models_pytorch", "segmentation-models-pytorch")
     plain_name(arguments.get("encoder_name", "resnet34"))
     known = {kind.__name__.lower(): kind for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     check_choice("arch", arch, sorted(known))
-    # What a model does not name itself it hands on, and timm takes paths of checkpoints.
+    # A model passes unknown arguments on, and timm accepts paths of checkpoints.
     other = set(arguments) - set(inspect.signature(known[arch].__init__).parameters)
     if other:
-        raise ValueError(f"network_arguments: expected those that {arch!r} names, got {min(other)!r} too")
+        raise ValueError(f"network_arguments: expected those of {arch!r}, got {min(other)!r} too")
     return known[arch](**{**arguments, "encoder_weights": None})
 
 
@@ -34,16 +34,16 @@ def from_smp(
 ) -> Segmenter:
     """A `Segmenter` around a model of segmentation-models-pytorch.
 
-    Sides are filled up to the multiple that the encoder wants, and the answer is cut again.
+    Sides are padded to the multiple that the encoder needs, and the output is cropped again.
 
     Args:
         model: such as ``smp.Unet("resnet34", classes=21)``, with ``activation=None`` and three channels.
-        preprocessing: ImageNet's, as most of its encoders want; some want other means, see
+        preprocessing: ImageNet's, as for most of its encoders; some need other means, see
             ``smp.encoders.get_preprocessing_params`` (its numbers times 255).
-        crf: for as many labels; None: `CRFRNN` with its defaults.
+        crf: for the same number of labels; None: `CRFRNN` with its defaults.
 
     Raises:
-        TypeError: another library's model. ValueError: a model that does not give logits alone.
+        TypeError: another library's model. ValueError: a model that does not return plain logits.
     """
     config: Any = getattr(model, "config", None)
     if not hasattr(model, "segmentation_head") or not config:
@@ -53,7 +53,7 @@ def from_smp(
     for name in ("activation", "aux_params"):
         if config.get(name) is not None:
             raise ValueError(
-                f"model: expected one that gives logits alone, with {name}=None, got {config[name]!r}"
+                f"model: expected one that returns only logits, with {name}=None, got {config[name]!r}"
             )
     wanted = {**preprocessing.as_dict(), "multiple": int(getattr(model.encoder, "output_stride", 32))}
     model.recipe = Recipe("smp", {"arch": type(model).__name__.lower(), **config, "encoder_weights": None})  # type: ignore[assignment]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""timm: any of its feature pyramids as a fully convolutional network."""
+"""timm: its feature pyramids as fully convolutional networks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from crfrnn.models.registry import Recipe, register_network
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.toolkits.needs import fitting, needs, plain_name
 
-_FINEST = 8  # stride of the finest score map, FCN-8s's
+_FINEST = 8  # stride of the finest score map, as in FCN-8s
 
 
 class TimmFCN(nn.Module):
     """A backbone of timm in the form of FCN-8s: 1×1 scores at strides 32, 16 and 8, each enlarged and added.
 
     Args:
-        backbone: a name that ``timm.create_model(name, features_only=True)`` knows.
+        backbone: a name for ``timm.create_model(name, features_only=True)``.
         num_labels: L.
         pretrained: download ImageNet weights.
 
     Attributes:
-        preprocessing: what the backbone was trained with.
+        preprocessing: the backbone's preprocessing.
 
     Source: Long, Shelhamer & Darrell, CVPR 2015, arXiv:1411.4038, section 4.2.
     """
@@ -55,7 +55,7 @@ class TimmFCN(nn.Module):
         total: Any = None
         for k, width, score in reversed(list(zip(self.taken, self.widths, self.scores, strict=True))):
             values = features[k]
-            if values.shape[1] != width and values.shape[-1] == width:  # some give channels last
+            if values.shape[1] != width and values.shape[-1] == width:  # some return channels last
                 values = values.permute(0, 3, 1, 2)
             own = score(values)
             total = own if total is None else own + resize_logits(total, own.shape[2:])
@@ -65,12 +65,12 @@ class TimmFCN(nn.Module):
 def from_timm(
     backbone: str, num_labels: int, *, pretrained: bool = False, crf: CRFRNN | None = None
 ) -> Segmenter:
-    """A `Segmenter` of a `TimmFCN` and a CRF; None takes `CRFRNN` with its defaults."""
+    """A `Segmenter` of a `TimmFCN` and a CRF; None: `CRFRNN` with its defaults."""
     return Segmenter(TimmFCN(backbone, num_labels, pretrained), fitting(crf, num_labels))
 
 
 def build_timm(backbone: str, num_labels: int) -> TimmFCN:
-    """With random weights; nothing is fetched."""
+    """A `TimmFCN` with random weights; nothing is downloaded."""
     return TimmFCN(backbone, num_labels)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""torchvision: its segmentation models by name, with random weights or its own."""
+"""torchvision: its segmentation models by name, with random or published weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crfrnn.toolkits.needs import fitting, needs, outputs_of
 
 
 def build_torchvision(model: str, num_labels: int, aux_loss: bool = False) -> nn.Module:
-    """A segmentation model of torchvision with random weights; nothing is fetched."""
+    """A segmentation model of torchvision with random weights; nothing is downloaded."""
     models = needs("torchvision.models", "torchvision")
     known = models.list_models(module=models.segmentation)
     check_choice("model", model, known)
@@ -36,12 +36,12 @@ def from_torchvision(
     Args:
         model: a name such as "deeplabv3_resnet50"; or a model, which then cannot be saved by name.
         num_labels: L, for a name without weights.
-        weights: for a name: what ``torchvision.models.get_model`` takes, such as "DEFAULT", which downloads;
-            they bring the number of labels, the class names and the preprocessing.
-        crf: for as many labels; None: `CRFRNN` with its defaults.
+        weights: for a name: weights for ``torchvision.models.get_model``, such as "DEFAULT", which downloads;
+            they define the number of labels, the class names and the preprocessing.
+        crf: for the same number of labels; None: `CRFRNN` with its defaults.
 
     Raises:
-        ValueError: a name that is not there, labels given twice or not at all.
+        ValueError: an unknown name, the number of labels given twice or not at all.
     """
     names, preprocessing = (), IMAGENET
     if isinstance(model, str) and weights is not None:
@@ -49,7 +49,7 @@ def from_torchvision(
         chosen = models.get_model_weights(model)[weights] if isinstance(weights, str) else weights
         names, preprocessing = tuple(chosen.meta["categories"]), _preprocessing(chosen.transforms())
         if num_labels not in (None, len(names)):
-            raise ValueError(f"num_labels: expected {len(names)} as weights have, got {num_labels}")
+            raise ValueError(f"num_labels: expected {len(names)} as in weights, got {num_labels}")
         network = models.get_model(model, weights=chosen)
         arguments: dict[str, Any] = {"model": model, "num_labels": len(names)}
         if getattr(network, "aux_classifier", None) is not None:
@@ -62,10 +62,10 @@ def from_torchvision(
     elif weights is None:
         network = model
     else:
-        raise ValueError("weights: expected None beside a model, which has its own, got some")
+        raise ValueError("weights: expected None with a model, which has its own, got some")
     count = outputs_of(network.classifier)  # type: ignore[arg-type]
     if num_labels not in (None, count):
-        raise ValueError(f"num_labels: expected {count} as the model gives, got {num_labels}")
+        raise ValueError(f"num_labels: expected {count} as in the model, got {num_labels}")
     return Segmenter(network, fitting(crf, count), preprocessing=preprocessing, class_names=names)
 
 

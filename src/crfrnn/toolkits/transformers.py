@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""transformers: SegFormer, UperNet and their like, Mask2Former and its like, and a processor's last step."""
+"""transformers: models with logits (SegFormer, …) or queries (Mask2Former, …), and post-processing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from crfrnn.models.registry import Recipe, register_network
 from crfrnn.models.segmenter import Segmenter
 from crfrnn.toolkits.needs import fitting, needs
 
-# Entries of a configuration by which transformers fetches weights or code from the Hub.
+# Entries of a configuration with which transformers downloads weights or code from the Hub.
 _FETCHING = ("auto_map", "backbone", "use_pretrained_backbone", "quantization_config", "implementation")
 _DEEPEST = 8
 
@@ -28,10 +28,10 @@ _DEEPEST = 8
 class TransformersNetwork(nn.Module):
     """A model of transformers as a network that returns logits [B, L, h, w].
 
-    Models with ``.logits`` (SegFormer, UperNet, BEiT, DPT, …) give these. Models of queries (Mask2Former,
+    Models with ``.logits`` (SegFormer, UperNet, BEiT, DPT, …) return these. Models with queries (Mask2Former,
     MaskFormer, OneFormer, EoMT) have none; with class probabilities p_q (without "no object") and mask
     probabilities m_q the unary is ``log max(Σ_q p_q(l) m_q(i), 1e-5)``: the log of the score whose argmax
-    transformers takes.
+    transformers uses.
 
     Source: Cheng, Schwing & Kirillov, *Per-Pixel Classification is Not All You Need*, NeurIPS 2021,
     arXiv:2107.06278, section 3.4, semantic inference.
@@ -50,7 +50,7 @@ class TransformersNetwork(nn.Module):
             self.recipe = Recipe("transformers", {"architecture": name, "config": settings})
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Float[B, 3, H, W] as the model's processor makes it → logits Float[B, L, h, w]."""
+        """Float[B, 3, H, W] from the model's processor → logits Float[B, L, h, w]."""
         output = self.model(pixel_values)
         if hasattr(output, "class_queries_logits"):
             classes = output.class_queries_logits.softmax(-1)[..., :-1]
@@ -66,20 +66,20 @@ def from_transformers(
     crf: CRFRNN | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Segmenter:
-    """A `Segmenter` around a model of transformers: picture in 0..255 in, refined logits out.
+    """A `Segmenter` around a model of transformers: from a picture in 0..255 to refined logits.
 
     Args:
         model: ``…ForSemanticSegmentation`` or ``…ForUniversalSegmentation``.
         processor: its image processor, for means, deviations and channel order. It resizes pictures; the
-            segmenter does not: it takes them at the size they have.
-        crf: for as many labels; None: `CRFRNN` with its defaults.
-        preprocessing: in place of a processor. With neither: ImageNet's.
+            segmenter keeps their size.
+        crf: for the same number of labels; None: `CRFRNN` with its defaults.
+        preprocessing: used instead of a processor. With neither: ImageNet's.
 
     Returns:
         The segmenter, with the class names of the configuration. It saves and loads without the Hub.
 
     Raises:
-        TypeError: no model of transformers. ValueError: another number of labels.
+        TypeError: not a model of transformers. ValueError: another number of labels.
     """
     network = TransformersNetwork(model)
     if preprocessing is None:
@@ -95,7 +95,7 @@ def from_transformers(
 def preprocessing_of(processor: Any) -> Preprocessing:
     """Means, deviations, channel order and divisor of an image processor, in colour steps of 0..255.
 
-    Raises: TypeError where it lacks them, ValueError where they are not of three channels.
+    Raises: TypeError if it has none, ValueError if they are not for three channels.
     """
     processor = getattr(processor, "image_processor", processor)
     if not hasattr(processor, "do_rescale"):
@@ -118,19 +118,19 @@ def post_process_semantic_segmentation(
 ) -> list[Tensor]:
     """The processor's method of this name with the CRF before its argmax.
 
-    The scores are those that ``processor.post_process_semantic_segmentation`` takes the argmax of, at each
-    picture's size. Scores of queries are no logits: their log is refined.
+    It refines the scores whose argmax ``processor.post_process_semantic_segmentation`` returns, at each
+    picture's size. For models with queries the log of the scores is refined.
 
     Args:
         processor: the image processor of the model.
-        outputs: what the model returned for the batch.
-        images: the pictures themselves, PIL or UInt8[H, W, 3] RGB, of any sizes, as many as in the batch.
-        crf: for as many labels as the model has; with ``num_labels=1`` that is `CRFRNN(1)`, and the label
-            maps hold 0 and 1.
-        iterations: of this call; 0 gives what the processor alone gives.
+        outputs: the model's output for the batch.
+        images: the pictures of the batch, PIL or UInt8[H, W, 3] RGB, of any sizes.
+        crf: for the model's number of labels; with ``num_labels=1`` this is `CRFRNN(1)`, and the label maps
+            hold 0 and 1.
+        iterations: iterations in this call; 0 gives the processor's result.
 
     Returns:
-        Label maps Int64[H, W], one a picture.
+        Label maps Int64[H, W], one per picture.
 
     Raises:
         ValueError: other shapes or counts.
@@ -162,13 +162,13 @@ def _picture(image: Any, number: int) -> Tensor:
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ValueError(
             f"images: expected RGB in uint8 [H, W, 3], got {array.dtype} {array.shape} at {number}; "
-            "give the pictures as they were before the processor"
+            "pass the pictures before the processor's changes"
         )
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def _architectures() -> Mapping[str, str]:
-    """Model type → class name, transformers' own tables."""
+    """Model type → class name, from transformers' tables."""
     auto = needs("transformers.models.auto.modeling_auto", "transformers")
     return {
         **auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
@@ -177,13 +177,13 @@ def _architectures() -> Mapping[str, str]:
 
 
 def _refuse_fetching(config: Any, depth: int = 0) -> None:
-    """A configuration from a file must not name a place to fetch weights or code from."""
+    """Reject a configuration from a file that names a source of weights or code to download."""
     if depth > _DEEPEST:
         raise ValueError(f"config: expected at most {_DEEPEST} levels, got more")
     for name, value in config.items():
         if value and (name in _FETCHING or name.endswith(_FETCHING[-1])):
             raise ValueError(
-                f"config: expected no {name!r}, which makes transformers fetch it, got {value!r}"
+                f"config: expected no {name!r}, which makes transformers download it, got {value!r}"
             )
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping):
@@ -191,10 +191,10 @@ def _refuse_fetching(config: Any, depth: int = 0) -> None:
 
 
 def build_transformers(architecture: str, config: Mapping[str, Any]) -> TransformersNetwork:
-    """The model of a configuration with random weights; nothing is fetched.
+    """The model of a configuration with random weights; nothing is downloaded.
 
-    Raises: ValueError for an architecture that is not in transformers' tables, or a configuration that
-    names something to fetch.
+    Raises: ValueError for an architecture that is not in transformers' tables, or a configuration that names
+        something to download.
     """
     kind = config.get("model_type") if isinstance(config, Mapping) else None
     if not isinstance(kind, str) or _architectures().get(kind) != architecture:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""pydensecrf's interface over this engine: change the import line, or call `install()`."""
+"""pydensecrf's interface on this engine: change the import line, or call `install()`."""
 
 from crfrnn.compat.pydensecrf import densecrf, eigen, utils
 from crfrnn.compat.pydensecrf._install import install

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m crfrnn.compat.pydensecrf SCRIPT [ARGUMENTS]``: a script that imports pydensecrf, unedited."""
+"""``python -m crfrnn.compat.pydensecrf SCRIPT [ARGUMENTS]``: run a script that imports pydensecrf."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> None:
         sys.exit(f"SCRIPT: expected a Python file, got {str(script)!r}; check the spelling and the folder")
     install()
     del sys.argv[0]
-    sys.path[0] = str(script.resolve().parent)  # where python SCRIPT looks first
+    sys.path[0] = str(script.resolve().parent)  # first entry, as for python SCRIPT
     runpy.run_path(str(script), run_name="__main__")
 
 

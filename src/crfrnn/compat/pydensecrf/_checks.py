@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the face accepts: the types of error are pydensecrf's, the words say what to do."""
+"""Argument checks of the interface: pydensecrf's error types, with messages that state the remedy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 
 Member = TypeVar("Member", bound=IntEnum)
 
-# Energy that stands for +inf, the -log of a probability of 0: finite in float32, its exp(-U) is 0 exactly.
+# Replaces +inf, the -log of a probability of 0: finite in float32, and exp(-U) is exactly 0.
 IMPOSSIBLE = 1e30
-ASYMMETRY = 1e-6  # of the largest entry: rounding, not intent
+ASYMMETRY = 1e-6  # relative to the largest entry: asymmetry by rounding
 _TO_USER = 4  # stack levels from a warning here to the line that called addPairwise…
 
 
 class OutOfRange(ValueError, AssertionError):
-    """A number that pydensecrf asserts to lie in a range."""
+    """A number outside a range that pydensecrf asserts."""
 
 
 def describe(value: Any) -> str:
@@ -34,7 +34,7 @@ def describe(value: Any) -> str:
 
 
 def array(name: str, value: Any, dtype: type[np.generic], axes: int | tuple[int, ...]) -> NDArray[Any]:
-    """An array with that dtype and number of axes, C-contiguous; anything with a buffer is one."""
+    """A C-contiguous array with that dtype and number of axes, from any object with a buffer."""
     kind = np.dtype(dtype).name
     if not isinstance(value, np.ndarray):
         try:
@@ -65,7 +65,7 @@ def float_array(name: str, value: Any, axes: int | tuple[int, ...]) -> NDArray[n
 
 
 def integer(name: str, value: Any, least: int | None = None) -> int:
-    """An integer as C takes it: a float is cut off behind the point."""
+    """An integer as in C: floats are truncated."""
     try:
         real = isinstance(value, Number) and not isinstance(value, complex | np.complexfloating)
         number = int(value) if real else operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -86,7 +86,7 @@ def member(name: str, value: Any, kind: type[Member]) -> Member:
 
 
 def widths(name: str, value: Any, count: int, unit: str) -> list[float]:
-    """One positive number for all, or one each; surplus ones are left out."""
+    """One positive number for all, or one each; surplus ones are ignored."""
     if isinstance(value, Number):
         value = [value] * count
     try:
@@ -104,7 +104,7 @@ def widths(name: str, value: Any, count: int, unit: str) -> list[float]:
 
 
 def compatibility(compat: Any, labels: int) -> Tensor:
-    """The cost of labels side by side: [] or [L] on the diagonal (a number w is the cost -w), [L, L]."""
+    """The cost of neighbouring labels: [] or [L] on the diagonal (a number w is the cost -w), or [L, L]."""
     if isinstance(compat, Number):
         try:
             number = float(compat)  # pyright: ignore[reportArgumentType]
@@ -125,8 +125,8 @@ def compatibility(compat: Any, labels: int) -> Tensor:
         return cost
     if float((cost - cost.T).abs().max()) > ASYMMETRY * float(cost.abs().max()):
         warnings.warn(
-            "compat: an asymmetric matrix is replaced by (M + Mᵀ) / 2, as pydensecrf does in silence; "
-            "crfrnn.mean_field and crfrnn.CRFRNN take it as it stands",
+            "compat: an asymmetric matrix is replaced by (M + Mᵀ) / 2, as pydensecrf does silently; "
+            "crfrnn.mean_field and crfrnn.CRFRNN use it unchanged",
             UserWarning,
             stacklevel=_TO_USER,
         )
@@ -134,7 +134,7 @@ def compatibility(compat: Any, labels: int) -> Tensor:
 
 
 def logits(energy: NDArray[np.float32], labels: int, pixels: int) -> Tensor:
-    """Energies Float32[L, N] to logits [1, L, N], a copy; +inf becomes a finite energy that says the same."""
+    """Energies Float32[L, N] to logits [1, L, N], a copy; +inf becomes an equivalent finite energy."""
     if energy.shape != (labels, pixels):
         raise ValueError(
             f"u: expected unary energies of shape {(labels, pixels)}, got {describe(energy)}; "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the face runs the engine: pydensecrf's lattice, without gradients, one thread in a worker process."""
+"""Runs the engine for the interface: pydensecrf's lattice, no gradients, one thread in a worker process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from crfrnn.lattice import Lattice
 from crfrnn.lattice.quality import get_quality
 from crfrnn.lattice.validate import MAX_DIMENSION, check_features
 
-_PROCESS = os.getpid()  # the one that imported this module; in a forked child getpid() differs
-QUALITY = "classic"  # pydensecrf's lattice to the last constant
-_KEPT_PIXELS = 2**20  # a spatial kernel of so many pixels takes some 40 MiB
+_PROCESS = os.getpid()  # the importing process; in a forked child getpid() differs
+QUALITY = "classic"  # pydensecrf's lattice with equal constants
+_KEPT_PIXELS = 2**20  # a spatial kernel of this size takes about 40 MiB
 
 
 @contextmanager
 def running() -> Iterator[None]:
-    """No gradients, no half precision; one thread in a worker process, where there is one for each core.
+    """No gradients, no half precision; one thread in a worker process, assuming one process per core.
 
-    A forked child cannot use more: the thread pool that its parent started is not in it, and a parallel loop
-    waits for it for ever.
+    A forked child cannot use more: it does not inherit its parent's thread pool, and a parallel loop would
+        wait for it forever.
     """
     threads = torch.get_num_threads()
     alone = threads > 1 and (os.getpid() != _PROCESS or multiprocessing.parent_process() is not None)
@@ -42,7 +42,7 @@ def running() -> Iterator[None]:
 
 
 def spatial_kernel(grid: tuple[int, int], sxy: tuple[float, float], normalization: str) -> GaussianKernel:
-    """Over the pixels of a picture (height, width); the last two are kept, for pictures of one size."""
+    """The spatial kernel of a picture (height, width); the last two are cached for pictures of equal size."""
     build = _spatial_kernel if grid[0] * grid[1] <= _KEPT_PIXELS else _spatial_kernel.__wrapped__
     return build(grid, sxy, normalization)
 
@@ -53,12 +53,12 @@ def _spatial_kernel(grid: tuple[int, int], sxy: tuple[float, float], normalizati
 
 
 def forget() -> None:
-    """Drop the spatial kernels that are kept."""
+    """Clear the cache of spatial kernels."""
     _spatial_kernel.cache_clear()
 
 
 def scattered_kernel(features: Tensor, normalization: str) -> GaussianKernel:
-    """Float32[1, N, d] in units of the bandwidths, any d: beyond the compiled lattice's d in plain torch."""
+    """A kernel on Float32[1, N, d] in units of the bandwidths; d above the compiled limit uses torch."""
     if features.shape[2] <= MAX_DIMENSION:
         return GaussianKernel(features, "lattice", normalization, QUALITY)
     features = check_features(features, max_dimension=None)

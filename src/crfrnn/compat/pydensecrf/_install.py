@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The old name for code that cannot be edited."""
+"""Registers the name pydensecrf, for code that cannot be edited."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ROOMS = ("densecrf", "eigen", "utils")
 
 
 def install() -> None:
-    """Make ``import pydensecrf`` give `crfrnn.compat.pydensecrf` for the rest of this process.
+    """Make ``import pydensecrf`` import `crfrnn.compat.pydensecrf` for the rest of this process.
 
     Registers the package and its modules densecrf, eigen and utils in `sys.modules`; nothing on disk
-    changes. Call it before the code that imports pydensecrf. Calling it again changes nothing.
+    changes. Call it before the code that imports pydensecrf. Repeated calls have no effect.
 
     Warns:
-        RuntimeWarning: the original was imported already. New imports get this module; names that others
-            bound before keep the original.
+        RuntimeWarning: the original was already imported. New imports get this module; names imported
+            before still refer to the original.
 
     >>> from crfrnn.compat.pydensecrf import install
     >>> install()
@@ -31,6 +31,6 @@ def install() -> None:
         "pydensecrf": package,
         **{f"pydensecrf.{room}": sys.modules[f"{package.__name__}.{room}"] for room in _ROOMS},
     }
-    # The bare package is left out of the question: it holds nothing that could have been bound.
+    # The package itself is not checked: it has no names that could have been imported.
     bound = {name: module for name, module in modules.items() if "." in name}
     stand_in(modules, bound, "crfrnn.compat.pydensecrf.install", "pydensecrf")

@@ -12,7 +12,7 @@ from crfrnn.compat.pydensecrf import _checks
 
 
 class KernelType(IntEnum):
-    """Which bandwidths pydensecrf's C++ can learn: none, one per feature, a matrix. Inference is the same."""
+    """The bandwidths that pydensecrf's C++ can learn: none, one per feature, a matrix; unused here."""
 
     CONST_KERNEL = 0
     DIAG_KERNEL = 1
@@ -20,7 +20,7 @@ class KernelType(IntEnum):
 
 
 class NormalizationType(IntEnum):
-    """K by n = K·1: as it stands; K/n before or after filtering; n^-½ K n^-½.
+    """Normalisation of K with n = K·1: none; K/n before or after filtering; n^-½ K n^-½.
 
     NO_NORMALIZATION is the raw sum of the lattice without any scaling.
     """
@@ -41,7 +41,7 @@ NORMALIZE_SYMMETRIC = NormalizationType.NORMALIZE_SYMMETRIC
 
 
 class Unary:
-    """Unary energies for `DenseCRF.setUnary`; this one stands for none, all labels alike."""
+    """Unary energies for `DenseCRF.setUnary`; the base class has none, so all labels are equal."""
 
     energy: NDArray[np.float32] | None = None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The picture of `addPairwiseBilateral`: UInt8[h, w, 3], or an error with the expression that makes it so."""
+"""The picture of `addPairwiseBilateral`: UInt8[h, w, 3], or an error with an expression that converts it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from crfrnn.compat.pydensecrf._checks import array, describe
 
 _RGB = 3
-_DEPTHS = {1023: 4, 4095: 16, 65535: 257}  # the largest number of 10, 12 and 16 bits, and its step of 0..255
+_DEPTHS = {
+    1023: 4,
+    4095: 16,
+    65535: 257,
+}  # the largest number of 10, 12 and 16 bits, and its divisor to 0..255
 
 
 def picture(value: Any, height: int, width: int) -> NDArray[np.uint8]:
-    """`value` as it stands, or a ValueError (TypeError for no array) as pydensecrf raises it."""
+    """`value` unchanged, or a ValueError (TypeError if not an array) as in pydensecrf."""
     wanted = (height, width, _RGB)
     if not isinstance(value, np.ndarray):
         value = array("rgbim", value, np.uint8, _RGB)
@@ -52,7 +56,7 @@ def _remedy(value: NDArray[Any], height: int, width: int) -> str:
 
 
 def _bytes(value: NDArray[Any], rgb: str) -> str:
-    """The expression that brings the numbers to 0..255: 0..1 is spread, 10 to 16 bits are divided."""
+    """The expression that converts the numbers to 0..255: 0..1 is scaled up, 10 to 16 bits are divided."""
     if value.dtype == np.uint8:
         return rgb
     if value.dtype == np.bool_:

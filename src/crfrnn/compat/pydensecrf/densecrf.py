@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""pydensecrf.densecrf: a dense CRF built call by call, inference in one go or step by step."""
+"""pydensecrf.densecrf: a dense CRF built by successive calls, with inference at once or step by step."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ _NORMALIZATIONS = {
     NORMALIZE_AFTER: "after",
     NORMALIZE_SYMMETRIC: "symmetric",
 }
-_PART = 1 << 15  # pixels at a time: what stays in the cache takes a third of the time of the whole at once
+_PART = 1 << 15  # pixels at a time: blocks that fit the cache are three times as fast
 
 
 class DenseCRF:
     """A dense CRF over N points (pixels of a grid in any number of dimensions) and L labels.
 
     ``Q ← softmax(-U - Σ_m C_m (K_m Q))``, all points at once, from ``softmax(-U)``; U are the unary energies,
-    K_m Gaussian kernels on permutohedral lattices, C_m the cost of two labels side by side: -w I for a number
-    w (agreement is rewarded), diag(v) for a vector, (M + Mᵀ) / 2 for a matrix, as they stand.
+    K_m Gaussian kernels on permutohedral lattices, C_m the cost of two neighbouring labels: -w I for a
+        number w (agreement is rewarded), diag(v) for a vector, (M + Mᵀ) / 2 for a matrix.
 
     Args:
         nvar: N ≥ 1.
@@ -64,12 +64,12 @@ class DenseCRF:
         self._nvar = _checks.integer("nvar", nvar, 1)
         self._nlabels = _checks.integer("nlabels", nlabels, 1)
         self._unary: Tensor | None = None  # logits Float32[1, L, N]
-        self._rows: Tensor | None = None  # the same as Float32[N, L], once a step has asked for them
+        self._rows: Tensor | None = None  # the same as Float32[N, L], created at the first step
         self._kernels: list[GaussianKernel] = []
         self._costs: list[Tensor] = []  # [], [L] or [L, L] each
 
     def setUnary(self, u: Unary) -> None:
-        """Set the unary energies from a `ConstUnary` or `LogisticUnary`; it can be used again."""
+        """Set the unary energies from a `ConstUnary` or `LogisticUnary`; it can be reused."""
         if not isinstance(u, Unary):
             raise TypeError(
                 f"u: expected a Unary, got {type(u).__name__}; wrap an array in ConstUnary(u), "
@@ -84,7 +84,7 @@ class DenseCRF:
 
         Raises:
             ValueError: another shape, dtype or memory order; NaN, -inf, or +inf for every label of a pixel.
-            TypeError: no array.
+            TypeError: not an array.
         """
         self._set(_checks.float_array("u", u, 2) if f is None else LogisticUnary(u, f).energy)
 
@@ -102,11 +102,11 @@ class DenseCRF:
                 lattice, more in plain torch, slowly.
             compat: a number w, Float32[L] or Float32[L, L]: see the class.
             kernel: has no effect on inference.
-            normalization: of the kernel.
+            normalization: normalisation of the kernel.
 
         Raises:
             ValueError: another shape, dtype or memory order; NaN or infinity; an unknown constant.
-            TypeError: no array, no number.
+            TypeError: not an array or number.
 
         Warns:
             UserWarning: an asymmetric matrix, which is symmetrised.
@@ -135,14 +135,14 @@ class DenseCRF:
             return _matrix(x[0])
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
-        """``softmax(-U)`` (zeros where no unary is set) and two empty matrices, for `stepInference`."""
+        """``softmax(-U)`` (zeros if no unary is set) and two empty matrices, for `stepInference`."""
         with running():
             rows = self._unary_rows()
             start = torch.softmax(rows, -1) if self._unary is not None else torch.zeros_like(rows)
         return start.numpy().T.view(MatrixXf), MatrixXf(), MatrixXf()
 
     def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
-        """One update of Q in place; Q may hold any marginals. tmp1 and tmp2 are left alone.
+        """One update of Q in place; Q may hold any marginals. tmp1 and tmp2 are unused.
 
         >>> crf = DenseCRF(3, 2)
         >>> crf.setUnaryEnergy(np.array([[0, 1, 0], [1, 0, 2]], np.float32))
@@ -158,9 +158,9 @@ class DenseCRF:
             self._update(q, out=q)
 
     def klDivergence(self, Q: MatrixXf) -> float:
-        """``Σ Q log Q + Σ U Q + Σ_m <Q, C_m K_m Q>``, the KL divergence to the model but for a constant.
+        """``Σ Q log Q + Σ U Q + Σ_m <Q, C_m K_m Q>``, the KL divergence to the model up to a constant.
 
-        As in pydensecrf the pairwise term lacks the factor ½ of the free energy that inference descends on;
+        As in pydensecrf the pairwise term lacks the factor ½ of the free energy that inference minimises;
         `crfrnn.free_energy` has it.
         """
         q = self._marginals(Q)
@@ -231,7 +231,7 @@ class DenseCRF2D(DenseCRF):
         kernel: KernelType | int = DIAG_KERNEL,
         normalization: NormalizationType | int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add ``exp(-½ |p_i - p_j|² / sxy²)``: smoothness that does not look at the picture.
+        """Add ``exp(-½ |p_i - p_j|² / sxy²)``: smoothness independent of the picture.
 
         Args:
             sxy: in pixels, a number or (sx, sy).
@@ -255,7 +255,7 @@ class DenseCRF2D(DenseCRF):
         kernel: KernelType | int = DIAG_KERNEL,
         normalization: NormalizationType | int = NORMALIZE_SYMMETRIC,
     ) -> None:
-        """Add ``exp(-½ |p_i - p_j|² / sxy² - ½ |I_i - I_j|² / srgb²)``: labels change where colours do.
+        """Add ``exp(-½ |p_i - p_j|² / sxy² - ½ |I_i - I_j|² / srgb²)``: labels change where colours change.
 
         Args:
             sxy: in pixels, a number or (sx, sy).
@@ -286,6 +286,6 @@ def _matrix(logits: Tensor) -> MatrixXf:
 def _matrix_only(name: str, value: Any) -> None:
     if not isinstance(value, MatrixXf):
         raise TypeError(
-            f"{name}: expected a MatrixXf, got {type(value).__name__}; startInference() gives one, "
+            f"{name}: expected a MatrixXf, got {type(value).__name__}; startInference() returns one, "
             "eigen.matrixXf(array) makes one of a float32 array"
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The matrices pydensecrf hands out: here NumPy arrays, so that everything NumPy takes them."""
+"""The matrices that pydensecrf returns, here as NumPy arrays that work with all NumPy functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crfrnn.compat.pydensecrf import _checks
 
 
 class _Eigen(np.ndarray):
-    """A float32 array in column-major order whose functions and operators give plain arrays."""
+    """A column-major float32 array whose functions and operators return plain arrays."""
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         result = super().__array_function__(func, types, args, kwargs)
@@ -24,11 +24,11 @@ class _Eigen(np.ndarray):
 
 
 class MatrixXf(_Eigen):
-    """Float32[rows, columns], column-major: the labels of one pixel lie side by side.
+    """Float32[rows, columns], column-major: the labels of one pixel are contiguous.
 
     ``np.array(Q)``, ``np.asarray(Q)`` (a view, writable), ``np.argmax(Q, axis=0)`` and the buffer protocol
-    work as with pydensecrf's own; so do shape, indexing and arithmetic, which those lack. Without
-    arguments it is empty, [0, 0].
+    work as in pydensecrf; in addition it has shape, indexing and arithmetic. Without arguments it is empty,
+    [0, 0].
 
     >>> MatrixXf().shape
     (0, 0)

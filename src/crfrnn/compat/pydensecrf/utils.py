@@ -22,19 +22,19 @@ def unary_from_labels(
 ) -> NDArray[np.float32]:
     """Unary energies of a label map that is right with probability gt_prob.
 
-    ``-log(gt_prob)`` for the label that is given, ``-log((1 - gt_prob) / (n_labels - 1))`` for the others.
+    ``-log(gt_prob)`` for the given label, ``-log((1 - gt_prob) / (n_labels - 1))`` for the others.
 
     Args:
-        labels: Int[*spatial]. With zero_unsure 1..n_labels, and 0 where the label is not known: there all
-            labels are alike; else 0..n_labels - 1.
-        n_labels: L ≥ 2; the 0 of zero_unsure is not among them.
+        labels: Int[*spatial]. With zero_unsure 1..n_labels, and 0 where the label is unknown, which makes all
+            labels equal there; else 0..n_labels - 1.
+        n_labels: L ≥ 2; the 0 of zero_unsure is not counted.
         gt_prob: in (0, 1).
 
     Returns:
         Float32[L, N], N points in row-major order.
 
     Raises:
-        IndexError: labels out of range, or no integers.
+        IndexError: labels out of range, or not integers.
         ValueError: gt_prob out of (0, 1) (an AssertionError too). ZeroDivisionError: fewer than two labels.
 
     >>> np.exp(-unary_from_labels(np.array([1, 0, 2]), 2, gt_prob=0.75)).round(2).T.tolist()
@@ -54,11 +54,11 @@ def unary_from_labels(
             f"labels: expected integers, got {_checks.describe(given)}; convert with labels.astype(np.int64)"
         )
     first = 1 if zero_unsure else 0
-    index = given.astype(np.int64) - first  # in 64 bits: the 0 of a uint8 map must not become 255
+    index = given.astype(np.int64) - first  # in 64 bits, so that the 0 of a uint8 map does not wrap to 255
     known = index >= 0 if zero_unsure else np.ones(index.shape, bool)
     bad = given[(index < -first) | (index >= count)]
     if bad.size:
-        also = " or 0 = unsure" if zero_unsure else "; is 0 no label but unsure? then zero_unsure=True"
+        also = " or 0 = unsure" if zero_unsure else "; if 0 means unsure, pass zero_unsure=True"
         raise IndexError(f"labels: expected {first}..{count - 1 + first}{also}, got {bad[0]}")
     energy = np.full((count, index.size), -np.log((1 - gt_prob) / (count - 1)), np.float32)
     energy[index[known], np.flatnonzero(known)] = -np.log(gt_prob)
@@ -67,7 +67,7 @@ def unary_from_labels(
 
 
 def compute_unary(labels: ArrayLike, M: int, GT_PROB: float = 0.5) -> NDArray[np.float32]:
-    """`unary_from_labels` under its old name; says so in the log."""
+    """`unary_from_labels` under its deprecated name; logs a warning."""
     _log.warning("compute_unary is deprecated, use unary_from_labels(labels, n_labels, gt_prob)")
     return unary_from_labels(labels, M, GT_PROB)
 
@@ -79,8 +79,8 @@ def unary_from_softmax(
 
     Args:
         sm: Float[L, *spatial], probabilities p of the labels.
-        scale: in (0, 1], how far the probabilities are to be believed: ``p ← scale p + (1 - scale) / L``.
-        clip: p is brought to [clip, 1] first, so that no energy is infinite; None leaves it.
+        scale: in (0, 1], the confidence in the probabilities: ``p ← scale p + (1 - scale) / L``.
+        clip: p is first clipped to [clip, 1], so that no energy is infinite; None: no clipping.
 
     Returns:
         Float32[L, N], C-contiguous, N points in row-major order.
@@ -96,7 +96,7 @@ def unary_from_softmax(
         raise ValueError(f"sm: expected probabilities [labels, ...], got {_checks.describe(p)}")
     if scale is not None:
         if not 0 < scale <= 1:
-            raise _checks.OutOfRange(f"scale: expected a number in (0, 1], got {scale!r}; None leaves sm")
+            raise _checks.OutOfRange(f"scale: expected a number in (0, 1], got {scale!r}; None keeps sm")
         p = scale * p + (1 - scale) / p.shape[0]
     if clip is not None:
         p = np.clip(p, clip, 1.0)
@@ -104,7 +104,7 @@ def unary_from_softmax(
 
 
 def softmax_to_unary(sm: ArrayLike, GT_PROB: float = 1) -> NDArray[np.float32]:
-    """`unary_from_softmax` without clip under its old name; says so in the log."""
+    """`unary_from_softmax` without clip under its deprecated name; logs a warning."""
     _log.warning("softmax_to_unary is deprecated, use unary_from_softmax(sm, scale, clip)")
     return unary_from_softmax(sm, None if GT_PROB == 1 else GT_PROB, clip=None)
 
@@ -114,14 +114,14 @@ def create_pairwise_gaussian(sdims: Sequence[float], shape: Sequence[int]) -> ND
 
     Args:
         sdims: bandwidths in pixels, one per axis, in the order of `shape`.
-        shape: of the grid, any number of axes.
+        shape: shape of the grid, with any number of axes.
 
     Returns:
-        Float32[axes, N], features in the order of `shape`: y, x for a picture, where
-        `DenseCRF2D.addPairwiseGaussian` has x, y. The lattice's numbers depend on it a little.
+        Float32[axes, N], features in the order of `shape`: y, x for a picture, whereas
+        `DenseCRF2D.addPairwiseGaussian` has x, y. This changes the lattice's results slightly.
 
     Raises:
-        ValueError: fewer bandwidths than axes; IndexError: more; TypeError: no sequence.
+        ValueError: fewer bandwidths than axes; IndexError: more; TypeError: not a sequence.
 
     >>> create_pairwise_gaussian((2, 1), (2, 2)).tolist()
     [[0.0, 0.0, 0.5, 0.5], [0.0, 1.0, 0.0, 1.0]]
@@ -144,16 +144,16 @@ def create_pairwise_bilateral(
         sdims: bandwidths in pixels, one per spatial axis in the picture's order.
         schan: bandwidths in the picture's units, a number or one per channel.
         img: any array of numbers with any number of spatial axes and channels.
-        chdim: the axis of the channels; -1 means that there is none (not the last axis!).
+        chdim: the axis of the channels; -1 means no such axis (not the last axis!).
 
     Returns:
         Float32[axes + channels, N], N pixels in row-major order: positions (y, x for a picture), channels.
 
     Raises:
-        IndexError: more bandwidths than axes or channels; TypeError: no sequence.
+        IndexError: more bandwidths than axes or channels; TypeError: not a sequence.
 
     Warns:
-        UserWarning: fewer bandwidths than axes or channels; as in pydensecrf the others count as 1.
+        UserWarning: fewer bandwidths than axes or channels; as in pydensecrf the others are 1.
 
     >>> create_pairwise_bilateral((1, 1), 10, np.full((1, 1, 3), 50, np.uint8), chdim=2).ravel().tolist()
     [0.0, 0.0, 5.0, 5.0, 5.0]
@@ -175,12 +175,12 @@ def _positions(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _over(name: str, rows: NDArray[np.float32], widths: Any) -> NDArray[np.float32]:
-    """Each row over its width, in place."""
+    """Divide each row by its width, in place."""
     if len(widths) > len(rows):
         raise IndexError(f"{name}: expected {len(rows)} bandwidths, one per row, got {len(widths)}")
     if len(widths) < len(rows):
         warnings.warn(
-            f"{name}: expected {len(rows)} bandwidths, got {len(widths)}; the others count as 1",
+            f"{name}: expected {len(rows)} bandwidths, got {len(widths)}; the others are set to 1",
             UserWarning,
             stacklevel=3,
         )
