@@ -73,7 +73,7 @@ def test_boxes_of_a_folder_by_name_and_corrections(here: NDArray[np.uint8]) -> N
     np.save("strokes/b.npy", np.where(strokes == 255, -1, strokes).astype(np.int16))
     Image.fromarray(strokes).save("strokes/a.png")
     code, _, error = run("interact", "photos", "--scribbles", "strokes", *options, "asked")
-    assert code == 1 and 'if 255 does mean "not known", say so: --void 255' in error
+    assert code == 1 and 'if 255 does mean "unknown", pass --void 255' in error
     code, _, error = run("interact", "photos", "--scribbles", "strokes", "--void", 255, *options, "corrected")
     assert code == 0, error
     assert not read_label_png("corrected/a.png")[18:22, 26:30].any() and found.labels[18:22, 26:30].all()

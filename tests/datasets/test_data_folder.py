@@ -38,7 +38,7 @@ def test_two_folders(two):
     named = folder_pictures(two)
     assert named.class_names == ("road", "left: verge", "car")
     assert named[0].num_labels == 3
-    with pytest.raises(ValueError, match=r"num_labels: expected 3 as .*labels\.txt names, got 2"):
+    with pytest.raises(ValueError, match=r"num_labels: expected 3 as .*labels\.txt, got 2"):
         folder_pictures(two, num_labels=2)
     assert [item.has_mask for item in folder_pictures(two, masks=None)] == [False] * 3
     (two / "labels.txt").write_text("road\ncar\n")

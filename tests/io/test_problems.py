@@ -115,9 +115,9 @@ def test_progress_lines_come_now_and_then() -> None:
     for done in range(1, 1001):
         now[0] += 0.5
         lines.update(task, None, done, None)
-    assert said[0] == "refine: 10 of 1000, 2 a second, 8 min 15 s left"
-    assert said[1] == "refine: 20 of 1000, 2 a second, 8 min 10 s left"
-    assert said[-1] == "refine: 1000 of 1000, 2 a second" and 40 < len(said) < 80
+    assert said[0] == "refine: 10 of 1000, 2 per second, 8 min 15 s left"
+    assert said[1] == "refine: 20 of 1000, 2 per second, 8 min 10 s left"
+    assert said[-1] == "refine: 1000 of 1000, 2 per second" and 40 < len(said) < 80
     said.clear()
     lines = Lines(said.append, clock=lambda: now[0])
     task = lines.add("fit, epoch 1", 4)
@@ -134,7 +134,7 @@ def test_progress_lines_come_now_and_then() -> None:
     lines.update(task, None, 1, None)
     now[0] += 1.6
     lines.update(task, None, 300, None)
-    assert said == ["train: 1 of 300", "train: 300 of 300, 187 a second"]
+    assert said == ["train: 1 of 300", "train: 300 of 300, 187 per second"]
 
 
 def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(

@@ -175,14 +175,14 @@ def test_what_lies_elsewhere_is_refused_with_a_remedy_that_works(tmp_path: Path)
     guide = guide_of(tmp_path)
     flipped = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     path = save(tmp_path / "p.nii.gz", np.moveaxis(P[:, ::-1], 0, -1), flipped)
-    with pytest.raises(ValueError, match=r"affine.*turned.*nibabel\.as_closest_canonical"):
+    with pytest.raises(ValueError, match=r"affine.*rotated.*nibabel\.as_closest_canonical"):
         read_scores(path, guide)
     for name in ("t1.nii.gz", "p.nii.gz"):
         image = nibabel.as_closest_canonical(load(tmp_path / name))
         save(tmp_path / name, np.asarray(image.dataobj), image.affine)
     canonical = read_nifti(tmp_path / "t1.nii.gz")
     assert np.allclose(read_scores(path, canonical), P[:, ::-1], atol=1e-6)  # the guide was flipped in x
-    with pytest.raises(ValueError, match=r"expected the guide's grid, \(9, 8, 5\) voxels.*turned"):
+    with pytest.raises(ValueError, match=r"expected the guide's grid, \(9, 8, 5\) voxels.*rotated"):
         read_scores(save(tmp_path / "q.nii.gz", P[0].transpose(2, 1, 0)), canonical)
 
 

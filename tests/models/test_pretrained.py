@@ -109,7 +109,7 @@ def test_networks_of_your_own(tmp_path: Path) -> None:
         Segmenter(network).save_pretrained(tmp_path)
     register_network("test-pixelwise", lambda labels: nn.Conv2d(3, labels, 1))
     assert "test-pixelwise" in network_names()
-    with pytest.raises(ValueError, match="free"):
+    with pytest.raises(ValueError, match="unused"):
         register_network("fcn8s", lambda: network)
     with pytest.raises(ValueError, match=r"expected one of .*fcn8s"):
         build_network("no-such")
@@ -160,9 +160,9 @@ def test_hostile_configurations_are_refused_before_memory_is_taken(
 
 
 def test_damaged_and_missing_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing under that name"):
+    with pytest.raises(ValueError, match="no such checkpoint"):
         Segmenter.from_pretrained(tmp_path / "no" / "such")
-    with pytest.raises(ValueError, match="nothing under that name"):
+    with pytest.raises(ValueError, match="no such checkpoint"):
         Segmenter.from_pretrained("no-such-checkpoint")
     segmenter_with_everything().save_pretrained(tmp_path / "good")
     weights = tmp_path / "good" / "model.safetensors"
@@ -191,7 +191,7 @@ def test_an_impossible_bandwidth_is_refused(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"model|config"):
         Segmenter.from_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="beside private"):
+    with pytest.raises(TypeError, match="together with private"):
         segmenter_with_everything().save_pretrained(tmp_path, private=True)
 
 

@@ -91,7 +91,7 @@ class Bench(ABC):
         """The Python lines that write the same labels."""
 
     def inputs(self, folder: Path) -> list[Path]:
-        """Write to `folder` what command and Python lines read beside the upload and the parameters."""
+        """Write the further inputs of command and Python lines to `folder`, besides upload and parameters."""
         return []
 
     @property

@@ -102,7 +102,7 @@ class Scribbles(Bench):
 
     @property
     def _asked(self) -> bool:
-        """Whether a reader asks what white means: the file holds 0 and 255 alone."""
+        """Whether a reader would reject white as ambiguous: the file holds only 0 and 255."""
         return self._drawn and not (self._strokes > 0).any()
 
     def python(self, numbers: Numbers) -> str:

@@ -62,7 +62,9 @@ BilateralWeight = Annotated[
     float | None, typer.Option("--bilateral-weight", help="Weight of the bilateral kernel.")
 ]
 Iterations = Annotated[int | None, typer.Option("--iterations", "-T", help="Mean-field iterations.")]
-Quality = Annotated[str, typer.Option("--quality", help="Lattice: classic, default, high, finest.")]
+Quality = Annotated[
+    str, typer.Option("--quality", help="Quality of the lattice: classic, default, high, finest.")
+]
 GuideComponents = Annotated[
     int | None,
     typer.Option("--guide-components", help="Project the guide's bands onto this many principal components."),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn interact`: pictures and scribbles, or boxes, in; label maps out."""
+"""`crfrnn interact`: label maps from pictures with scribbles or boxes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def interact(
     ] = None,
     box: Annotated[
         str | None,
-        typer.Option("--box", help="LEFT,TOP,RIGHT,BOTTOM of one thing, or a JSON file: boxes by picture."),
+        typer.Option("--box", help="LEFT,TOP,RIGHT,BOTTOM of an object, or a JSON file: boxes by picture."),
     ] = None,
     labels: common.Labels = None,
     void: common.Void = None,
@@ -42,7 +42,7 @@ def interact(
     components: Annotated[int, typer.Option("--components", help="Gaussians of a label's colours.")] = 5,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", help="Of colours and CRF. Default: 1, with a box at most 5."),
+        typer.Option("--rounds", help="Rounds of colours and CRF. Default: 1, with a box at most 5."),
     ] = None,
     params: common.Params = None,
     theta_alpha: common.ThetaAlpha = None,
@@ -58,15 +58,15 @@ def interact(
     skip_existing: common.SkipExisting = False,
     overwrite: common.Overwrite = False,
 ) -> None:
-    """Complete scribbles, or find the thing in a box: colours of each label, then the CRF.
+    """Complete scribbles, or segment the object in a box, by the colours of each label and the CRF.
 
     Scribbles: an indexed or grey PNG holds the label of each pixel, 255 where there is none; in a colour PNG
-    black or transparent is no scribble, and the rest are the VOC palette's colours. Scribbled pixels keep
-    their label, and each label needs some. A box gives 1 inside, where the thing is, and 0 elsewhere;
-    scribbles of 0 and 1 correct it.
+        black or transparent pixels are not scribbles, and others have the VOC palette's colours. Scribbled
+        pixels keep their label, and each label needs some. With a box, the object inside becomes 1 and the
+        rest 0; scribbles of 0 and 1 correct it.
 
     Exit code 0: all pictures done; 1: some failed (each is reported, the others are done); 2: usage; 130:
-    stopped by Ctrl-C, 143: by SIGTERM (every file that is there is whole).
+    stopped by Ctrl-C, 143: by SIGTERM (every existing file is complete).
 
     Example: crfrnn interact cat.jpg --scribbles cat_strokes.png --labels 3 -o cat.png
 
@@ -79,7 +79,7 @@ def interact(
     if scribbles is None and box is None:
         raise ValueError("--scribbles: expected a file or a folder, or --box, got neither; name one of them")
     if box is None and params is None and labels is None:
-        raise ValueError("--labels: expected the number of labels, got none; scribbles may show only some")
+        raise ValueError("--labels: expected the number of labels, got none; scribbles may contain only some")
     numbers = {
         "theta_alpha": theta_alpha, "theta_beta": theta_beta, "theta_gamma": theta_gamma,
         "spatial_weight": spatial_weight, "bilateral_weight": bilateral_weight, "quality": quality,
@@ -117,7 +117,7 @@ class _Step(LabelMaps):
     params: Path | None
     iterations: int | None
     numbers: dict[str, Any]
-    missing: dict[Path, FileError] = field(default_factory=dict)  # scribbles that were not found, and why
+    missing: dict[Path, FileError] = field(default_factory=dict)  # scribbles not found, with the reason
 
     def __post_init__(self) -> None:
         from crfrnn.inference.interact.marked import check_marked
@@ -127,7 +127,7 @@ class _Step(LabelMaps):
             self._saved = common.build_crf(self.labels, self.params, None, self.iterations, **self.numbers)
             self.labels = self._saved.crf.num_labels
         check_marked(self.labels, self.boxes is not None, self.components, self.rounds)
-        self._crf((1, 1))  # refuses numbers that no layer takes
+        self._crf((1, 1))  # rejects invalid numbers
 
     def found(self, sources: tuple[Path, ...]) -> tuple[NDArray[np.uint8], Prediction, tuple[str, ...]]:
         from crfrnn.inference.interact import Marked

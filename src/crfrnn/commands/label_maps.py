@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A label map of every picture, with a panel and the marginals beside it: for `refine` and `interact`."""
+"""Writing label maps of pictures, with a panel and optional marginals: for `refine` and `interact`."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ Panel = Annotated[bool, typer.Option("--panel/--no-panel", help="Also NAME_panel
 
 @dataclass
 class LabelMaps(ABC):
-    """What is made of every picture; made once, so that mistakes of usage show before any work."""
+    """The processing of each picture; created once, so that usage errors appear before any work."""
 
     save_probabilities: bool
     panel: bool
 
     @abstractmethod
     def found(self, sources: tuple[Path, ...]) -> tuple[NDArray[np.uint8], Prediction, tuple[str, ...]]:
-        """The picture, its labels, and their names if there are any."""
+        """The picture, its labels, and their names, if any."""
 
     def item(self, sources: tuple[Path, ...], target: Path) -> Item:
-        """The files of a picture; the label map, ``TARGET.png``, is written last, so that one that is there
-        means that everything is."""
+        """The outputs for a picture; the label map, ``TARGET.png``, is written last, so that its existence
+        marks completion."""
         from crfrnn.io.outputs import Item
 
         beside = [PROBABILITIES] * self.save_probabilities + [PANEL] * self.panel
@@ -51,7 +51,7 @@ class LabelMaps(ABC):
         )
 
     def some(self, items: Sequence[Item]) -> list[float]:
-        """Read, work and write; the share of the pixels that changed in each picture."""
+        """Read, process and write pictures; returns the share of changed pixels of each."""
         return [self._one(item.sources, item.files) for item in items]
 
     def _one(self, sources: tuple[Path, ...], files: tuple[Path, ...]) -> float:
@@ -84,13 +84,13 @@ def write_label_maps(
     resume: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Do all pictures, count, and say how it went; a picture that fails leaves the others to be done.
+    """Process all pictures and print a summary; a failed picture does not stop the others.
 
     Args:
-        command, done: its name, and what it has done to a picture, as a participle.
+        command, done: the command's name, and the participle for the summary.
         pictures, sources: the name of the results and the inputs of each picture.
-        output: a folder, or FILE.png where there is a single picture.
-        settings, inputs, resume, overwrite: as `crfrnn.io.outputs.claim` takes them.
+        output: a folder, or FILE.png for a single picture.
+        settings, inputs, resume, overwrite: as for `crfrnn.io.outputs.claim`.
     """
     from crfrnn.inference.many import many
     from crfrnn.io.outputs import claim
@@ -100,7 +100,7 @@ def write_label_maps(
         step.item(sources[path], output.with_name(output.stem) if named else output / name): name
         for path, name in pictures.items()
     }
-    if named:  # the ending as it was given
+    if named:  # keep the given ending
         items = {replace(item, files=(*item.files[:-1], output)): name for item, name in items.items()}
 
     def shown(item: Item) -> str:
@@ -120,7 +120,7 @@ def write_label_maps(
         )  # fmt: skip
     if tally.done or tally.skipped:
         much = f", {100 * sum(changed) / tally.done:.1f} % of the pixels changed" if tally.done else ""
-        there = f"; {tally.skipped} were there already" if tally.skipped else ""
+        there = f"; {tally.skipped} already existed" if tally.skipped else ""
         common.out.print(f"{tally.done} of {tally.total} {done}{much}{there}.")
         common.out.print(f"Label maps: {output}", markup=False)
-    conclude(tally, "the same command with --skip-existing goes on")
+    conclude(tally, "resume by the same command with --skip-existing")

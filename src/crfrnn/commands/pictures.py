@@ -83,9 +83,9 @@ def find_pictures(given: Sequence[str], recursive: bool = False) -> dict[Path, P
 
 
 def check_partner(option: str, path: Path, single: bool) -> None:
-    """ValueError unless `path` is there, and a folder where there are several pictures."""
+    """ValueError unless `path` exists, and is a folder if there are several pictures."""
     if not path.exists():
-        raise ValueError(f"{option}: expected a file or a folder, got {str(path)!r}, which is not there")
+        raise ValueError(f"{option}: expected a file or a folder, got {str(path)!r}, which does not exist")
     if not single and not path.is_dir():
         raise ValueError(f"{option}: expected a folder for several pictures, got {str(path)!r}")
 
@@ -93,10 +93,10 @@ def check_partner(option: str, path: Path, single: bool) -> None:
 def with_partners(
     pictures: Mapping[Path, Path], partner: Path, role: str, missing: dict[Path, FileError]
 ) -> dict[Path, tuple[Path, ...]]:
-    """Every picture with the file that belongs to it: `partner`, or in that folder the file of its name.
+    """Every picture with its file: `partner`, or the file of the same name in that folder.
 
-    Where names have folders, the file may lie without them if that is clear. One that is not there is noted
-    in `missing` under a name that it could have, for the picture's turn to report; the others are done.
+    If names contain folders, the file may lie outside them as long as its name is unique. A missing file is
+    recorded in `missing` under a possible name and reported when its picture is processed.
     """
     from crfrnn.datasets.unaries import file_of
     from crfrnn.io import FileError

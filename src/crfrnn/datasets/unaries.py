@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 def file_of(folder: Path, name: str, role: str = "unary") -> Path:
-    """The one file of a folder that belongs to the picture of this name.
+    """The only file in a folder for the picture of this name.
 
     Raises: ValueError if there is none, or more than one.
     """
@@ -50,7 +50,7 @@ def file_of(folder: Path, name: str, role: str = "unary") -> Path:
         got = " and ".join(p.name for p in found) or "none"
         raise FileError(
             role, folder, f"one file for {name!r} ({', '.join(UNARY_ENDINGS)})", got,
-            "name the files as the pictures are named",
+            "name the files like the pictures",
         )  # fmt: skip
     return found[0]
 

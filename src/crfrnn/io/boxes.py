@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Boxes around things: four numbers, or a JSON file of them by picture."""
+"""Bounding boxes: four numbers, or a JSON file with boxes by picture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _REMEDY = 'write {"cat.jpg": [60, 10, 400, 290], …}, in pixels, right and bott
 
 @dataclass(frozen=True)
 class Boxes:
-    """A box for every picture, or boxes by the name of the picture.
+    """One box for all pictures, or boxes by the name of the picture.
 
     Attributes:
-        every: (left, top, right, bottom) in pixels, right and bottom excluded; None where they have names.
-        named: the same, by name, with or without ending and folders.
-        path: of the file, for messages.
+        every: (left, top, right, bottom) in pixels, right and bottom excluded; None if they have names.
+        named: boxes by name, with or without ending and folders.
+        path: the file, for messages.
     """
 
     every: Box | None = None
@@ -32,7 +32,7 @@ class Boxes:
     path: PathLike = ""
 
     def of(self, picture: PathLike) -> Box:
-        """The box of a picture, by its path, name or stem; FileError where there is none.
+        """The box of a picture, by its path, name or stem; FileError if there is none.
 
         >>> Boxes(named={"cat": (60, 10, 400, 290)}).of("photos/cat.jpg")
         (60, 10, 400, 290)
@@ -47,10 +47,10 @@ class Boxes:
 
 
 def read_boxes(path: PathLike) -> Boxes:
-    """Read boxes from a JSON file: an object of them by the picture's name, or one list for every picture.
+    """Read boxes from a JSON file: an object with boxes by the picture's name, or one list for all pictures.
 
     Raises:
-        ValueError: no such file, too large, no JSON, or another form.
+        ValueError: no such file, too large, not JSON, or another form.
 
     >>> import tempfile
     >>> name = Path(tempfile.mkdtemp()) / "boxes.json"
@@ -75,7 +75,7 @@ def read_boxes(path: PathLike) -> Boxes:
 
 
 def boxes_from(text: str) -> Boxes:
-    """Boxes as a command line says them: ``LEFT,TOP,RIGHT,BOTTOM``, or the name of a JSON file.
+    """Boxes from a command line: ``LEFT,TOP,RIGHT,BOTTOM``, or the name of a JSON file.
 
     >>> boxes_from("60,10,400,290").of("cat.jpg")
     (60, 10, 400, 290)

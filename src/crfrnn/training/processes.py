@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training on several processes: which of them writes, and how their group ends."""
+"""Training with several processes: choosing the one that writes, and closing their group."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from crfrnn.training.run_files import Interrupted
 
 
 def is_first() -> bool:
-    """Whether this process is the first of all, as launchers say it in the environment; that one writes.
+    """Whether this process is the first of all, by the launcher's environment; only that one writes.
 
-    torchrun counts over all machines (RANK), Lightning's launcher per machine (NODE_RANK, LOCAL_RANK), Slurm
-    over the job (SLURM_PROCID). Without any of them there is one process.
+    torchrun numbers processes over all machines (RANK), Lightning's launcher per machine (NODE_RANK,
+    LOCAL_RANK), Slurm over the job (SLURM_PROCID). Without any of these there is one process.
     """
     known = os.environ
     if "RANK" in known:
@@ -28,15 +28,16 @@ def is_first() -> bool:
 
 @contextmanager
 def closed_group() -> Iterator[None]:
-    """The group of processes that is opened inside is closed behind it, and the threads of its backend end.
+    """Close a process group opened in the block at its end, so that the threads of its backend end.
 
-    Lightning leaves a gloo group open. Its threads then run until the interpreter is gone, and a thread that
-    drops the last reference to a tensor meanwhile aborts the process ("terminate called without an active
-    exception", https://github.com/pytorch/pytorch/issues/190489). After an error nothing is closed: other
-    processes may wait in the group, and this one could wait for them.
+    Lightning leaves a gloo group open. Its threads then run until the interpreter exits, and a thread that
+    drops the last reference to a tensor at exit aborts the process ("terminate called without an active
+    exception", https://github.com/pytorch/pytorch/issues/190489). After an error nothing is closed, because
+    other
+        processes may be waiting in the group, which could deadlock.
     """
     if not distributed.is_available() or distributed.is_initialized():
-        yield  # one process, or a group of the caller
+        yield  # one process, or the caller's group
         return
     try:
         yield
@@ -45,5 +46,5 @@ def closed_group() -> Iterator[None]:
             distributed.destroy_process_group()
         raise
     if distributed.is_initialized():
-        distributed.barrier()  # what the first process writes is there for all of them
+        distributed.barrier()  # all processes see the files of the first one
         distributed.destroy_process_group()

@@ -156,7 +156,7 @@ def colour_unary(
 
 
 def check_marked(num_labels: int | None, box: bool, components: int, rounds: int | None) -> None:
-    """ValueError for arguments of `Marked` that no picture would suit."""
+    """ValueError for arguments of `Marked` that are invalid for every picture."""
     if box and num_labels not in (None, 2):
         raise ValueError(f"num_labels: expected 2 with a box, inside and outside, got {num_labels}")
     if components < 1:

@@ -50,8 +50,8 @@ def refine_labels(
         maps: for each picture its `Cams`, or logits Float[L, H, W] of all labels, background first, of which
             the argmax after the CRF is taken (`levels` are then ignored).
         recipe: a name in `CAM_CRFS`, or a `CamCRF`.
-        quality: of the lattice, "classic", "default", "high" or "finest".
-        device: where the CRF runs, "cpu" or "cuda".
+        quality: quality of the lattice, "classic", "default", "high" or "finest".
+        device: device of the CRF, "cpu" or "cuda".
 
     Raises:
         ValueError: other shapes, more than 255 labels, unknown names.
@@ -156,7 +156,7 @@ def _infer(
         guide[k, :, :h, :w] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         valid[k, :h, :w] = True
     crf = recipe.crf(size, quality).to(device).eval()
-    if size > 1 and crf.iterations:  # one label leaves nothing to decide
+    if size > 1 and crf.iterations:  # with one label there is nothing to infer
         mask = None if bool(valid.all()) else valid.to(device)
         kernels = crf.kernels(guide.to(device), mask, torch.float32)
         weights = (crf.spatial_weights, crf.bilateral_weights)
