@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: one thread, a fixed seed, the folder of real pictures, quiet hypothesis."""
+"""Shared by all tests: one thread, a fixed seed, the folder of real pictures, quiet hypothesis."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lines that .ci/run reads: did the tests on real pictures run, and those in a browser?"""
+    """Report for .ci/run whether the tests on real pictures and those in a browser ran."""
 
     def count(mark: str, *outcomes: str) -> int:
         reports = [report for outcome in outcomes for report in terminalreporter.getreports(outcome)]
@@ -69,7 +69,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _poison() -> None:
-    """The native core's memory comes filled with NaN: what nobody wrote shows wherever it is read."""
+    """Fill the native core's memory with NaN, so that reads of uninitialised memory become visible."""
     with contextlib.suppress(ImportError):
         from crfrnn import _native
 
@@ -83,7 +83,7 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _denormals() -> Iterator[None]:
-    """What changes the processor's mode and leaves it so changes every later result of the process."""
+    """Fail tests that leave the processor's mode changed, which would change later results of the process."""
     yield
     smallest = sys.float_info.min
     kept = smallest / 2 > 0
@@ -93,7 +93,7 @@ def _denormals() -> Iterator[None]:
 
 @pytest.fixture
 def on_chip() -> Iterator[None]:
-    """New tensors lie on the GPU where there is one: Triton's kernels run there, else in its interpreter."""
+    """Create tensors on the GPU if there is one: Triton's kernels run there, else in its interpreter."""
     if torch.cuda.is_available():
         torch.set_default_device("cuda")
     yield

@@ -20,7 +20,7 @@ SOURCES = sorted(
     if p.suffix in (".py", ".cpp", ".hpp", ".h")
 )
 
-# A room may import from rooms of a lower floor only; rooms of one floor do not know each other.
+# A room may import only from rooms on lower floors, and not from others on its own floor.
 FLOORS = [
     {"_native", "signals", "extras"},
     {"lattice"},

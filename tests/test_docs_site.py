@@ -131,7 +131,7 @@ def test_a_tutorial_has_run_and_is_a_notebook_too(pages: dict[Path, Page], name:
 
 
 def test_every_page_is_in_the_navigation(pages: dict[Path, Page]) -> None:
-    """Those that the checkout has, the tables beside the results excepted."""
+    """The pages of this checkout, except the tables next to the results."""
     linked = {
         (path.parent / unquote(urlsplit(link).path)).resolve()
         for path in (SITE / "index.html", *(SITE / "api").glob("*.html"))

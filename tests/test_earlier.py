@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Modules under their earlier names give what is there now, and a warning that says where."""
+"""Modules under their earlier names provide the current ones, with a warning that states where."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ SWITCHES = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 WAIT = 30_000  # milliseconds; the cores may be busy
-# The checkpoint is of the tests' own network, which the server must know by name.
+# The checkpoint is of a network of the tests, which must be registered in the server.
 SERVER = """
 import sys
 import colour_network
@@ -198,7 +198,7 @@ def test_no_path_of_the_server_is_served(server: Server) -> None:
 
 
 def asked_directly(server: Server, data: list[Any], target: str) -> str:
-    """The answer to a request that no browser sent: of the event that takes the desk and `target`."""
+    """The response to a hand-made request for the event with the inputs desk and `target`."""
     config = json.load(urlopen(f"{server.address}config"))
     ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
     (event,) = (d for d in config["dependencies"] if d["inputs"][1:] == [ids[target]] and d["backend_fn"])
@@ -420,7 +420,7 @@ def test_a_narrow_screen_light_and_dark(visit: Any, tmp_path: Path, scheme: str)
         assert contrast >= 4.5, f"{selector}: {contrast}"
 
 
-# The WCAG contrast of the text of an element against the background that is behind it.
+# The WCAG contrast of an element's text against its background.
 CONTRAST = """selector => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`--engine ray` on a cluster of two workers: the same bytes, whoever is killed meanwhile."""
+"""`--engine ray` on a cluster of two workers: the same bytes, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def cluster() -> Iterator[Any]:
 
 
 def workers() -> list[int]:
-    """The actors of this process's cluster, which are no children of it but of its raylet."""
+    """The actors of this process's cluster, which are children of its raylet."""
     session = Path(ray._private.worker._global_node.get_session_dir_path()).name
     found = []
     for place in Path("/proc").iterdir():

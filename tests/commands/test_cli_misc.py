@@ -121,7 +121,7 @@ def test_demo_ends_with_the_path_of_the_panel(tmp_path: Path, monkeypatch: pytes
         assert picture.width >= 800
     assert " person " in said
     labels = read_label_png(tmp_path / "demo-output" / "labels.png", 4)
-    # What anyone sees: sky above, temple left of the middle, trees below, lake on the right.
+    # Visible in the photograph: sky above, temple left of the middle, trees below, lake on the right.
     seen = [labels[60, 500], labels[150, 200], labels[410, 60], labels[280, 420]]
     assert seen == [0, 1, 2, 3]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What holds for the outputs of every command: files of others stay, its own are written anew."""
+"""Outputs of all commands: foreign files are kept, own files are rewritten."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def learning(root: Path) -> list[object]:
 
 
 REFINE = ["-u", "{root}/unaries", "--kind", "logits", "--layout", "lhw", "-T", 1]
-# A command, its words but for -o, the name behind -o, and the files that it writes.
+# A command, its words except -o, the argument of -o, and the files that it writes.
 CASES: dict[str, tuple[list[object], str, list[str]]] = {
     "refine": (["refine", "{root}/images/p0.png", *REFINE], "o", ["o/p0.png", "o/p0_panel.png"]),
     "refine file": (["refine", "{root}/images/p0.png", *REFINE], "x.png", ["x.png", "x_panel.png"]),
@@ -129,7 +129,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -> None:
+def test_foreign_files_are_kept_and_own_files_rewritten(case, inputs: Path) -> None:
     command, folder, files = case
     before = everything(inputs)
     for name in files:  # each alone is enough, and nothing else is written
@@ -146,7 +146,7 @@ def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -
         found = everything(folder)
         assert sorted(name for name in found if not name.endswith(".crfrnn.json")) == sorted(files)
         assert found[files[-1]] != b"mine"
-    # Corrected by hand since: pseudo-labels goes on and leaves it, the others would write it anew.
+    # Edited by hand since: pseudo-labels resumes and keeps it, the others would rewrite it.
     (folder / files[-1]).write_bytes(b"corrected")
     code, said, errors = command()
     if "already existed" in said:
@@ -158,7 +158,7 @@ def test_files_of_others_stay_and_its_own_are_written_anew(case, inputs: Path) -
 
 
 @pytest.mark.slow
-def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path) -> None:
+def test_an_unwritable_place_is_reported_before_the_work(inputs: Path) -> None:
     for words, output, _ in CASES.values():
         said: list[object] = []
         for word in words:
@@ -188,7 +188,7 @@ def test_a_place_that_takes_no_files_is_said_before_the_work(inputs: Path) -> No
         (["tune", "LEARN", "--study", "s.safetensors"], "s.safetensors"),
     ],
 )
-def test_an_input_is_never_written_over_not_even_when_told_to(
+def test_an_input_is_never_overwritten_even_with_overwrite(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], output: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -218,7 +218,7 @@ def test_an_input_is_never_written_over_not_even_when_told_to(
 
 
 @pytest.mark.slow
-def test_names_that_are_no_text_are_read_written_and_said(inputs: Path, tmp_path: Path) -> None:
+def test_undecodable_names_are_read_written_and_reported(inputs: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9 \xce\xb8")
     try:
         (tmp_path / "in").mkdir()
@@ -239,7 +239,7 @@ def test_names_that_are_no_text_are_read_written_and_said(inputs: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_names_that_become_too_long_are_said_before_the_work(inputs: Path, tmp_path: Path) -> None:
+def test_names_that_become_too_long_are_reported_before_the_work(inputs: Path, tmp_path: Path) -> None:
     long = "x" * 240
     for folder, ending in (("images", "png"), ("unaries", "npy")):
         (tmp_path / folder).mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scores and label maps mean the same to every command: one table of what is accepted and what is refused."""
+"""Scores and label maps have the same meaning in all commands: one table of accepted and rejected ones."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ WHITE = np.where(LABELS > 0, 255, 0).astype(np.uint8)
 
 
 def at(values: np.ndarray, number: float) -> np.ndarray:
-    """With this number in one place."""
+    """With this number at one position."""
     out = values.copy()
     out[..., 2, 3] = number
     return out
 
 
 def right(labels: np.ndarray, count: int, sure: float = 0.7) -> np.ndarray:
-    """What a label map means: the label with probability `sure`; nothing is known at 255."""
+    """The meaning of a label map: the label has probability `sure`; 255 is unknown."""
     found = np.where(np.arange(count)[:, None, None] == labels, sure, (1 - sure) / (count - 1))
     return np.where(labels == 255, 1 / count, found)
 
@@ -40,7 +40,7 @@ def right(labels: np.ndarray, count: int, sure: float = 0.7) -> np.ndarray:
 Z = LOGITS[:1]
 ONE = 1 / (1 + np.exp(-Z))
 BOTH = np.concatenate([1 - ONE, ONE])
-# name: kind, values, options, marginals before the CRF, or what the error says
+# name: kind, values, options, marginals before the CRF, or the error
 TABLE: dict[str, tuple[str, np.ndarray, list[Any], np.ndarray | str]] = {
     "logits": ("logits", LOGITS, [], P),
     "double logits": ("logits", LOGITS.astype(np.float64), ["--labels", 3], P),
@@ -139,7 +139,7 @@ def test_numbers_mean_the_same_to_every_command(tmp_path: Path, row: str, comman
         assert found is not None and np.abs(found - expected).max() < 1e-4, errors
 
 
-# How sure a label is, these two do not ask; --void of evaluate takes labels from the masks, too.
+# These two have no --gt-prob; --void of evaluate also applies to the masks.
 NO_MARGINALS = [
     (row, command)
     for row, (_, _, options, _) in TABLE.items()

@@ -73,7 +73,7 @@ def test_every_signal_unwinds_as_ctrl_c_does_and_has_its_status(number: int) -> 
     assert signal.getsignal(number) == before
 
 
-def test_a_program_that_ends_takes_a_second_signal_for_the_first() -> None:
+def test_a_second_signal_during_the_exit_is_the_same_request() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         with signals.answered(lambda number: None, ending=True):
@@ -85,7 +85,7 @@ def test_a_program_that_ends_takes_a_second_signal_for_the_first() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else before)
 
 
-def test_a_signal_that_comes_again_at_once_is_the_same_request() -> None:
+def test_an_immediately_repeated_signal_is_the_same_request() -> None:
     seen: list[int] = []
     with signals.answered(seen.append):
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
@@ -95,7 +95,7 @@ def test_a_signal_that_comes_again_at_once_is_the_same_request() -> None:
     assert seen == [signal.SIGTERM, signal.SIGINT]
 
 
-def test_what_the_surroundings_ignore_stays_ignored() -> None:
+def test_signals_ignored_by_the_environment_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with signals.answered(signals.unwind):
@@ -106,7 +106,7 @@ def test_what_the_surroundings_ignore_stays_ignored() -> None:
 
 
 @pytest.mark.slow
-def test_in_the_command_names_of_the_package_are_imported_when_they_are_asked_for() -> None:
+def test_the_command_imports_names_of_the_package_lazily() -> None:
     script = (
         "import sys; sys.argv[0] = 'crfrnn'; import crfrnn, crfrnn.cli;"
         "assert not {'torch', 'numpy', 'typer'} & set(sys.modules);"

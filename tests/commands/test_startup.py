@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is imported when: help and usage errors load nothing heavy, the package loads the layer at once."""
+"""Lazy imports: help and usage errors load nothing heavy, the package loads the layer immediately."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps(loaded))
 
 
 def _python(code: str, *arguments: str) -> Any:
-    """What a fresh interpreter prints, as JSON."""
+    """The JSON output of a fresh interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120
     )
@@ -89,7 +89,7 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
 
 @pytest.mark.slow
 def test_the_package_imports_little_beside_torch() -> None:
-    """A stable stand-in for "under 1.3 times torch's time": modules, of which the most come with torch."""
+    """A stable stand-in for "under 1.3 times torch's time": the modules, most of them torch's."""
     code = """
 import json, sys
 import torch
@@ -106,7 +106,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_completes_commands_and_options(tmp_path: Path, shell: str) -> None:
-    """The script for a shell names the program, which answers it with commands and options."""
+    """The script for a shell calls the program, which returns commands and options."""
 
     def said(*words: str, **environment: str) -> str:
         code = "import sys; sys.argv[0] = 'crfrnn'; from crfrnn.cli import main; main(sys.argv[1:])"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""crfrnn.compat.bilateralfilter beside the lattice as its paper writes it, and the exact sum."""
+"""crfrnn.compat.bilateralfilter against the lattice of the paper and the exact sum."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_keywords_and_positions_of_the_original():
             assert np.array(crf.inference(count)).shape == (2, 12)
 
 
-def test_matrix_behaves_as_theirs_does():
+def test_matrix_behaves_as_in_pydensecrf():
     crf = model()
     q = crf.inference(1)
     copied, view = np.array(q), np.asarray(q)
@@ -93,7 +93,7 @@ def test_matrix_behaves_as_theirs_does():
     assert np.array(pickle.loads(pickle.dumps(q))).shape == (2, 12)
 
 
-def test_nothing_of_the_callers_is_kept_or_changed():
+def test_arguments_are_neither_kept_nor_changed():
     energy, image = ENERGY.copy(), np.random.default_rng(1).integers(0, 256, (3, 4, 3)).astype(np.uint8)
     features, compat = np.random.default_rng(2).random((2, 12)).astype(np.float32), np.array([-2, -3], "f4")
     kept = [a.copy() for a in (energy, image, features, compat)]
@@ -112,7 +112,7 @@ def test_nothing_of_the_callers_is_kept_or_changed():
 
 
 def test_read_only_arrays_are_taken():
-    """As memory-mapped files and decoders give them; pydensecrf refuses them."""
+    """Memory-mapped files and decoders return such arrays; pydensecrf rejects them."""
     image = np.zeros((3, 4, 3), np.uint8)
     energy, features = ENERGY.copy(), np.zeros((2, 12), np.float32)
     for array in (image, energy, features):
@@ -126,7 +126,7 @@ def test_read_only_arrays_are_taken():
     assert np.isfinite(np.array(crf.inference(2))).all()
 
 
-def test_marginals_of_ones_own_and_engine_state_left_alone():
+def test_given_marginals_work_and_the_engine_state_is_unchanged():
     crf = model()
     crf.addPairwiseGaussian(2, np.array([[-3, 0], [0, -3]], np.float32))
     q = eigen.matrixXf(np.full((2, 12), 0.5, np.float32))
@@ -149,7 +149,7 @@ def test_marginals_of_ones_own_and_engine_state_left_alone():
 
 
 def test_spatial_kernels_of_one_size_are_shared():
-    """Pictures of one size have one spatial kernel; the numbers are those of a kernel of one's own."""
+    """Pictures of one size have one spatial kernel; the results equal those of a separate kernel."""
     _engine.forget()
     sizes = [(4, 3), (4, 3), (3, 4), (4, 3)]
     built = [ours.DenseCRF2D(*size, 2) for size in sizes]
@@ -201,7 +201,7 @@ def test_asymmetric_matrix_warns_where_it_was_given():
 
 @pytest.mark.slow
 def test_the_old_name():
-    """install() serves every form of import, and says so if it comes too late."""
+    """install() supports every form of import, and warns if it is called too late."""
     code = """
 import crfrnn.compat.pydensecrf as ours
 ours.install(); ours.install()
@@ -234,7 +234,7 @@ def test_the_old_name_too_late(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_script_unedited(tmp_path, monkeypatch):
+def test_an_unmodified_script(tmp_path, monkeypatch):
     (tmp_path / "beside.py").write_text("LABELS = 3")
     script = tmp_path / "old.py"
     script.write_text(
@@ -261,7 +261,7 @@ def _refine(name):
 @pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_forked_workers_after_use_in_the_parent():
-    """The usual pool of old scripts: a parallel loop in a forked child would wait for ever."""
+    """The usual pool of old scripts: a parallel loop in a forked child would wait forever."""
     with threads(2):
         here = [_refine(name) for name in ("coffee", "rocket")]
         with multiprocessing.get_context("fork").Pool(2) as pool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""crfrnn.compat.pydensecrf gives pydensecrf2's numbers, for every combination of its options."""
+"""crfrnn.compat.pydensecrf reproduces pydensecrf2's numbers for every combination of options."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Bad input to crfrnn.compat.pydensecrf: the same type of error as the original, in words that help."""
+"""Bad input to crfrnn.compat.pydensecrf: the original's error types, with helpful messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOFT = np.full((3, 4), 1 / 3, np.float32)
 
 
 def both():
-    """(densecrf, eigen, utils) of the original and of ours."""
+    """(densecrf, eigen, utils) of the original and of this package."""
     import pydensecrf.densecrf
     import pydensecrf.eigen
     import pydensecrf.utils
@@ -34,7 +34,7 @@ def raised(call, *arguments):
     return caught.value
 
 
-# What is called on a DenseCRF2D(4, 3, 2) and what our words must contain.
+# The call on a DenseCRF2D(4, 3, 2) and the required part of the message.
 MODEL = {
     "float64 unary": (lambda d, m: d.setUnaryEnergy(U.astype(float)), "u: .*float64.*astype"),
     "integer unary": (lambda d, m: d.setUnaryEnergy(U.astype(int)), "u: expected float32"),
@@ -158,11 +158,11 @@ NAN, INF = np.float32("nan"), np.float32("inf")
         (lambda d: utils.unary_from_labels(LABELS - 1, 2, 0.5), "labels: .*got -1"),
     ],
 )
-def test_what_the_original_takes_to_crash_or_to_compute_nonsense(call, words):
+def test_input_that_crashes_the_original_or_gives_nonsense(call, words):
     crf = ours.DenseCRF2D(4, 3, 2)
     with pytest.raises((ValueError, IndexError)) as caught:
         call(crf)
     assert re.search(words, str(caught.value), re.S), caught.value
-    crf.setUnaryEnergy(U)  # a refused call leaves the model as it was
+    crf.setUnaryEnergy(U)  # a rejected call leaves the model unchanged
     np.testing.assert_allclose(np.array(crf.inference(3)).sum(0), 1, atol=1e-6)
     np.testing.assert_array_equal(np.array(crf.inference(3)), np.array(crf.inference(0)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scripts written for pydensecrf, as its users write them, run with the original and with ours."""
+"""Typical scripts for pydensecrf, run with the original and with this package."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_script_of_the_command_line(how, two_dimensional, variables, tmp_path, m
 
 
 def test_the_page_about_it(monkeypatch):
-    """The Python of docs/pydensecrf.md runs as it stands, its assertion included."""
+    """The Python code of docs/pydensecrf.md runs unchanged, including its assertion."""
     page = (Path(__file__).parents[2] / "docs" / "pydensecrf.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     assert len(blocks) == 3

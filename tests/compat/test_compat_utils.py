@@ -69,7 +69,7 @@ def test_formulas_by_hand():
 
 
 def test_uint8_labels_with_unsure_ones():
-    """0 - 1 in 8 bits is 255: the original stops there."""
+    """0 - 1 in 8 bits is 255: the original raises an error."""
     ours = utils.unary_from_labels(LABELS.astype(np.uint8), 4, 0.7)
     np.testing.assert_allclose(ours, theirs.unary_from_labels(LABELS, 4, 0.7), rtol=1e-6)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""crfrnn.compat.dcrf beside the same calls of pydensecrf2, with the settings that projects use."""
+"""crfrnn.compat.dcrf against the same calls of pydensecrf2, with the settings of published projects."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every bad input is refused with the argument's name, what was expected, what came and the remedy."""
+"""Every invalid input is rejected with the argument's name, the expected and actual value, and a remedy."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_sparse_and_nested_tensors_are_refused_by_name() -> None:
 
 
 def test_shapes_alone() -> None:
-    """Tensors on meta have no values: the layer gives the output's shape, a lattice says what it lacks."""
+    """Tensors on meta have no values: the layer returns the output's shape, a lattice reports an error."""
     unary, image = torch.empty(1, 3, 5, 6, device="meta"), torch.empty(1, 3, 5, 6, device="meta")
     out = CRFRNN(3).to("meta")(unary, image)
     assert out.is_meta and out.shape == unary.shape

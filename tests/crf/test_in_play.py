@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Messages only from labels in play: the native core beside plain torch, and what is proved of both."""
+"""Messages only from labels in play: the native core against plain torch, and proven properties of both."""
 
 from __future__ import annotations
 

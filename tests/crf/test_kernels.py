@@ -141,7 +141,7 @@ def test_gradients_of_the_lattice_at_generic_points(backend: str, mode: str) -> 
 @pytest.mark.parametrize("backend", LATTICES)
 @pytest.mark.parametrize("quality", ["classic", "high"])
 def test_bandwidth_gradients_point_where_the_exact_ones_do(backend: str, quality: str) -> None:
-    """For a loss that asks the filtered maps to keep saying what they said, per axis and channel and in all.
+    """For a loss that compares the filtered maps with reference maps, per axis and channel and in total.
 
     (Against an unrelated target the exact gradient itself nearly vanishes, and the direction says nothing.)
     """
@@ -315,7 +315,7 @@ def test_bad_guide_components(components: object) -> None:
 
 @pytest.mark.parametrize("method", ["lattice", "exact"])
 def test_features_are_looked_at_once(method: str) -> None:
-    """By the kernel: a look at their range waits for the device, and takes a pass over all of them."""
+    """By the kernel: checking their range synchronises with the device, and needs a pass over all of them."""
 
     class Looks(TorchDispatchMode):
         count = 0

@@ -172,7 +172,7 @@ OPERATORS = [f"lattice_{name}" for name in ("build", "filter", "weight_gradient"
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck(name: str) -> None:
-    # The padding of a table is never read, hence never written: its bits differ from call to call.
+    # The padding of a table is never read and so never written: its bits differ between calls.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
     torch.library.opcheck(
         getattr(torch.ops.crfrnn, name).default,
@@ -221,7 +221,7 @@ def test_vmap_over_samples_equals_the_batch() -> None:
 
 
 class Zeros(TorchDispatchMode):
-    """Counts the numbers of the tensors of zeros that are made."""
+    """Records the sizes of tensors of zeros that are created."""
 
     most = 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parity with the systems in use: the PyTorch port of CRF-RNN by its formulas, pydensecrf in person."""
+"""Parity with existing systems: the PyTorch port of CRF-RNN by its formulas, and pydensecrf itself."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_port_of_crfrnn(trained):
     """The port's parameters in our layer: its Mu is our -compatibility, matrices act from the left."""
     rng = np.random.default_rng(4)
     unary, image = 2 * rng.standard_normal((3, 7, 8)), rng.integers(0, 256, (3, 7, 8))
-    thetas = (5.1234, 83.21, 1.7321)  # off the lattice's ties, where equal numbers can be asked for
+    thetas = (5.1234, 83.21, 1.7321)  # off the lattice's ties, so that equal numbers can be required
     w_spatial, w_bilateral, mu = 3 * np.eye(3), 5 * np.eye(3), np.eye(3)
     if trained:
         w_spatial, w_bilateral, mu = (
@@ -72,7 +72,7 @@ def test_port_of_crfrnn(trained):
 
 @pytest.fixture(scope="module")
 def photograph():
-    """A 64×80 piece of a photograph, and logits of 5 labels that know its colours roughly."""
+    """A 64×80 piece of a photograph, and logits of 5 labels that roughly follow its colours."""
     from skimage import data
 
     image = np.ascontiguousarray(data.astronaut()[20:276:4, 100:420:4])
@@ -136,7 +136,7 @@ def test_pydensecrf_scalar(photograph, normalization, thetas):
 
 @pytest.mark.parametrize("normalization", ["after", "symmetric"])
 def test_pydensecrf_vector(photograph, normalization):
-    """A vector is a cost added as it stands: weights v with compatibility +I."""
+    """A vector is added as a cost: weights v with compatibility +I."""
     vectors = [-np.array([1.0, 2.0, 3.0, 2.0, 1.0]), -np.array([5.0, 4.0, 3.0, 4.0, 5.0])]
     spatial, bilateral = (3.0, vectors[0].astype(np.float32)), (80.0, 13.0, vectors[1].astype(np.float32))
     theirs = run_pydensecrf(*photograph, spatial, bilateral, normalization)
@@ -146,7 +146,7 @@ def test_pydensecrf_vector(photograph, normalization):
 
 @pytest.mark.parametrize("normalization", ["after", "symmetric"])
 def test_pydensecrf_matrix(photograph, normalization):
-    """A matrix is a cost too, and symmetrised in silence: weight (M + Mᵀ)/2 with compatibility +I."""
+    """A matrix is a cost too, and symmetrised silently: weight (M + Mᵀ)/2 with compatibility +I."""
     rng = np.random.default_rng(2)
     matrices = [-3 * np.eye(5) + rng.standard_normal((5, 5)), -4 * np.eye(5) + rng.standard_normal((5, 5))]
     spatial, bilateral = (3.0, matrices[0].astype(np.float32)), (80.0, 13.0, matrices[1].astype(np.float32))

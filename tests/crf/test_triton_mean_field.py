@@ -25,7 +25,7 @@ SOME = ["plain", "40 labels", "150 labels", "matrices", "mask and clamp, damped"
 
 @pytest.fixture
 def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA tensor gets without a word, for CPU tensors."""
+    """Use the default backend of CUDA tensors for CPU tensors."""
     monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
     monkeypatch.setattr("crfrnn.crf.triton.backward.PIECE", 8)  # several, and a rest
 
@@ -51,7 +51,7 @@ def test_mean_field_equals_the_general_path_with_every_gradient(case: str, on_tr
 def test_the_general_path_goes_over_the_same_lattice(
     labels: int, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one operator does not hold: more labels, another activation; beside the native engine."""
+    """Problems outside the operator's limits: more labels, another activation; against the native core."""
     _, unary, image = crf_and_input(labels)
     crf = CRFRNN(labels, 4.3, 31.1, 1.1, iterations=2, activation=activation)
     results = []

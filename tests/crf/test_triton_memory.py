@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the backward pass on the GPU holds at a time, counted in Triton's interpreter."""
+"""Peak memory of the backward pass on the GPU, counted in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ interpreted = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here
 def test_backward_holds_what_the_larger_kernel_needs(
     side: int, beta: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside what it was given: g, dU, and two sets of rows, or ĝ and a Gaussian's two planes.
+    """In addition to its inputs: g, dU, and two sets of rows, or ĝ and a Gaussian's two planes.
 
     The larger of the two is done with before there is dQ.
     """

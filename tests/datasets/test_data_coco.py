@@ -272,7 +272,7 @@ def test_anything_is_refused_or_a_shape_of_the_right_size(segmentation):
     if counts is not None:
         painted = tools.decode({"size": [6, 9], "counts": counts})
         assert painted.shape == (6, 9)
-        assert painted.max() <= 1  # more would be memory that nobody wrote
+        assert painted.max() <= 1  # larger values would be uninitialised memory
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
@@ -324,7 +324,7 @@ def test_real_pictures(shared):
             for a in shapes:
                 if labels[a["category_id"]] == label and not a["iscrowd"]:
                     for p in a["segmentation"]:
-                        # pycocotools' corners lie half a pixel beside those of skimage
+                        # pycocotools' corners differ from skimage's by half a pixel
                         drawn |= polygon2mask(mask.shape, np.array(p).reshape(-1, 2)[:, ::-1] - 0.5)
             painted = mask.numpy() == label
             assert (

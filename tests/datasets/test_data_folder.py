@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""People's own folders: two folders or pairs, lists, names of labels, and the mistakes that are made."""
+"""Users' folders: two folders or pairs, lists, names of labels, and common mistakes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_search_for_a_label_ends_with_the_first(two, monkeypatch):
         mask(two / f"masks/{name}.png", [0, 255], [255, 0])
     with pytest.raises(ValueError, match="only 0 and 255 in all 3"):
         folder_pictures(two, num_labels=2).ask_about_white()
-    (two / "masks/a.png").write_bytes(b"damaged")  # whoever reads it for good says so
+    (two / "masks/a.png").write_bytes(b"damaged")  # an error only when it is fully read
     mask(two / "masks/b.png", [0, 1])
     read = []
 

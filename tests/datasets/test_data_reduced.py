@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures and truths at a smaller size, against formulas of what they must become."""
+"""Pictures and truths at a smaller size, against formulas."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pictures change together with their labels; batches pad; what happens depends on seed, epoch and index."""
+"""Joint augmentation of pictures and labels, padded batches, dependence on seed, epoch and index only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES = st.integers(1, 24)
 
 
 def marked(height, width):
-    """Colours that tell row and column, and labels that tell them too."""
+    """Colours that encode row and column, and labels that encode them too."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack((y, x, (y + x) // 2)).to(torch.uint8)
     return T.sample_of("a", image, ((y * 5 + x) % 200).to(torch.uint8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""MATLAB files against scipy, which wrote them, and files made to harm."""
+"""MATLAB files against scipy, which wrote them, and hostile files."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_problem_is_named_at_once(tmp_path):
 
 
 def squeezed(megabytes: int, head: bytes = b"") -> bytes:
-    """Some bytes and many zeros behind them, compressed to a thousandth."""
+    """Some bytes followed by many zeros, compressed to a thousandth."""
     squeezer = zlib.compressobj(9)
     first = squeezer.compress(head)
     return first + b"".join(squeezer.compress(bytes(2**20)) for _ in range(megabytes)) + squeezer.flush()
@@ -109,7 +109,7 @@ TAG = matrix(2, (1, 1), b"GTcls", b"")
 
 
 def bomb(megabytes: int, body: bytes) -> bytes:
-    """A compressed matrix of that body and many zeros behind it, whose tag says how many."""
+    """A compressed matrix of that body followed by many zeros, whose tag states the size."""
     tag = struct.pack("<II", 14, len(body) + megabytes * 2**20)
     return element(15, squeezed(megabytes, tag + body))
 
@@ -172,7 +172,7 @@ def test_files_made_to_harm(tmp_path, name):
     [
         (b"\x89HDF\r\n\x1a\n" + bytes(200), "MATLAB 7.3"),
         (b"MATLAB 7.3 MAT-file".ljust(128) + bytes(600), "MATLAB 7.3"),
-        # as MATLAB writes it: version 2.0 and the byte order, HDF5 behind 512 bytes
+        # as written by MATLAB: version 2.0 and the byte order, HDF5 after 512 bytes
         (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n", "MATLAB 7.3"),
         (b"Created by hdf5storage".ljust(124) + b"\x00\x02IM" + bytes(384) + bytes(99), "MATLAB 7.3"),
         (b"MATLAB 7.3 MAT-file".ljust(124) + b"\x02\x00MI" + bytes(384) + b"\x89HDF", "'-v7'"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Data sets by name; everything that is wrong is said before training."""
+"""Data sets by name; all problems are reported before training."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The paper's lists out of the devkits' lists, the years of VOC, and pictures that stand in two sets."""
+"""The paper's lists from the devkits' lists, the years of VOC, and pictures in two sets."""
 
 from __future__ import annotations
 

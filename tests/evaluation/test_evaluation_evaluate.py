@@ -148,7 +148,7 @@ def test_without_void_the_trimap_is_empty():
 
 
 def test_methods_are_compared_over_the_labels_of_the_truth():
-    # Label 2 is in no truth: who predicts one pixel of it loses that pixel, not a third of the mean.
+    # Label 2 is in no truth: predicting one pixel of it costs that pixel, not a third of the mean.
     truth = np.array([[0, 0, 1, 1, 255]])
     sober, wild = np.array([[0, 0, 1, 0, 2]]), np.array([[0, 0, 1, 2, 2]])
     pictures = [(name, truth, {"sober": sober, "wild": wild}) for name in ("a", "b")]

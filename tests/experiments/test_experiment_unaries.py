@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The CRF alone on given unaries: rows against `evaluate`, what is learned from, resuming, refusals."""
+"""The CRF alone on given unaries: rows against `evaluate`, training data, resuming, rejections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Experiments on tiny pictures: what the plans say, resuming, and the report against counts made here."""
+"""Experiments on tiny pictures: the plans, resuming, and the report against counts made here."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     default = load_parameters(out / "rows" / "default" / "crf.safetensors").crf
     assert torch.equal(default.log_theta_alpha, CRFRNN(LABELS).log_theta_alpha)
 
-    # The CRF learned end to end, behind the plain network.
+    # The CRF learned end to end, applied to the plain network.
     moved = load_parameters(out / "rows" / "moved-crf" / "crf.safetensors").crf
     assert torch.equal(moved.compatibility, joint.compatibility)
     mixed = Segmenter(Segmenter.from_pretrained(out / "runs" / "plain").network, moved).eval()
@@ -99,7 +99,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     kept = read_label_png(out / "rows" / "moved-crf" / "labels" / f"{item.id}.png")
     assert np.array_equal(kept, logits[0].argmax(0).numpy())
 
-    # A row's label maps are what its segmenter says, and its score is the mean IU of their counts.
+    # A row's label maps are its segmenter's, and its score is the mean IU of their counts.
     segmenter = Segmenter.from_pretrained(out / "runs" / "end-to-end")
     counts = np.zeros((LABELS, LABELS))
     for item in work.judged:
@@ -129,7 +129,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
         with Image.open(out / f"table1_{name}.png") as picture:
             assert min(picture.size) > 60
 
-    # All is done: nothing is done again, and another recipe is refused.
+    # Everything is finished: nothing is repeated, and another recipe is rejected.
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.suffix in (".json", ".safetensors")}
     again = experiment(tmp_path)
     again.run(plan)

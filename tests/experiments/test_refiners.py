@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Each refiner beside its equation written out slowly, or a picture whose answer is known."""
+"""Each refiner against a slow implementation of its equation, or a picture with a known result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scene(height: int = 14, width: int = 17, labels: int = 3, seed: int = 0) -> 
 
 
 def halves(gap: int, sure: float = 0.97) -> tuple[Scene, np.ndarray]:
-    """Red beside blue, labels 0 and 5 of the three that are possible; in the middle nothing is known."""
+    """Red next to blue, labels 0 and 5 of the three that are possible; the middle is unknown."""
     truth = np.repeat((np.arange(24) >= 11)[None], 20, 0) * 2
     image = np.where(truth[..., None] == 0, RED, BLUE).astype(np.uint8)
     p = np.full((3, 20, 24), (1 - sure) / 2)
@@ -127,7 +127,7 @@ def test_superpixels_vote(votes: str) -> None:
     "name", ["random-walker", "grabcut", "guided-filter", "bilateral-solver", "pamr", "crfrnn-default"]
 )
 def test_what_is_unknown_follows_the_edge(name: str) -> None:
-    """The labels of the data set come back, though the seeds of one label between them are missing."""
+    """The result has the data set's label numbers, although one label in between has no seeds."""
     one, truth = halves(gap=4)
     found = refiner(name)
     assert set(np.unique(found.labels(one, found.start))) <= {0, 3, 5}
@@ -163,7 +163,7 @@ def test_pydensecrf_and_ours_are_the_libraries_calls() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["vector", "matrix"])
 def test_a_learned_crf_serves_some_of_its_labels(kind: str) -> None:
-    """Labels that are impossible send no message: leaving them out changes nothing."""
+    """Labels that are impossible send no message: removing them changes nothing."""
     one, crf = scene(), CRFRNN(12, label_weights=kind, temperature=1.3, iterations=4).eval()
     for parameter in (crf.spatial_weights, crf.bilateral_weights, crf.compatibility):
         parameter += 0.3 * torch.rand_like(parameter)

@@ -19,7 +19,7 @@ OPTIONS = {"samples": 300, "seed": 3}
 
 
 def evaluation(seed: int, pictures: int = 6) -> Evaluation:
-    """Two methods that guess; the truth is the same for all seeds."""
+    """Two random methods; the truth is the same for all seeds."""
     truth, guess = np.random.default_rng(0), np.random.default_rng(seed + 1)
     items = []
     for i in range(pictures):
@@ -46,7 +46,7 @@ def test_the_mean_is_that_of_the_seeds_figures(metric: str) -> None:
 
 
 def test_runs_that_are_drawn_widen_the_interval_by_how_far_they_lie_apart() -> None:
-    """The pictures all alike: what is left is the spread of the means of n runs drawn out of n."""
+    """With equal pictures, only the spread of the means of n runs drawn from n remains."""
     runs = np.array([0.0, 1.0, 2.0, 7.0])
     counts = np.repeat(runs[None, :, None], 5, 0)
 

@@ -107,7 +107,7 @@ def _mean_field(device: str, **options: Any) -> Parts:
 
 
 def _layer(device: str, grid: tuple[int, ...], labels: int, batch: int) -> Parts:
-    """The layer as users call it, beside itself on the CPU, where its engine is another."""
+    """The layer on the GPU against itself on the CPU, where it uses another engine."""
     from crfrnn import CRFRNN
 
     crf = CRFRNN(labels, theta_alpha=4.3, theta_beta=31.1, theta_gamma=1.1, iterations=3)
@@ -156,7 +156,7 @@ CASES: dict[str, Callable[[str], Parts]] = {
 
 @dataclass
 class Result:
-    """What became of a case."""
+    """The outcome of a case."""
 
     name: str
     passed: bool
@@ -237,7 +237,7 @@ def _child(name: str, device: str, log: str, pipe: Any) -> None:
 
 
 def all_cases(device: str, together: int, limit: float, names: list[str]) -> Iterator[Result]:
-    """The results as they come; a case that takes more than `limit` seconds is ended."""
+    """Yield results as they arrive; a case that takes more than `limit` seconds is killed."""
     context = multiprocessing.get_context("fork")
     waiting, running = list(names), list[tuple[Any, ...]]()
     with tempfile.TemporaryDirectory() as folder:

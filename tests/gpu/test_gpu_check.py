@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The check for a GPU, without one: every phase in Triton's interpreter, and what becomes of a fault."""
+"""The check for a GPU, without one: every phase in Triton's interpreter, and the handling of a fault."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A segmenter that knows colours: four labels, every pixel by itself, so that tests know what it must say."""
+"""A segmenter by colour: four labels, each pixel independently, so that tests can compute its output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from crfrnn.models import Preprocessing, register_network
 
 NAMES = ("night", "paper", "skin", "suit")
 COLOURS = np.array([[30, 30, 30], [220, 220, 215], [190, 130, 90], [150, 60, 40]])
-STEPS = 60.0  # of colour, that make one unit
+STEPS = 60.0  # colour steps per unit
 
 
 class Colours(nn.Module):
@@ -43,7 +43,7 @@ def colour_segmenter(sharpness: float = 1.0, crf: bool = True) -> Segmenter:
 
 
 def save_colours(folder: Path, crf: bool = True) -> Path:
-    """A checkpoint of it, such as `crfrnn segment` reads."""
+    """A checkpoint of it for `crfrnn segment`."""
     from crfrnn.models import build_network
 
     network = build_network("test-colours", sharpness=1.0)
@@ -53,12 +53,12 @@ def save_colours(folder: Path, crf: bool = True) -> Path:
 
 
 def nearest(image: np.ndarray) -> np.ndarray:
-    """What the network alone must say of RGB UInt8[H, W, 3]."""
+    """The expected output of the network alone for RGB UInt8[H, W, 3]."""
     return ((image[..., None, :].astype(float) - COLOURS) ** 2).sum(-1).argmin(-1)
 
 
 def flag(height: int = 24, width: int = 36) -> np.ndarray:
-    """Four fields in the four colours, UInt8[H, W, 3]; no symmetry that an orientation could hide behind."""
+    """Four fields in the four colours, UInt8[H, W, 3]; asymmetric, so that every orientation differs."""
     labels = np.zeros((height, width), int)
     labels[:, width // 3 :] = 1
     labels[height // 2 :, width // 2 :] = 2

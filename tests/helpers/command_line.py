@@ -24,7 +24,7 @@ def run(*words: object) -> tuple[int, str, str]:
 
 
 def names(folder: Path) -> list[str]:
-    """The results; the list of them in the same folder is no result."""
+    """The results in a folder, without their manifest."""
     return sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of crfrnn.compat.pydensecrf share: photographs, energies, models built on either side."""
+"""Shared by the tests of crfrnn.compat.pydensecrf: photographs, energies, models of both packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def photograph(name, step=3):
 
 @functools.cache
 def energies(name, labels=LABELS, step=3):
-    """Noisy energies Float32[L, N] that know the colours of a photograph roughly."""
+    """Noisy energies Float32[L, N] that roughly follow the colours of a photograph."""
     image = photograph(name, step)
     rng = np.random.default_rng(len(name))
     pixels = image.reshape(-1, 3).astype(float)

@@ -44,7 +44,7 @@ class Row:
         return 1e-4 if self.dtype == torch.float32 else 1e-11
 
     def kernel(self, image: Tensor, normalization: str = "after", **options: object) -> GaussianKernel:
-        """Bilateral over Float[B, C, H, W]; separable, which knows no colours, over its grid."""
+        """Bilateral over Float[B, C, H, W]; separable, which ignores colours, over its grid."""
         if self.method == "separable":
             shape = tuple(image.shape[2:])
             options.pop("quality", None)

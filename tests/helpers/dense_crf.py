@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dense CRF with whole N×N matrices: what the engine is tested against, written without it."""
+"""Dense CRF with whole N×N matrices: an independent reference for the engine."""
 
 from __future__ import annotations
 

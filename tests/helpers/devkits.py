@@ -61,7 +61,7 @@ def seed_of(name: str) -> int:
 
 
 def gtcls(segmentation: Any) -> dict[str, Any]:
-    """The variable of an SBD file, with the fields that stand beside the segmentation."""
+    """The variable of an SBD file, with the other fields next to the segmentation."""
     height, width = np.shape(segmentation)
     boundaries = np.empty((20, 1), object)
     for k in range(20):

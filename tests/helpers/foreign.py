@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Weight files as other systems write them, made by hand, and what those systems compute from them."""
+"""Hand-made weight files in the formats of other systems, and those systems' output."""
 
 from __future__ import annotations
 

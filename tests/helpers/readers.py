@@ -324,7 +324,7 @@ def seeds_of(reader: Reader) -> list[bytes]:
 
 
 def attempt(reader: Reader, folder: Path, path: Path, content: bytes) -> bool:
-    """Whether the reader took these bytes; any error but its own is raised."""
+    """Whether the reader accepts these bytes; only its own type of error is caught."""
     path.write_bytes(content)
     try:
         with warnings.catch_warnings():

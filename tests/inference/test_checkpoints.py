@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The checkpoints in the package: they load, they say what they are, and they segment real pictures."""
+"""The packaged checkpoints: they load, are described, and segment real pictures."""
 
 from __future__ import annotations
 

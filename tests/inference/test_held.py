@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a held picture answers is what the whole way gives, and only other bandwidths build a lattice."""
+"""A held picture gives the results of a full inference; only other bandwidths rebuild the lattice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One loop over many pictures: what it counts, retries and hands back, and what is kept after a signal."""
+"""The loop over many pictures: counts, retries, returned values, and state after a signal."""
 
 from __future__ import annotations
 

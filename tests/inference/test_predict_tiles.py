@@ -81,7 +81,7 @@ def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
     naive = np.concatenate([half.probabilities for half in halves if half.probabilities is not None], 2)
 
     def jumps(found: np.ndarray) -> np.ndarray:
-        """How much the error changes from each column to the next, against the median of all columns."""
+        """The change of the error between adjacent columns, relative to the median over all columns."""
         assert whole.probabilities is not None
         steps = np.abs(np.diff(found - whole.probabilities, axis=2)).mean((0, 1))
         return steps / np.median(steps)
@@ -89,7 +89,7 @@ def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
     assert tiled.probabilities is not None and tiled.tiles == 6
     edges = {w.start - 1 for w in windows(420, 256, 64)} | {w.stop - 1 for w in windows(420, 256, 64)}
     seams = jumps(tiled.probabilities)[sorted(edges - {-1, 419})]
-    assert jumps(naive)[cut - 1] > 20  # two pieces side by side: a jump that nobody would miss
+    assert jumps(naive)[cut - 1] > 20  # two pieces side by side: an obvious jump
     assert seams.max() < 3
     assert (tiled.labels != whole.labels).mean() < 0.005
 

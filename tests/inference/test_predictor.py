@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Predictor: every form of a picture means the same, sizes come back, clamps are kept, errors say why."""
+"""Predictor: all forms of a picture are equivalent, sizes are restored, clamps are kept, errors explain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`refine_labels` does what the published pipelines do with pydensecrf, and company changes nothing."""
+"""`refine_labels` reproduces the published pipelines with pydensecrf, and batching changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def inferred(recipe: str, image: np.ndarray, energy: np.ndarray) -> np.ndarray:
 
 
 def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
-    """Each pipeline in our words from its description, with pydensecrf2 for the inference."""
+    """Each pipeline reimplemented from its description, with pydensecrf2 for the inference."""
     maps, keys = cams.scores.numpy(), np.array([0, *cams.labels])
     found = []
     if recipe == "irn":
@@ -75,7 +75,7 @@ def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
 def test_labels_are_those_of_the_published_pipeline(recipe: str, name: str) -> None:
     image = photograph(name, 120, 150)
     cams = activation(image, seed=3)
-    if recipe == "toco":  # its background of 0.7 wants maps of a refined network
+    if recipe == "toco":  # its background of 0.7 is for maps of a refined network
         cams = Cams(cams.scores.sqrt(), cams.labels)
     wanted = published(recipe, image, cams)
     assert len(np.unique(wanted)) >= 3, "a picture on which nothing is decided tests nothing"
@@ -103,7 +103,7 @@ def test_scores_and_masks_are_refined_as_published(recipe: str) -> None:
     assert (found == wanted).mean() >= 0.999
 
 
-def test_company_changes_nothing() -> None:
+def test_batching_changes_nothing() -> None:
     images = [
         photograph(n, *s) for n, s in (("chelsea", (60, 80)), ("coffee", (64, 76)), ("rocket", (40, 90)))
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`refine`: one picture is the layer's own answer, whatever form the picture comes in."""
+"""`refine`: the layer's result on one picture, for all forms of the picture."""
 
 from __future__ import annotations
 

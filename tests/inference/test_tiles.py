@@ -81,7 +81,7 @@ def test_fading_and_common_positions_are_what_makes_them_equal() -> None:
     narrow = Sheet(unary.shape)
     refine_tiles(InMemory(image), InMemory(unary), crf, narrow.write, tile=216, overlap=2)
     assert np.abs(narrow.p - truth).mean() > 2e-4
-    # Far from its edges a tile that knows its place gives what the whole picture gives, any other does not.
+    # Far from its edges a tile equals the whole picture only if it uses the picture's coordinates.
     part = slice(96, 352), slice(64, 320)
     inner = slice(100, 156), slice(100, 156)
     wanted = truth[:, part[0], part[1]][:, inner[0], inner[1]]
@@ -164,7 +164,7 @@ def test_scores_are_read_as_said() -> None:
 
 
 def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
-    """A tile of nothing but 0 and 255 is no reason to ask: the next one may show labels."""
+    """A single tile of only 0 and 255 is accepted, since another one may contain labels."""
     image = np.zeros((3, 70, 300), np.uint8)
     white = np.zeros((1, 70, 300), np.uint8)
     white[:, :, 100:] = 255

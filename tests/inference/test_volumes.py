@@ -89,7 +89,7 @@ def test_resampled_voxels_leave_the_answer_in_millimetres_alone() -> None:
 
 
 def test_a_video_gains_from_its_neighbouring_frames() -> None:
-    """A square that moves by a pixel a frame: [T, H, W] with colour, noise drawn anew in every frame."""
+    """A square that moves by a pixel a frame: [T, H, W] with colour, new noise in every frame."""
     rng = np.random.default_rng(1)
     frames, height, width = 8, 24, 24
     truth = np.zeros((frames, height, width), np.int64)
@@ -101,7 +101,7 @@ def test_a_video_gains_from_its_neighbouring_frames() -> None:
     p = softmax(np.stack([1 - truth, truth]) + rng.normal(0, 1.5, (2, *truth.shape)), 0)
     numbers = {"theta_alpha": 6.0, "theta_beta": 20.0, "theta_gamma": 1.5, "rescale": False}
     joined = refine_volume(guide, p, (2, 1, 1), **numbers)
-    apart = refine_volume(guide, p, (1e6, 1, 1), **numbers)  # frames too far apart to hear of each other
+    apart = refine_volume(guide, p, (1e6, 1, 1), **numbers)  # frames too far apart to exchange messages
     right = [float((r.labels == truth).mean()) for r in (apart, joined)]
     assert float((joined.before == truth).mean()) < 0.8 < right[0] <= right[1] and right[1] > 0.99
     assert np.abs(apart.probabilities - joined.probabilities).max() > 0.01

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files are whole or not there, whatever ends a run; what a killed one left is known and removed."""
+"""Files are complete or absent however a run ends; remains of killed runs are recognised and removed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(tmp_path: 
     assert names(tmp_path) == ["ours", "result"]
     name = left_by(signal.SIGKILL, tmp_path)
     assert name in names(tmp_path)
-    other = tmp_path / ".crfrnn-notes.tmp"  # named by somebody
+    other = tmp_path / ".crfrnn-notes.tmp"  # not ours
     other.write_text("mine")
     temporary._sweep.cache_clear()
     write_text(tmp_path / "ours", "done")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files made to harm: every one is a ValueError that names the file, soon and without much memory."""
+"""Hostile files: each raises a ValueError that names the file, quickly and without much memory."""
 
 from __future__ import annotations
 

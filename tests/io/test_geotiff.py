@@ -98,7 +98,7 @@ def test_only_windows_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ):
         refine_tiles(image, scores, crf, out.write, tile=192)
     assert max(h for h, _ in sizes) <= 192 and max(w for _, w in sizes) <= 192
-    assert len([size for size in sizes if size != (128, 128)]) == 12  # beside the pieces for a first look
+    assert len([size for size in sizes if size != (128, 128)]) == 12  # without the sampled pieces
 
 
 def test_pixels_without_data_stay_without(root: Path) -> None:

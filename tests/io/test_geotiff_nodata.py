@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GeoTIFF as it is found: pixels without data in all its forms, odd depths, places said in other ways."""
+"""GeoTIFF variants: all forms of missing data, unusual bit depths, other ways to state positions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scores() -> np.ndarray:
 
 
 def tiles(root: Path, *more: Any, scene: str = "scene.tif", unary: str = "p.tif") -> tuple[np.ndarray, str]:
-    """The label map, and what was said."""
+    """The label map, and the output."""
     words = [
         "-u",
         root / unary,

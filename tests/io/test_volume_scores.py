@@ -56,7 +56,7 @@ def test_nnunet_writes_the_axes_the_other_way_round(
     moved = AFFINE.copy()
     moved[2, 3] += 5
     save(tmp_path / "case.nii.gz", LABELS.astype(np.uint8), moved)
-    with pytest.raises(ValueError, match=r"case.npz', by the file beside it.*the guide's grid, affine"):
+    with pytest.raises(ValueError, match=r"case.npz', by the file next to it.*the guide's grid, affine"):
         read_scores(tmp_path / "case.npz", guide)
 
 

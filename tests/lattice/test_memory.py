@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory that the native core keeps can be given back, and is taken anew."""
+"""The memory that the native core keeps can be released, and is allocated again."""
 
 from __future__ import annotations
 

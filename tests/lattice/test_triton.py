@@ -99,7 +99,7 @@ def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> No
     from crfrnn.crf.triton.band import band_tile
 
     high, taps, columns = band_tile(length, width)
-    assert min(high, taps, columns) >= 16  # what a product of tiles wants
+    assert min(high, taps, columns) >= 16  # required by a product of tiles
     assert max(high * columns, taps * columns, high * taps) <= 2**20
 
 

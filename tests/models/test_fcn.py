@@ -133,7 +133,7 @@ def test_up_convolutions_start_as_bilinear_interpolation() -> None:
         up = F.conv_transpose2d(values, bilinear_kernel(3, factor), stride=factor)
         inner = up[:, :, factor // 2 : -(factor // 2), factor // 2 : -(factor // 2)]
         usual = F.interpolate(values, scale_factor=factor, mode="bilinear", align_corners=False)
-        clear = slice(factor, -factor)  # interpolate repeats the border, a convolution sees zeros there
+        clear = slice(factor, -factor)  # interpolate repeats the border, a convolution pads with zeros
         torch.testing.assert_close(inner[:, :, clear, clear], usual[:, :, clear, clear], atol=1e-5, rtol=1e-5)
     network = FCN8s(3, learn_upsampling=False, **SMALL)
     fixed = {name for name, value in network.named_parameters() if not value.requires_grad}
@@ -215,7 +215,7 @@ def test_given_vgg16_weights(shared: Path) -> None:
     with safe_open(path, framework="np") as stream:
         raw = stream.get_tensor("features.24.weight").astype(np.float32)
     assert np.array_equal(network.get_parameter("conv5_1.weight").detach().numpy(), raw)
-    # A trained network answers to pictures, and the deeper, the more sparsely.
+    # A trained network responds to pictures, more sparsely in deeper layers.
     from skimage import data
 
     picture = torch.from_numpy(data.astronaut()[:96, :96].copy()).permute(2, 0, 1)[None]
@@ -268,6 +268,6 @@ def test_encoder_is_the_package_s() -> None:
         torch.testing.assert_close(mine, their, atol=1e-4, rtol=1e-3)
     dilated = EfficientNetLite0().eval()
     load_lite0(dilated)
-    with torch.no_grad():  # every second cell of the dilated map sees what the map at stride 32 saw
+    with torch.no_grad():  # every second cell of the dilated map equals the map at stride 32
         fine = dilated(picture)[16]
     torch.testing.assert_close(fine[:, :, ::2, ::2], got[32], atol=1e-4, rtol=1e-3)

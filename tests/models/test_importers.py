@@ -18,7 +18,7 @@ from crfrnn.models import CAFFE, IMAGENET, FCN8s
 from crfrnn.models.importers import READERS, convert
 from crfrnn.models.registry import recipe_of
 
-THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, where equal numbers can be asked for
+THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, so that equal numbers can be required
 
 
 def write_h5(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -85,7 +85,7 @@ def test_the_converted_system_is_the_original(kind: str, tmp_path: Path) -> None
         torch.testing.assert_close(unary, foreign.caffe_unary(made, bgr), rtol=1e-5, atol=1e-4)
         want = foreign.caffe_output(made, picture, THETAS)
         torch.testing.assert_close(segmenter(picture), want, rtol=1e-4, atol=1e-3)
-        assert float((want - unary).abs().max()) > 1  # the CRF says something
+        assert float((want - unary).abs().max()) > 1  # the CRF has an effect
 
 
 def test_signs_of_the_three_systems(tmp_path: Path) -> None:

@@ -291,7 +291,9 @@ def test_mutated_files_give_weights_or_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     data, _ = written(DeepLab(2, width=0.5))
     path, rng, errors = tmp_path / "net.tflite", np.random.default_rng(1), 0
-    front = 12_000  # lists, graph and operators lie in front, tensors and buffers among the weights behind
+    front = (
+        12_000  # lists, graph and operators lie in front, tensors and buffers after them among the weights
+    )
     for _ in range(150):
         changed = bytearray(data)
         places = [*rng.integers(front, size=4), *rng.integers(len(data), size=40)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Damaged and hostile weight files: refused with an error that names the file, never run, never believed."""
+"""Damaged and hostile weight files: rejected with an error that names the file, never run or trusted."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_any_bytes_give_fields_or_an_error(data: bytes) -> None:
         ]
     except WireError:
         return
-    # What was understood was all of it: written again it has the same fields.
+    # Everything was parsed: written again it has the same fields.
     again = b""
     for number, kind, value in found:
         key = foreign.varint(number << 3 | kind)

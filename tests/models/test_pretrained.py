@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Segmenters on disk and on the Hub: what comes back is what was saved, and nothing else is believed."""
+"""Segmenters on disk and on the Hub: loading restores what was saved, and other files are rejected."""
 
 from __future__ import annotations
 

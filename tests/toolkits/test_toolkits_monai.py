@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`CRFd` in a chain of MONAI transforms, and MONAI's networks behind a segmenter; random weights."""
+"""`CRFd` in a chain of MONAI transforms, and MONAI's networks in a segmenter; random weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def volume() -> Any:
 
 
 def predicted() -> tuple[Any, Any]:
-    """Image and SegResNet's answer, taken apart as after a batch."""
+    """Image and SegResNet's output, split as after a batch."""
     network = monai.networks.nets.SegResNet(
         spatial_dims=3, in_channels=1, out_channels=3, blocks_down=(1, 1), blocks_up=(1,)
     )

@@ -23,7 +23,7 @@ if importlib.util.find_spec("torchvision") is None:
 
 try:
     import torchvision
-except RuntimeError:  # built for another torch: it asks for schemas of operators that it could not load
+except RuntimeError:  # built for another torch: it looks up schemas of operators that it could not load
     DECLARED = torch.library.Library("torchvision", "DEF")
     DECLARED.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     DECLARED.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

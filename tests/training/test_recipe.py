@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Recipes: what is in the package, settings from the command line, round trips, and what is refused."""
+"""Recipes: the packaged ones, settings from the command line, round trips, and rejections."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_an_interruption_in_validation_loses_nothing(
         with pytest.raises(Interrupted) as caught:
             run(recipe, tmp_path / "parts")
     saved = torch.load(caught.value.checkpoint, weights_only=True)["crfrnn"]
-    # Asked at the second picture, it leaves behind the epoch, at the others before all pictures are seen.
+    # A stop at the second picture takes effect after the epoch, at the others before its end.
     assert (saved["epoch"], saved["batches"]) == {1: (0, 3), 2: (0, 3), 3: (1, 3)}[picture]
     again = train(recipe, tmp_path / "parts", trainer=CPU)
     assert same(whole.segmenter, again.segmenter) and plain(whole) == plain(again)
@@ -107,7 +107,7 @@ def test_interruption_does_not_lose_accumulated_gradients(tmp_path: Path) -> Non
     recipe = make(tmp_path, stages=stages)
     whole = run(recipe, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        run(recipe, tmp_path / "parts", stop_after=3)  # the third is half a step: it stops behind the fourth
+        run(recipe, tmp_path / "parts", stop_after=3)  # the third is half a step: it stops after the fourth
     saved = torch.load(tmp_path / "parts" / "only" / "last.ckpt", weights_only=True)
     assert saved["crfrnn"]["batches"] == 4
     assert same(whole, run(recipe, tmp_path / "parts"))

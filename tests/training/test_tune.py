@@ -85,7 +85,7 @@ def test_bad_configurations_are_named(data: UnaryDataset, change: dict[str, obje
 
 
 def foreign(path: Path, kind: str) -> None:
-    """A file that is no study of ours, as people have them under a name that they give by mistake."""
+    """A file that is not a study of this program, given by mistake."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 

@@ -211,7 +211,7 @@ def _scores(options: Options) -> None:
     with gr.Row(elem_classes=["bench"]):
         with gr.Column(elem_classes=["source"]):
             gr.Markdown(
-                "Scores of any network, beside their photograph: each field is an option of `crfrnn refine`."
+                "Scores of any network, with their photograph: each field is an option of `crfrnn refine`."
             )
             picture = upload(label="Photograph", file_types=PICTURES, elem_id="scores-picture")
             unary = upload(label="Its scores (--unary)", file_types=ARRAYS, elem_id="scores-unary")

@@ -87,7 +87,7 @@ def check_inputs(items: Sequence[Item], inputs: Iterable[PathLike], role: str, f
             raise FileError(
                 role,
                 file,
-                "a file beside the inputs",
+                "a file outside the input folders",
                 "one in a folder that is itself an input",
                 "name another",
             )

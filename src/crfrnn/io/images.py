@@ -239,7 +239,7 @@ def _is_deep_colour(picture: Image.Image) -> bool:
 def _check_deep_colour(rgb: NDArray[np.uint8], path: PathLike, scale: Scale | None) -> None:
     if scale is not None:
         raise FileError(
-            "image", path, "grey, or 8 bits per channel, beside a scale", "colour of 16 bits per channel",
+            "image", path, "grey, or 8 bits per channel, with a scale", "colour of 16 bits per channel",
             "scale it to 0..255 and save as 8 bits",
         )  # fmt: skip
     low, high = int(rgb.min()), int(rgb.max())

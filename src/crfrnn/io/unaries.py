@@ -237,7 +237,7 @@ def _check_beside(path: PathLike, guide: Volume, role: str) -> None:
         beside = file.with_name(file.name[: -len(".npz")] + ending)
         if beside.is_file():
             check_grid(
-                beside, f"{role} {str(path)!r}, by the file beside it", *read_grid(beside, role), guide
+                beside, f"{role} {str(path)!r}, by the file next to it", *read_grid(beside, role), guide
             )
 
 
