@@ -222,7 +222,7 @@ def check(calls: dict[str, Callable[[], Any]]) -> None:
     Launcher.__call__ = looked_up
     for call in calls.values():
         call()
-    for call in built().values():  # never known beforehand: does each compile for what it is given?
+    for call in built().values():  # check that each compiles for its arguments
         call()
     print(f"{launches} launches of {len(known)} known kernels are alike")
 

@@ -148,7 +148,7 @@ class Run:
             loss.backward()
             descent.step()
             steps += 1
-            if steps % 25 == 1:  # asking for the loss waits for the device
+            if steps % 25 == 1:  # reading the loss synchronises with the device
                 print(f"  step {steps}, {100 * share:.0f} %, loss {float(loss.detach()):.4f}", flush=True)
         segmenter.network.requires_grad_(True)
         return steps

@@ -32,7 +32,7 @@ _SOURCES = shutil.ignore_patterns("*.py", "__pycache__", "*.safetensors", "tuned
 
 
 def write_pages() -> None:
-    """Fill build/docs anew with everything that the builders read."""
+    """Refill build/docs with everything that the builders read."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(SOURCE, PAGES, ignore=_SOURCES)
     for source in sorted((SOURCE / "tutorials").glob("*.py")):

@@ -2,7 +2,7 @@
 """The links of the documentation to other sites: their form always, their servers on request.
 
     python scripts/docs_links.py             every address and the pages that name it; fails for bad ones
-    python scripts/docs_links.py --online    asks every server, too
+    python scripts/docs_links.py --online    also queries every server
 
 `tests/test_docs_scripts.py` checks the form; links within the documentation are checked by its build.
 """

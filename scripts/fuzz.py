@@ -38,7 +38,7 @@ def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
     for number, seed in enumerate(readers.seeds_of(reader)):
         (folder / f"seed-{number}").write_bytes(seed)
     with readers.at_hand(reader) as (home, path):
-        for _ in reader.seeds(path):  # what a reader wants beside its file, such as pictures, stays there
+        for _ in reader.seeds(path):  # further files that a reader needs, such as pictures, stay there
             pass
         readers.attempt(reader, home, path, path.read_bytes())  # late imports are not the fuzzer's time
         atheris.Setup(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""README.md and the pages of docs/: every Python block runs as it stands, every command line exists."""
+"""README.md and the pages of docs/: every Python block runs unchanged, every command line exists."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ tiles({"picture": image, "guide 0..1": wrong, "guide 0..255": refined(unary, ima
 # %% [markdown]
 # ## Noise that looks like edges
 #
-# With a camera's noise above $\theta_\beta$ no pixel resembles its neighbour, and nothing is refined. A larger $\theta_\beta$, or a denoised guide, mends it.
+# With a camera's noise above $\theta_\beta$ no pixel resembles its neighbour, and nothing is refined. A larger $\theta_\beta$, or a denoised guide, helps.
 
 # %% tags=["figure"]
 image = painted(truth, [[90, 120, 90], [200, 90, 60]], noise=40)

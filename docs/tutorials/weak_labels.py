@@ -73,7 +73,7 @@ tiles(
 #
 # ## A loss without masks
 #
-# The dense-CRF loss asks of a network's probabilities what the CRF asks of labels: like pixels, like labels. With $S = \mathrm{softmax}$ of the logits,
+# The dense-CRF loss encourages similar pixels to have similar probabilities, as the CRF does for labels. With $S = \mathrm{softmax}$ of the logits,
 #
 # $$R(S) = \sum_l S_l^T \, K \, (1 - S_l)$$
 #

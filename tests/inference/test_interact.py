@@ -200,7 +200,7 @@ def test_boxes_of_people_are_better_than_the_boxes() -> None:
         (lambda i: segment_box(i, (5, 5, 50, 50), scribbles=np.full(SIZE, 2)), "scribbles: expected 0, 1"),
         (
             lambda i: segment_box(i, (5, 5, 50, 50), scribbles=np.zeros(SIZE, int)),
-            "scribbles: expected some of",
+            "scribbles: expected free pixels in the box",
         ),
         (lambda i: segment_scribbles(i, strokes(), crf=CRFRNN(3)), "unary: expected 3 labels"),
     ],

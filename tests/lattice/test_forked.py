@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process that is forked after parallel work can still compute: it would hang for ever with two threads."""
+"""A process forked after parallel work can still compute; with two threads it would hang forever."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_the_defaults_are_counted_in_pixels() -> None:
         ({"scribbles": np.full((24, 30), -2)}, "scribbles: expected 0 = free or a label, got -2"),
         (
             {"scores": np.full((2, 24, 30), 0.5), "kind": "probabilities", "scribbles": np.full((24, 30), 2)},
-            "scribbles: expected labels 0..1 as the scores have, got 2",
+            "scribbles: expected labels 0..1 as in the scores, got 2",
         ),
         (
             {"scores": np.full((24, 30), 9), "scribbles": np.ones((24, 30), int), "background": 9},

@@ -59,7 +59,7 @@ def train(rank: int, store: str, output: str) -> None:
     Python is taken down aborts the process ("terminate called without an active exception",
     https://github.com/pytorch/pytorch/issues/190489). They end with the group, and the functions of
     torch.distributed.nn.functional have the open group as a default: imported after it was opened, as
-    DistributedDataParallel does, they keep it for ever.
+    DistributedDataParallel does, they keep it forever.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)

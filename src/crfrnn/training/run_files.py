@@ -25,7 +25,7 @@ class Interrupted(Exception):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        kept = f"everything so far is in {checkpoint}" if checkpoint.exists() else "nothing is learnt yet"
+        kept = f"everything so far is in {checkpoint}" if checkpoint.exists() else "nothing is learned yet"
         super().__init__(f"interrupted; {kept}")
 
 

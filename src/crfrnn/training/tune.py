@@ -72,7 +72,7 @@ class TuneResult:
     Attributes:
         crf: the layer with the best numbers over all pictures, in evaluation mode.
         numbers: these numbers.
-        counts: their counts on all pictures: in-sample, hence optimistic.
+        counts: their counts on all pictures: in-sample, so optimistic.
         validation: sum over folds, each scored with the numbers that are best on the other folds.
         trials: finished trials, best first: numbers and figure.
         interrupted: Ctrl-C (or another `KeyboardInterrupt`) ended it.
