@@ -4,9 +4,10 @@
     scripts/fuzz.py readers [NAME ...] [--seconds 60] [--corpus build/fuzz]
     scripts/fuzz.py native [--seconds 60] [--corpus build/fuzz]
 
-Inputs that reach new code are kept in the folder and are where the next run starts. An input that a reader
-does not refuse by its own error, that crashes, or that takes more than 10 s or 3 GB is written to crash-*,
-timeout-* or oom-* there and ends that reader's run; exit status 1. `python -m pip install atheris` first.
+Inputs that reach new code are kept in the folder and are where the next run starts; so are the small ones of
+tests/fuzz-corpus, which the tests of the readers replay. An input that a reader does not refuse by its own
+error, that crashes, or that takes more than 10 s or 3 GB is written to crash-*, timeout-* or oom-* there and
+ends that reader's run; exit status 1. `python -m pip install atheris` first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests/helpers"), str(ROOT / "src")]
+KEPT = ROOT / "tests/fuzz-corpus"
 INSTRUMENTED = ["crfrnn.io", "crfrnn.models.importers", "crfrnn.datasets", "crfrnn.training.recipe"]
 FOUND = ("crash", "timeout", "oom", "leak", "slow")
 LIMITS = ["-timeout=10", "-rss_limit_mb=3000", "-print_final_stats=1", "-use_value_profile=1"]
@@ -41,10 +43,16 @@ def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
         for _ in reader.seeds(path):  # further files that a reader needs, such as pictures, stay there
             pass
         readers.attempt(reader, home, path, path.read_bytes())  # late imports are not the fuzzer's time
+        folders = [str(folder), *kept(name)]
         atheris.Setup(
-            [name, *options, str(folder)], lambda data: readers.attempt(reader, home, path, bytes(data))
+            [name, *options, *folders], lambda data: readers.attempt(reader, home, path, bytes(data))
         )
         atheris.Fuzz()
+
+
+def kept(name: str) -> list[str]:
+    """The folder of a target's inputs in the repository, if it has one; it is only read."""
+    return [str(KEPT / name)] if (KEPT / name).is_dir() else []
 
 
 def run(name: str, command: list[str], folder: Path, seconds: int) -> dict[str, object]:
@@ -108,7 +116,7 @@ def main() -> int:
     for name, command in zip(names, commands, strict=True):
         folder = arguments.corpus / name
         folder.mkdir(parents=True, exist_ok=True)
-        last = [str(folder)] if arguments.what == "native" else []
+        last = [str(folder), *kept(name)] if arguments.what == "native" else []
         rows.append(run(name, [*command, *last], folder, arguments.seconds))
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     table = arguments.corpus / "fuzz.csv"

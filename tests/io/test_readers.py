@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from readers import READERS, at_hand, attempt, seeds_of
 
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS = Path(__file__).parents[1] / "fuzz-corpus"
 
 
 def damaged(seeds: list[bytes], times: int) -> list[bytes]:
@@ -40,8 +39,7 @@ def test_damaged_files_are_read_or_refused_by_name(name: str) -> None:
     reader = READERS[name]
     pytest.importorskip({"nifti": "nibabel", "geotiff": "rasterio", "keras": "h5py"}.get(name, "torch"))
     seeds = seeds_of(reader)
-    kept = CORPUS / f"{name}.txt"
-    found = [base64.b64decode(line) for line in kept.read_text().split()] if kept.is_file() else []
+    found = [file.read_bytes() for file in sorted((CORPUS / name).glob("*"))]
     with at_hand(reader) as (folder, path):
         for _ in reader.seeds(path):
             pass
