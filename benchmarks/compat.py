@@ -4,7 +4,9 @@
 Inputs and parameters as in `benchmarks/engine.py`: 500×500, 21 labels, building included, argmax of the
 marginals taken. "first": a picture whose size was not seen before; "next": pictures of one size, whose
 spatial kernel is kept. "class": the class DenseCRF of utils/dcrf.py with settings in use, seconds a picture,
-called in a loop and by joblib's processes, as the projects that share the class call it.
+called in a loop and by joblib's processes, as the projects that share the class call it; on that photograph,
+where all 21 labels are in play, and with "pictures" on the first of VOC 2012 `val`, person subset, with their
+DeepLab unaries.
 Run it alone on the machine: python benchmarks/compat.py --parts class
 """
 
@@ -25,14 +27,17 @@ from crfrnn.compat.dcrf import DenseCRF
 from crfrnn.compat.pydensecrf import _engine
 from crfrnn.compat.pydensecrf import densecrf as ours
 from crfrnn.crf.presets import PRESETS, Preset
+from crfrnn.datasets import DeepLabUnaries, shared_folder, voc_pictures
 from crfrnn.evaluation.tables import write_csv
 from engine import CASES, LABELS, in_turn, machine_and_versions, photograph_and_logits
 from outputs import ready
+from pictures import FOLDER
 
 ITERATIONS = 10
 PROCESSES = 2
 SETTINGS = ("weclip", "clip-es")  # those of the class
-PARTS = ("calls", "class")
+PARTS = ("calls", "class", "pictures")
+PICTURES = 8
 
 
 def model(module: Any, case: str, image: np.ndarray, energy: np.ndarray) -> Any:
@@ -110,29 +115,53 @@ def argmax_of(function: Any, *case: Any) -> np.ndarray:
     return function(*case).argmax(0).astype(np.uint8)
 
 
-def measure_class(runs: int, size: int, pictures: int = 4) -> list[tuple[str, float, float, float, float]]:
-    """The rows of `measure` for the class, seconds a picture: in a loop with all threads, and by joblib."""
-    image, logits = photograph_and_logits("astronaut", size)
+Case = tuple[np.ndarray, np.ndarray]  # picture and probabilities
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
     p = np.exp(logits - logits.max(0))
-    p = (p / p.sum(0)).astype(np.float32)
+    return (p / p.sum(0)).astype(np.float32)
+
+
+def photograph(size: int) -> list[Case]:
+    image, logits = photograph_and_logits("astronaut", size)
+    return [(image, softmax(logits))] * 4
+
+
+def val_pictures() -> list[Case]:
+    shared = shared_folder()
+    if shared is None:
+        raise SystemExit("no real pictures: name their folder in $CRFRNN_SHARED")
+    unaries = DeepLabUnaries.load(shared / FOLDER / "unaries" / "val.npz")
+    cases = []
+    for item in list(voc_pictures(shared / FOLDER, "val"))[:PICTURES]:
+        image = np.ascontiguousarray(item.image)
+        cases.append((image, softmax(unaries.logits(item.id, image.shape[:2]).numpy())))
+    return cases
+
+
+def measure_class(cases: list[Case], where: str, runs: int) -> list[tuple[str, float, float, float, float]]:
+    """The rows of `measure` for the class, seconds a picture: in a loop with all threads, and by joblib."""
     rows = []
+    both = (our_class, their_class)
     with joblib.Parallel(n_jobs=PROCESSES) as parallel:
         for name in SETTINGS:
-            case = (PRESETS[name], image, p)
-            mine, other = our_class(*case), their_class(*case)
-            agreement = float(np.abs(mine - other).mean()), float((mine.argmax(0) == other.argmax(0)).mean())
-            both = (our_class, their_class)
-            alone = in_turn([lambda f=f, c=case: argmax_of(f, *c) for f in both], runs)
-            rows.append((f"class {name}, a loop", *alone, *agreement))
+            setting = PRESETS[name]
+            pairs = [[f(setting, *case) for f in both] for case in cases]
+            agreement = (
+                float(np.mean([np.abs(mine - other).mean() for mine, other in pairs])),
+                float(np.mean([(mine.argmax(0) == other.argmax(0)).mean() for mine, other in pairs])),
+            )
+            alone = in_turn([lambda f=f, s=setting: [argmax_of(f, s, *c) for c in cases] for f in both], runs)
             shared = in_turn(
                 [
-                    lambda f=f, c=case: parallel(joblib.delayed(argmax_of)(f, *c) for _ in range(pictures))
+                    lambda f=f, s=setting: parallel(joblib.delayed(argmax_of)(f, s, *c) for c in cases)
                     for f in both
                 ],
                 runs,
             )
-            each = [seconds / pictures for seconds in shared]
-            rows.append((f"class {name}, {PROCESSES} processes of joblib", *each, *agreement))
+            for how, seconds in (("a loop", alone), (f"{PROCESSES} processes of joblib", shared)):
+                rows.append((f"class {name}, {where}, {how}", *(s / len(cases) for s in seconds), *agreement))
     return rows
 
 
@@ -148,7 +177,10 @@ def main() -> None:
     machine, versions = machine_and_versions()
     with console.status("measuring, a minute or two"):
         rows = measure(arguments.runs, arguments.size) if "calls" in arguments.parts else []
-        rows += measure_class(arguments.runs, arguments.size) if "class" in arguments.parts else []
+        if "class" in arguments.parts:
+            rows += measure_class(photograph(arguments.size), "photograph", arguments.runs)
+        if "pictures" in arguments.parts:
+            rows += measure_class(val_pictures(), f"{PICTURES} of val", arguments.runs)
     heads = ["what", "ours, s", "pydensecrf2, s", "mean |ΔQ|", "equal argmax"]
     table = Table(*heads, "times faster", title=f"{versions}; {machine}")
     for what, mine, peer, difference, equal in rows:
