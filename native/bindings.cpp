@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The only file that knows Python. dtype, contiguity and device are checked by the argument types, sizes
+// The only file that depends on Python. dtype, contiguity and device are checked by the argument types, sizes
 // here.
 #include <memory>
 #include <nanobind/nanobind.h>
@@ -49,7 +49,7 @@ Numpy<T, N> to_numpy(Array<T>&& values, const std::array<int64_t, N>& shape) {
   return Numpy<T, N>(data, N, lengths, capsule);
 }
 
-// Python handles signals in its main thread, and only there is it asked for them.
+// Python handles signals in its main thread, so only that thread checks for them.
 bool ask_for_signals() {
   const nb::gil_scoped_acquire held;
   const nb::module_ threading = nb::module_::import_("threading");

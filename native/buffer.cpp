@@ -69,7 +69,7 @@ class Region {
     if (i > 0 && free_[i - 1].offset + free_[i - 1].bytes == offset) join(i - 1);
     --blocks_;
   }
-  // Gives the pages nobody uses back to the system; the addresses stay.
+  // Returns unused pages to the system; the addresses stay reserved.
   void release() {
     const std::lock_guard<std::mutex> lock(mutex);
 #ifdef __linux__
@@ -118,7 +118,7 @@ bool kept_size(size_t bytes) { return keeps && bytes >= huge_page && bytes <= Re
 std::atomic<bool> poisoned{false};
 std::atomic<int64_t> before_refusal{0}, in_use{0};
 
-// True for the count-th block that is asked for, and from then on: the counter stays at 1.
+// True for the count-th requested block and all later ones: the counter stays at 1.
 bool is_refused() {
   int64_t left = before_refusal.load(std::memory_order_relaxed);
   while (left > 1 && !before_refusal.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) {

@@ -9,7 +9,7 @@ namespace crfrnn {
 
 void* allocate(size_t bytes);  // aligned to cache lines, large blocks to huge pages; throws std::bad_alloc
 void deallocate(void* data);
-// for memory that somebody else has allocated and nobody touched yet
+// for memory that was allocated elsewhere and has not been touched yet
 void wish_for_huge_pages(void* data, size_t bytes);
 
 // The same, but a large block may be one that was given before (see buffer.cpp). What is taken must be given,
@@ -18,7 +18,7 @@ void* take_block(size_t bytes);
 void give_block(void* data, size_t bytes);
 void release_kept_memory();
 
-// For tests. Whatever is taken is filled with NaN, so that what nobody wrote is seen where it is read; the
+// For tests. Allocated blocks are filled with NaN, so that reads of uninitialised memory are noticed; the
 // count-th block from now and all after it are refused (0: none); how many bytes are taken and not given
 // back.
 void poison_memory(bool on);

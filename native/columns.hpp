@@ -18,8 +18,8 @@ struct LabelSet {
   }
 };
 
-// The labels that have a column in the rows, in ascending order. One that has left play keeps its column, and
-// sends nothing, until the rows are laid out anew.
+// The labels that have a column in the rows, in ascending order. A label that has left play keeps its column,
+// without sending messages, until the rows are laid out again.
 struct Columns {
   int64_t count = 0;
   int32_t label[most_labels];   // of a column

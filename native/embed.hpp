@@ -10,9 +10,9 @@ namespace crfrnn {
 
 constexpr int max_dim = 32;
 
-// Points are embedded in blocks that fill a register. Inside a block the numbers of one kind lie one behind
-// the other: number j of point p, of n a point, at [p / embed_block][j][p % embed_block]. So whoever goes on
-// with them needs no shuffles.
+// Points are embedded in blocks that fill a register. Inside a block, numbers of one kind are contiguous:
+// number j of the n numbers of point p is at [p / embed_block][j][p % embed_block]. Code that uses them
+// therefore needs no shuffles.
 template <class T>
 constexpr int embed_block = 64 / sizeof(T);
 template <class T>

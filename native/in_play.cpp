@@ -207,8 +207,8 @@ struct Unused {
   void operator()(int64_t, const P*, int) const {}
 };
 
-// The iterations of one problem. Rows are laid out anew, and a *stage* begins, when a label without a column
-// comes into play, or when so many have left that rows get shorter.
+// The iterations of one problem. Rows are laid out again, and a *stage* begins, when a label without a column
+// comes into play, or when enough labels have left for the rows to get shorter.
 struct Play {
   const Problem& whole;
   const Order order;
@@ -226,7 +226,7 @@ struct Play {
     return static_cast<size_t>(numbers + Problem::room) * sizeof(float);
   }
 
-  // The labels in play before the next iteration; true: rows have to be laid out anew.
+  // The labels in play before the next iteration; true: rows have to be laid out again.
   template <class Highest>
   bool choose(Columns& columns, const Watch& watch, const Highest& highest) {
     bool again = false;

@@ -42,7 +42,7 @@ struct Problem {
   int64_t width() const { return (labels + 15) / 16 * 16; }
 };
 
-// What the backward pass returns; arrays are null where nobody asked.
+// What the backward pass returns; arrays are null where not requested.
 struct KernelGradient {
   float* weights = nullptr;  // [points][dim + 1]
   double* theta = nullptr;   // [3]

@@ -14,13 +14,13 @@
 namespace crfrnn {
 
 // A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them
-// all. Which of the two lists goes on next nobody can foretell, so there is no branch; and several stretches
-// take turns, so that none waits for its last load.
+// all. Which of the two lists advances next is unpredictable, so the merge has no branch; several stretches
+// are interleaved, so that none waits for its last load.
 template <int W>
 struct Merge {
   const Key<W>* keys;
   Key<W> step;
-  int32_t vertices, *plus, *minus;  // minus: all absent, and what is never asked for stays so
+  int32_t vertices, *plus, *minus;  // minus: initially all absent; entries never looked up stay so
 
   struct Stretch {
     int64_t v, last_v, j, last_j;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Asking for memory before it is read: the rows of scattered pixels and vertices are known long before.
+// Prefetching: the addresses of the rows of scattered pixels and vertices are known long before the reads.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ CRFRNN_INLINE void prefetch(const void* p) {
 #endif
 }
 
-constexpr int64_t ahead = 16;  // rows between asking for one and reading it
+constexpr int64_t ahead = 16;  // rows between the prefetch of a row and its read
 
 CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);

@@ -6,8 +6,8 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Asks for the row of a point that comes later, in an array [total][channels] of points in their own order:
-// there it is scattered.
+// Prefetches the row of a later point from an array [total][channels] of points in their own order, where
+// accesses are scattered.
 template <class T>
 CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p, const T* columns,
                                  int64_t channels, int packs) {
@@ -16,9 +16,9 @@ CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p
   for (int b = 0; b < packs; ++b) prefetch(early + b * Pack<T>::lanes);
 }
 
-// NB packs, or any number that is known at run time (NB = 0), and of the last one as much as the columns
-// need. Whoever loops over rows keeps one of his own: the compiler cannot know that stores to rows leave it
-// alone.
+// NB packs, or a number of packs known at run time (NB = 0), and of the last one as much as the columns
+// need. A loop over rows keeps a local copy: the compiler cannot prove that stores to rows do not modify
+// it.
 template <class T, int NB>
 struct RowShape {
   using P = Pack<T>;

@@ -39,8 +39,8 @@ CRFRNN_NOINLINE void apart(const Body& body, int64_t row, const P* sliced, int p
   body(row, sliced, part);
 }
 
-// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where nobody
-// needs its spread rows, `turning` begins the next iteration in that walk too (turn.hpp).
+// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where its
+// blurred rows are not needed, `turning` begins the next iteration in that walk too (turn.hpp).
 template <int NP>
 struct Leading {
   const Problem& problem;
@@ -211,8 +211,8 @@ bool is_common(const Problem& problem, const Leading<NP>& leading, const Transfo
          !problem.mask && !problem.clamp && problem.damping == 1.f;
 }
 
-// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered, and
-// asked for early.
+// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered and
+// therefore prefetched.
 template <int NP, bool common>
 struct Inbox {
   static constexpr int held = common ? Packs<NP>::capacity : 1;
@@ -221,7 +221,7 @@ struct Inbox {
   const int32_t* pixel_of;
   const float *const *rows, *const *scales;
   const float* scattered;  // the first plane in the pixels' own order
-  // first: the leading kernel; last: the last row that is asked for early
+  // first: the leading kernel; last: the last row that is prefetched
   int64_t scattered_size, kernels, first, last;
   const float* other_scale = nullptr;  // common: of the other kernel, or null
   P weight[held], other_weight[held];  // common: the two diagonals
@@ -240,7 +240,7 @@ struct Inbox {
     }
   }
 
-  // Asks for what is wanted soon: the scattered rows and, in the common case, the one of `own`.
+  // Prefetches what is needed soon: the scattered rows and, in the common case, the one of `own`.
   CRFRNN_INLINE void ask(int64_t row, const float* own) const {
     if (row > last) return;
     const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.labels;

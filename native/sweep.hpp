@@ -65,8 +65,8 @@ struct Sweep {
   T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * shape.width; }
 
   // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's
-  // lies in `above` or `below`, both counted from vertex 0. Which neighbours are missing nobody can foretell:
-  // their row is found in a table, too.
+  // lies in `above` or `below`, both counted from vertex 0. Missing neighbours are unpredictable, so the row
+  // is selected by table instead of branching.
   void blur_across(int axis, int64_t slab, const T* self, const T* above, const T* below, const T* zero,
                    T* out) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
@@ -157,8 +157,8 @@ struct Sweep {
   }
 
   // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not
-  // wanted here. Most often the two lie one behind the other, and nobody has to ask, for every corner, in
-  // which of them it is.
+  // needed here. The two are usually contiguous in memory, and then no corner needs a check of which of them
+  // it lies in.
   template <int V, class Source>
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
@@ -313,7 +313,7 @@ struct Sweep {
              (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
     }
 
-    // Slabs are asked for in order; `out` takes the finished rows of this one.
+    // Slabs are requested in order; `out` receives the finished rows of this one.
     void finish(int64_t slab, T* out) {
       for (; ready < sweep.lattice.slabs && ready <= slab + sweep.axes.ahead(); ++ready) along_first(ready);
       if (sweep.lattice.together > 1) {
@@ -377,7 +377,7 @@ struct Sweep {
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border,
                            const Sink& sink) const requires(NB != 0) {
     const int corners = V ? V : lattice.dim + 1;
-    const T* const rows[2] = {own, next};  // a table, not a branch that nobody can foretell
+    const T* const rows[2] = {own, next};  // a table instead of an unpredictable branch
     const Shape like = shape;
     const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
     for (int64_t s = begin; s < end; ++s) {

@@ -13,8 +13,8 @@
 
 namespace crfrnn {
 
-// Keys of which most come again soon: each is kept when it is first seen, and now and then once more, where
-// another one has taken its slot. Whether a key is there nobody can foretell, so there is no branch.
+// Keys, most of which recur soon: each is stored when it is first seen, and occasionally once more, when
+// another key has taken its slot. Whether a key is present is unpredictable, so there is no branch.
 template <int W>
 class RecentKeys {
  public:
@@ -48,7 +48,7 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
     List<int32_t> own(static_cast<size_t>(part));
     size_t found = 0;
     const int64_t end = std::min(n, (c + 1) * part);
-    for (int64_t i = c * part; i < end; ++i) {  // written in any case: whether it counts nobody can foretell
+    for (int64_t i = c * part; i < end; ++i) {  // always written: whether it counts is unpredictable
       own[found] = static_cast<int32_t>(i);
       found += i == 0 || !same(i);
     }

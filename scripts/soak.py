@@ -40,7 +40,7 @@ def resident(process: int | str = "self") -> float:
 
 
 def held() -> float:
-    """MiB that nobody could give back: without the core's spare blocks and the allocator's free pages."""
+    """MiB in use that cannot be returned: without the core's spare blocks and the allocator's free pages."""
     gc.collect()
     release_memory()
     ctypes.CDLL(None).malloc_trim(0)

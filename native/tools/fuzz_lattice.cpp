@@ -309,8 +309,8 @@ void walk_damaged(Random& random, const Lattice& lattice) {
 
 }  // namespace
 
-// A table cut short, with a damaged header, with damaged numbers: it is refused, or whoever walks it stays
-// inside all arrays.
+// A truncated table, one with a damaged header or with damaged numbers is rejected, or every walk over it
+// stays inside all arrays.
 void table_case(Random& random) {
   current_case() += " table";
   const int dim = static_cast<int>(random.between(1, random.chance(4) ? max_dim : 5));

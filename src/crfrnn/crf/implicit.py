@@ -76,7 +76,7 @@ def solve_adjoint(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor
     (I - Jᵀ) dv = dg + d(Jᵀ) v, so what flows back into v, u, becomes w = u + J w.
 
     Raises:
-        RuntimeError: the solution is not finite, or a third derivative is asked for.
+        RuntimeError: the solution is not finite, or a third derivative is requested.
     """
     if gradient.numel() == 0:
         return gradient

@@ -114,6 +114,6 @@ def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
             return
         found, remedy = "all values lie in 0..1 and sum to 1", "unary.clamp_min(1e-5).log()"
     warn(
-        f"unary: read as logits, but {found}; if they are probabilities, say kind='probabilities' "
+        f"unary: read as logits, but {found}; if they are probabilities, pass kind='probabilities' "
         f"(--kind probabilities) where a file is read, or give their logits: {remedy}"
     )

@@ -33,7 +33,7 @@ def named(run: Callable[[], Result], which: Callable[[], str | None], values: Te
 
 
 def bandwidth(crf: CRFRNN, image: Tensor) -> str | None:
-    """The bandwidth that no kernel can be built with, and how to set it anew; None: another reason."""
+    """The bandwidth for which no kernel can be built, and how to reset it; None: another reason."""
     limit = RESOLUTION / torch.finfo(image.dtype).eps
     spans = (max(image.shape[2:]), float(image.detach().abs().max()), max(image.shape[2:]))
     for name, usual, span in zip(Preset._fields[:3], preset_named(None)[:3], spans, strict=True):
@@ -43,8 +43,8 @@ def bandwidth(crf: CRFRNN, image: Tensor) -> str | None:
             continue
         return (
             f"log_{name}: expected the logarithm of a finite bandwidth above {least:.2g} (the picture "
-            f"spans {span:.4g}), got {log.tolist()}; load the parameters of an earlier epoch, or set it "
-            f"anew: crf.log_{name}.data.fill_({math.log(usual):.4g}), and train with a lower rate"
+            f"spans {span:.4g}), got {log.tolist()}; load the parameters of an earlier epoch, or reset "
+            f"it: crf.log_{name}.data.fill_({math.log(usual):.4g}), and train with a lower rate"
         )
     return None
 

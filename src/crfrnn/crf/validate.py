@@ -25,7 +25,7 @@ FINITE_UNARY = (
     "for a known label pass clamp= (the label per pixel, -1 where free) instead of an infinite unary, "
     "or limit the logits with unary.clamp(-50, 50); for NaN look at the network's output"
 )
-FINITE_WEIGHT = "training that gives NaN wants a smaller learning rate"
+FINITE_WEIGHT = "training that gives NaN needs a smaller learning rate"
 
 
 def check_tensor(name: str, value: Any, expected: str) -> Tensor:
@@ -38,7 +38,7 @@ def check_tensor(name: str, value: Any, expected: str) -> Tensor:
 
 
 def check_finite(name: str, value: Tensor, remedy: str, mask: Tensor | None = None) -> None:
-    """Refuse NaN and infinity; `mask` (broadcastable to `value`) leaves pixels out of the question."""
+    """Reject NaN and infinity; `mask` (broadcastable to `value`) excludes pixels from the check."""
     # One pass without a temporary in the usual case: a finite sum has only finite terms.
     if not readable(value) or value.numel() == 0 or math.isfinite(float(value.detach().sum())):
         return

@@ -4,7 +4,7 @@
 libgomp keeps its threads from one parallel loop to the next. `fork` copies only the calling thread, and
 the record of the others, so that the first loop that is large enough to be parallel, torch's or ours, waits
 for threads that do not exist. torch limits its DataLoader workers in the same way. Python before 3.14 forks
-its processes on Linux; spawned children start anew and keep all threads.
+its processes on Linux; spawned children start afresh and keep all threads.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-if sys.platform.startswith("linux"):  # OpenMP on other systems starts its threads anew in the child
+if sys.platform.startswith("linux"):  # OpenMP on other systems restarts its threads in the child
     os.register_at_fork(after_in_child=_one_thread)

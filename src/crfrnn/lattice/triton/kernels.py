@@ -3,8 +3,8 @@
 """The passes of a filter on the GPU: pieces of a splat, blurs, slice, dots at the corners.
 
 Rows of lattice values are padded with zeros to whole sectors of 32 bytes, SECTOR numbers each. A kernel is
-told how many sectors a row has and reads it to its end: the compiler then knows that rows begin and end at
-multiples of 16 bytes, and four numbers are one load.
+given the number of sectors of a row and reads it to its end: the compiler can then infer that rows begin and
+end at multiples of 16 bytes, and loads four numbers at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TOGETHER = tl.constexpr(4)  # entries of a sum asked for before the first is waited for
+TOGETHER = tl.constexpr(4)  # entries of a sum loaded before the first is used
 
 
 # Data-dependent arguments are not specialised, to avoid recompiling where one is a multiple of 16.
