@@ -400,7 +400,7 @@ def test_keys_alone_reach_everything(visit: Any, tmp_path: Path) -> None:
     page.wait_for_selector("#scribbles-legend table")
     assert "2 strokes" in page.inner_text(".pad-status")
     page.keyboard.press("Control+z")
-    says(page, ".pad-status", "1 stroke.")
+    says(page, ".pad-status", "Drawn: 1 stroke.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -452,6 +452,25 @@ def test_two_clients_at_once_see_their_own(visit: Any, tmp_path: Path) -> None:
         says(page, "#photo-said", "0.0 % of the pixels")
         page.get_by_role("tab", name="Take it with you").click()
         says(page, "#photo-command", f"segment {name}.png")
+
+
+def test_the_server_ends_behind_what_it_computes(
+    tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread in native code while the interpreter ends would abort the process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    own = Server(tmp_path)
+    page = browser.new_context().new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(own.address)
+    page.wait_for_selector("#photo-upload")
+    opened(page, photograph(tmp_path))
+    page.locator("#photo-iterations input[type=number]").fill("15")
+    page.locator("#photo-theta_alpha input[type=number]").fill("200")
+    code, errors = own.stop()
+    page.context.close()
+    assert code == 130, errors
+    assert errors.splitlines()[-1].startswith("stopped by Ctrl-C; the page is closed")
 
 
 def test_the_film_shows_every_iteration(visit: Any, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from crfrnn.app.work import Work
 
 MEGA = 10**6
 LARGEST = 67  # megapixels, the limit of `crfrnn.io.read_image`
@@ -26,6 +28,7 @@ class Options:
         open_browser: show the page in the browser of this machine.
         clients: largest number of waiting requests; more are rejected.
         worded: translates messages of Python functions for the page's commands.
+        work: what is being computed; the server closes it when it ends.
     """
 
     host: str = "127.0.0.1"
@@ -36,6 +39,7 @@ class Options:
     open_browser: bool = False
     clients: int = 32
     worded: Callable[[str], str] = str
+    work: Work = field(default_factory=Work, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -64,8 +64,9 @@ function draw() {
 function say() {
   const strokes = marks.filter((mark) => mark.points).length;
   const boxes = marks.length - strokes;
+  const drawn = [strokes || !boxes ? `${strokes} stroke${strokes === 1 ? "" : "s"}` : "", boxes ? "a box" : ""];
   status.textContent = picture.naturalWidth
-    ? `${strokes} stroke${strokes === 1 ? "" : "s"}${boxes ? ", a box" : ""}. Painting: ${boxing ? "box" : names()[label]}.`
+    ? `Drawn: ${drawn.filter(Boolean).join(", ")}. Drawing: ${boxing ? "a box" : names()[label]}.`
     : "No picture yet: choose one above.";
 }
 

@@ -44,10 +44,9 @@ ARRAYS = [".npy", ".npz", ".pt", ".pth", ".png"]
 LEAD = """
 # What a dense CRF does to your picture
 
-A network, or a few strokes of yours, gives every pixel a first label; near the edges of things it is ragged.
-A *conditional random field* (CRF) then compares every pixel with every other one: pixels that lie near each
-other and have similar colours pull each other towards the same label. So the labels move to the edges that
-the photograph really has: take an example or drop a photograph of your own, and drag the handle to compare.
+A network, or a few strokes of yours, gives every pixel a first label, ragged near the edges of things. A
+*conditional random field* (CRF) then compares every pixel with every other one: those that lie near each
+other and have similar colours pull each other towards the same label, so that labels end where things end.
 """
 FILES = (
     "The label map (PNG, one number per pixel), the picture with its labels, the areas as text, and the "
@@ -127,7 +126,12 @@ def _photograph(options: Options, network: Network, folder: Path) -> None:
         with gr.Column(elem_classes=["source"]):
             source, buttons = _source("photo", folder)
         with gr.Column(elem_classes=["answer"]):
-            out = result("photo", "network alone", FILES)
+            out = result(
+                "photo",
+                "network alone",
+                FILES,
+                "Take an example, or drop a photograph: its labels appear here.",
+            )
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("photo")
 
@@ -164,6 +168,7 @@ def _scribbles(options: Options, folder: Path) -> None:
                 "scribbles", "colours alone",
                 FILES + " The photograph, at most "
                 f"{WORK_SIDE} pixels long here, and the strokes are among them.",
+                "Take an example, or drop a photograph; then paint on it.",
             )  # fmt: skip
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("scribbles")
@@ -240,7 +245,9 @@ def _scores(options: Options) -> None:
                 )
             go = gr.Button("Refine", variant="primary", elem_id="scores-go")
         with gr.Column(elem_classes=["answer"]):
-            out = result("scores", "scores alone", FILES)
+            out = result(
+                "scores", "scores alone", FILES, "Upload a photograph and its scores, then press Refine."
+            )
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("scores")
 

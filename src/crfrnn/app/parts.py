@@ -113,7 +113,8 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
             if not desk.busy.acquire(timeout=60):
                 raise error("the page: expected one request at a time, got several; wait for the first")
             try:
-                return work(desk, *given)
+                with options.work:
+                    return work(desk, *given)
             except FAILURES as failure:
                 raise error(line(failure, options, given)) from None
             except MemoryError:
@@ -230,10 +231,10 @@ class Result:
         ]
 
 
-def result(tab: str, before: str, files: str) -> Result:
+def result(tab: str, before: str, files: str, hint: str) -> Result:
     """The right-hand side of a tab.
 
-    Args: before, where the labels of the left half come from; files, what is written.
+    Args: before, where the labels of the left half come from; files, what is written; hint, what to do first.
     """
     compare = gr.ImageSlider(
         label=f"{before} ◂ ▸ with the CRF", format="jpeg", interactive=False, elem_id=f"{tab}-compare",
@@ -243,7 +244,7 @@ def result(tab: str, before: str, files: str) -> Result:
         list(HALVES), value="both", show_label=False, container=False, elem_id=f"{tab}-handle",
         elem_classes=["handle"],
     )  # fmt: skip
-    said = gr.HTML(elem_classes=["said"], elem_id=f"{tab}-said")
+    said = gr.HTML(hint, elem_classes=["said"], elem_id=f"{tab}-said")
     film_open = gr.State(False)
     with gr.Tabs(overflow_behavior="wrap"):
         with gr.Tab("What is where") as first:
@@ -268,11 +269,11 @@ def result(tab: str, before: str, files: str) -> Result:
             )
             code = gr.Code(
                 label="The same as a command", language="shell", interactive=False, wrap_lines=True, lines=1,
-                buttons=["copy"], elem_id=f"{tab}-command",
+                show_line_numbers=False, buttons=["copy"], elem_id=f"{tab}-command",
             )  # fmt: skip
             python = gr.Code(
                 label="The same in Python", language="python", interactive=False, wrap_lines=True, lines=1,
-                buttons=["copy"], elem_id=f"{tab}-python",
+                show_line_numbers=False, buttons=["copy"], elem_id=f"{tab}-python",
             )  # fmt: skip
     for other in (first, second, fourth):
         other.select(lambda: False, outputs=film_open, **AT_ONCE)

@@ -17,6 +17,7 @@ from crfrnn.app.options import Options
 from crfrnn.extras import optional
 
 SESSIONS = 32  # number of clients whose pictures are kept
+PATIENCE = 60  # seconds to wait for running computations at the end
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_SSR_MODE": "False",
     "GRADIO_MCP_SERVER": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -65,6 +66,7 @@ def served(options: Options) -> Iterator[str]:
             yield address
         finally:
             page.close(verbose=False)
+            options.work.close(timeout=PATIENCE)
 
 
 def serve(options: Options, started: Callable[[str], Any]) -> None:
