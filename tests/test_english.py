@@ -48,14 +48,11 @@ WORDS = re.compile(
 
 FOLDERS = ("src", "tests", "docs", "benchmarks", "experiments", "scripts", "native", "spaces")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
-PENDING = ("docs/engine.md",)
 FILES = sorted(
     path
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".md", ".cpp", ".hpp", ".sh", ".js")
-    and path != Path(__file__).resolve()
-    and not path.relative_to(ROOT).as_posix().startswith(PENDING)
+    if path.suffix in (".py", ".md", ".cpp", ".hpp", ".sh", ".js") and path != Path(__file__).resolve()
 )
 
 
