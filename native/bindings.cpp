@@ -58,7 +58,7 @@ bool ask_for_signals() {
   return true;
 }
 
-// The core at work: other Python threads go on, and Ctrl-C ends the call.
+// While the core runs, other Python threads continue, and Ctrl-C ends the call.
 struct Working {
   nb::gil_scoped_release released;
   Asking asking{&ask_for_signals};

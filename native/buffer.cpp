@@ -158,7 +158,7 @@ void wish_for_huge_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + huge_page - 1) / huge_page * huge_page;
   const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / huge_page * huge_page;
-  // a wish, not a need
+  // a hint only
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;

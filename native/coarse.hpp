@@ -70,9 +70,9 @@ struct CoarseAxis {
 
 struct Coarse {
   using P = Pack<float>;
-  // sums computed together: one behind the other, and side by side
+  // sums computed together: consecutive ones, and side by side
   static constexpr int outputs = 4, packs = 2;
-  // slack: behind each line
+  // slack: after each line
   static constexpr int64_t lanes = P::lanes, wide = outputs * packs * lanes, slack = 2 * wide;
 
   const Problem& problem;
@@ -181,7 +181,7 @@ struct Coarse {
         source((base + row) * n + i, phases + p * lines.phase + place * labels);
         if (++p == x.step) p = 0, ++place;
       }
-      for (int q = 0; q < x.step; ++q)  // what the last row left behind it
+      for (int q = 0; q < x.step; ++q)  // what the last row left after its end
         for (int64_t b = 0; b < 2 * lanes; b += lanes)
           P::zero().store(phases + q * lines.phase + (place + (q < p)) * labels + b);
       const int64_t below = (row + 1 < rows ? base + row + 1 : base) * n, length = count * labels;
@@ -215,7 +215,7 @@ struct Coarse {
       }
     }
 
-    // One coarse row: phase by phase, and then the pixels one behind the other.
+    // One coarse row: phase by phase, and then the pixels in order.
     void to_all_columns(const float* from, float* to) const {
       const int64_t low = left / x.step, length = ((right - 1) / x.step - low + 1) * labels;
       for (int q = 0; q < x.step; ++q) {

@@ -43,7 +43,7 @@ struct Columns {
 };
 
 // The highest marginals that each of the fixed parts has seen, and the labels without a column that reached δ
-// there: parts write to memory of their own, and the highest of all does not depend on their order.
+// there: each part writes to separate memory, and the highest of all does not depend on their order.
 struct Watch {
   using P = Pack<float>;
   int64_t width, labels, flags;  // flags: bytes from one part to the next

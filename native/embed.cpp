@@ -48,7 +48,7 @@ CRFRNN_INLINE void write_block(const Pack<T>* nearest, const Pack<T>* rank, cons
 }
 
 // The block that begins with point `first`: `count` of its points are there. D features a point where that is
-// a constant, so that all its numbers live in registers, else (D = 0) as many as `dim` says.
+// a constant, so that all its numbers fit in registers, else (D = 0) `dim` of them.
 template <class T, int D>
 int embed_one(const T* features, int64_t first, int count, int dim, const T* scales, const Embedded<T>& out,
               Pack<T>* least, Pack<T>* most) {
@@ -135,8 +135,8 @@ int embed_points(const T* features, int64_t begin, int64_t end, int dim, double 
   return 0;
 }
 
-// A code of its own for grids of two and three axes, and for pictures of three colours. With so many numbers
-// that they do not all live in registers, others take hardly longer for being counted at run time.
+// Specialised code for grids of two and three axes, and for pictures of three colours. With more numbers than
+// registers, a count known only at run time takes hardly longer.
 template <class T>
 int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out,
           T* least, T* most) {

@@ -94,7 +94,7 @@ void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T,
 }
 
 // One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis.
-// A neighbour that is missing has the number of vertices for its index, and there lies a zero.
+// A missing neighbour has the number of vertices as its index, where the value is zero.
 template <class T>
 struct SingleColumn {
   const Lattice& lattice;

@@ -19,7 +19,7 @@ struct FilterTable {
                           T* grad_weights, int threads);
 };
 
-// What they read of a table (Lattice::verify); a filter of one channel has a walk of its own.
+// What they read of a table (Lattice::verify); a filter of one channel has a separate walk.
 constexpr unsigned sweep_reads = Lattice::corners | Lattice::runs;
 constexpr unsigned filter_reads(int64_t channels) {
   return channels == 1 ? unsigned{Lattice::corners | Lattice::neighbours} : sweep_reads;

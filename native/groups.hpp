@@ -7,8 +7,8 @@
 
 namespace crfrnn {
 
-// A group of axes and its offsets. Digit i of an offset, written in base 3, says what axis `first` + i does:
-// 0 stays, 1 goes a step down, 2 a step up. Offset 0 is the vertex itself.
+// A group of axes and its offsets. Digit i of an offset, written in base 3, gives the step along axis
+// `first` + i: 0 none, 1 down, 2 up. Offset 0 is the vertex itself.
 struct AxisGroup {
   static constexpr int most_axes = 3, most_offsets = 27;
   int first, axes;

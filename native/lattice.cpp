@@ -97,7 +97,7 @@ struct Corners {
       const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
       RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
       for (int64_t s = begin; s < end; ++s) {
-        // All from the sorted key: the points themselves lie scattered.
+        // All from the sorted key: the points themselves are scattered.
         const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
         uint8_t* r = &rank[static_cast<size_t>(s * corners)];
         permutation_of(sorted_key, corners, rank_bits, r);

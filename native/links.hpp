@@ -25,7 +25,7 @@ struct Links {
 };
 
 // The keys of some vertices plus a step, sought among all keys by a merge: both ascend. No branch depends on
-// which of the two goes on next, and several steps take turns, so that none waits for its last load.
+// which of the two advances next, and several steps are interleaved, so that none waits for its last load.
 template <int W>
 struct Seeker {
   const Key<W>* keys;
@@ -39,7 +39,7 @@ struct Seeker {
         vertices(static_cast<int64_t>(all.size())) {}
   // so many turns at least
   int64_t left() const { return std::min(end - v, vertices - j); }
-  // Written at every turn; the last time, before v goes on, is right.
+  // Written at every turn; the last write, before v advances, is the right one.
   void turn() {
     const Key<W> wanted = keys[v] + step, here = keys[j];
     const int64_t less = here < wanted, equal = here == wanted;

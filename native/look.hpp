@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Planes looked at before they become rows: the softmax of every pixel, and the labels that reach δ.
+// Planes examined before they become rows: the softmax of every pixel, and the labels that reach δ.
 #pragma once
 
 #include "columns.hpp"

@@ -34,7 +34,7 @@ struct Merge {
   // so many turns at least
   static int64_t left(const Stretch& s) { return std::min(s.last_v - s.v, s.last_j - s.j); }
 
-  // Both are written at every turn; the last one, before v or j goes on, is right.
+  // Both are written at every turn; the last write, before v or j advances, is the right one.
   void turn(Stretch& s) const {
     const Key<W> wanted = keys[s.v] + step, here = keys[s.j];
     const int32_t less = here < wanted, equal = here == wanted;
@@ -90,7 +90,7 @@ inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int3
   const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
   const int32_t* minus = plus + lattice.vertices;
   const int32_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is looked at behind the last
+  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is read after the last
   size_t runs = 0;
   int32_t linked = 0;
   for (int32_t v = begin; v < end; ++v) {

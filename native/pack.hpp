@@ -2,7 +2,7 @@
 // A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per
 // instruction set: everything here lives in that set's namespace, so the linker can never mix two of them.
 // This file has the pack that every processor can work with, plain loops; pack_avx512.hpp, pack_avx2.hpp and
-// pack_neon.hpp say the same in a set's own words.
+// pack_neon.hpp implement the same for one instruction set.
 #pragma once
 
 #include <cmath>

@@ -26,7 +26,7 @@ struct Pack<float> {
       return {n, below(0), below(4), below(8), below(12)};
     }
   };
-  // The first n of four numbers, and nothing behind them is touched.
+  // The first n of four numbers; nothing after them is accessed.
   static CRFRNN_INLINE Quad load_quad(const float* p, int64_t n) {
     const Quad none = vdupq_n_f32(0.f);
     if (n >= 4) return vld1q_f32(p);

@@ -75,7 +75,7 @@ struct Question {
       ask = nullptr;
       return;
     }
-    // Asking may wait for a lock: then it is asked less often, to stay below a twentieth of the time.
+    // The check may wait for a lock: then it is done less often, to stay below a twentieth of the time.
     const auto after = Clock::now();
     next = after + std::clamp<Clock::duration>(20 * (after - now), shortest_pause, longest_pause);
   }

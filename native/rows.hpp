@@ -59,8 +59,8 @@ struct Order {
   }
 };
 
-// Rows are exactly `labels` numbers, one behind the other. Behind the last one lie zeros, for packs that read
-// beyond it.
+// Rows are exactly `labels` numbers, one after the other. The last one is followed by zeros, for packs that
+// read beyond it.
 inline void clear_pad(const Problem& problem, float* rows) {
   for (int64_t i = problem.total() * problem.labels; i < problem.plane(); ++i) rows[i] = 0.f;
 }
@@ -95,7 +95,7 @@ CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const
     prefetch_bytes(rows + int64_t{place[p]} * problem.labels, bytes);
 }
 
-// planes [batch][labels][pixels] -> rows [total][labels] and the zeros behind them. False: a pixel that is
+// planes [batch][labels][pixels] -> rows [total][labels] and the zeros after them. False: a pixel that is
 // not masked holds NaN or infinity.
 inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
   using P = Pack<float>;
@@ -171,7 +171,7 @@ struct Packs {
     load(row, out);
     out[*this - 1] = P::select(tail, out[*this - 1], P::set(minus_infinity));
   }
-  // Only the labels: the next row begins right behind them.
+  // Only the labels: the next row begins directly after them.
   CRFRNN_INLINE void store(const P* packs, float* row) const {
     const int last = *this - 1;
     for (int b = 0; b < last; ++b) packs[b].store(row + b * P::lanes);

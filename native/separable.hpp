@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where
 // its weights fall below the precision of the rows; a wide one by way of coarse.hpp. Rows are `labels`
-// numbers, one behind the other: along every axis the sums run over a flat array, so no lane is spent on
+// numbers, contiguous: along every axis the sums run over a flat array, so no lane is spent on
 // padding.
 #pragma once
 
@@ -78,7 +78,7 @@ CRFRNN_INLINE void convolve(const Taps& taps, const Load& load, Pack<float>* sum
 
 struct Separable {
   using P = Pack<float>;
-  static constexpr int slack = 64;  // numbers behind a line that packs may read or write
+  static constexpr int slack = 64;  // numbers after a line that packs may read or write
   const Problem& problem;
   int64_t labels, line_size, stride, ring;  // numbers in a line, in a line of the ring; lines of the ring
   int threads;
@@ -228,7 +228,7 @@ struct Separable {
     });
   }
 
-  // K · source; a volume passes through `between`, which has room for a pack behind its end.
+  // K · source; a volume passes through `between`, which has room for a pack after its end.
   template <class Source>
   void apply(const double* theta, int derivative, const Source& source, float* between, float* out) const {
     const int64_t* grid = problem.grid;

@@ -10,7 +10,7 @@ namespace crfrnn::CRFRNN_ISA {
 
 // The order of the blur: `before` the pair that crosses slabs, the pair, and `after` it. Of axes, or of
 // groups of them, where both axes that cross may lie in one group, whose offsets then reach two slabs away;
-// the other one of the pair is the group behind it or, at the end, before it.
+// the other one of the pair is the group after it or, at the end, before it.
 struct Axes {
   int before[max_dim + 1], after[max_dim + 1], befores = 0, afters = 0, first, second;
   int reach_first, reach_second;  // in slabs

@@ -48,7 +48,7 @@ struct Leading {
   const Messages& messages;
   bool reverse, sliced, turning;
   RowScales opening, closing;
-  Buffer own_rows;  // lattice rows of its own, where another lattice needs the common ones
+  Buffer own_rows;  // separate lattice rows, where another lattice needs the common ones
   float* turning_rows;
 
   Leading(const Messages& m, bool reverse_, bool turning_)

@@ -202,7 +202,7 @@ struct Sweep {
     }
   }
 
-  // Straight into the rows, which lie in the cache: sums of so many packs would, too.
+  // Directly into the rows, which are in the cache: sums of so many packs would be, too.
   template <int V, class Source, class RowOf>
   CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0)
   {
@@ -450,7 +450,7 @@ struct Sweep {
 };
 
 // Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the
-// others. Of wide rows, whose work lies in their packs, only five dimensions have one of their own: each
+// others. For wide rows, where most work is in the packs, only five dimensions have a specialisation: each
 // costs the compiler seconds.
 template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {

@@ -24,7 +24,7 @@ class RecentKeys {
     int32_t& slot = slots_[key.hash() & (slot_count - 1)];
     const bool there = (slot != 0) & (keys_[static_cast<size_t>(slot)] == key);
     count_ += !there;
-    // behind the last one: it does no harm where the key is there
+    // after the last one: harmless where the key is present
     keys_[static_cast<size_t>(count_ + there)] = key;
     slot = there ? slot : count_;
     return slot - 1;

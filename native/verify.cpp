@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Is a table one that can be walked? It may come from a file, a damaged one, or be another lattice's. Indices
-// that all lie in range are all that is asked: a table that build() did not make may mean nothing, but
+// that all lie in range are all that is checked: a table not made by build() may mean nothing, but
 // nothing outside it is read or written. Whether the points are all different, too, is seen from their sum,
 // which damage changes; where rows are found by them it is checked one by one (Order in rows.hpp).
 #include <algorithm>
@@ -20,7 +20,7 @@ void refuse_table(const char* why) {
                               "; pass the structure that Lattice.build returned");
 }
 
-// Every link leads into the slab that its offset says, and there are as many as the masks have bits.
+// Every link leads into the slab given by its offset, and there are as many as the masks have bits.
 void Lattice::verify_links(int threads) const {
   parallel_for(groups() * slabs, threads, [&](int64_t task, int) {
     const AxisGroup axes = group(static_cast<int>(task / slabs));
