@@ -11,12 +11,12 @@ using P = Pack<float>;
 constexpr int64_t block_pixels = 128;
 constexpr int block_packs = block_pixels / Pack<float>::lanes;
 
-// Blocks of pixels of one picture: body(picture, first pixel, how many, worker).
+// Blocks of pixels of one picture, or every `step`-th of them: body(picture, first pixel, how many, worker).
 template <class Body>
-void each_wide_block(const Problem& problem, const Body& body) {
-  const int64_t n = problem.pixels, blocks = (n + block_pixels - 1) / block_pixels;
+void each_wide_block(const Problem& problem, const Body& body, int64_t step = 1) {
+  const int64_t n = problem.pixels, every = block_pixels * step, blocks = (n + every - 1) / every;
   parallel_for(problem.batch * blocks, problem.threads, [&](int64_t task, int worker) {
-    const int64_t at = task % blocks * block_pixels;
+    const int64_t at = task % blocks * every;
     body(task / blocks, at, n - at < block_pixels ? n - at : block_pixels, worker);
   });
 }
@@ -44,59 +44,63 @@ inline int packs_of(int64_t count) { return static_cast<int>((count + P::lanes -
 
 // Of the marginals softmax(x), x in planes: the largest logit of each pixel and the factor of exp(x_l - top),
 // 0 where the pixel is known or left out; `seen`, the labels whose marginal reaches δ anywhere, or null.
-// False: NaN or infinity at a pixel that is not masked.
-inline bool look(const Problem& problem, const float* planes, float* top, float* scale, LabelSet* seen) {
+// step: all of it in every step-th block alone. False: NaN or infinity at a pixel that is not masked.
+inline bool look(const Problem& problem, const float* planes, float* top, float* scale, LabelSet* seen,
+                 int64_t step = 1) {
   const int64_t labels = problem.labels, n = problem.pixels;
   const int64_t workers = problem.threads < 1 ? 1 : problem.threads;
   const Watch watch(labels * P::lanes, labels, seen ? workers : 0);
   if (seen) watch.clear(workers);
   const Buffer exponentials(static_cast<size_t>(workers * labels * block_pixels) * sizeof(float));
   std::atomic<bool> finite{true};
-  each_wide_block(problem, [&](int64_t b, int64_t at, int64_t count, int worker) {
-    const int64_t first = b * n + at;
-    const float* from = planes + b * labels * n + at;
-    const Valid valid(problem, first, count);
-    const int packs = packs_of(count);
-    float* e = exponentials.as<float>() + worker * labels * block_pixels;
-    P most[block_packs], sum[block_packs], odd = P::zero();
-    for (int i = 0; i < packs; ++i) most[i] = valid.load(from, i, count), sum[i] = P::zero();
-    for (int64_t l = 0; l < labels; ++l)
-      for (int i = 0; i < packs; ++i) {
-        const P x = valid.load(from + l * n, i, count);
-        most[i] = P::max(most[i], x);
-        odd = odd + (x - x);  // NaN where x is not finite
-      }
-    if (!(odd.sum() == 0.f)) {
-      finite.store(false, std::memory_order_relaxed);
-      return;
-    }
-    for (int64_t l = 0; l < labels; ++l)
-      for (int i = 0; i < packs; ++i) {
-        const P term = exp(valid.load(from + l * n, i, count) - most[i]);
-        term.store(e + l * block_pixels + i * P::lanes);
-        sum[i] = sum[i] + term;
-      }
-    alignas(64) float factor[block_pixels] = {};
-    for (int i = 0; i < packs; ++i) sum[i].store(factor + i * P::lanes);
-    for (int64_t i = 0; i < count; ++i) {
-      const bool held =
-          (problem.mask && !problem.mask[first + i]) || (problem.clamp && problem.clamp[first + i] >= 0);
-      factor[i] = held ? 0.f : 1.f / factor[i];
-    }
-    for (int64_t i = count; i < block_pixels; ++i) factor[i] = 0.f;
-    for (int i = 0; i < packs; ++i) {
-      const auto some = P::Lanes::first(count - i * P::lanes);
-      most[i].store(top + first + i * P::lanes, some);
-      sum[i] = P::load(factor + i * P::lanes);
-      sum[i].store(scale + first + i * P::lanes, some);
-    }
-    for (int64_t l = 0; seen && l < labels; ++l) {
-      P highest = P::zero();
-      for (int i = 0; i < packs; ++i)
-        highest = P::max(highest, P::load(e + l * block_pixels + i * P::lanes) * sum[i]);
-      watch.see(worker, l * P::lanes, highest);
-    }
-  });
+  each_wide_block(
+      problem,
+      [&](int64_t b, int64_t at, int64_t count, int worker) {
+        const int64_t first = b * n + at;
+        const float* from = planes + b * labels * n + at;
+        const Valid valid(problem, first, count);
+        const int packs = packs_of(count);
+        float* e = exponentials.as<float>() + worker * labels * block_pixels;
+        P most[block_packs], sum[block_packs], odd = P::zero();
+        for (int i = 0; i < packs; ++i) most[i] = valid.load(from, i, count), sum[i] = P::zero();
+        for (int64_t l = 0; l < labels; ++l)
+          for (int i = 0; i < packs; ++i) {
+            const P x = valid.load(from + l * n, i, count);
+            most[i] = P::max(most[i], x);
+            odd = odd + (x - x);  // NaN where x is not finite
+          }
+        if (!(odd.sum() == 0.f)) {
+          finite.store(false, std::memory_order_relaxed);
+          return;
+        }
+        for (int64_t l = 0; l < labels; ++l)
+          for (int i = 0; i < packs; ++i) {
+            const P term = exp(valid.load(from + l * n, i, count) - most[i]);
+            term.store(e + l * block_pixels + i * P::lanes);
+            sum[i] = sum[i] + term;
+          }
+        alignas(64) float factor[block_pixels] = {};
+        for (int i = 0; i < packs; ++i) sum[i].store(factor + i * P::lanes);
+        for (int64_t i = 0; i < count; ++i) {
+          const bool held =
+              (problem.mask && !problem.mask[first + i]) || (problem.clamp && problem.clamp[first + i] >= 0);
+          factor[i] = held ? 0.f : 1.f / factor[i];
+        }
+        for (int64_t i = count; i < block_pixels; ++i) factor[i] = 0.f;
+        for (int i = 0; i < packs; ++i) {
+          const auto some = P::Lanes::first(count - i * P::lanes);
+          most[i].store(top + first + i * P::lanes, some);
+          sum[i] = P::load(factor + i * P::lanes);
+          sum[i].store(scale + first + i * P::lanes, some);
+        }
+        for (int64_t l = 0; seen && l < labels; ++l) {
+          P highest = P::zero();
+          for (int i = 0; i < packs; ++i)
+            highest = P::max(highest, P::load(e + l * block_pixels + i * P::lanes) * sum[i]);
+          watch.see(worker, l * P::lanes, highest);
+        }
+      },
+      step);
   for (int64_t l = 0; seen && l < labels; ++l) {
     float most = 0.f;
     for (int64_t i = 0; i < P::lanes; ++i) {

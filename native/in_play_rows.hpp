@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+// What one iteration does to the rows of all pixels where only some labels are in play.
+#pragma once
+
+#include "columns.hpp"
+#include "steps.hpp"
+
+namespace crfrnn::CRFRNN_ISA {
+
+// Where A_m are diagonal and nothing is damped, the logit of a label out of play is its unary. Its part of
+// the softmax is then one number a pixel; rows hold the columns alone.
+struct Share {
+  float top;    // the largest logit of the pixel's unary
+  float rest;   // Σ exp(U_l - top) over the labels without a column
+  float most;   // the largest of them
+  float scale;  // of the last softmax: exp(U_l - top) scale is the marginal of such a label
+};
+
+// The problem of the columns: their part of A_m, no part where a label sends nothing.
+struct Narrow {
+  Problem problem;
+  Buffer transform;
+
+  Narrow(const Problem& whole, const Columns& columns)
+      : problem(whole),
+        transform(static_cast<size_t>(whole.kernel_count * columns.count * columns.count) * sizeof(float)) {
+    problem.labels = columns.count;
+    problem.transform = transform.as<float>();
+    choose(whole, columns);
+  }
+  void choose(const Problem& whole, const Columns& columns) {
+    float* to = transform.as<float>();
+    for (int m = 0; m < whole.kernel_count; ++m)
+      for (int64_t r = 0; r < columns.count; ++r)
+        for (int64_t c = 0; c < columns.count; ++c) {
+          const float* from = whole.transform + (m * whole.labels + columns.label[r]) * whole.labels;
+          *to++ = columns.sends[c] ? from[columns.label[c]] : 0.f;
+        }
+  }
+};
+
+// Known rows in columns: one label, or none where the mask ends.
+inline void write_known(const Problem& problem, int64_t pixel, const Columns& columns, float* out) {
+  const bool valid = !problem.mask || problem.mask[pixel];
+  for (int64_t c = 0; c < columns.count; ++c)
+    out[c] = valid && problem.clamp && problem.clamp[pixel] == columns.label[c] ? 1.f : 0.f;
+}
+
+// x = U + Σ_m A_m h_m in the columns; Q = softmax(x) with the share of the other labels.
+template <int NP, bool common>
+struct LeanForward {
+  const Problem &problem, &whole;  // of the columns; of all labels
+  const Columns& columns;
+  const Watch& watch;
+  Inbox<NP, common> inbox;
+  const float* unary;  // planes
+  float *u, *next;     // next: Q of the next iteration, null after the last
+  Share* shares;       // null where every label has a column
+
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
+    const Packs<NP>& packs = inbox.packs;
+    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+    inbox.ask(row, u);
+    if (is_held<common>(problem, pixel)) {
+      if (next) write_known(problem, pixel, columns, next + at);
+      if (problem.mask && !problem.mask[pixel]) return;
+    }
+    P x[Packs<NP>::capacity];
+    packs.load_logits(u + at, x);
+    inbox.template take<false>(row, sliced, x, [](int64_t, const P*) CRFRNN_INLINE_LAMBDA {});
+    if (!next)
+      packs.store(x, u + at);
+    else if (!is_held<common>(problem, pixel))
+      shares ? write_shared(row, pixel, x, part) : write_whole(row, x, part);
+  }
+
+  CRFRNN_INLINE void write_whole(int64_t row, const P* x, int part) const {
+    const Packs<NP>& packs = inbox.packs;
+    P e[Packs<NP>::capacity];
+    softmax_packs(x, packs, e);
+    for (int b = 0; b < packs; ++b) watch.see(part, b * P::lanes, e[b]);
+    packs.store(e, next + row * packs.labels);
+  }
+
+  CRFRNN_INLINE void write_shared(int64_t row, int64_t pixel, const P* x, int part) const {
+    const Packs<NP>& packs = inbox.packs;
+    Share& share = shares[row];
+    const P top = P::set(share.top);
+    P e[Packs<NP>::capacity], total = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      e[b] = exp(x[b] - top);
+      total = total + e[b];
+    }
+    float sum = total.sum() + share.rest, scale;
+    if (sum > 1e-10f && sum < 1e30f) {
+      scale = 1.f / sum;
+      share.scale = scale;
+    } else {
+      scale = far_softmax(x, e, share);
+    }
+    const P factor = P::set(scale);
+    for (int b = 0; b < packs; ++b) {
+      e[b] = e[b] * factor;
+      watch.see(part, b * P::lanes, e[b]);
+    }
+    packs.store(e, next + row * packs.labels);
+    if (share.most * share.scale >= whole.in_play) note_entering(pixel, share, part);
+  }
+
+  // The columns have moved far away from the unary: their own largest logit comes into it. Rare.
+  CRFRNN_NOINLINE float far_softmax(const P* x, P* e, Share& share) const {
+    const Packs<NP>& packs = inbox.packs;
+    P most = x[0];
+    for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
+    float top = most.most();
+    if (share.rest > 0.f && share.top > top) top = share.top;
+    const float shift = exponential(share.top - top);  // of the others; infinite only where there are none
+    P total = P::zero();
+    for (int b = 0; b < packs; ++b) {
+      e[b] = exp(x[b] - P::set(top));
+      total = total + e[b];
+    }
+    const float sum = total.sum() + (share.rest > 0.f ? share.rest * shift : 0.f);
+    share.scale = share.rest > 0.f ? shift / sum : 0.f;
+    return 1.f / sum;
+  }
+  static float exponential(float x) {
+    alignas(64) float lane[P::lanes];
+    exp(P::set(x)).store(lane);
+    return lane[0];
+  }
+
+  CRFRNN_NOINLINE void note_entering(int64_t pixel, const Share& share, int part) const {
+    const int64_t n = whole.pixels, labels = whole.labels;
+    const float* from = unary + pixel / n * labels * n + pixel % n;
+    uint8_t* entered = watch.entered(part);
+    for (int64_t l = 0; l < labels; l += P::lanes) {
+      alignas(64) float lane[P::lanes] = {};
+      for (int64_t i = 0; i < P::lanes && l + i < labels; ++i) lane[i] = from[(l + i) * n];
+      (exp(P::load(lane) - P::set(share.top)) * P::set(share.scale)).store(lane);
+      for (int64_t i = 0; i < P::lanes && l + i < labels; ++i)
+        if (columns.column[l + i] < 0 && lane[i] >= whole.in_play) entered[l + i] = 1;
+    }
+  }
+};
+
+// x of all labels in rows, for what mixes labels or damps; messages come in columns. The walk leaves those of
+// the leading lattice in place of the marginals, which have been sent, and `finish` does the rest.
+template <int NP>
+struct WideForward {
+  const Problem& whole;
+  const Columns& columns;
+  const Watch& watch;
+  Inbox<NP, false> inbox;
+  const float *transforms, *u;  // transforms: [kernels][columns] columns of A_m, in packs
+  float *state, *rows;
+  bool goes_on;
+
+  CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int) const {
+    inbox.packs.store(sliced, rows + row * inbox.packs.labels);
+  }
+
+  void finish(int64_t begin, int64_t end, int part) const {
+    with_packs(whole, [&]<int NW>() { finish_rows(Packs<NW>(whole), begin, end, part); });
+  }
+
+  template <int NW>
+  void finish_rows(const Packs<NW> wide, int64_t begin, int64_t end, int part) const {
+    constexpr int capacity = Packs<NW>::capacity;
+    const int64_t count = columns.count, width = wide.width();
+    const P step = P::set(whole.damping), stay = P::set(1.f - whole.damping);
+    P highest[capacity];
+    for (int b = 0; b < wide; ++b) highest[b] = P::zero();
+    for (int64_t row = begin; row < end; ++row) {
+      inbox.ask(row, u);
+      const int64_t pixel = inbox.pixel_of[row], at = row * wide.labels;
+      float* const own = rows + row * count;
+      P x[capacity], before[capacity];
+      wide.load_logits(u + at, x);
+      const float* a = transforms;
+      for (int64_t m = 0; m < inbox.kernels; ++m) {
+        const float* const plane = inbox.rows[m];
+        const float* const h = plane ? plane + pixel * count : own;
+        const float scale = plane && inbox.scales[m] ? inbox.scales[m][row] : 1.f;
+        for (int64_t c = 0; c < count; ++c, a += width) {
+          const P message = P::set(h[c] * scale);
+          for (int b = 0; b < wide; ++b) x[b] = P::fma(P::load(a + b * P::lanes), message, x[b]);
+        }
+      }
+      if (whole.damping != 1.f) {
+        wide.load(state + at, before);
+        for (int b = 0; b < wide; ++b) x[b] = P::fma(stay, before[b], step * x[b]);
+      }
+      if (!whole.mask || whole.mask[pixel]) wide.store(x, state + at);
+      if (!goes_on) continue;
+      if (is_held<false>(whole, pixel)) {
+        write_known(whole, pixel, columns, own);
+        continue;
+      }
+      alignas(64) float q[capacity * P::lanes];
+      P e[capacity];
+      softmax_packs(x, wide, e);
+      for (int b = 0; b < wide; ++b) {
+        highest[b] = P::max(highest[b], e[b]);
+        e[b].store(q + b * P::lanes);
+      }
+      for (int64_t c = 0; c < count; ++c) own[c] = q[columns.label[c]];
+    }
+    for (int b = 0; b < wide; ++b) watch.see(part, b * P::lanes, highest[b]);
+  }
+};
+
+// Takes the place of a body that a walk does not use.
+struct Unused {
+  void operator()(int64_t, const P*, int) const {}
+};
+
+}  // namespace crfrnn::CRFRNN_ISA
