@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The rows of the paper's Table 1 on a GPU, in so many seconds: FCN-8s and CRF-RNN on real pictures.
+"""The rows of the paper's Table 1 on a GPU, in a given time: FCN-8s and CRF-RNN on real pictures.
 
     python experiments/gpu_table1.py --data build/gpu-data --seconds 150 --out table1.csv
     python experiments/gpu_table1.py --device cpu --tiny                  # a dry run: a small network, noise
 
-plain: FCN-8s from ImageNet's VGG-16 (fc6 and fc7 fresh). crf: the layer's defaults behind it, not learned.
-frozen-crf: the layer learned, the network held. plain-further and end-to-end go on from plain for as many
-seconds each, without and with the layer. Judged on the VOC 2012 person subset at 320 pixels, not comparable
-with full-set results. A row is written as soon as it is known. Trained by the clock: another GPU gives other
-figures.
+plain: FCN-8s from ImageNet's VGG-16 (fc6 and fc7 newly initialised). crf: followed by the default layer, not
+learned. frozen-crf: the layer learned, the network frozen. plain-further and end-to-end continue from plain
+for as many seconds each, without and with the layer. Evaluated on the VOC 2012 person subset at 320 pixels,
+not comparable with full-set results. A row is written as soon as it is known. Training time is limited, so
+another GPU gives other figures.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--hold", type=int, help="hold out this fold, judge on it")
     which.add_argument("--cross", action="store_true", help="hold out every fold in turn, keep the mean")
-    parser.add_argument("--start", type=Path, help="parameter file to go on from; default: the preset")
+    parser.add_argument("--start", type=Path, help="parameter file to start from; default: the preset")
     parser.add_argument("--mean", action="store_true", help="keep the mean of --start and the result")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.05)

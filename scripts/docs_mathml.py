@@ -79,7 +79,7 @@ def _tokens(formula: str) -> Iterator[tuple[str, str]]:
 
 
 def _row(tokens: list[tuple[str, str]], place: int, closing: str) -> tuple[list[str], int]:
-    """Elements up to the bracket `closing`, or to the end, and the place behind."""
+    """Elements up to the bracket `closing`, or to the end, and the place after it."""
     parts: list[str] = []
     while place < len(tokens):
         kind, text = tokens[place]

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Kill a training again and again (SIGKILL) and let it go on: it must learn the same weights, bit for bit.
+"""Kill a training repeatedly (SIGKILL) and resume it: it must learn bit-identical weights.
 
     scripts/kill_training.py [--kills 20] [--seed 0]
 
 A tiny network with dropout, running means, random changes of the pictures and data-loader workers is
-trained in three stages by a recipe, with a checkpoint behind every step. It is killed in a step, while a
-checkpoint is written, just behind that, in a validation, by the death of a loader's worker, or by the clock;
-the same call then goes on. All that it leaves is compared with what a run that was left alone leaves; exit
-status 1 where anything differs.
+trained in three stages by a recipe, with a checkpoint after every step. It is killed in a step, while a
+checkpoint is written, just after that, in a validation, by the death of a loader's worker, or after a random
+time, and then resumed by the same call. All files written are compared with those of an uninterrupted run;
+exit status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def die() -> None:
 
 
 def after(calls: int, owner: type, name: str, what: Any) -> None:
-    """`what(arguments)` is called behind the `calls`-th call of a method, or at its next one."""
+    """`what(arguments)` is called after the `calls`-th call of a method, or at its next one."""
     left, method = [calls], getattr(owner, name)
 
     def counted(*arguments: Any, **options: Any) -> Any:

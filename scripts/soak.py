@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Load, held for long: does memory stay, and does the program answer?
+"""Load over a long time: does memory use stay constant, and does the program respond?
 
     scripts/soak.py pictures [--count 10000]      random sizes, labels, dtypes, masks, methods, gradients
     scripts/soak.py ctrl-c [--side 4000]          seconds from Ctrl-C to KeyboardInterrupt inside the core
     scripts/soak.py page [--clients 20]           the page of `crfrnn app` under clients at once
 
-Each prints what it measured as it goes, and ends with 1 where it is not held: memory within 5 MiB behind the
-warm-up, an answer within half a second, no error of the page.
+Each prints its measurements while it runs, and exits with 1 where a limit is exceeded: memory within 5 MiB
+after the warm-up, a response within half a second, no error of the page.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def main() -> int:
     )
     jobs = parser.add_subparsers(required=True)
     job = jobs.add_parser("pictures", help="memory over many pictures")
-    job.add_argument("--count", type=int, default=10_000, help="behind the warm-up (10000)")
+    job.add_argument("--count", type=int, default=10_000, help="after the warm-up (10000)")
     job.set_defaults(job=soak_pictures)
     job = jobs.add_parser("ctrl-c", help="how soon the core answers")
     job.add_argument("--side", type=int, default=4000, help="pixels (4000)")

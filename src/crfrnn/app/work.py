@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How many requests are being worked on, so that the server can end behind the last."""
+"""The number of requests being processed, so that the server can stop after the last."""
 
 from __future__ import annotations
 

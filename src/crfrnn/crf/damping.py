@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The step size with which parallel mean-field updates never raise the free energy."""
+"""The step size with which parallel mean-field updates never increase the free energy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POWER_STEPS = 20
 def monotone_damping(
     kernels: Sequence[Kernel], weights: Sequence[Tensor | float], compatibility: Tensor
 ) -> float:
-    """The largest step size for which the following shows that parallel updates never raise the free energy.
+    """The largest step size for which parallel updates provably never increase the free energy.
 
     The damped update is a proximal step: with ``τ = 1/damping - 1`` and A the quadratic form of the pairwise
     term, Q⁺ minimises ``h(Q) = <A Q_t - U, Q> - H(Q) + τ KL(Q ‖ Q_t)``. Let ``δ = Q⁺ - Q_t``, and let λ₊ ≥ 0
@@ -100,11 +100,11 @@ def spectral_bound(kernel: Any, device: torch.device | str = "cpu") -> float:
         bound = min(bound, float((image / v).amax()))
         v = image + v
         v = (v / v.amax(1, keepdim=True)).clamp(min=1e-12)  # any positive v gives a bound
-    return bound * (1 + 1e-6)  # a kernel built in float32 is that far from its real-number self
+    return bound * (1 + 1e-6)  # a float32 kernel differs from the exact one by that much
 
 
 def _least_eigenvalue(kernel: Any, radius: float) -> float:
-    """Lower bound of the eigenvalues: a Gaussian's matrix has none below 0, a lattice promises nothing."""
+    """Lower bound of the eigenvalues: a Gaussian's matrix has none below 0, a lattice has no such bound."""
     if getattr(kernel, "is_positive_semidefinite", False):
         return 0.0
     if not isinstance(kernel, GaussianKernel) or not isinstance(kernel.operator, Exact | Separable):

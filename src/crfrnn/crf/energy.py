@@ -3,7 +3,7 @@
 
 The pairwise term must be a symmetric quadratic form: every kernel a symmetric operator (normalisation "none"
 or "symmetric", and ``kernel.symmetrized()`` for a lattice, whose axis blurs do not commute) and every μ W_m a
-symmetric matrix. Elsewhere the updates still run, but they descend on nothing.
+symmetric matrix. Otherwise the updates still run, but they do not minimise an energy.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def gibbs_energy(
     too. Build it with ``exclude_self=True`` for the paper's sum over i < j.
 
     Args:
-        labels: Int[B, \\*spatial] in 0..L-1; masked pixels are not looked at.
+        labels: Int[B, \\*spatial] in 0..L-1; masked pixels are ignored.
         unary, kernels, weights, compatibility, mask: as in `mean_field`, kernels and μ W_m symmetric.
 
     Returns:
@@ -176,7 +176,7 @@ def _expected_energy(model: Iteration, q: Tensor) -> Tensor:
 
 
 def _symmetric(problem: Problem) -> Iteration:
-    """The iteration, if there is an energy that it descends on."""
+    """The iteration, if there is an energy that it minimises."""
     problem.check_values()
     for index, (kernel, weight) in enumerate(zip(problem.kernels, problem.weights, strict=True)):
         check_symmetric_kernel(index, kernel)
@@ -185,7 +185,7 @@ def _symmetric(problem: Problem) -> Iteration:
 
 
 def check_symmetric_kernel(index: int, kernel: Any) -> None:
-    """Refuse an operator without a true ``is_symmetric``."""
+    """Reject an operator without a true ``is_symmetric``."""
     if not getattr(kernel, "is_symmetric", False):
         mode = getattr(kernel, "normalization", "unknown")
         raise ValueError(
@@ -196,7 +196,7 @@ def check_symmetric_kernel(index: int, kernel: Any) -> None:
 
 
 def label_form(index: int, weight: Tensor, compatibility: Tensor) -> Tensor:
-    """μ W_m, Float[L, L] without a graph; refused unless symmetric."""
+    """μ W_m, Float[L, L] without a graph; rejected unless symmetric."""
     weight, compatibility = weight.detach(), compatibility.detach()
     form = compatibility @ weight if weight.ndim == 2 else compatibility * weight
     if float((form - form.mT).abs().amax()) > TOLERANCE * float(form.abs().amax()):

@@ -27,7 +27,7 @@ class CRFRNN(nn.Module):
     ``x ← U - μ (W_s S + W_b B)``, ``Q = softmax(x)``, S and B the filtered Q: S with
     ``exp(-|p_i - p_j|² / 2θ_γ²)``, B with ``exp(-|p_i - p_j|² / 2θ_α² - |I_i - I_j|² / 2θ_β²)``.
 
-    With ``num_labels=1`` it stands behind a sigmoid: one logit z in, understood as the two labels
+    ``num_labels=1`` is for a network with a sigmoid: one logit z in, understood as the two labels
     {0: background, 1: foreground} with U = [0, z], and one logit x_1 - x_0 out. The parameters are those of
     two labels. Labels that overlap, a sigmoid each, take ``CRFRNN(L, activation="sigmoid")``: L such
     problems over one lattice, see `mean_field`.

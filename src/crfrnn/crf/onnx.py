@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs the node `crfrnn::CRFRNN` of an ONNX file: this package, behind a runtime's custom operators."""
+"""What runs the node `crfrnn::CRFRNN` of an ONNX file: this package, through a runtime's custom operators."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class Backend(Protocol):
     """What a backend implements beside `crfrnn.lattice.backend.Backend`; logits are planes [B, L, N]."""
 
     CHECKS_LATER: bool
-    """Whether it looks for NaN and infinity after it has queued its work, so that a GPU is waited for once.
+    """Whether it checks for NaN and infinity after queueing its work, to synchronise with a GPU only once.
 
-    Where it does not, weights are looked at before the call, and `mean_field` refuses unary and start.
+    Otherwise weights are checked before the call, and unary and start by `mean_field`.
     """
 
     def can(self, problem: Problem) -> str | None:

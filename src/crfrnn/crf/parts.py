@@ -96,7 +96,7 @@ def take_apart(problem: Problem) -> Groups:
 
 
 def why_not(problem: Problem, backend: str, most_labels: int) -> str | None:
-    """Why the operators cannot run a problem, whichever backend is behind them; None: they can."""
+    """Why the operators cannot run a problem on any backend; None: they can."""
     unary = problem.unary
     if unary.dtype != torch.float32:
         return "unary: float64 is computed in plain torch"

@@ -16,21 +16,21 @@ from torch import Tensor
 from crfrnn.crf import validate
 from crfrnn.lattice.validate import readable, warn
 
-SPOTS = 32  # pixels along an axis that are looked at first
+SPOTS = 32  # pixels along an axis that are checked first
 FEW = 16  # pixels, too few to judge a unit by
-SURE = 0.75  # a probability that some pixel has of what is there, and another of what is not
+SURE = 0.75  # the probability at some pixel of a label that is present, and at another of one that is absent
 UNIT, NORMALISED = 2.0, 10.0  # the largest value of a guide in 0..1, and of one by mean and deviation
 
 
 def check_guide(image: Tensor, mask: Tensor | None, log_theta_beta: Tensor, whole: bool = True) -> None:
-    """Refuse NaN and infinity in a float guide, and warn where it is not in the unit of θ_β.
+    """Reject NaN and infinity in a float guide, and warn where it is not in the unit of θ_β.
 
-    One pass and one wait for a GPU in the usual case; most guides show their unit in a few spots.
+    One pass and one GPU synchronisation in the usual case; for most guides, a few pixels show the unit.
 
     Args:
         image, mask: as `CRFRNN.forward` takes them.
         log_theta_beta: a number or one per channel.
-        whole: False for a tile, which may be dark where its picture is not; then only NaN is looked for.
+        whole: False for a tile, which may be dark where its picture is not; then only NaN is checked for.
     """
     if not image.is_floating_point() or not readable(image) or image.numel() == 0:
         return
@@ -68,7 +68,7 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
         if theta < size / 2:
             return
         form, remedy = "normalised by mean and deviation", "give the picture as it was before, in 0..255"
-    # In whole numbers, so that batch after batch says the same, which Python shows once.
+    # In whole numbers, so that the message is the same for every batch and Python shows it once.
     first, last, theta = math.floor(low), math.ceil(high), round(theta)
     warn(
         f"image: expected values in 0..255, the unit of theta_beta, got {first}..{last}, as of a picture "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parameters that training drove to where nothing can be computed: which one, and what to do."""
+"""Parameters that training has made unusable: which one, and what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def named(run: Callable[[], Result], which: Callable[[], str | None], values: Tensor) -> Result:
-    """`run()`; where it refuses an argument because of a parameter, the error names the parameter."""
+    """`run()`; if it rejects an argument because of a parameter, the error names the parameter."""
     if torch.compiler.is_compiling():
         return run()
     try:
@@ -50,7 +50,7 @@ def bandwidth(crf: CRFRNN, image: Tensor) -> str | None:
 
 
 def number(crf: CRFRNN) -> str | None:
-    """The weight, compatibility or temperature that no inference can use; None: another reason."""
+    """The weight, compatibility or temperature with which inference is impossible; None: another reason."""
     for name in ("spatial_weights", "bilateral_weights", "compatibility", "log_temperature"):
         parameter = getattr(crf, name)
         if parameter is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the CRF accepts. Every refusal names the argument, what was expected, what came and the remedy.
+"""Validation of arguments. Every error names the argument, what was expected, what was given and the remedy.
 
-Shapes, dtypes and devices are always looked at; values (NaN, infinity, label range) only where a tensor has
-values to look at, that is not while ``torch.compile`` or ``torch.func`` trace with stand-ins.
+Shapes, dtypes and devices are always checked; values (NaN, infinity, label range) only where a tensor has
+values to check, that is not while ``torch.compile`` or ``torch.func`` trace with stand-ins.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def check_unary(unary: Any, name: str = "unary") -> Tensor:
 
 
 def warn_of_one_label(unary: Tensor) -> None:
-    """One label has the marginal 1 everywhere: hardly what the one channel of a network means."""
+    """Warn of a single label, whose marginal is 1 everywhere: a network with one channel rarely means it."""
     if unary.shape[1] == 1 and not torch.compiler.is_compiling():
         warn(
             f"unary: expected two labels or more, got {describe(unary)}, whose one marginal is 1 everywhere; "
@@ -123,7 +123,7 @@ def check_clamp(clamp: Any, unary: Tensor, mask: Tensor | None) -> Tensor | None
 def check_labels(
     name: str, labels: Any, unary: Tensor, free: int | None, remedy: str, mask: Tensor | None = None
 ) -> Tensor:
-    """Int[B, *spatial] with labels 0..L-1 or `free`, as int64; values under the mask are not looked at."""
+    """Int[B, *spatial] with labels 0..L-1 or `free`, as int64; values under the mask are ignored."""
     labels = check_tensor(name, labels, "an integer tensor [B, *spatial]")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name}: expected integer labels, got {describe(labels)}; convert with .long()")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact Gaussian filter, O(N²): the truth that the lattice is measured against, on any device.
+"""The exact Gaussian filter, O(N²), on any device: the reference for the accuracy of the lattice.
 
 One operator for all backends; plain torch (`reference.gaussian_sum`) is the readable one and runs everywhere.
 """

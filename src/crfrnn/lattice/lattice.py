@@ -21,9 +21,9 @@ class Lattice:
 
     filter(v)_i ≈ Σ_j exp(-½ |f_i - f_j|²) v_j, unnormalised: S · B_d ⋯ B_0 · Sᵀ / (1 + 2^-d) with the
     barycentric weights S and the stencil v + ½(n₁ + n₂) along each axis; with quality "high" the product of
-    three axes' stencils at once, so that no path ends at a vertex between two that is missing. Its amplitude
-    is the lattice's own (about half the exact sum's in five sparse dimensions): divide by the filter's answer
-    to ones.
+    three axes' stencils at once, so that no path ends at a missing vertex between two existing ones. Its
+    amplitude depends on the lattice (about half the exact sum's in five sparse dimensions): divide by the
+    filter's response to ones.
 
     Adams, Baek & Davis, Computer Graphics Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x.
 

@@ -94,7 +94,7 @@ def _by_sort(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def claim(keys: Tensor) -> tuple[Tensor, int]:
-    """A table with a slot for every different key and, behind it, the slot of every key; how many slots."""
+    """A table with a slot for every distinct key, followed by the slot of every key; the number of slots."""
     count, bits = len(keys), max((2 * len(keys) - 1).bit_length(), 1)  # at most half full
     slots = 1 << bits
     # Slot numbers share the keys' type: where they do not fit (2^30 corners) keys are wide as well.
