@@ -119,7 +119,7 @@ struct Play {
     });
   }
 
-  // The same where all labels are in play: as they lie where no δ is asked for. False: not all is finite.
+  // The same where all labels are in play: in the order used without a δ. False: a value is not finite.
   bool lay_out_all(float* u, float* q) const {
     if (!planes_to_rows(whole, order, unary, u)) return false;
     if (initial && !planes_to_rows(whole, order, initial, q)) return false;
