@@ -81,7 +81,6 @@ def build_native() -> Path:
     environment = {**os.environ, "CC": "clang", "CXX": "clang++"}
     options = [
         "-DCMAKE_BUILD_TYPE=Debug",
-        "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g",
         "-DCRFRNN_GUIDED=ON",
         "-DCRFRNN_OPENMP=OFF",
         f"-DCRFRNN_SANITIZE={flags}",

@@ -156,10 +156,10 @@ def soak_page(arguments: argparse.Namespace) -> int:
                 address, clients=arguments.clients, seconds=arguments.seconds,
                 watch=lambda: resident(server.pid), say=lambda line: print(line, flush=True),
             )  # fmt: skip
+            print(report, flush=True)
         finally:
             server.send_signal(signal.SIGINT)
-            server.wait(60)
-    print(report)
+            server.wait(120)
     return int(bool(report.errors) or report.growth > arguments.growth)
 
 
@@ -184,6 +184,7 @@ def main() -> int:
     for each in jobs.choices.values():
         each.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with &
     torch.manual_seed(arguments.seed)
     return int(arguments.job(arguments))
 

@@ -63,7 +63,9 @@ class Raster:
         check_scale(scale)
         if self.dtype.kind not in "uif":
             raise FileError(role, path, "real numbers", f"{self.dtype}", "write their magnitude")
-        flags = [self.file.mask_flag_enums[b - 1] for b in self.bands]
+        with self._named():
+            known = self.file.mask_flag_enums  # read for all bands at each access; there may be thousands
+        flags = [known[b - 1] for b in self.bands]
         kinds = self._rasterio.enums.MaskFlags
         self._whole = all(kinds.all_valid in own for own in flags)
         self._by_value = np.array([kinds.nodata in own for own in flags])
@@ -94,7 +96,9 @@ class Raster:
     def indexed(self) -> bool:
         """Whether the numbers are indices into a palette."""
         palette = self._rasterio.enums.ColorInterp.palette
-        return any(self.file.colorinterp[b - 1] == palette for b in self.bands)
+        with self._named():
+            known = self.file.colorinterp
+        return any(known[b - 1] == palette for b in self.bands)
 
     def read(self, rows: slice, columns: slice) -> NDArray[Any]:
         with self._named():
@@ -154,7 +158,7 @@ class Raster:
         try:
             with _quiet(self._rasterio):
                 yield
-        except self._rasterio.errors.RasterioError as error:
+        except (self._rasterio.errors.RasterioError, self._rasterio._err.CPLE_BaseError) as error:
             raise FileError(
                 self.role, self.path, "a whole GeoTIFF", f"{type(error).__name__}: {error}", "write it again"
             ) from error
