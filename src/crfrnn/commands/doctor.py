@@ -42,6 +42,7 @@ _HUB = Need({"huggingface_hub": "huggingface_hub"}, "hub", "networks from the Hu
 NEEDS: dict[str, tuple[Need, ...]] = {
     "segment": (_HUB, Need({"rasterio": "rasterio"}, "geo", "GeoTIFF by windows")),
     "refine": (),
+    "interact": (),
     "volume": (Need({"nibabel": "nibabel"}, "medical"),),
     "tiles": (Need({"rasterio": "rasterio"}, "geo"),),
     "pseudo-labels": (),
