@@ -24,7 +24,7 @@ namespace crfrnn::fuzz {
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
-  Random(const uint8_t* data, size_t size) : data_(data), left_(size) { state_ = taken(8); }
+  Random(const uint8_t* data, size_t size) : small(true), data_(data), left_(size) { state_ = taken(8); }
   uint64_t bits() { return left_ ? taken(8) : mixed(); }
   int64_t below(int64_t n) {
     const uint64_t value = left_ && n <= 65536 ? taken(2) : bits();
@@ -32,12 +32,21 @@ class Random {
   }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   bool chance(int one_in) { return below(one_in) == 0; }
+  // Up to `usual`; where cases are to be small, up to `most` and only now and then more.
+  int64_t sized(int64_t low, int64_t usual, int64_t most) {
+    return between(low, small && !chance(64) ? most : usual);
+  }
+  // Threads to compare with one; where cases are small most are spared them, as starting one takes longer.
+  int several() { return small && !chance(16) ? 1 : static_cast<int>(between(2, 4)); }
   double uniform() { return static_cast<double>(mixed() >> 11) * 0x1p-53; }
   double normal() {  // a sum of uniforms is normal enough
     double sum = -6;
     for (int i = 0; i < 12; ++i) sum += uniform();
     return sum;
   }
+
+  // Coverage is gained by many cases, each of which reaches one thing: hundreds a second.
+  const bool small = false;
 
  private:
   uint64_t mixed() {

@@ -136,10 +136,10 @@ template <class T>
 void check_filter(Random& random, const Lattice& lattice, const Array<T>& weights) {
   const double epsilon = sizeof(T) == 4 ? 2e-5 : 1e-12;
   // about as many as one walk takes
-  const int64_t many = random.chance(30) ? random.between(1000, 1100) : random.between(1, 100);
-  const int64_t channels = random.chance(3) ? many : random.between(0, 20), size = lattice.total * channels;
+  const int64_t many = random.chance(30) && !random.small ? random.between(1000, 1100) : random.sized(1, 100, 20);
+  const int64_t channels = random.chance(3) ? many : random.sized(0, 20, 6), size = lattice.total * channels;
   const auto x = normals<T>(random, size), y = normals<T>(random, size);
-  const int threads = static_cast<int>(random.between(2, 4));
+  const int threads = random.several();
   const auto& functions = filter_functions<T>();
   Exact<T> out[2] = {Exact<T>(size, T(-77)), Exact<T>(size, T(-77))};
   for (const bool reverse : {false, true}) {
@@ -187,13 +187,13 @@ void check_filter(Random& random, const Lattice& lattice, const Array<T>& weight
 
 template <class T>
 void lattice_case(Random& random, bool large) {
-  const bool many = !large && random.chance(5);
-  const int dim = static_cast<int>(many ? random.between(9, max_dim) : random.between(1, 8));
+  const bool many = !large && random.chance(random.small ? 64 : 5);
+  const int dim = static_cast<int>(many ? random.between(9, max_dim) : random.sized(1, 8, 5));
   const int64_t batch = random.between(large ? 1 : 0, 3);
   const int64_t points = large ? random.between(9000, 20000)
                                : random.below(random.chance(4) ? 3
                                               : many           ? 50
-                                                               : 300);
+                                                               : random.small ? 12 : 300);
   const auto cloud = static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::count)));
   Exact<T> features(batch * points * dim);
   fill_features(random, cloud, dim, features);
@@ -217,7 +217,7 @@ void lattice_case(Random& random, bool large) {
                     (sizeof(T) == 4 ? " float32 " : " float64 ") + instruction_set();
 
   const auto result = build<T>(features.get(), valid, batch, points, dim, options);
-  options.threads = static_cast<int>(random.between(2, 4));
+  options.threads = random.several();
   const auto again = build<T>(features.get(), valid, batch, points, dim, options);
   check(result.status == again.status, "build: any number of threads gives the same status");
   bool finite = true;
@@ -251,15 +251,15 @@ namespace {
 // Every walk over a table that may be damaged, as far as it is not refused. Of a point that is named twice
 // two threads may write the same numbers.
 void walk_damaged(Random& random, const Lattice& lattice) {
-  const int64_t channels = random.between(1, 40), corners = lattice.points * (lattice.dim + 1);
+  const int64_t channels = random.sized(1, 40, 9), corners = lattice.points * (lattice.dim + 1);
   const auto values = normals<float>(random, lattice.total * channels),
              weights = normals<float>(random, corners);
   Exact<float> out(lattice.total * channels), gradient(corners), slope(lattice.dim);
   const auto attempt = [&](unsigned reads, const auto& walk) {
     try {
-      lattice.verify(static_cast<int>(random.between(1, 3)), reads);
+      lattice.verify(random.several(), reads);
       std::vector<bool> seen(static_cast<size_t>(lattice.total), false);
-      int threads = 2;
+      int threads = random.several();
       for (int64_t i = 0; i < lattice.points; ++i) {
         if (seen[static_cast<size_t>(lattice.order[i])]) threads = 1;
         seen[static_cast<size_t>(lattice.order[i])] = true;
@@ -313,11 +313,12 @@ void walk_damaged(Random& random, const Lattice& lattice) {
 // stays inside all arrays.
 void table_case(Random& random) {
   current_case() += " table";
-  const int dim = static_cast<int>(random.between(1, random.chance(4) ? max_dim : 5));
-  const auto features = normals<float>(random, 20 * dim);
+  const int dim = static_cast<int>(random.between(1, random.chance(random.small ? 64 : 4) ? max_dim : 5));
+  const int64_t points = random.small ? 6 : 20;
+  const auto features = normals<float>(random, points * dim);
   BuildOptions options;
   options.together = static_cast<int>(random.between(1, 3));
-  const auto result = build<float>(features.get(), nullptr, 1, 20, dim, options);
+  const auto result = build<float>(features.get(), nullptr, 1, points, dim, options);
   const int64_t whole = static_cast<int64_t>(result.table.size());
   const int64_t size = random.chance(2) ? random.below(whole) : whole;
   Exact<int32_t> table(size);
@@ -332,7 +333,7 @@ void table_case(Random& random) {
     const Lattice lattice = Lattice::decode(table.get(), size);
     check(lattice.dim >= 1 && lattice.dim <= max_dim && lattice.lead < lattice.dim, "decode: a sane header");
     // More points than the table was built from: there are no values for them.
-    if (lattice.total <= 100000) walk_damaged(random, lattice);
+    if (lattice.total <= (random.small ? 1000 : 100000)) walk_damaged(random, lattice);
   } catch (const std::invalid_argument&) {
   }
 }

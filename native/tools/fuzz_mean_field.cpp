@@ -96,7 +96,7 @@ struct Case {
     unary = normals<float>(random, size(), std::pow(10.0, static_cast<double>(random.between(-1, 3))));
     initial = normals<float>(random, size());
     grad = normals<float>(random, size());
-    several = static_cast<int>(random.between(2, 4));
+    several = random.several();
   }
   Case(const Case&) = delete;
 
@@ -129,11 +129,12 @@ struct Case {
 
  private:
   void choose_shape(Random& random) {
-    p.batch = random.between(1, 3);
-    p.labels = random.chance(2) ? random.between(1, 22) : random.between(1, 100);
+    p.batch = random.sized(1, 3, 2);
+    p.labels = random.chance(2) ? random.sized(1, 22, 6) : random.sized(1, 100, 12);
     const int axes = static_cast<int>(random.between(1, 3));
-    for (int i = 3 - axes; i < 3; ++i) p.grid[i] = random.between(1, axes == 1 ? 150 : axes == 2 ? 14 : 6);
-    wide = random.chance(4);  // room for Gaussians that go through a coarser grid
+    for (int i = 3 - axes; i < 3; ++i)
+      p.grid[i] = random.sized(1, axes == 1 ? 150 : axes == 2 ? 14 : 6, axes == 1 ? 20 : axes == 2 ? 5 : 3);
+    wide = random.chance(random.small ? 64 : 4);  // room for Gaussians that go through a coarser grid
     if (wide) {
       p.batch = 1;
       p.labels = random.between(1, 22);
@@ -169,7 +170,8 @@ struct Case {
   void choose_kernel(Random& random, KernelData& own, Kernel& kernel) {
     const int64_t total = p.total();
     if (random.chance(2)) {
-      const int dim = static_cast<int>(random.between(1, random.chance(8) && total < 200 ? 20 : 6));
+      const bool many = random.chance(random.small ? 64 : 8) && total < 200;
+      const int dim = static_cast<int>(random.sized(1, many ? 20 : 6, many ? 20 : 5));
       Exact<float> features(total * dim);
       fill_features(random, static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::tiny))), dim,
                     features);
