@@ -136,7 +136,8 @@ template <class T>
 void check_filter(Random& random, const Lattice& lattice, const Array<T>& weights) {
   const double epsilon = sizeof(T) == 4 ? 2e-5 : 1e-12;
   // about as many as one walk takes
-  const int64_t many = random.chance(30) && !random.small ? random.between(1000, 1100) : random.sized(1, 100, 20);
+  const bool most = random.chance(30) && !random.small;
+  const int64_t many = most ? random.between(1000, 1100) : random.sized(1, 100, 20);
   const int64_t channels = random.chance(3) ? many : random.sized(0, 20, 6), size = lattice.total * channels;
   const auto x = normals<T>(random, size), y = normals<T>(random, size);
   const int threads = random.several();
@@ -193,7 +194,8 @@ void lattice_case(Random& random, bool large) {
   const int64_t points = large ? random.between(9000, 20000)
                                : random.below(random.chance(4) ? 3
                                               : many           ? 50
-                                                               : random.small ? 12 : 300);
+                                              : random.small   ? 12
+                                                               : 300);
   const auto cloud = static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::count)));
   Exact<T> features(batch * points * dim);
   fill_features(random, cloud, dim, features);
