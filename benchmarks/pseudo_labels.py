@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Pseudo-labels per second on real pictures, reading and writing included, and what COCO val would take.
 
-Pictures at their own size: VOC person val with 21 labels, COCO train2017 (the small selection) with 81, each
-with IRN's CRF (10 iterations); and the same VOC pictures with activation maps of two classes, IRN's whole
-step of two inferences. The scores are coarse random blobs made here from a fixed seed: time does not hang on
-them. Rates are taken between the first finished pictures and the last, without the start of the processes.
-pydensecrf2 and ours are then timed in turn on one thread, picture in memory, inference alone.
+Pictures at their own size, each with IRN's CRF (10 iterations): VOC person with the 21 labels of its DeepLab
+unaries; COCO train2017 (the small selection) with 81 labels, of which 21 are the packaged network's and the
+others the tail of a softmax (pictures.py); and the same VOC pictures with activation maps of two classes,
+IRN's whole step of two inferences, whose maps are coarse random blobs from a fixed seed. The time of the
+first two depends on how many labels are in play (docs/engine.md). Rates are taken between the first finished
+pictures and the last, without the start of the processes. pydensecrf2 and ours are then timed in turn on one
+thread, picture in memory, inference alone.
 
 Run it alone on the machine: python benchmarks/pseudo_labels.py; on a GPU: --device cuda --batch 4
 """
@@ -18,6 +20,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,19 +31,21 @@ from rich.table import Table
 from torch.nn.functional import interpolate
 
 from crfrnn import _native
-from crfrnn.datasets import shared_folder
+from crfrnn.datasets import DeepLabUnaries, shared_folder
 from crfrnn.evaluation.tables import write_csv
+from crfrnn.inference import Predictor
 from crfrnn.inference.pseudo import CAM_CRFS, Job, refine_labels, write_pseudo_labels
 from crfrnn.io import read_image
 from engine import in_turn
 from outputs import ready
+from pictures import FOLDER, with_further_labels
 
 COCO_VAL = 40_504  # pictures of COCO val2014
 FOLDERS = {"voc": "data/voc2012-person/VOCdevkit/VOC2012/JPEGImages", "coco": "data/coco-mini/train2017"}
-CASES = {  # name: pictures, kind, maps in the file
-    "21 labels": ("voc", "logits", 21),
-    "81 labels": ("coco", "logits", 81),
-    "2 activation maps": ("voc", "cams", 2),
+CASES = {  # name: pictures, kind
+    "21 labels": ("voc", "logits"),
+    "81 labels": ("coco", "logits"),
+    "2 activation maps": ("voc", "cams"),
 }
 Row = tuple[str, int, str, float, float, float, float]
 
@@ -52,26 +57,52 @@ def pictures(shared: Path, name: str, count: int) -> list[Path]:
     return [found[i * len(found) // count] for i in range(count)]
 
 
-def scores(path: Path, labels: int) -> np.ndarray:
-    """Logits Float32[labels, H, W] of the picture's size: smooth blobs that compete."""
+Scores = Callable[[Path], np.ndarray]  # Float32[labels, H, W] of a picture's size
+
+
+def blobs(labels: int, path: Path) -> np.ndarray:
+    """Smooth random blobs that compete."""
     height, width = read_image(path).shape[:2]
     generator = torch.Generator().manual_seed(int.from_bytes(path.stem.encode(), "little") % 2**31)
     coarse = 2 * torch.randn(1, labels, height // 24 + 2, width // 24 + 2, generator=generator)
     return interpolate(coarse, (height, width), mode="bilinear")[0].numpy()
 
 
-def prepare(paths: list[Path], kind: str, labels: int, folder: Path) -> list[Job]:
+def deeplab(shared: Path) -> Scores:
+    """The given logits of the VOC pictures."""
+    both = [DeepLabUnaries.load(shared / FOLDER / "unaries" / f"{split}.npz") for split in ("train", "val")]
+
+    def scores(path: Path) -> np.ndarray:
+        unaries = next(one for one in both if path.stem in one.grids)
+        return unaries.logits(path.stem, read_image(path).shape[:2]).numpy()
+
+    return scores
+
+
+def packaged() -> Scores:
+    """The logits of the packaged network, and 60 further labels."""
+    network = Predictor.from_pretrained().segmenter.network.eval()
+
+    @torch.no_grad()
+    def scores(path: Path) -> np.ndarray:
+        image = torch.from_numpy(np.ascontiguousarray(read_image(path).transpose(2, 0, 1)))
+        return with_further_labels(path.stem, network(image[None].float())[0].numpy())
+
+    return scores
+
+
+def prepare(paths: list[Path], kind: str, scores: Scores, folder: Path) -> list[Job]:
     """The files of maps that a network would have left: float16 logits .npy, or .npz with keys."""
     jobs = []
     for path in paths:
-        values = scores(path, labels)
+        values = scores(path)
         if kind == "logits":
             source = folder / f"{path.stem}.npy"
             np.save(source, values.astype(np.float16))
         else:
             source = folder / f"{path.stem}.npz"
             maps = 1 / (1 + np.exp(-values))
-            np.savez(source, keys=np.arange(labels), high_res=maps / maps.max((1, 2), keepdims=True))
+            np.savez(source, keys=np.arange(len(values)), high_res=maps / maps.max((1, 2), keepdims=True))
         jobs.append(Job(path.stem, path, source))
     return jobs
 
@@ -89,7 +120,7 @@ def rate(jobs: list[Job], kind: str, folder: Path, processes: int, batch: int, d
     return (len(ticks) - first) / (ticks[-1] - ticks[first - 1])
 
 
-def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
+def single(paths: list[Path], scores: Scores, device: str) -> tuple[float, float]:
     """Median seconds a picture, ours and pydensecrf2, one thread each."""
     import pydensecrf.densecrf as dcrf
 
@@ -98,11 +129,11 @@ def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for path in paths:
-        image, logits = read_image(path), scores(path, labels)
+        image, logits = read_image(path), scores(path)
 
         def peer(image: np.ndarray = image, logits: np.ndarray = logits) -> np.ndarray:
-            crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], labels)
-            crf.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(labels, -1)))
+            crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], len(logits))
+            crf.setUnaryEnergy(np.ascontiguousarray(-logits.reshape(len(logits), -1)))
             crf.addPairwiseGaussian(sxy=preset.theta_gamma, compat=preset.spatial_weight)
             crf.addPairwiseBilateral(
                 sxy=preset.theta_alpha, srgb=preset.theta_beta, rgbim=image, compat=preset.bilateral_weight
@@ -123,17 +154,20 @@ def single(paths: list[Path], labels: int, device: str) -> tuple[float, float]:
 def measure(shared: Path, arguments: argparse.Namespace) -> list[Row]:
     """Rows: what, pictures, mean size, pictures a second, hours for COCO val, seconds a picture of both."""
     rows: list[Row] = []
-    for name, (where, kind, labels) in CASES.items():
+    for name, (where, kind) in CASES.items():
+        scores = {"21 labels": partial(deeplab, shared), "81 labels": packaged}.get(
+            name, lambda: partial(blobs, 2)
+        )()
         paths = pictures(shared, where, arguments.pictures)
         sizes = np.array([read_image(path).shape[:2] for path in paths]).mean(0).round().astype(int)
         with tempfile.TemporaryDirectory() as folder:
-            jobs = prepare(paths, kind, labels, Path(folder))
+            jobs = prepare(paths, kind, scores, Path(folder))
             speed = rate(
                 jobs, kind, Path(folder) / "out", arguments.processes, arguments.batch, arguments.device
             )
         mine, peer = (float("nan"),) * 2
         if kind == "logits" and arguments.peer:
-            mine, peer = single(paths[: arguments.peer], labels, arguments.device)
+            mine, peer = single(paths[: arguments.peer], scores, arguments.device)
         hours = COCO_VAL / speed / 3600
         rows.append((name, len(paths), f"{sizes[1]} × {sizes[0]}", speed, hours, mine, peer))
     return rows
