@@ -238,7 +238,18 @@ struct Play {
       columns = following;
     }
     write_planes(columns, unary_rows.as<float>());
+    if (initial && whole.mask) keep_start_of_masked();
     return true;
+  }
+
+  // Nothing changes where the mask leaves a pixel out.
+  void keep_start_of_masked() const {
+    const int64_t labels = whole.labels, n = whole.pixels;
+    parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t l = 0, at = i / n * labels * n + i % n; !whole.mask[i] && l < labels; ++l, at += n)
+          logits[at] = initial[at];
+    });
   }
 
   void add_known() {
