@@ -35,7 +35,8 @@ Parts = Iterator[tuple[str, Tensor, Tensor, float]]  # what, ours, truth, tolera
 
 
 def _lattice(device: str, dimension: int, channels: int, dtype: torch.dtype, spread: float = 1.5,
-             points: int = 70, masked: bool = False, half: torch.dtype | None = None) -> Parts:  # fmt: skip
+             points: int = 70, masked: bool = False, half: torch.dtype | None = None,
+             quality: str = "classic") -> Parts:  # fmt: skip
     """Tables, filter both ways, and every gradient of one lattice; `spread` small: many corners a vertex."""
     from crfrnn.lattice import Lattice
 
@@ -46,7 +47,7 @@ def _lattice(device: str, dimension: int, channels: int, dtype: torch.dtype, spr
     for backend, place, kind in (("triton", device, dtype), ("reference", "cpu", F64)):
         f = features.to(place, kind).requires_grad_()
         v = values.to(place, kind).requires_grad_()
-        built = Lattice.build(f, mask=mask.to(place) if masked else None, backend=backend)
+        built = Lattice.build(f, mask=mask.to(place) if masked else None, quality=quality, backend=backend)
         outs = [built.filter(v), built.filter(v, reverse=True)]
         loss = sum((out * weight.to(out)).sum() for out in outs)
         results.append([torch.tensor(built.num_vertices), *outs, *torch.autograd.grad(loss, [f, v])])
@@ -119,7 +120,8 @@ def _layer(device: str, grid: tuple[int, ...], labels: int, batch: int) -> Parts
 
 
 # These launch every kernel.
-QUICK = ("lattice d = 2, 21 channels, float32", "numbering, int32", "exact d = 1", "mean field, 4 labels")
+QUICK = ("lattice d = 2, 21 channels, float32", "numbering, int32", "exact d = 1", "mean field, 4 labels",
+         "lattice, axes together")  # fmt: skip
 CASES: dict[str, Callable[[str], Parts]] = {
     **{
         f"lattice d = {d}, {c} channels, {str(kind).removeprefix('torch.')}": partial(
@@ -128,6 +130,7 @@ CASES: dict[str, Callable[[str], Parts]] = {
         for d, c, kind in ((1, 3, F32), (2, 21, F32), (3, 40, F64), (5, 21, F32), (5, 1, F64), (8, 9, F32),
                            (8, 3, F64))
     },
+    "lattice, axes together": partial(_lattice, dimension=5, channels=5, dtype=F32, quality="high"),
     "lattice, masked": partial(_lattice, dimension=3, channels=5, dtype=F32, masked=True),
     "lattice, long segments": partial(
         _lattice, dimension=2, channels=9, dtype=F32, spread=0.1, points=1500

@@ -35,7 +35,7 @@ def test_a_dry_run_goes_through_every_phase(tmp_path: Path) -> None:
     for phase in ("build", "smoke", "tests", "bench", "train"):
         assert f"{phase}: exit status 0," in summary
     smoke = (tmp_path / "smoke.log").read_text()
-    assert "never launched: none" in smoke and "4 cases, 0 failed" in smoke
+    assert "never launched: none" in smoke and "5 cases, 0 failed" in smoke
     with (tmp_path / "gpu.csv").open(newline="") as file:
         whats = [row["what"] for row in csv.DictReader(file)]
     assert {"bandwidth", "build and filter", "sweep, blur", "sweep, iterations T = 10"} <= set(whats)

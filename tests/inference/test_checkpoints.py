@@ -78,7 +78,7 @@ def test_every_layer_of_its_network_has_learned(shared: Path) -> None:
 
 
 def test_the_name_of_before_says_what_to_take() -> None:
-    with pytest.raises(ValueError, match=r"lite-voc-person.*take deeplab-voc-person"):
+    with pytest.raises(ValueError, match=r"lite-voc-person.*use deeplab-voc-person"):
         Segmenter.from_pretrained("lite-voc-person")
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,13 +27,12 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits o
 @posix
 @pytest.mark.slow
 def test_a_training_that_is_killed_learns_the_same() -> None:
-    """Once in each way; `scripts/kill_training.py --kills 20` goes on longer."""
+    """Each way is planned once; a moment behind the end of a run kills nothing, and another way follows."""
     command = [sys.executable, str(KILL), "--kills", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        "6 kills (1 checkpoint, 1 clock, 1 half a checkpoint, 1 step, 1 validation, 1 worker)" in done.stdout
-    )
+    found = re.search(r"^6 kills \((.*)\) in \d+ runs: 22 files equal", done.stdout, re.M)
+    assert found and found[1].count(",") >= 3, done.stdout  # four ways or more
 
 
 @contextmanager
@@ -79,5 +79,5 @@ def test_a_folder_that_takes_no_files_is_named_before_the_first_step(tmp_path: P
             train(recipe, tmp_path / "run", trainer=CPU)
         (tmp_path / "run").chmod(0o700)
     (tmp_path / "run" / "only").write_text("no folder")
-    with pytest.raises(ValueError, match=r"'only' of others; name another"):
+    with pytest.raises(ValueError, match=r"'only' from elsewhere; name another"):
         train(recipe, tmp_path / "run", trainer=CPU)
