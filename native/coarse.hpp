@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// A wide Gaussian along x and y by way of a coarser grid: K ≈ D Dᵀ, where Dᵀ takes the pixels to every
-// step-th one by a Gaussian of bandwidth a = θ/√2, and D takes them back. Summed over the coarse pixels c,
-// the two make the wide Gaussian again,
+// A wide Gaussian along x and y, computed on a coarser grid: K ≈ D Dᵀ, where Dᵀ maps the pixels to every
+// step-th pixel with a Gaussian of bandwidth a = θ/√2, and D maps them back. Summed over the coarse pixels c,
+// the product is again the wide Gaussian,
 //   Σ_c exp(-(i - c)²/2a²) exp(-(c - j)²/2a²) = exp(-(i - j)²/2θ²) Σ_c exp(-(c - (i + j)/2)²/a²),
-// and the last sum is a√π/step but for a ripple of 2 exp(-π²a²/step²) of itself: below 3e-5 while step <=
-// θ/1.5. So the cost does not grow with θ, and at θ = 3 it is half that of the plain sums.
+// and the last sum equals a√π/step up to a relative ripple of 2 exp(-π²a²/step²), which is below 3e-5 for
+// step <= θ/1.5. The cost therefore does not grow with θ, and at θ = 3 it is half that of the direct sums.
 //
-// One row of pixels after another goes to coarse columns; out of these, coarse rows; each of them back to all
-// columns; and out of those the pixels' rows. Pixels whose place in a step is the same, their *phase*, lie in
-// one line, so that along every axis the sums run over flat arrays.
+// Rows of pixels are reduced one at a time to coarse columns, and these to coarse rows. Each coarse row is
+// then expanded to all columns, and these to the rows of pixels. Pixels at the same position within a step,
+// their *phase*, are stored in one line, so that along every axis the sums run over flat arrays.
 #pragma once
 
 #include "buffer.hpp"
@@ -18,7 +18,7 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-constexpr double cut = 4.6;  // bandwidths, beyond which all weights together are below 4.3e-6 of the sum
+constexpr double cut = 4.6;  // in bandwidths; all weights beyond it together are below 4.3e-6 of the sum
 
 // One axis: its step, and the weights between a coarse pixel and the pixels of each phase.
 struct CoarseAxis {
@@ -26,14 +26,14 @@ struct CoarseAxis {
 
   struct Phase {
     const float* weights;
-    int low, count;  // from `low` steps on, as seen from the coarse pixel
+    int low, count;  // from `low` steps on, relative to the coarse pixel
   };
 
-  int step, reach, margin;  // margin: whole steps that `reach` spans, and one for the phase
+  int step, reach, margin;  // margin: `reach` in whole steps, plus one for the phase
   Buffer values;
   Phase phase[most_steps];
 
-  // 1 where the plain sums are as good: a narrow Gaussian, or one that is wider than the axis is long.
+  // 1 if the direct sums are preferable: for a narrow Gaussian, or one wider than the axis.
   static int step_of(double theta, int64_t size) {
     if (theta < 3 || reach_of(theta) > static_cast<double>(size)) return 1;
     return static_cast<int>(theta / 1.5 < most_steps ? theta / 1.5 : most_steps);
@@ -43,7 +43,7 @@ struct CoarseAxis {
   CoarseAxis(double theta, int64_t size)
       : step(step_of(theta, size)), reach(static_cast<int>(reach_of(theta))), margin(reach / step + 2),
         values(sizeof(float) * static_cast<size_t>(2 * reach + 1)) {
-    // both ways: the product peaks at 1
+    // applied in both directions, so that the peak of the product is 1
     const double gain = std::sqrt(step / (theta * std::sqrt(0.5 * 3.141592653589793)));
     float* at = values.as<float>();
     for (int p = 0; p < step; ++p) {
@@ -55,12 +55,11 @@ struct CoarseAxis {
       }
     }
   }
-  // The same weights as seen from a pixel of phase p: those of the phase on the other side of the coarse
-  // pixel.
+  // The same weights relative to a pixel of phase p: those of the mirrored phase.
   Phase back(int p) const {
     return p == 0 ? phase[0] : Phase{phase[step - p].weights, phase[step - p].low + 1, phase[step - p].count};
   }
-  // The coarse pixels that pixels [begin, end) reach.
+  // The coarse pixels that pixels [begin, end) contribute to.
   int64_t first(int64_t begin) const {
     const int64_t least = begin - reach;
     return least < 0 ? -(-least / step) : (least + step - 1) / step;
@@ -72,7 +71,7 @@ struct Coarse {
   using P = Pack<float>;
   // sums computed together: consecutive ones, and side by side
   static constexpr int outputs = 4, packs = 2;
-  // slack: after each line
+  // slack: padding after each line
   static constexpr int64_t lanes = P::lanes, wide = outputs * packs * lanes, slack = 2 * wide;
 
   const Problem& problem;
@@ -87,9 +86,9 @@ struct Coarse {
 
   int64_t line_of(int64_t pixels) const { return (pixels * labels + slack + lanes - 1) / lanes * lanes; }
 
-  // The lines of a worker, for a tile of so many columns: their lengths and how many there are.
+  // The lines of one worker for a tile with the given number of columns: their lengths and their number.
   struct Lines {
-    int64_t columns, phase, coarse, fine, rows, coarse_rows;  // of the two rings: how many
+    int64_t columns, phase, coarse, fine, rows, coarse_rows;  // of the two rings: number of lines
 
     Lines(const Coarse& c, const CoarseAxis& x, const CoarseAxis& y, int64_t width)
         : columns(width / x.step + 2 * x.margin + 2), phase(c.line_of(columns + 2 * x.margin)),
@@ -101,7 +100,7 @@ struct Coarse {
     int64_t longest() const { return coarse > fine ? coarse : fine; }
   };
 
-  // Along x and y, one tile of columns after another; `source` as in Separable::plane.
+  // Along x and y, one tile of columns at a time; `source` as in Separable::plane.
   template <class Source>
   void plane(const Source& source, const CoarseAxis& x, const CoarseAxis& y, float* out) const {
     const int64_t n = problem.grid[2], rows = problem.grid[1], planes = problem.batch * problem.grid[0];
@@ -120,7 +119,8 @@ struct Coarse {
     });
   }
 
-  // Wide enough that what two neighbours both compute is little, and one for each thread.
+  // Tiles are wide enough to limit the work that two neighbours duplicate, and there is at least one per
+  // thread.
   int64_t tile_count(const CoarseAxis& x, int64_t planes) const {
     const int64_t n = problem.grid[2], wide = 16 * x.reach > 256 ? 16 * x.reach : 256, least = 4 * x.reach;
     const int64_t wanted = planes > 0 ? (threads + planes - 1) / planes : 1, most = n > least ? n / least : 1;
@@ -128,18 +128,18 @@ struct Coarse {
     return count < most ? count : most;
   }
 
-  // Some columns of one plane.
+  // Processes some columns of one plane.
   template <class Source>
   struct Tile {
     const Source& source;
     const CoarseAxis &x, &y;
     const Lines& lines;
-    const int64_t labels, n, rows, base, left, right;  // base: the plane's first row
+    const int64_t labels, n, rows, base, left, right;  // base: the first row of the plane
     const int64_t begin, count;                        // coarse columns
-    float *phases, *back;  // the pixels of one row, to coarse columns and back from them
-    // rows in coarse columns, a ring; coarse rows; these in all columns, a ring
+    float *phases, *back;  // the pixels of one row by phase: input of the coarse columns; expanded from them
+    // rows in coarse columns (a ring); coarse rows; coarse rows expanded to all columns (a ring)
     float *kept, *between, *finished;
-    const float **places, *nothing;  // where the lines of a sum lie; a line of zeros
+    const float **places, *nothing;  // the lines of a sum; a line of zeros
 
     Tile(const Coarse& c, const Source& s, const CoarseAxis& x_, const CoarseAxis& y_, const Lines& l,
          float* memory, const float** places_, const float* nothing_, int64_t base_, int64_t left_,
@@ -181,7 +181,7 @@ struct Coarse {
         source((base + row) * n + i, phases + p * lines.phase + place * labels);
         if (++p == x.step) p = 0, ++place;
       }
-      for (int q = 0; q < x.step; ++q)  // what the last row left after its end
+      for (int q = 0; q < x.step; ++q)  // clears what the last row wrote past its end
         for (int64_t b = 0; b < 2 * lanes; b += lanes)
           P::zero().store(phases + q * lines.phase + (place + (q < p)) * labels + b);
       const int64_t below = (row + 1 < rows ? base + row + 1 : base) * n, length = count * labels;
@@ -199,7 +199,7 @@ struct Coarse {
       }
     }
 
-    // Coarse rows [first, first + outputs).
+    // Computes coarse rows [first, first + outputs).
     void to_coarse_rows(int64_t first) const {
       const int64_t above = (first - y.margin) * y.step;
       for (int64_t i = 0; i < lines.rows; ++i)
@@ -215,7 +215,7 @@ struct Coarse {
       }
     }
 
-    // One coarse row: phase by phase, and then the pixels in order.
+    // Expands one coarse row: phase by phase, then reordered to pixels.
     void to_all_columns(const float* from, float* to) const {
       const int64_t low = left / x.step, length = ((right - 1) / x.step - low + 1) * labels;
       for (int q = 0; q < x.step; ++q) {
@@ -237,7 +237,7 @@ struct Coarse {
       }
     }
 
-    // Rows [at, at + outputs) × step, from the coarse rows before `until`.
+    // Computes rows [at, at + outputs) × step from the coarse rows before `until`.
     void to_all_rows(int64_t at, int64_t until, float* out) const {
       const int64_t length = (right - left) * labels, first = y.first(0);
       for (int q = 0; q < y.step; ++q) {
@@ -258,7 +258,7 @@ struct Coarse {
       }
     }
 
-    // Adds one phase to the sums of all the numbers from `at` on.
+    // Adds one phase to the sums of all numbers from `at` on.
     CRFRNN_INLINE void along(const CoarseAxis::Phase& phase, const float* at, P* sum) const {
       for (int k = 0; k < phase.count; ++k) {
         const P weight = P::set(phase.weights[k]);
@@ -267,8 +267,8 @@ struct Coarse {
       }
     }
 
-    // Adds one phase to `outputs` sums, each a line further: line[i · apart] is the i-th of the lines that
-    // they share.
+    // Adds one phase to `outputs` sums, each one line further; line[i · apart] is the i-th of the lines they
+    // share.
     static CRFRNN_INLINE void across(const CoarseAxis::Phase& phase, const float* const* line, int64_t apart,
                                      int64_t c, P (*sum)[packs]) {
       const auto add = [&]<int From, int Until>(int i) CRFRNN_INLINE_LAMBDA {

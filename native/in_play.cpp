@@ -7,8 +7,8 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// The iterations of one problem. Rows are laid out again, and a *stage* begins, when a label without a column
-// comes into play, or when enough labels have left for the rows to get shorter.
+// The iterations of one problem. Rows get a new layout, and a new *stage* begins, when a label without a
+// column comes into play, or when enough labels have left play for shorter rows.
 struct Play {
   const Problem& whole;
   const Order order;
@@ -16,7 +16,7 @@ struct Play {
   const float *unary, *initial;
   float* logits;
   LabelSet set;
-  int done = 0;  // iterations
+  int done = 0;  // number of completed iterations
 
   Play(const Problem& problem, const float* unary_, const float* initial_, float* logits_)
       : whole(problem), order(problem), known(known_labels(problem)), unary(unary_), initial(initial_),
@@ -26,7 +26,7 @@ struct Play {
     return static_cast<size_t>(numbers + Problem::room) * sizeof(float);
   }
 
-  // The labels in play before the next iteration; true: rows have to be laid out again.
+  // Updates the labels in play before the next iteration; returns true if rows need a new layout.
   template <class Highest>
   bool choose(Columns& columns, const Watch& watch, const Highest& highest) {
     bool again = false;
@@ -39,8 +39,8 @@ struct Play {
     return again || (whole.iterations - done > 2 && width(set.size(whole.labels)) < width(columns.count));
   }
 
-  // Rows of U and Q in columns, and what the other labels share. Q is softmax of the start, of which `top`
-  // and `scale` are given, or, with `before`, what the last stage left.
+  // Writes the rows of U and Q in columns, and the share of the other labels. Q is the softmax of the start,
+  // given by `top` and `scale`, or, with `before`, the result of the last stage.
   struct LastStage {
     const Columns& columns;
     const float* marginals;
@@ -77,7 +77,7 @@ struct Play {
         const int some = static_cast<int>(count - i * P::lanes < P::lanes ? count - i * P::lanes : P::lanes);
         const auto some_pixels = P::Lanes::first(some);
         for (int64_t later = here + P::lanes; later < here + 2 * P::lanes && later < whole.total(); ++later) {
-          const int64_t row = order.row[later];  // where the next pixels' rows will be written
+          const int64_t row = order.row[later];  // where the rows of the following pixels will be written
           prefetch_bytes(u + row * count_of, row_bytes);
           prefetch_bytes(q + row * count_of, row_bytes);
           prefetch(shares + row);
@@ -119,7 +119,7 @@ struct Play {
     });
   }
 
-  // The same where all labels are in play: in the order used without a δ. False: a value is not finite.
+  // The same if all labels are in play: in the order used without δ. Returns false if a value is not finite.
   bool lay_out_all(float* u, float* q) const {
     if (!planes_to_rows(whole, order, unary, u)) return false;
     if (initial && !planes_to_rows(whole, order, initial, q)) return false;
@@ -138,7 +138,7 @@ struct Play {
     return true;
   }
 
-  // One stage; true: all iterations are done, and the columns of u hold x.
+  // Runs one stage; returns true if all iterations are done, and the columns of u then hold x.
   template <int NP>
   bool lean_stage(Columns& columns, float* u, float* q, Share* shares) {
     Narrow narrow(whole, columns);
@@ -170,7 +170,7 @@ struct Play {
     }
   }
 
-  // What the columns hold, and the unary of all other labels.
+  // Writes the planes: the columns, and the unary of all other labels.
   void write_planes(const Columns& columns, const float* x) const {
     const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
     each_wide_block(whole, [&](int64_t b, int64_t at, int64_t count, int) {
@@ -201,7 +201,7 @@ struct Play {
     float* top = per_pixel.as<float>();
     float *scale = top + total, *start_top = initial ? scale + total : top,
           *start_scale = initial ? start_top + total : scale;
-    // Where a few blocks show that all labels are in play the others need not be looked at.
+    // If a few blocks already show that all labels are in play, the other blocks are not examined.
     const float* start = initial ? initial : unary;
     if (!look(whole, start, start_top, start_scale, &set, 16)) return false;
     add_known();
@@ -242,7 +242,7 @@ struct Play {
     return true;
   }
 
-  // Nothing changes where the mask leaves a pixel out.
+  // Writes the start where the mask excludes a pixel: such pixels never change.
   void keep_start_of_masked() const {
     const int64_t labels = whole.labels, n = whole.pixels;
     parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
@@ -256,7 +256,7 @@ struct Play {
     for (int64_t l = 0; l < whole.labels; ++l) set.has[l] = set.has[l] || known.has[l];
   }
 
-  // Q of x, in columns.
+  // Computes Q from x, in columns.
   void gather_marginals(const Columns& columns, const Packs<0>& wide, const float* state, float* q) const {
     for (int64_t i = 0; i < Problem::room; ++i) q[whole.total() * columns.count + i] = 0.f;
     parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
@@ -275,7 +275,7 @@ struct Play {
     });
   }
 
-  // Columns of A_m, none of a label that sends nothing.
+  // Writes the columns of A_m, with zeros for a label that sends no messages.
   void write_transforms(const Columns& columns, int64_t width, float* a) const {
     for (int m = 0; m < whole.kernel_count; ++m)
       for (int64_t c = 0; c < columns.count; ++c)
@@ -321,7 +321,7 @@ struct Play {
         per_pixel(bytes(2 * total));
     float *u = unary_rows.as<float>(), *state = state_rows.as<float>();
     if (!planes_to_rows(whole, order, unary, u)) return false;
-    // The unary's own rows serve the first iteration where it writes all of `state`.
+    // The first iteration can use the rows of the unary directly if it writes all of `state`.
     const bool fresh = !initial && whole.damping == 1.f && !whole.mask;
     if (!fresh && !planes_to_rows(whole, order, initial ? initial : unary, state)) return false;
     if (!look(whole, initial ? initial : unary, per_pixel.as<float>(), per_pixel.as<float>() + total, &set))

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
-// Mean field in which only the labels in play send messages: before each iteration those whose marginal
-// reaches δ (Problem::in_play) at any pixel. The others stay in the softmax.
+// Mean field in which only the labels in play send messages: those whose marginal reaches δ
+// (Problem::in_play) at any pixel before the iteration. The other labels remain in the softmax.
 #pragma once
 
 #include "mean_field.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 
-// As MeanFieldTable::forward, for δ > 0 and at least one iteration; nothing is kept for a backward pass.
+// Same as MeanFieldTable::forward, for δ > 0 and at least one iteration; stores nothing for a backward pass.
 bool forward_in_play(const Problem& problem, const float* unary, const float* initial, float* logits);
 
 }  // namespace crfrnn::CRFRNN_ISA

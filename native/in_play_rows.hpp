@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What one iteration does to the rows of all pixels where only some labels are in play.
+// The work of one iteration on the rows of all pixels if only some labels are in play.
 #pragma once
 
 #include "columns.hpp"
@@ -7,16 +7,16 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Where A_m are diagonal and nothing is damped, the logit of a label out of play is its unary. Its part of
-// the softmax is then one number a pixel; rows hold the columns alone.
+// If all A_m are diagonal and there is no damping, the logit of a label out of play equals its unary. The
+// contribution of these labels to the softmax is then one number per pixel, and rows hold only the columns.
 struct Share {
-  float top;    // the largest logit of the pixel's unary
+  float top;    // the largest logit in the pixel's unary
   float rest;   // Σ exp(U_l - top) over the labels without a column
-  float most;   // the largest of them
-  float scale;  // of the last softmax: exp(U_l - top) scale is the marginal of such a label
+  float most;   // the largest term of that sum
+  float scale;  // of the last softmax: the marginal of such a label is exp(U_l - top) scale
 };
 
-// The problem of the columns: their part of A_m, no part where a label sends nothing.
+// The problem reduced to the columns: their part of A_m, with zeros for labels that send no messages.
 struct Narrow {
   Problem problem;
   Buffer transform;
@@ -39,23 +39,23 @@ struct Narrow {
   }
 };
 
-// Known rows in columns: one label, or none where the mask ends.
+// Writes the known rows in columns: one label, or zeros where the mask excludes the pixel.
 inline void write_known(const Problem& problem, int64_t pixel, const Columns& columns, float* out) {
   const bool valid = !problem.mask || problem.mask[pixel];
   for (int64_t c = 0; c < columns.count; ++c)
     out[c] = valid && problem.clamp && problem.clamp[pixel] == columns.label[c] ? 1.f : 0.f;
 }
 
-// x = U + Σ_m A_m h_m in the columns; Q = softmax(x) with the share of the other labels.
+// x = U + Σ_m A_m h_m in the columns; Q = softmax(x), including the share of the other labels.
 template <int NP, bool common>
 struct LeanForward {
-  const Problem &problem, &whole;  // of the columns; of all labels
+  const Problem &problem, &whole;  // the problem of the columns; the problem of all labels
   const Columns& columns;
   const Watch& watch;
   Inbox<NP, common> inbox;
   const float* unary;  // planes
-  float *u, *next;     // next: Q of the next iteration, null after the last
-  Share* shares;       // null where every label has a column
+  float *u, *next;     // next: Q of the next iteration, null in the last one
+  Share* shares;       // null if every label has a column
 
   CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
     const Packs<NP>& packs = inbox.packs;
@@ -107,14 +107,15 @@ struct LeanForward {
     if (share.most * share.scale >= whole.in_play) note_entering(pixel, share, part);
   }
 
-  // The columns have moved far away from the unary: their own largest logit comes into it. Rare.
+  // If the columns are now far from the unary, their largest logit has to be taken into account. Rare.
   CRFRNN_NOINLINE float far_softmax(const P* x, P* e, Share& share) const {
     const Packs<NP>& packs = inbox.packs;
     P most = x[0];
     for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
     float top = most.most();
     if (share.rest > 0.f && share.top > top) top = share.top;
-    const float shift = exponential(share.top - top);  // of the others; infinite only where there are none
+    const float shift =
+        exponential(share.top - top);  // for the other labels; infinite only if there are none
     P total = P::zero();
     for (int b = 0; b < packs; ++b) {
       e[b] = exp(x[b] - P::set(top));
@@ -144,15 +145,16 @@ struct LeanForward {
   }
 };
 
-// x of all labels in rows, for what mixes labels or damps; messages come in columns. The walk leaves those of
-// the leading lattice in place of the marginals, which have been sent, and `finish` does the rest.
+// Computes x in rows of all labels, for transforms that mix labels or for damping; messages are in columns.
+// The walk overwrites the marginals, which have already been sent, with the messages of the leading lattice;
+// `finish` does the rest.
 template <int NP>
 struct WideForward {
   const Problem& whole;
   const Columns& columns;
   const Watch& watch;
   Inbox<NP, false> inbox;
-  const float *transforms, *u;  // transforms: [kernels][columns] columns of A_m, in packs
+  const float *transforms, *u;  // transforms: [kernels][columns] columns of A_m, as packs
   float *state, *rows;
   bool goes_on;
 
@@ -210,7 +212,7 @@ struct WideForward {
   }
 };
 
-// Takes the place of a body that a walk does not use.
+// Placeholder for a body that a walk does not use.
 struct Unused {
   void operator()(int64_t, const P*, int) const {}
 };

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: MIT
-// The permutohedral lattice of a set of points: which simplex holds each point, which vertices a simplex has,
-// which vertices are neighbours. Vertices carry d integer coordinates f_i = (k_i - k_{i+1}) / (d + 1), k
-// being the usual d + 1 coordinates that sum to zero: in them the neighbour along axis j is one step, f_j - 1
-// and f_{j-1} + 1.
+// The permutohedral lattice of a set of points: the simplex that contains each point, the vertices of each
+// simplex, and the neighbours of each vertex. A vertex is stored as d integer coordinates f_i = (k_i -
+// k_{i+1}) / (d + 1), where k are the usual d + 1 coordinates that sum to zero. In these coordinates the
+// neighbour along axis j is one step away: f_j - 1 and f_{j-1} + 1.
 //
-// Vertices are sorted by (picture, f_lead, the other f): a run of equal (picture, f_lead) is a *slab*. Every
-// axis but two (lead and lead + 1) has its neighbours in the same slab, those two in the next ones, and every
-// simplex lies in two consecutive slabs. That is why a whole filter can work slab by slab in the cache.
+// Vertices are sorted by (picture, f_lead, the other f). A run with equal (picture, f_lead) is a *slab*.
+// Along all axes except two (lead and lead + 1), neighbours are in the same slab; along those two, they are
+// in the adjacent slabs. Every simplex spans two consecutive slabs. The whole filter can therefore run slab
+// by slab in the cache.
 //
-// Axes are blurred one after the other, or, three of them at once, in groups of consecutive ones
-// (groups.hpp). Then the vertices that lie at an offset of a group are a vertex' *links*, in the order of the
-// offsets; most of the offsets lead to none. An offset may lead two slabs away: where a single f_lead has no
-// vertices, an empty slab stands for it.
+// Axes are blurred one at a time, or in groups of up to three consecutive axes (groups.hpp). With groups,
+// the vertices at the offsets of a group are the *links* of a vertex, stored in the order of the offsets; at
+// most offsets there is no vertex. An offset may lead two slabs away, so an empty slab is inserted where a
+// single f_lead has no vertices.
 #pragma once
 
 #include <array>
@@ -26,14 +27,14 @@ namespace crfrnn {
 struct Header {
   static constexpr int32_t magic_word = 0x43524631;
   int32_t magic, dim, lead, flags;
-  int32_t points, simplices, vertices, slabs;  // points: the valid ones
+  int32_t points, simplices, vertices, slabs;  // points: valid ones only
   int32_t total;                               // all points, masked ones included
-  int32_t together, links, reserved;           // together: axes of a group, 1 for one after the other
+  int32_t together, links, reserved;           // together: axes per group, 1 = one at a time
   double scale, unused;                        // scale: see BuildOptions
 };
 static_assert(sizeof(Header) == 64);
 
-// What the header says, and how long the parts are that follow it.
+// The contents of the header, and the sizes of the parts that follow it.
 struct TableShape {
   static constexpr int64_t header_words = sizeof(Header) / sizeof(int32_t);
   int dim = 0, lead = 0;
@@ -48,10 +49,10 @@ struct TableShape {
     return {first, rest < together ? rest : together};
   }
 
-  // Throws std::invalid_argument if `table`, of `size` words, does not begin with a sound header.
+  // Throws std::invalid_argument if `table`, of `size` words, does not begin with a valid header.
   static TableShape of(const int32_t* table, int64_t size);
   Header header() const;
-  // Words of the header and of the arrays of `Lattice`, in their order.
+  // Size in words of the header and of each array of `Lattice`, in order.
   std::array<int64_t, 13> parts() const;
   int64_t words() const;
 };
@@ -67,14 +68,14 @@ struct Lattice : TableShape {
   const int32_t* slab_simplex = nullptr;    // [slabs + 1] first simplex whose lower slab it is
   const int32_t* chain = nullptr;           // [dim - 1][vertices] runs of neighbours, see below
   const int32_t* chain_end = nullptr;       // [dim - 1][slabs]
-  // The last three in place of neighbours and chains where axes are blurred in groups.
+  // The last three arrays replace neighbours and chains where axes are blurred in groups.
   const int32_t* link_mask = nullptr;  // [groups][vertices] bit n: there is a vertex at offset n
   const int32_t* link = nullptr;       // [links] by group, then vertex, then offset
   const int32_t* slab_link = nullptr;  // [groups * slabs + 1] first link of a slab
 
-  // The vertices of a slab that have neighbours along an axis whose neighbours lie in the slab: one after the
-  // other, counted from the slab's first vertex, the last of each run as its complement. They fill the slab's
-  // own places from the front.
+  // For an axis whose neighbours lie in the same slab: the vertices of the slab that have neighbours, run
+  // after run, as offsets from the first vertex of the slab. The last entry of each run is stored as its
+  // complement. The entries start at the front of the slab's range.
   struct Chains {
     const int32_t *begin, *end;
   };
@@ -84,19 +85,19 @@ struct Lattice : TableShape {
     return {list + slab_vertex[slab], list + chain_end[which * slabs + slab]};
   }
 
-  // Throws std::invalid_argument if the table is not as long as its header says.
+  // Throws std::invalid_argument if the length of the table differs from the one in its header.
   static Lattice decode(const int32_t* table, int64_t size);
-  // What a walk reads beside points and simplices; runs: also the neighbours that lie in other slabs.
+  // What a walk reads in addition to points and simplices. runs: includes the neighbours in other slabs.
   enum Reads : unsigned { corners = 1, neighbours = 2, runs = 4, ranks = 8, everything = 15 };
-  // Throws std::invalid_argument if an index among them leads out of the table, or out of what a walk
-  // allocates by it (verify.cpp).
+  // Throws std::invalid_argument if one of these indices points outside the table, or outside a buffer that a
+  // walk sizes from it (verify.cpp).
   void verify(int threads, unsigned reads) const;
 
  private:
   void verify_links(int threads) const;
 };
 
-[[noreturn]] void refuse_table(const char* why);  // throws std::invalid_argument: a damaged structure
+[[noreturn]] void refuse_table(const char* why);  // throws std::invalid_argument for a damaged structure
 
 enum class BuildStatus { ok, not_finite, too_large };
 
@@ -108,10 +109,10 @@ struct BuildResult {
 };
 
 struct BuildOptions {
-  double scale = 1.0;    // multiplies the features
+  double scale = 1.0;    // factor of the features
   int rings = 0;         // how many rings of missing vertices are added
   int ring_support = 1;  // a missing vertex is added when it has at least this many neighbours
-  int together = 1;      // how many axes are blurred at once, 1 or 3; never all of them
+  int together = 1;      // axes blurred at once, 1 or 3; always fewer than d + 1
   int threads = 1;
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Message passing: K_m applied to the rows of all pixels, for one kernel after another.
+// Message passing: applies K_m to the rows of all pixels, kernel by kernel.
 #pragma once
 
 #include "rows.hpp"
@@ -8,13 +8,14 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// The rows of the pixels in the order of a lattice's points, times a scale.
+// The rows of the pixels in the order of a lattice's points, multiplied by a scale.
 template <int NB>
 struct PixelRows {
   using P = Pack<float>;
   Packs<NB> packs;
-  const float *rows, *scale;  // scale: null for 1
-  // null: the rows are in the lattice's order, the pixels', the scale in that of the rows
+  const float *rows, *scale;  // scale: null means 1
+  // null pixel_of: the rows are in the lattice's order; null place: in the pixels' order; null scaled: the
+  // scale is in the order of the rows
   const int32_t *pixel_of, *place, *scaled;
   int64_t points;
 
@@ -28,15 +29,15 @@ struct PixelRows {
   }
 };
 
-// What passes over all kernels need, allocated once for all iterations.
+// Buffers for the passes over all kernels, allocated once for all iterations.
 struct Messages {
   using P = Pack<float>;
   const Problem& problem;
   const Order& order;
   int64_t labels;
-  Buffer between, spread;  // lattice rows, of the largest lattice
-  Buffer scratch;          // of its sweeps
-  Buffer volume;           // pixel rows between the second and the third axis of a volume
+  Buffer between, spread;  // lattice rows, sized for the largest lattice
+  Buffer scratch;          // scratch memory of its sweeps
+  Buffer volume;           // pixel rows between the second and third axis of a volume
   Separable separable;
 
   Messages(const Problem& p, const Order& o)
@@ -67,8 +68,8 @@ struct Messages {
             problem.threads, scratch.as<float>()};
   }
 
-  // The rows of the pixels in the order of a lattice's points, times a scale that is given in the order of
-  // the rows or of the pixels.
+  // The rows of the pixels in the order of a lattice's points, multiplied by a scale in the order of the rows
+  // or of the pixels.
   template <int NB>
   PixelRows<NB> source_of(const Kernel& kernel, const float* rows, const float* scale,
                           bool scale_by_row = false) const {
@@ -82,8 +83,8 @@ struct Messages {
             kernel.lattice.points};
   }
 
-  // The walks over a lattice, compiled once (messages.cpp): Sweep::splat, splat_and_begin and spread for the
-  // lattice's dimension.
+  // The walks over a lattice, compiled once (messages.cpp): Sweep::splat, splat_and_begin and spread,
+  // dispatched on the dimension of the lattice.
   template <int NB>
   static void splat(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, int64_t slab, float* own,
                     float* next);
@@ -91,12 +92,12 @@ struct Messages {
   void begin(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* out) const;
   template <int NB>
   void spread_rows(const Sweep<float, NB>& sweep, const PixelRows<NB>& source, float* to) const;
-  // K of one kernel except its closing scale; `out` [total][labels] in the pixels' own order.
+  // Applies K of one kernel without its closing scale; `out` is [total][labels] in the pixels' own order.
   template <int NB>
   void lattice_messages(const Kernel& kernel, bool reverse, const float* rows, const float* scale,
                         float* out) const;
 
-  // Rows for the separable kernel, which walks the grid: they are scattered.
+  // Reads rows for the separable kernel, which walks the grid, so the rows are scattered.
   struct GridRows {
     const float *rows, *scale;
     const int32_t* place;
@@ -113,8 +114,8 @@ struct Messages {
     }
   };
 
-  // K of one separable kernel except its closing scale, or the derivative of K in θ along an axis (-1: K
-  // itself).
+  // Applies K of one separable kernel without its closing scale, or the derivative of K in θ along an axis
+  // (-1: K itself).
   void separable_messages(const Kernel& kernel, int derivative, const float* rows, const float* scale,
                           float* out) const;
 };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// A pack of lanes, and how it is loaded and stored. Included only by sources that are compiled once per
-// instruction set: everything here lives in that set's namespace, so the linker can never mix two of them.
-// This file has the pack that every processor can work with, plain loops; pack_avx512.hpp, pack_avx2.hpp and
-// pack_neon.hpp implement the same for one instruction set.
+// A pack of lanes, with loads and stores. Included only by sources that are compiled once per instruction
+// set: everything here is in the namespace of that set, so the linker cannot mix two of them. This file
+// contains the portable pack, as plain loops; pack_avx512.hpp, pack_avx2.hpp and pack_neon.hpp implement the
+// same interface for one instruction set each.
 #pragma once
 
 #include <cmath>
@@ -19,8 +19,8 @@ namespace crfrnn {
 
 namespace CRFRNN_ISA {
 
-// a b + c, rounded once where the processor has an instruction for it. The compiler itself contracts nothing
-// (CMakeLists.txt).
+// a b + c, rounded once if the processor has an instruction for it. The compiler itself does not contract
+// expressions (CMakeLists.txt).
 template <class T>
 CRFRNN_INLINE T multiply_add(T a, T b, T c) {
 #if defined(__aarch64__) || defined(CRFRNN_ISA_avx512) || defined(CRFRNN_ISA_avx2)
@@ -30,7 +30,7 @@ CRFRNN_INLINE T multiply_add(T a, T b, T c) {
 #endif
 }
 
-// A square of packs, mirrored: lane j of pack i changes places with lane i of pack j.
+// Transposes a square of packs: swaps lane j of pack i with lane i of pack j.
 template <class P, class T>
 CRFRNN_INLINE void transpose_in_memory(P* rows) {
   alignas(64) T tile[P::lanes][P::lanes], mirrored[P::lanes][P::lanes];
@@ -40,7 +40,7 @@ CRFRNN_INLINE void transpose_in_memory(P* rows) {
   for (int i = 0; i < P::lanes; ++i) rows[i] = P::load(mirrored[i]);
 }
 
-// 2^f for f in [0, 1): a polynomial fitted to 7.5e-8 relative.
+// 2^f for f in [0, 1): a polynomial with a relative error of 7.5e-8.
 template <class P>
 CRFRNN_INLINE P exp2_fraction(P f) {
   P p = P::fma(P::set(1.8775765e-3f), f, P::set(8.9893406e-3f));
@@ -50,7 +50,7 @@ CRFRNN_INLINE P exp2_fraction(P f) {
   return P::fma(p, f, P::set(0.99999994f));
 }
 
-// 2^t: far below -100 next to nothing, above 127 no more than that.
+// 2^t, with t clamped to [-100, 127].
 template <class P>
 CRFRNN_INLINE P exp2_by_parts(P t) {
   const P bounded = P::min(P::max(t, P::set(-100.f)), P::set(127.f)), n = P::floor(bounded);
@@ -59,7 +59,7 @@ CRFRNN_INLINE P exp2_by_parts(P t) {
 
 template <class T>
 struct Pack {
-  static constexpr int lanes = 64 / sizeof(T);  // float: 16, double: 8; one cache line either way
+  static constexpr int lanes = 64 / sizeof(T);  // float: 16, double: 8; one cache line in both cases
   T v[lanes];
 #define CRFRNN_LANES(expression)                       \
   Pack r;                                              \
@@ -68,13 +68,13 @@ struct Pack {
   static CRFRNN_INLINE Pack zero() { CRFRNN_LANES(T(0)) }
   static CRFRNN_INLINE Pack set(T x) { CRFRNN_LANES(x) }
   static CRFRNN_INLINE Pack load(const T* p) { CRFRNN_LANES(p[i]) }
-  // Some of the lanes, from the first on.
+  // A prefix of the lanes.
   struct Lanes {
     int64_t count;
     static CRFRNN_INLINE Lanes first(int64_t n) { return {n}; }
   };
   static CRFRNN_INLINE Pack load(const T* p, Lanes some) { CRFRNN_LANES(i < some.count ? p[i] : T(0)) }
-  // a in `some` lanes, b in the others.
+  // a in the lanes of `some`, b in the others.
   static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b){CRFRNN_LANES(i < some.count ? a.v[i] : b.v[i])}
   CRFRNN_INLINE void store(T* p) const {
     for (int i = 0; i < lanes; ++i) p[i] = v[i];
@@ -106,7 +106,7 @@ struct Pack {
     for (int i = 1; i < lanes; ++i) s = v[i] > s ? v[i] : s;
     return s;
   }
-  // 2^n for integral n in [-126, 127]; of floats alone
+  // 2^n for integral n in [-126, 127]; float only
   static CRFRNN_INLINE Pack exp2i(Pack n) {
     Pack r;
     for (int i = 0; i < lanes; ++i) {
@@ -120,8 +120,8 @@ struct Pack {
 #undef CRFRNN_LANES
 };
 
-// The last pack of a lattice row, of which `grain` lanes or a multiple are kept: all of them, unless an
-// instruction set has a cheap way to load and store a part. The fewer bytes a row has, the more slabs fit the
+// The last pack of a lattice row, of which a multiple of `grain` lanes is stored: all of them, unless the
+// instruction set has a cheap partial load and store. The fewer bytes a row has, the more slabs fit in the
 // cache.
 template <class T>
 struct RowEnd {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Pixels as rows of labels: the order they are kept in, planes to rows and back, softmax of a row.
+// Pixels as rows of labels: the order of the rows, conversion between planes and rows, softmax of a row.
 #pragma once
 
 #include <atomic>
@@ -11,15 +11,15 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-constexpr float minus_infinity = -1e30f;  // the logit of a lane that is no label
+constexpr float minus_infinity = -1e30f;  // the logit of an unused lane
 constexpr int64_t grain = 1024;
 
-// The order of the rows: that of the largest lattice (its points first, the masked ones after them), else the
-// grid's own. With it that lattice reads and writes its rows one after the other. Rows that come from outside
-// lie in the pixels' own order.
+// The order of the rows: that of the largest lattice (its points first, then the masked ones), otherwise the
+// order of the grid. That lattice then accesses its rows sequentially. Rows passed in from outside are in the
+// pixels' own order.
 struct Order {
   const Lattice* lattice = nullptr;
-  int first = -1;  // the kernel whose order it is
+  int first = -1;  // the kernel that determines the order
   Buffer rows, places;
   int32_t* pixel;  // [total] row -> pixel
   int32_t* row;    // [total] pixel -> row
@@ -52,20 +52,20 @@ struct Order {
     int64_t next = lattice->points;
     for (int64_t i = 0; i < total; ++i) {
       if (row[i] >= 0) continue;
-      if (next == total) refuse_table("it names a point twice");  // or every row would be taken
+      if (next == total) refuse_table("it names a point twice");  // otherwise all rows would be taken
       pixel[next] = static_cast<int32_t>(i);
       row[i] = static_cast<int32_t>(next++);
     }
   }
 };
 
-// Rows are exactly `labels` numbers, one after the other. The last one is followed by zeros, for packs that
-// read beyond it.
+// A row is exactly `labels` numbers; rows are contiguous. The last row is followed by zeros, because packs
+// may read past its end.
 inline void clear_pad(const Problem& problem, float* rows) {
   for (int64_t i = problem.total() * problem.labels; i < problem.plane(); ++i) rows[i] = 0.f;
 }
 
-// body(first number) for all packs of the rows, for what does not care where a row begins.
+// Calls body(first number) for every pack of the rows, for operations that do not depend on row boundaries.
 template <class Body>
 void each_pack(const Problem& problem, const Body& body) {
   constexpr int64_t lanes = Pack<float>::lanes;
@@ -75,7 +75,7 @@ void each_pack(const Problem& problem, const Body& body) {
   });
 }
 
-// Blocks of 16 pixels of one picture: body(picture, first pixel, how many).
+// Calls body(picture, first pixel, count) for blocks of 16 pixels of one picture.
 template <class Body>
 void each_block(const Problem& problem, const Body& body) {
   constexpr int64_t lanes = Pack<float>::lanes;
@@ -95,8 +95,8 @@ CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const
     prefetch_bytes(rows + int64_t{place[p]} * problem.labels, bytes);
 }
 
-// planes [batch][labels][pixels] -> rows [total][labels] and the zeros after them. False: a pixel that is
-// not masked holds NaN or infinity.
+// planes [batch][labels][pixels] -> rows [total][labels], followed by zeros. Returns false if a pixel that is
+// not masked contains NaN or infinity.
 inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
   using P = Pack<float>;
   const int64_t labels = problem.labels, n = problem.pixels;
@@ -106,7 +106,7 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
     const int32_t* place = order.row + b * n + at;
     const auto some_pixels = P::Lanes::first(count);
     ask_for_rows(problem, rows, order.row, b * n + at + P::lanes);
-    P difference = P::zero(), tile[P::lanes];  // difference: NaN where a value is not finite
+    P difference = P::zero(), tile[P::lanes];  // difference: becomes NaN if a value is not finite
     for (int64_t l = 0; l < labels; l += P::lanes) {
       for (int i = 0; i < P::lanes; ++i) {
         tile[i] = l + i < labels ? P::load(planes + (b * labels + l + i) * n + at, some_pixels) : P::zero();
@@ -144,8 +144,8 @@ inline void rows_to_planes(const Problem& problem, const Order& order, const flo
   });
 }
 
-// A row of labels in packs: NP of them where that is a constant, so that rows live in registers, else counted
-// at run time.
+// A row of labels as packs: a constant number NP, so that rows stay in registers, or a runtime number (NP =
+// 0).
 template <int NP>
 struct Packs {
   using P = Pack<float>;
@@ -160,18 +160,18 @@ struct Packs {
   CRFRNN_INLINE operator int() const { return NP ? NP : count; }
   CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * P::lanes; }
 
-  // The labels of a row, zeros beyond them.
+  // Loads the labels of a row; the lanes beyond them are zero.
   CRFRNN_INLINE void load(const float* row, P* out) const {
     const int last = *this - 1;
     for (int b = 0; b < last; ++b) out[b] = P::load(row + b * P::lanes);
     out[last] = P::load(row + last * P::lanes, tail);
   }
-  // Logits: the lanes that are no label take no share of the softmax.
+  // Loads logits: the unused lanes do not contribute to the softmax.
   CRFRNN_INLINE void load_logits(const float* row, P* out) const {
     load(row, out);
     out[*this - 1] = P::select(tail, out[*this - 1], P::set(minus_infinity));
   }
-  // Only the labels: the next row begins directly after them.
+  // Stores only the labels: the next row begins directly after them.
   CRFRNN_INLINE void store(const P* packs, float* row) const {
     const int last = *this - 1;
     for (int b = 0; b < last; ++b) packs[b].store(row + b * P::lanes);
@@ -179,8 +179,8 @@ struct Packs {
   }
 };
 
-// The number of packs as a constant for up to 64 labels, whose rows fit the registers; 0 (read at run time)
-// beyond.
+// Calls f with the number of packs: a constant up to 64 labels, for which rows fit in registers; otherwise 0
+// (read at run time).
 #if CRFRNN_SPECIALISED
 #define CRFRNN_EACH_PACKS(use) use(0) use(1) use(2) use(3) use(4)
 #else
@@ -208,7 +208,7 @@ CRFRNN_INLINE void softmax_packs(const Pack<float>* x, const Packs<NP>& packs, P
     total = total + e[b];
   }
   float sum = total.sum();
-  // rare: only then is the maximum, a second walk across the lanes, worth its time
+  // rare: only here is it worth subtracting the maximum, which takes a second reduction across the lanes
   if (!(sum > 1e-10f && sum < 1e30f)) {
     P most = x[0];
     for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);

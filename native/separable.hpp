@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-// The separable Gaussian over a grid of rows, one axis after another: K = G_z ⊗ G_y ⊗ G_x, truncated where
-// its weights fall below the precision of the rows; a wide one by way of coarse.hpp. Rows are `labels`
-// numbers, contiguous: along every axis the sums run over a flat array, so no lane is spent on
-// padding.
+// The separable Gaussian over a grid of rows, one axis at a time: K = G_z ⊗ G_y ⊗ G_x, truncated where the
+// weights fall below the precision of the rows. Wide Gaussians use coarse.hpp. Rows are `labels` contiguous
+// numbers. Along every axis the sums run over a flat array, so no lanes are wasted on padding.
 #pragma once
 
 #include <utility>
@@ -11,12 +10,12 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-constexpr int outputs = 8;  // sums computed together: every value read serves that many
-// pixels of a line worked on together, so that the lines around them stay in the cache
+constexpr int outputs = 8;  // sums computed together: every value read contributes to this many
+// pixels of a line processed together, so that the lines around them stay in the cache
 constexpr int64_t tile = 256;
 
-// exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ, r²/θ³ times
-// it.
+// exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ: the same
+// times r²/θ³.
 struct Taps {
   int radius;
   Buffer values;
@@ -39,8 +38,7 @@ struct Taps {
   }
 };
 
-// sum[j] += taps[k - G j] value for the outputs j that value k reaches: those from `from` on, the first
-// `until` of them.
+// sum[j] += taps[k - G j] value for the outputs j that depend on value k, restricted to [Begin, End).
 template <int G, int Begin, int End>
 CRFRNN_INLINE void reach_outputs(const float* taps, int k, Pack<float> value, Pack<float>* sum) {
   for (int j = Begin; j < End; ++j)
@@ -59,14 +57,14 @@ CRFRNN_INLINE void ramp_down(const float* taps, int count, const Load& load, Pac
   (reach_outputs<G, K / G + 1, N>(taps, count + K, load(count + K), sum), ...);
 }
 
-// Sums at N places G steps apart: sum[j] = Σ_k taps[k] load(k + G j). Every sum adds in the same order.
+// Sums at N places G steps apart: sum[j] = Σ_k taps[k] load(k + G j). All sums use the same order of terms.
 template <int G, int N, class Load>
 CRFRNN_INLINE void convolve(const Taps& taps, const Load& load, Pack<float>* sum) {
   constexpr int ramp = G * (N - 1);
   const float* t = taps.first();
   const int count = taps.count();
   for (int j = 0; j < N; ++j) sum[j] = Pack<float>::zero();
-  if (G == 1 && count < ramp) {  // the zeros around the taps make every value reach every sum
+  if (G == 1 && count < ramp) {  // the taps are padded with zeros, so every value can be added to every sum
     for (int k = 0; k < count + ramp; ++k) reach_outputs<1, 0, N>(t, k, load(k), sum);
     return;
   }
@@ -78,23 +76,23 @@ CRFRNN_INLINE void convolve(const Taps& taps, const Load& load, Pack<float>* sum
 
 struct Separable {
   using P = Pack<float>;
-  static constexpr int slack = 64;  // numbers after a line that packs may read or write
+  static constexpr int slack = 64;  // numbers past the end of a line that packs may access
   const Problem& problem;
-  int64_t labels, line_size, stride, ring;  // numbers in a line, in a line of the ring; lines of the ring
+  int64_t labels, line_size, stride, ring;  // numbers per line and per line of the ring; lines in the ring
   int threads;
-  Buffer memory, places;  // of all workers, for the widest kernel
+  Buffer memory, places;  // for all workers, sized for the widest kernel
 
   explicit Separable(const Problem& p)
       : problem(p), labels(p.labels),
         line_size((widest_tile(p) + 4 * outputs + 2 * widest(p, 2)) * labels + slack),
-        // room for a group that runs over
+        // padding for a group that runs past the end
         stride(((widest_tile(p) + 4) * labels + 2 * P::lanes - 1) / P::lanes * P::lanes),
         ring(2 * widest(p, 1) + outputs), threads(p.threads < 1 ? 1 : p.threads),
         memory(any(p) ? static_cast<size_t>(threads * (line_size + ring * stride) + stride) * sizeof(float)
                       : 0),
         places(static_cast<size_t>(threads * ring) * sizeof(float*)) {}
 
-  // Tiles of a line: also enough of them to share out.
+  // Tiles per line; at least enough for all threads.
   static int64_t tile_count(const Problem& p) {
     const int64_t planes = p.batch * p.grid[0] > 0 ? p.batch * p.grid[0] : 1,
                   wanted = (p.threads + planes - 1) / planes;
@@ -116,7 +114,8 @@ struct Separable {
     return most;
   }
 
-  // G pixels of a line fill whole packs better than one: 3 × 21 labels are four packs, less one number.
+  // A group of G pixels of a line may fill whole packs better than one pixel: 3 × 21 labels are four packs
+  // minus one number.
   int group(const Taps& taps) const {
     if (!specialised) return 1;
     int best = 1;
@@ -128,8 +127,8 @@ struct Separable {
     return best;
   }
 
-  // Along x, n pixels: from `line`, which begins `radius` pixels before the first, to `out`. `ask(x)` is
-  // called for each, for what is to be fetched from memory while this computes.
+  // Along x, n pixels: from `line`, which begins `radius` pixels before the first one, to `out`. Calls
+  // `ask(x)` for each pixel, so that the caller can prefetch during the computation.
   template <int G, class Ask>
   void along_x(const Taps& taps, const float* line, int64_t n, float* out, const Ask& ask) const {
     const int64_t block = G * labels;
@@ -156,9 +155,9 @@ struct Separable {
     along_x<1>(taps, line, n, out, ask);
   }
 
-  // Along x and then y, one tile of columns after another; `source(pixel, numbers)` gives the rows and may
-  // write a pack beyond them, `source.ask(pixel)` fetches one that will be wanted. The lines after x live in
-  // a ring of 2 radius + outputs lines.
+  // Along x and then y, one tile of columns at a time. `source(pixel, numbers)` writes a row and may write
+  // one pack past its end; `source.ask(pixel)` prefetches a row that is needed soon. The lines after x are
+  // stored in a ring of 2 radius + outputs lines.
   template <class Source>
   void plane(const Source& source, const Taps& taps_x, const Taps& taps_y, float* out) const {
     const int64_t rows = problem.grid[1], n = problem.grid[2];
@@ -182,7 +181,7 @@ struct Separable {
         for (; ready < rows && ready < y + outputs + radius; ++ready) {
           for (int64_t x = begin; x < end; ++x)
             source((base + ready) * n + x, line + (x - (left - reach)) * labels);
-          // what the last row left
+          // clears what the last row wrote past the end
           for (int b = 0; b < slack; b += P::lanes) P::zero().store(line + filled + b);
           const int64_t below = ready + 1 < rows ? (base + ready + 1) * n + left : base * n + left;
           line_along_x(grouped, taps_x, line, right - left, kept + ready % lines * stride,
@@ -202,7 +201,7 @@ struct Separable {
     });
   }
 
-  // Along z, whose neighbours lie `stride` numbers apart.
+  // Along z, where neighbours are `stride` numbers apart.
   void along_z(const float* in, const Taps& taps, float* out) const {
     const int64_t n = problem.grid[0], stride = problem.grid[1] * problem.grid[2] * labels;
     const int radius = taps.radius;
@@ -228,7 +227,7 @@ struct Separable {
     });
   }
 
-  // K · source; a volume passes through `between`, which has room for a pack after its end.
+  // Computes K · source; a volume uses `between`, which needs room for one pack past its end.
   template <class Source>
   void apply(const double* theta, int derivative, const Source& source, float* between, float* out) const {
     const int64_t* grid = problem.grid;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The steps of an iteration that forward and backward share.
+// The steps of an iteration shared by the forward and the backward pass.
 #pragma once
 
 #include "messages.hpp"
@@ -10,13 +10,14 @@ namespace crfrnn::CRFRNN_ISA {
 
 using P = Pack<float>;
 
-// The scales of all kernels in the order of the rows, so that they are read one after the other; without a
-// lattice that leads it is the pixels' own.
+// The scales of all kernels, permuted to the order of the rows so that they are read sequentially. Without a
+// leading lattice, that is the pixels' own order.
 struct RowScales {
   Buffer memory, places;
-  const float** of;  // null: 1
+  const float** of;  // null: all 1
 
-  // closing: what the messages are multiplied by, else what goes into the filter; reverse: that of Kᵀ.
+  // closing: the scale applied to the messages, otherwise the scale of the input of the filter. reverse: the
+  // scale for Kᵀ.
   RowScales(const Problem& problem, const Order& order, bool reverse, bool closing)
       : memory(order.lattice ? static_cast<size_t>(problem.kernel_count * problem.total()) * sizeof(float)
                              : 0),
@@ -33,14 +34,14 @@ struct RowScales {
   }
 };
 
-// A body that is called, not made part of a walk.
+// Wraps a body so that it is called, not inlined into a walk.
 template <class Body>
 CRFRNN_NOINLINE void apart(const Body& body, int64_t row, const P* sliced, int part) {
   body(row, sliced, part);
 }
 
-// The lattice whose order the rows have: it is sliced in the same walk that uses the message. Where its
-// blurred rows are not needed, `turning` begins the next iteration in that walk too (turn.hpp).
+// The leading lattice, whose order the rows have: it is sliced in the same walk that consumes the message. If
+// its blurred rows are not needed elsewhere, that walk also begins the next iteration (`turning`, turn.hpp).
 template <int NP>
 struct Leading {
   const Problem& problem;
@@ -48,7 +49,7 @@ struct Leading {
   const Messages& messages;
   bool reverse, sliced, turning;
   RowScales opening, closing;
-  Buffer own_rows;  // separate lattice rows, where another lattice needs the common ones
+  Buffer own_rows;  // separate lattice rows, if another lattice uses the shared ones
   float* turning_rows;
 
   Leading(const Messages& m, bool reverse_, bool turning_)
@@ -77,22 +78,22 @@ struct Leading {
     }
   };
 
-  // Before the first iteration: the lattice rows of `rows` after the first sweep.
+  // Before the first iteration: computes the lattice rows of `rows` after the first sweep.
   void begin(const float* rows) const {
     if (turning)
       messages.begin(messages.template sweep_of<NP>(kernel(), reverse), source(rows), turning_rows);
   }
 
-  // Where it is not turning: the spread rows of this iteration.
+  // If not turning: splats and blurs the rows of this iteration.
   void spread(const float* rows) const {
     if (!sliced || turning) return;
     messages.spread_rows(messages.template sweep_of<NP>(kernel(), reverse), source(rows),
                          messages.spread.template as<float>());
   }
 
-  // Both call body(row, message packs, part) for all rows; rows outside the lattice come with zeros. The
-  // parts are fixed: sums over them do not depend on the number of threads. `made`: the rows that body
-  // writes, null in the last iteration; common: a quicker body for the rows of the lattice, where it `fits`.
+  // Both call body(row, message packs, part) for all rows; rows outside the lattice get zeros. The parts are
+  // fixed, so sums over them do not depend on the number of threads. `made`: the rows that body writes, null
+  // in the last iteration. common: a faster body for the rows of the lattice, used if it `fits`.
   template <class Common, class Body>
   void turn(const float* made, bool fits, const Common& common, const Body& body) const {
     if (sliced) {
@@ -125,7 +126,7 @@ struct Leading {
     rest(body);
   }
 
-  // The rows that no lattice reaches: all of them, if none leads.
+  // The rows outside the leading lattice; all rows if there is none.
   template <class Body>
   void rest(const Body& body) const {
     const int64_t total = problem.total(), from = sliced ? kernel().lattice.points : 0;
@@ -142,7 +143,7 @@ struct Leading {
     });
   }
 
-  // body, for what a walk has sliced: the factor of slicing and the closing scale come on top.
+  // Wraps body for sliced packs: applies the factor of slicing and the closing scale first.
   template <bool inlined, class Body>
   struct Scaled {
     Body body;
@@ -169,7 +170,7 @@ struct Leading {
   }
 };
 
-// The messages of all kernels but the sliced one, each in the pixels' own order.
+// The messages of all kernels except the sliced one, each in the pixels' own order.
 struct Others {
   Buffer pointers, memory;
   const float** at;
@@ -180,8 +181,8 @@ struct Others {
         memory(static_cast<size_t>(count_ * problem.plane()) * sizeof(float)),
         at(pointers.as<const float*>()), count(count_) {}
 
-  // Runs every other kernel over `rows` (K, or Kᵀ with the scales exchanged); at[m] is where its messages
-  // lie, or null.
+  // Applies every other kernel to `rows` (K, or Kᵀ with the two scales exchanged); at[m] points to the
+  // messages of kernel m, or is null.
   template <int NP>
   void pass(const Leading<NP>& leading, const float* rows) const {
     const Problem& problem = leading.problem;
@@ -202,17 +203,17 @@ struct Others {
   }
 };
 
-// The common case, for walks in few instructions: one lattice, one other kernel, weights by label, no pixel
-// that is known or missing, no damping. A row's body is compiled for it (common = true) and for every other
-// problem.
+// The common case, compiled to short loops: one lattice, one other kernel, one weight per label, no clamped
+// or masked pixels, no damping. The body of a row is compiled twice: for this case (common = true) and for
+// all other problems.
 template <int NP>
 bool is_common(const Problem& problem, const Leading<NP>& leading, const Transforms& transforms) {
   return leading.sliced && problem.kernel_count == 2 && transforms[0].diagonal && transforms[1].diagonal &&
          !problem.mask && !problem.clamp && problem.damping == 1.f;
 }
 
-// The messages of one row after another, and A_m of them. Those in the pixels' own order are scattered and
-// therefore prefetched.
+// Combines the messages of each row, multiplied by A_m. Messages in the pixels' own order are read from
+// scattered addresses and therefore prefetched.
 template <int NP, bool common>
 struct Inbox {
   static constexpr int held = common ? Packs<NP>::capacity : 1;
@@ -224,7 +225,7 @@ struct Inbox {
   // first: the leading kernel; last: the last row that is prefetched
   int64_t scattered_size, kernels, first, last;
   const float* other_scale = nullptr;  // common: of the other kernel, or null
-  P weight[held], other_weight[held];  // common: the two diagonals
+  P weight[held], other_weight[held];  // common: the diagonals of the two A_m
 
   Inbox(const Leading<NP>& leading, const Others& others, const Transforms& transforms_)
       : packs(leading.problem), transforms(transforms_), pixel_of(leading.order.pixel), rows(others.at),
@@ -240,7 +241,7 @@ struct Inbox {
     }
   }
 
-  // Prefetches what is needed soon: the scattered rows and, in the common case, the one of `own`.
+  // Prefetches data needed soon: the scattered rows and, in the common case, the row of `own`.
   CRFRNN_INLINE void ask(int64_t row, const float* own) const {
     if (row > last) return;
     const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.labels;
@@ -252,8 +253,8 @@ struct Inbox {
     }
   }
 
-  // x += Σ_m A_m h_m over the messages h_m, or, where x is `fresh`, x = Σ_m A_m h_m; `sliced` is what the
-  // leading lattice sends. seen(m, h_m) meets each of them.
+  // x += Σ_m A_m h_m over the messages h_m, or x = Σ_m A_m h_m if `fresh`. `sliced` is the message of the
+  // leading lattice. Calls seen(m, h_m) for each message.
   template <bool fresh, class Seen>
   CRFRNN_INLINE void take(int64_t row, const P* sliced, P* x, const Seen& seen) const {
     const int64_t pixel = pixel_of[row];
@@ -288,13 +289,14 @@ struct Inbox {
   }
 };
 
-// A row whose label is known, or that the mask leaves out.
+// Whether the label of a row is known or the mask excludes its pixel.
 template <bool common>
 CRFRNN_INLINE bool is_held(const Problem& problem, int64_t pixel) {
   return !common && ((problem.mask && !problem.mask[pixel]) || (problem.clamp && problem.clamp[pixel] >= 0));
 }
 
-// Known rows: one label, or none where the mask ends; out of the way of all the others.
+// Writes the known rows: one label, or zeros where the mask excludes the pixel. Kept apart from the common
+// path.
 template <int NP>
 void write_known(const Problem& problem, int64_t pixel, const Packs<NP>& packs, float* out) {
   const bool valid = !problem.mask || problem.mask[pixel];

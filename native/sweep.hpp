@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// The filter as two sweeps over the slabs of a lattice (lattice.hpp says what a slab is):
+// The filter as two sweeps over the slabs of a lattice (slabs are defined in lattice.hpp):
 //   first   splat a slab and blur the axes before the crossing pair, all inside the slab
-//   second  blur the two axes that cross slabs, then the axes after them, inside the slab again
-// and a slice over the simplices. Every row is a sum in an order fixed by the lattice alone, so neither the
-// number of threads nor the chunking can change a bit. Rows have NB packs; for NB = 0 their number is known
-// at run time (row_shape.hpp).
+//   second  blur the two axes that cross slabs, then the remaining axes, again inside the slab
+// followed by a slice over the simplices. Every row is summed in an order that depends only on the lattice,
+// so the result is identical to the last bit for any number of threads and any chunking. Rows have NB packs;
+// NB = 0 means that the number of packs is a runtime value (row_shape.hpp).
 #pragma once
 
 #include <algorithm>
@@ -29,12 +29,12 @@ struct Sweep {
   Shape shape;
   Axes axes;
   int threads;
-  bool by_simplex;  // rows are sums of sums over simplices, else of points
+  bool by_simplex;  // points are summed per simplex first, then into rows; otherwise directly
   int64_t slab_rows;
-  T* scratch;  // slab_buffers slabs and a row of zeros for each worker
+  T* scratch;  // for each worker: slab_buffers slabs and a row of zeros
 
-  // Two for finished slabs, the others for Crossing's ring; of groups also one for a slab that is blurred in
-  // place.
+  // Two for finished slabs, the others for the ring of Crossing. With groups, one more to copy a slab that is
+  // blurred in place.
   static int slab_buffers(const Lattice& lattice) { return lattice.together > 1 ? 8 : 5; }
   static constexpr int most_ring = 5, ring_buffer = 2, copy_buffer = 7;
   static size_t worker_scalars(const Lattice& lattice, int64_t rows, int64_t width) {
@@ -46,8 +46,9 @@ struct Sweep {
            worker_scalars(lattice, largest_slab(lattice), Shape::width_of(columns)) * sizeof(T);
   }
 
-  // columns: how many of a row are wanted; narrow: packs of the widest rows that are summed by simplex, which
-  // is quicker where they fit the registers; `memory`: scratch_bytes of it, for as long as this lives.
+  // columns: number of columns used in a row. narrow: largest number of packs for which points are summed per
+  // simplex, which is faster while the sums fit in registers. `memory`: scratch_bytes() bytes that must
+  // outlive this object.
   Sweep(const Lattice& l, const T* w, int64_t columns, int narrow, bool reverse, int threads_, T* memory)
       : lattice(l), weights(w), shape(columns), axes(l, reverse), threads(threads_ < 1 ? 1 : threads_),
         by_simplex(shape.packs() <= narrow), slab_rows(largest_slab(l)), scratch(memory) {}
@@ -64,9 +65,9 @@ struct Sweep {
 
   T* rows_of(int64_t slab, T* rows) const { return rows + lattice.slab_vertex[slab] * shape.width; }
 
-  // One axis whose neighbours lie in other slabs: `self` and `out` are the slab's own rows, a neighbour's
-  // lies in `above` or `below`, both counted from vertex 0. Missing neighbours are unpredictable, so the row
-  // is selected by table instead of branching.
+  // Blurs one axis whose neighbours lie in other slabs. `self` and `out` are the rows of the slab itself; the
+  // rows of a neighbour are in `above` or `below`, both indexed from vertex 0. Missing neighbours are
+  // unpredictable, so the row is selected from a table instead of by a branch.
   void blur_across(int axis, int64_t slab, const T* self, const T* above, const T* below, const T* zero,
                    T* out) const {
     const int64_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
@@ -85,8 +86,8 @@ struct Sweep {
     }
   }
 
-  // One axis whose neighbours lie in the slab itself, in place: along each run of neighbours a row is read
-  // and written once, and a vertex without neighbours, which the stencil leaves as it is, is not touched.
+  // Blurs one axis whose neighbours lie in the same slab, in place. Along each run of neighbours, every row
+  // is read and written once. Vertices without neighbours do not change and are skipped.
   void blur_inside(int axis, int64_t slab, T* rows) const {
     const Lattice::Chains chains = lattice.chains(axis, slab);
     if (chains.begin == chains.end) return;
@@ -109,9 +110,9 @@ struct Sweep {
     }
   }
 
-  // One group of axes, from the rows of this slab and of those around it to `out`; `in` gives the rows of a
-  // slab, counted from vertex 0. How many links a vertex has is unpredictable, but where there is a link is
-  // not asked: the bits of its mask are gone through one after the other.
+  // Blurs one group of axes, from the rows of this slab and the adjacent ones to `out`. `in` returns the rows
+  // of a slab, indexed from vertex 0. The number of links of a vertex is unpredictable, so the loop iterates
+  // over the set bits of its mask instead of testing every offset.
   template <class In>
   void blur_group(int which, int64_t slab, const In& in, T* out) const {
     const AxisGroup group = lattice.group(which);
@@ -156,9 +157,9 @@ struct Sweep {
     }
   }
 
-  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; null: not
-  // needed here. The two are usually contiguous in memory, and then no corner needs a check of which of them
-  // it lies in.
+  // Adds the points of the simplices of `slab` to its own rows and to those of the next slab; a null pointer
+  // skips that slab. The two are usually contiguous in memory, in which case the corners need no check of
+  // which slab they belong to.
   template <int V, class Source>
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
@@ -202,7 +203,8 @@ struct Sweep {
     }
   }
 
-  // Directly into the rows, which are in the cache: sums of so many packs would be, too.
+  // Adds directly to the rows, which are in the cache: the sums of this many packs would not fit in the
+  // registers.
   template <int V, class Source, class RowOf>
   CRFRNN_INLINE void splat_to(int64_t slab, const Source& source, const RowOf& row_of) const requires(NB == 0)
   {
@@ -223,7 +225,7 @@ struct Sweep {
       }
   }
 
-  // The sums of splat_to for a constant number of packs, in the same order.
+  // The same sums as splat_to with a constant number of packs, in the same order.
   template <class Source, class RowOf>
   void splat_by_simplex(int64_t slab, const Source& source, const RowOf& row_of) const {
     const int corners = lattice.dim + 1;
@@ -259,7 +261,7 @@ struct Sweep {
     }
   }
 
-  // The axes before the crossing pair, and after it: the rows of one slab, in place.
+  // Blur the axes before and after the crossing pair: the rows of one slab, in place.
   void blur_before(int64_t slab, int worker, T* rows) const {
     for (int i = 0; i < axes.befores; ++i) blur_in_place(axes.before[i], slab, worker, rows);
   }
@@ -275,12 +277,12 @@ struct Sweep {
         rows);
   }
 
-  // A step along axis `lead` goes one slab down, along lead + 1 one slab up.
+  // A step along axis `lead` goes one slab down, a step along lead + 1 one slab up.
   int64_t direction(int axis) const { return axis == lattice.lead ? -1 : 1; }
 
-  // Blurs the pair of axes that cross slabs, and the axes after them, for one slab after another. The slabs
-  // around it, blurred along the first axis of the pair, are kept in a ring. `in` gives the rows of a slab,
-  // counted from vertex 0.
+  // Blurs the pair of axes that cross slabs and the axes after them, slab by slab. A ring buffer holds the
+  // surrounding slabs, already blurred along the first axis of the pair. `in` returns the rows of a slab,
+  // indexed from vertex 0.
   template <class In>
   struct Crossing {
     const Sweep& sweep;
@@ -289,7 +291,7 @@ struct Sweep {
     int64_t ring_size;
     T* ring[most_ring];
     const T* zero;
-    int64_t ready;  // the first slab that is not in the ring yet
+    int64_t ready;  // the first slab not yet in the ring
 
     Crossing(const Sweep& s, const In& in_, int64_t first_slab, int worker_)
         : sweep(s), in(in_), worker(worker_), ring_size(s.axes.reach_second + s.axes.ahead() + 1),
@@ -305,15 +307,15 @@ struct Sweep {
                         in(slab) + sweep.lattice.slab_vertex[slab] * sweep.shape.width, in(slab + direction),
                         in(slab - direction), zero, out);
     }
-    // The rows of a slab in the ring, counted from vertex 0. Where there is no such slab no vertex has a
-    // neighbour in it.
+    // The rows of a slab in the ring, indexed from vertex 0. If the slab does not exist, no vertex has a
+    // neighbour in it and the pointer is never dereferenced.
     const T* kept(int64_t slab) const {
       const bool any = slab >= 0 && slab < sweep.lattice.slabs;
       return ring[(slab + ring_size) % ring_size] -
              (any ? sweep.lattice.slab_vertex[slab] : 0) * sweep.shape.width;
     }
 
-    // Slabs are requested in order; `out` receives the finished rows of this one.
+    // Slabs must be requested in order; `out` receives the finished rows of this slab.
     void finish(int64_t slab, T* out) {
       for (; ready < sweep.lattice.slabs && ready <= slab + sweep.axes.ahead(); ++ready) along_first(ready);
       if (sweep.lattice.together > 1) {
@@ -355,14 +357,14 @@ struct Sweep {
     });
   }
 
-  // Splat and blur: `out` holds the finished rows, `between` the rows after the first sweep.
+  // Splat and blur: `out` receives the finished rows, `between` the rows after the first sweep.
   template <int V, class Source>
   void spread(const Source& source, T* between, T* out) const {
     splat_and_begin<V>(source, between);
     finish_blur(between, out);
   }
 
-  // What comes after splat_and_begin, from `between` to the finished rows.
+  // The second sweep, after splat_and_begin: from `between` to the finished rows.
   void finish_blur(const T* between, T* out) const {
     const int64_t chunks = sweep_chunks(lattice, threads);
     parallel_for(chunks, threads, [&](int64_t c, int worker) {
@@ -371,8 +373,8 @@ struct Sweep {
     });
   }
 
-  // sink(p, packs) for the points of simplices [begin, end); packs hold Σ_k w_k row_k. Vertices before
-  // `border` have their rows in `own`, the others in `next`, both counted from vertex 0.
+  // Calls sink(p, packs) for the points of simplices [begin, end), where packs hold Σ_k w_k row_k. The rows
+  // of vertices before `border` are in `own`, the others in `next`, both indexed from vertex 0.
   template <int V, class Sink>
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border,
                            const Sink& sink) const requires(NB != 0) {
@@ -398,7 +400,7 @@ struct Sweep {
     }
   }
 
-  // The corners' rows come from the cache for every point.
+  // The rows of the corners are read from the cache again for every point.
   template <int V, class Sink>
   CRFRNN_INLINE void slice(int64_t begin, int64_t end, const T* own, const T* next, int64_t border,
                            const Sink& sink) const requires(NB == 0) {
@@ -427,8 +429,8 @@ struct Sweep {
     slice<V>(begin, end, rows, rows, lattice.vertices, sink);
   }
 
-  // body(begin, end, part) over all simplices, in a fixed number of parts that hold about as many points
-  // each.
+  // Calls body(begin, end, part) over all simplices, in a fixed number of parts with about the same number of
+  // points.
   template <class Body>
   void each_simplex_range(const Body& body) const {
     constexpr int64_t parts = fixed_parts;
@@ -449,9 +451,9 @@ struct Sweep {
   }
 };
 
-// Calls f with the number of corners as a constant for the common dimensions, 0 (read at run time) for the
-// others. For wide rows, where most work is in the packs, only five dimensions have a specialisation: each
-// costs the compiler seconds.
+// Calls f with the number of corners: a constant for the common dimensions, 0 (read at run time) for the
+// others. Wide rows, where most of the work is in the packs, are specialised for five dimensions only, since
+// every specialisation adds seconds of compile time.
 template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {
   if constexpr (specialised && (NB == 1 || NB == 2)) {

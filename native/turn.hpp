@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// From the lattice rows of one iteration to those of the next without leaving the cache. For one slab after
-// another:
-//   finish the blur, slice, let `body` make the new row of every point, splat it, begin the next blur.
-// The new rows take the place of the old ones: a slab's are not read any more when the splat reaches it.
+// Computes the lattice rows of the next iteration from those of the current one without leaving the cache.
+// For each slab in turn:
+//   finish the blur, slice, let `body` compute the new row of every point, splat it, begin the next blur.
+// The new rows overwrite the old ones: the rows of a slab are no longer read when the splat reaches it.
 #pragma once
 
 #include "sweep.hpp"
@@ -14,11 +14,11 @@ struct Turn {
   using S = Sweep<T, NB>;
 
   const S& sweep;
-  const Splat& splat;  // splat(slab, own, next): the new rows of its points, see Sweep::splat
-  T* rows;             // after the first sweep; those of the next iteration, if there is one, in the end
-  bool goes_on;        // this is not the last iteration
-  Buffer edges;        // a slab for each chunk: what its last simplices leave to the chunk after it
-  // the old rows of slabs that a neighbouring chunk reads, where there are any: table and memory
+  const Splat& splat;  // splat(slab, own, next): splats the new rows of the points, see Sweep::splat
+  T* rows;             // input: rows after the first sweep; output: those of the next iteration, if any
+  bool goes_on;        // true except in the last iteration
+  Buffer edges;        // one slab per chunk: contributions of its last simplices to the next chunk
+  // copies of the old rows that a neighbouring chunk reads: table of pointers, and their memory
   Buffer spared, spared_rows;
 
   Turn(const S& s, const Splat& splat_, T* rows_, bool goes_on_)
@@ -33,8 +33,8 @@ struct Turn {
     });
   }
 
-  // Chunks are whole parts, so that sums by parts do not depend on the number of threads. One for each
-  // thread: where two meet, the slabs around are blurred twice.
+  // Chunks consist of whole parts, so that sums over parts do not depend on the number of threads. One chunk
+  // per thread: the slabs around each border between chunks are blurred twice.
   static int64_t chunks(const S& sweep) {
     if (sweep.threads <= 1) return 1;
     return sweep.threads < fixed_parts ? sweep.threads : fixed_parts;
@@ -44,8 +44,8 @@ struct Turn {
   int64_t first_slab(int64_t chunk) const { return part_slab(first_part(chunk)); }
   T* edge(int64_t chunk) const { return edges.as<T>() + chunk * sweep.slab_rows * sweep.shape.width; }
 
-  // Marks the slabs that a chunk reads beyond its own, on both sides of each border; returns the bytes they
-  // need.
+  // Marks the slabs outside a chunk that it reads, on both sides of each border; returns the bytes needed for
+  // their copies.
   size_t spare() const {
     const Lattice& lattice = sweep.lattice;
     T** table = spared.as<T*>();
@@ -56,15 +56,16 @@ struct Turn {
       for (int64_t slab = std::max<int64_t>(border - sweep.axes.below(), 0);
            slab < lattice.slabs && slab <= last; ++slab) {
         if (table[slab]) continue;
-        table[slab] = rows + numbers;  // its place among the spared rows, for now
+        table[slab] = rows + numbers;  // for now, the position of the copy
         numbers += (lattice.slab_vertex[slab + 1] - lattice.slab_vertex[slab]) * sweep.shape.width;
       }
     }
     return static_cast<size_t>(numbers) * sizeof(T);
   }
 
-  // body(p, packs, part) takes what was sliced for a point, or `common`, if it fits: one walk for two bodies.
-  // finish(begin, end, part) of a body that has it follows for all points of a slab.
+  // Calls body(p, packs, part) with the sliced packs of each point, or `common` instead of body where it
+  // applies, so that one walk serves both. If the body has finish(begin, end, part), it is then called for
+  // all points of a slab.
   template <int V, class Common, class Body>
   void operator()(bool fits, const Common& common, const Body& body) const {
     parallel_for(chunks(sweep), sweep.threads,
@@ -72,8 +73,8 @@ struct Turn {
     join();
   }
 
-  // After all chunks: a slab takes the points of the slab below before its own, so the first one of a chunk
-  // has waited.
+  // Runs after all chunks: a slab adds the points of the slab below before its own, so the first slab of each
+  // chunk is completed here.
   void join() const {
     if (!goes_on) return;
     parallel_for(chunks(sweep), sweep.threads, [&](int64_t chunk, int worker) {
@@ -88,8 +89,8 @@ struct Turn {
     });
   }
 
-  // The rows of a slab before this turn, counted from vertex 0; chunk [low, high) overwrites its own only
-  // when it is done with them.
+  // The rows of a slab before this turn, indexed from vertex 0. Chunk [low, high) overwrites its own rows
+  // only after their last read.
   struct OldRows {
     const Turn& turn;
     int64_t low, high;
