@@ -9,7 +9,7 @@
 
 namespace crfrnn {
 
-// A plain array that is not cleared first: most of a build's time would go into clearing.
+// A plain array that is not zero-initialised, because clearing would take most of the time of a build.
 template <class T>
 class Array {
   static_assert(std::is_trivially_destructible_v<T>);

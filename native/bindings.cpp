@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The only file that depends on Python. dtype, contiguity and device are checked by the argument types, sizes
-// here.
+// The only file that depends on Python. The argument types check dtype, contiguity and device; sizes are
+// checked here.
 #include <memory>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -43,7 +43,7 @@ Numpy<T, N> to_numpy(Array<T>&& values, const std::array<int64_t, N>& shape) {
   auto owned = std::make_unique<Array<T>>(std::move(values));
   T* data = owned->data();
   nb::capsule capsule(owned.get(), [](void* p) noexcept { delete static_cast<Array<T>*>(p); });
-  owned.release();  // now the capsule's
+  owned.release();  // the capsule owns it now
   size_t lengths[N];
   std::copy(shape.begin(), shape.end(), lengths);
   return Numpy<T, N>(data, N, lengths, capsule);
@@ -58,7 +58,7 @@ bool ask_for_signals() {
   return true;
 }
 
-// While the core runs, other Python threads continue, and Ctrl-C ends the call.
+// While the core runs, other Python threads can continue, and Ctrl-C ends the call.
 struct Working {
   nb::gil_scoped_release released;
   Asking asking{&ask_for_signals};
@@ -138,7 +138,8 @@ void weight_gradient(In<T, 2> x, In<T, 2> g, In<T, 2> weights, Table table, int 
                                         static_cast<int64_t>(x.shape(1)), out.data(), threads);
 }
 
-// Gradient of the weights (sorted order) -> gradient of the features (the points' own order).
+// Converts the gradient of the weights (sorted order) to the gradient of the features (the points' own
+// order).
 template <class T>
 void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2> out) {
   const Lattice lattice = decode<T>(table, grad_weights);
@@ -159,7 +160,7 @@ void feature_gradient(In<T, 2> grad_weights, Table table, int threads, Out<T, 2>
   });
 }
 
-// A kernel and the arrays that it points into.
+// A kernel and the arrays it points to.
 struct BoundKernel {
   Kernel kernel;
   std::optional<In<float, 2>> weights;
@@ -189,7 +190,7 @@ struct BoundKernel {
   }
 };
 
-// A problem and the arrays that it points into.
+// A problem and the arrays it points to.
 struct BoundProblem {
   Problem problem;
   std::vector<BoundKernel> bound;
@@ -251,7 +252,7 @@ struct BoundProblem {
       if (kernel.is_lattice) kernel.lattice.verify(problem.threads, sweep_reads);
   }
 
-  // Whether this is [batch, labels, pixels], as all planes are.
+  // Whether the shape is [batch, labels, pixels], as required of all planes.
   template <class T>
   bool fits(const nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>& planes) const {
     return static_cast<int64_t>(planes.shape(0)) == problem.batch &&
@@ -264,8 +265,8 @@ struct BoundProblem {
   }
 };
 
-// Where the gradients of a kernel are added, filled with zeros by the caller; what is missing is not
-// computed.
+// Where the gradients of a kernel are accumulated, zero-filled by the caller. Gradients whose array is
+// missing are not computed.
 struct BoundGradient {
   std::optional<Out<float, 2>> weights;
   std::optional<Out<double, 1>> theta;
@@ -285,8 +286,8 @@ struct BoundGradient {
 
 using Marginals = Out<float, 1>;
 
-// Memory for marginals, from the region that is kept: one set for each iteration is the most that a training
-// step clears.
+// Memory for marginals, taken from the retained region: with one set per iteration, it is the largest
+// allocation of a training step that would otherwise have to be cleared.
 Numpy<float, 1> rows(int64_t numbers) {
   return to_numpy<float, 1>(Array<float>(static_cast<size_t>(numbers)), {numbers});
 }

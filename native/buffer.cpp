@@ -23,10 +23,11 @@ namespace {
 
 constexpr size_t line = 64, page = 4096, huge_page = size_t{2} << 20;
 
-// The system hands out memory cleared, page by page, which took a fifth of a training step. So large blocks
-// come from one region of address space that is kept: its pages are cleared once, when they are first
-// touched, and what one part of a call gives back the next part takes. First fit, lowest address first, so
-// that no more of it is touched than was in use at one time; what finds no room is asked of the system.
+// The system clears memory page by page before handing it out, which took a fifth of a training step. Large
+// blocks therefore come from one retained region of address space: its pages are cleared once, when first
+// touched, and blocks freed by one part of a call are reused by the next. Allocation is first fit from the
+// lowest address, so the touched part is no larger than the peak use. Blocks that do not fit are requested
+// from the system.
 class Region {
  public:
   static constexpr size_t size = size_t{256} << 20, most_blocks = 64;
@@ -34,7 +35,7 @@ class Region {
   Region() {
     try {
       base_ = static_cast<char*>(allocate(size));
-    } catch (const std::bad_alloc&) {  // no such room among the addresses: every block is asked of the system
+    } catch (const std::bad_alloc&) {  // not enough address space: every block is requested from the system
       return;
     }
     free_[0] = {0, size};
@@ -92,7 +93,7 @@ class Region {
   }
 
   char* base_ = nullptr;
-  Range free_[most_blocks + 1];  // ascending; n blocks leave at most n + 1 ranges between them
+  Range free_[most_blocks + 1];  // ascending; n blocks have at most n + 1 free ranges between them
   size_t ranges_ = 0, blocks_ = 0;
 };
 
@@ -102,13 +103,13 @@ Region& region() {
 }
 
 #if !defined(_WIN32)
-// A process forked while another thread was in here would find the region locked for good.
+// Otherwise, if a process forks while another thread holds the lock, the region stays locked in the child.
 const int at_fork = pthread_atfork([] { region().mutex.lock(); }, [] { region().mutex.unlock(); },
                                    [] { region().mutex.unlock(); });
 #endif
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool keeps = false;  // a kept block would hide what is read after its end
+constexpr bool keeps = false;  // a retained block would hide reads past its end
 #else
 constexpr bool keeps = true;
 #endif
@@ -118,7 +119,7 @@ bool kept_size(size_t bytes) { return keeps && bytes >= huge_page && bytes <= Re
 std::atomic<bool> poisoned{false};
 std::atomic<int64_t> before_refusal{0}, in_use{0};
 
-// True for the count-th requested block and all later ones: the counter stays at 1.
+// Returns true for the count-th requested block and all later ones: the counter stays at 1.
 bool is_refused() {
   int64_t left = before_refusal.load(std::memory_order_relaxed);
   while (left > 1 && !before_refusal.compare_exchange_weak(left, left - 1, std::memory_order_relaxed)) {
@@ -135,7 +136,7 @@ void* take_block(size_t bytes) {
   void* data = kept_size(bytes) ? region().take(whole_pages(bytes)) : nullptr;
   if (!data) data = allocate(bytes);
   in_use.fetch_add(static_cast<int64_t>(bytes), std::memory_order_relaxed);
-  // NaN to a float or double, -1 to an index
+  // NaN as a float or double, -1 as an index
   if (poisoned.load(std::memory_order_relaxed)) std::memset(data, 0xff, bytes);
   return data;
 }
@@ -165,8 +166,8 @@ void wish_for_huge_pages(void* data, size_t bytes) {
 #endif
 }
 
-// Large blocks are walked in scattered order: with 4 KiB pages much of that time would go into address
-// translation, and the first touch of each page into asking the system for it.
+// Large blocks are accessed in scattered order: with 4 KiB pages, address translation would take much of that
+// time, and every first touch of a page would be a page fault.
 void* allocate(size_t bytes) {
   const size_t alignment = bytes >= huge_page ? huge_page : line;
   const size_t whole = (bytes + line - 1) / line * line;

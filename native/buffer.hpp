@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Memory aligned to cache lines. Its code is compiled once, for the baseline instruction set.
+// Memory aligned to cache lines. Compiled once, for the baseline instruction set.
 #pragma once
 
 #include <cstddef>
@@ -9,23 +9,22 @@ namespace crfrnn {
 
 void* allocate(size_t bytes);  // aligned to cache lines, large blocks to huge pages; throws std::bad_alloc
 void deallocate(void* data);
-// for memory that was allocated elsewhere and has not been touched yet
+// requests huge pages for memory allocated elsewhere that has not been touched yet
 void wish_for_huge_pages(void* data, size_t bytes);
 
-// The same, but a large block may be one that was given before (see buffer.cpp). What is taken must be given,
+// The same, but a large block may be reused memory (see buffer.cpp). Every block taken must be given back,
 // with its size.
 void* take_block(size_t bytes);
 void give_block(void* data, size_t bytes);
 void release_kept_memory();
 
-// For tests. Allocated blocks are filled with NaN, so that reads of uninitialised memory are noticed; the
-// count-th block from now and all after it are refused (0: none); how many bytes are taken and not given
-// back.
+// For tests: fill allocated blocks with NaN, so that reads of uninitialised memory are noticed; refuse the
+// count-th block from now and all later ones (0: none); the number of bytes taken and not yet given back.
 void poison_memory(bool on);
 void refuse_memory(int64_t count);
 int64_t memory_in_use();
 
-// Scratch memory. What it held before is of no meaning.
+// Scratch memory. Its initial contents are undefined.
 class Buffer {
  public:
   explicit Buffer(size_t bytes) : bytes_(bytes), data_(take_block(bytes)) {}

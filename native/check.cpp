@@ -28,7 +28,7 @@ bool indices(const int32_t* numbers, int64_t n, int64_t count, uint64_t& sum) {
   return bad == 0;
 }
 
-// Of two numbers that are not negative, the difference in 32 bits has the sign of the true one.
+// For two non-negative numbers, the 32-bit difference has the sign of the true difference.
 bool ascends(const int32_t* places, int64_t n, int64_t last, int64_t step) {
   if (places[0] != 0 || places[n] != last) return false;
   const uint32_t least = static_cast<uint32_t>(step);

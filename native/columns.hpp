@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which labels are in play, and which of them have a column in the rows.
+// The labels in play, and those that have a column in the rows.
 #pragma once
 
 #include "rows.hpp"
@@ -18,20 +18,20 @@ struct LabelSet {
   }
 };
 
-// The labels that have a column in the rows, in ascending order. A label that has left play keeps its column,
-// without sending messages, until the rows are laid out again.
+// The labels that have a column in the rows, in ascending order. A label that leaves play keeps its column,
+// without sending messages, until the rows get a new layout.
 struct Columns {
   int64_t count = 0;
   int32_t label[most_labels];   // of a column
   int32_t column[most_labels];  // of a label, -1: none
-  bool sends[most_labels];      // a column: whether its label is in play
+  bool sends[most_labels];      // of a column: whether its label is in play
 
   Columns(const LabelSet& set, int64_t labels) {
     for (int64_t l = 0; l < labels; ++l) {
       column[l] = set.has[l] ? static_cast<int32_t>(count) : -1;
       if (set.has[l]) label[count++] = static_cast<int32_t>(l);
     }
-    if (count == 0) {  // rows have at least one
+    if (count == 0) {  // rows have at least one column
       label[count++] = 0;
       column[0] = 0;
     }
@@ -42,11 +42,11 @@ struct Columns {
   }
 };
 
-// The highest marginals that each of the fixed parts has seen, and the labels without a column that reached δ
-// there: each part writes to separate memory, and the highest of all does not depend on their order.
+// For each of the fixed parts, the highest marginals, and the labels without a column whose marginal reached
+// δ. Each part writes to separate memory, and the overall maximum does not depend on the order of the parts.
 struct Watch {
   using P = Pack<float>;
-  int64_t width, labels, flags;  // flags: bytes from one part to the next
+  int64_t width, labels, flags;  // flags: stride in bytes between parts
   Buffer highest_of, entered_of;
 
   // width: numbers in the packs of a row
@@ -65,7 +65,7 @@ struct Watch {
     float* most = highest(part) + at;
     P::max(P::load(most), marginal).store(most);
   }
-  // Of all parts.
+  // The maximum over all parts.
   float highest(int64_t parts, int64_t at) const {
     float most = 0.f;
     for (int64_t part = 0; part < parts; ++part)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The kernels of the best instruction set this machine has. Chosen once, at first use; tests may choose
+// The kernels of the best instruction set of this machine. Selected once, at first use; tests may select
 // another.
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace crfrnn {
 
-std::vector<std::string> instruction_sets();        // what this machine can run, the best last
+std::vector<std::string> instruction_sets();        // supported by this machine, best last
 std::string instruction_set();                      // the one in use
 void use_instruction_set(const std::string& name);  // throws std::invalid_argument
 

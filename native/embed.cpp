@@ -6,19 +6,19 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// c_i of the elevation: feature i times √(2/3) (d + 1) / √((i + 1)(i + 2)).
+// c_i of the elevation: the factor of feature i, √(2/3) (d + 1) / √((i + 1)(i + 2)).
 template <class T>
 void elevation_scales(int dim, double scale, T* out) {
   for (int i = 0; i < dim; ++i)
     out[i] = static_cast<T>(scale * std::sqrt(2.0 / 3.0) * (dim + 1) / std::sqrt((i + 1.0) * (i + 2.0)));
 }
 
-// Coordinates above this are not integers apart any more.
+// Above this limit, coordinates no longer distinguish adjacent integers.
 template <class T>
 constexpr T limit = sizeof(T) == 4 ? T(4194304) : T(1125899906842624);
 
-// What embed_one has found of its block, from packs to memory: f of the remainder-0 vertex, and its range so
-// far.
+// Writes the results of embed_one for its block from packs to memory: f of the remainder-0 vertex, and the
+// range so far.
 template <class T>
 CRFRNN_INLINE void write_block(const Pack<T>* nearest, const Pack<T>* rank, const Pack<T>* weight,
                                int64_t first, int count, int d, const Embedded<T>& out, Pack<T>* least,
@@ -47,8 +47,8 @@ CRFRNN_INLINE void write_block(const Pack<T>* nearest, const Pack<T>* rank, cons
   }
 }
 
-// The block that begins with point `first`: `count` of its points are there. D features a point where that is
-// a constant, so that all its numbers fit in registers, else (D = 0) `dim` of them.
+// Embeds the block that begins with point `first`; only `count` of its points exist. D is the number of
+// features per point if it is a constant, so that all numbers fit in registers; D = 0 means `dim` features.
 template <class T, int D>
 int embed_one(const T* features, int64_t first, int count, int dim, const T* scales, const Embedded<T>& out,
               Pack<T>* least, Pack<T>* most) {
@@ -57,7 +57,7 @@ int embed_one(const T* features, int64_t first, int count, int dim, const T* sca
   const int d = D ? D : dim;
   const P width = P::set(T(d + 1)), inverse = P::set(T(1) / T(d + 1)), zero = P::zero(), one = P::set(T(1));
   alignas(64) T lane[room][block];
-  P difference = zero;  // NaN where a feature is not finite
+  P difference = zero;  // becomes NaN if a feature is not finite
   for (int p = 0; p < count; ++p)
     for (int i = 0; i < d; ++i) lane[i][p] = features[(first + p) * d + i];
   for (int p = count; p < block; ++p)
@@ -74,7 +74,7 @@ int embed_one(const T* features, int64_t first, int count, int dim, const T* sca
   for (int i = 0; i <= d; ++i) largest = P::max(largest, P::max(e[i], zero - e[i]));
   if (!(largest.most() <= limit<T>)) return 2;
 
-  // The nearest remainder-0 point before correction; a tie goes down.
+  // The nearest remainder-0 point before correction; ties are rounded down.
   for (int i = 0; i <= d; ++i) {
     const P v = e[i] * inverse, low = P::floor(v), high = P::ceil(v);
     const P up = P::less(high * width - e[i], e[i] - low * width);
@@ -90,7 +90,7 @@ int embed_one(const T* features, int64_t first, int count, int dim, const T* sca
       rank[i] = rank[i] + less;
       rank[j] = rank[j] + (one - less);
     }
-  // Off the plane by `shift`: move the coordinates with the largest remainders back.
+  // The point is off the plane by `shift`: move the coordinates with the largest remainders back.
   for (int i = 0; i <= d; ++i) {
     const P r = rank[i] + shift;
     const P move = P::less(r, zero) - P::less(P::set(T(d)), r);
@@ -135,8 +135,8 @@ int embed_points(const T* features, int64_t begin, int64_t end, int dim, double 
   return 0;
 }
 
-// Specialised code for grids of two and three axes, and for pictures of three colours. With more numbers than
-// registers, a count known only at run time takes hardly longer.
+// Specialised for grids of two and three axes, and for images with three colour channels. If the numbers do
+// not fit in registers, a runtime count is hardly slower.
 template <class T>
 int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, const Embedded<T>& out,
           T* least, T* most) {
@@ -148,7 +148,8 @@ int embed(const T* features, int64_t begin, int64_t end, int dim, double scale, 
   }
 }
 
-// weights are sums of ±(e_i - (d+1) n_i) / (d+1) by rank, e is linear in the features: both transposed.
+// The weights are sums of ±(e_i - (d+1) n_i) / (d+1) by rank, and e is linear in the features; this is the
+// transpose of both steps.
 template <class T>
 void feature_gradient(const T* grad_weights, const uint8_t* rank, int dim, double scale, T* grad_features) {
   T scales[max_dim], grad_elevated[max_dim + 1];

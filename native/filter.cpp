@@ -10,10 +10,10 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-constexpr int fixed_packs = 2;  // the number of packs is a constant up to here
+constexpr int fixed_packs = 2;  // the number of packs is a compile-time constant up to this
 
 // Columns [column, column + count) of an array [total][channels] of points in their own order, in NB packs,
-// or, NB = 0, in as many as they take.
+// or, if NB = 0, in a runtime number of packs.
 template <class T, int NB>
 struct Columns {
   const T* values;
@@ -31,7 +31,7 @@ struct Columns {
     }
   }
 
-  // The same columns of `out`, an array of the same shape.
+  // Stores the same columns to `out`, an array of the same shape.
   CRFRNN_INLINE void store(T* out, int64_t p, const Pack<T>* sum) const {
     ask_scattered<T>(order, points, p, out + column, channels, packs());
     T* row = out + int64_t{order[p]} * channels + column;
@@ -93,8 +93,9 @@ void gradient_columns(const Lattice& lattice, const T* weights, const Columns<T,
   });
 }
 
-// One channel, as the normaliser has it: rows of a single number, which all fit the cache, one pass an axis.
-// A missing neighbour has the number of vertices as its index, where the value is zero.
+// The filter for one channel, used for the normaliser: rows are single numbers that all fit in the cache, so
+// each axis takes one pass. The index of a missing neighbour is the number of vertices, where a zero is
+// stored.
 template <class T>
 struct SingleColumn {
   const Lattice& lattice;
@@ -111,7 +112,8 @@ struct SingleColumn {
       if (low == high) return;
       const int64_t begin = lattice.slab_vertex[low], end = lattice.slab_vertex[high];
       for (int64_t v = begin; v < end; ++v) rows[v] = T(0);
-      // The simplices of the slab below reach up into this chunk, those of its last slab beyond it.
+      // The simplices of the slab below also contribute to this chunk, and those of its last slab also to the
+      // next chunk.
       for (int64_t s = lattice.slab_simplex[low > 0 ? low - 1 : 0]; s < lattice.slab_simplex[high]; ++s) {
         T sum[V ? V : max_dim + 1];
         for (int k = 0; k < count; ++k) sum[k] = T(0);
@@ -196,12 +198,12 @@ void filter_single(const Lattice& lattice, const T* weights, const T* values, bo
   });
 }
 
-// How many columns go through the lattice at a time: all that most_packs hold. In float64, which checks more
-// than it works, two packs and no more: a walk over rows of any width costs the compiler seconds.
+// Number of columns filtered at a time: as many as most_packs hold. For float64, which is mainly used for
+// checks, only two packs, because a walk over rows of arbitrary width adds seconds of compile time.
 template <class T>
 constexpr int64_t group_columns = (sizeof(T) == sizeof(float) ? most_packs : 2) * Pack<T>::lanes;
 
-// body<NB>(column, count) over groups of columns.
+// Calls body<NB>(column, count) for groups of columns.
 template <class T, class Body>
 void each_column_group(int64_t channels, const Body& body) {
   for (int64_t column = 0; column < channels; column += group_columns<T>) {
@@ -216,7 +218,7 @@ void each_column_group(int64_t channels, const Body& body) {
   }
 }
 
-// Rows for the widest group, which is the first.
+// Memory for the rows of the widest group, which is the first one.
 template <class T>
 size_t row_bytes(const Lattice& lattice, int64_t channels) {
   const int64_t count = channels < group_columns<T> ? channels : group_columns<T>;

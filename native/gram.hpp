@@ -44,8 +44,8 @@ struct Gram {
   }
 };
 
-// Products hᵀ q of rows, gathered a few rows at a time: one set for each fixed part, so that no thread count
-// shows.
+// Products hᵀ q of rows, gathered a few rows at a time. Each fixed part has its own sum, so that the result
+// does not depend on the number of threads.
 template <int NP>
 struct Grams {
   static constexpr int batch = Gram<NP>::batch;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Axes that are blurred at once. The product of their stencils has 3^m terms for m axes: a path between two
-// vertices does not end where a vertex between them is missing, as it does axis by axis.
+// Axes that are blurred at once. The product of their stencils has 3^m terms for m axes. Unlike a blur axis
+// by axis, it still reaches a vertex if an intermediate vertex on the path is missing.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +18,19 @@ struct AxisGroup {
     for (int i = 0; i < axes; ++i) count *= 3;
     return count;
   }
-  // -1, 0 or 1 step along axis `first` + i.
+  // The step along axis `first` + i: -1, 0 or 1.
   static int steps(int offset, int i) {
     for (; i > 0; --i) offset /= 3;
     return offset % 3 == 0 ? 0 : offset % 3 * 2 - 3;
   }
-  // The stencil's term is 2^-moves.
+  // The number of nonzero steps; the weight of the offset is 2^-moves.
   int moves(int offset) const {
     int count = 0;
     for (int i = 0; i < axes; ++i) count += steps(offset, i) != 0;
     return count;
   }
-  // How many slabs up the offset leads: a step up along axis `lead` goes one down, along lead + 1 one up.
+  // How many slabs up the offset leads: a step up along axis `lead` goes one slab down, along lead + 1 one
+  // slab up.
   int slabs_up(int offset, int lead) const {
     int count = 0;
     for (int i = 0; i < axes; ++i)

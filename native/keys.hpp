@@ -10,7 +10,7 @@ namespace crfrnn {
 // An unsigned integer of 64 W bits, most significant word first.
 template <int W>
 struct Key {
-  std::array<uint64_t, W> word;  // not set by default: arrays of keys are filled at once
+  std::array<uint64_t, W> word;  // not initialised by default: arrays of keys are filled at once
 
   friend bool operator==(const Key& a, const Key& b) {
     uint64_t difference = 0;
@@ -82,7 +82,7 @@ struct Key {
 };
 
 template <int W>
-Key<W> key_of(int64_t value) {  // sign-extended, so that additions of negative steps carry through all words
+Key<W> key_of(int64_t value) {  // sign-extended, so that adding a negative step carries through all words
   Key<W> r;
   r.word.fill(value < 0 ? ~uint64_t{0} : 0);
   r.word[W - 1] = static_cast<uint64_t>(value);

@@ -15,7 +15,7 @@
 namespace crfrnn {
 namespace {
 
-// The ranks of a simplex from the end of its key; the last rank follows from the others.
+// Reads the ranks of a simplex from the end of its key; the last rank follows from the others.
 template <int W>
 void permutation_of(const Key<W>& key, int n, int bits, uint8_t* rank) {
   int left = n * (n - 1) / 2;
@@ -26,7 +26,7 @@ void permutation_of(const Key<W>& key, int n, int bits, uint8_t* rank) {
   rank[n - 1] = static_cast<uint8_t>(left);
 }
 
-// The valid points: all of them, or a list.
+// The valid points: all points, or a list of them.
 struct Points {
   List<int32_t> list;
   int64_t count, per_picture;
@@ -44,8 +44,8 @@ struct Points {
   }
 };
 
-// The simplex of every point: its remainder-0 vertex and the order of its ranks. Sorted by its lower slab
-// first: some corners lie one slab lower than the remainder-0 vertex exactly when the rank of `lead` is above
+// The simplex of every point: its remainder-0 vertex and the order of its ranks. Sorted first by the lower
+// slab: some corners are one slab below the remainder-0 vertex exactly if the rank of `lead` is greater than
 // that of lead + 1.
 template <class T, int W>
 Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, const Layout& layout,
@@ -75,8 +75,8 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
   return items;
 }
 
-// The corners of all simplices: within chunks of simplices each distinct vertex once, found by hashing, for
-// neighbours share most of them.
+// The corners of all simplices: for each chunk of simplices, every distinct vertex once, found by hashing,
+// because neighbouring simplices share most vertices.
 template <int W>
 struct Corners {
   static constexpr int64_t chunk = 4096;
@@ -97,13 +97,13 @@ struct Corners {
       const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
       RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
       for (int64_t s = begin; s < end; ++s) {
-        // All from the sorted key: the points themselves are scattered.
+        // Everything is read from the sorted key, because the points themselves are scattered in memory.
         const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
         uint8_t* r = &rank[static_cast<size_t>(s * corners)];
         permutation_of(sorted_key, corners, rank_bits, r);
         int axis_of[max_dim + 1];
         for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
-        // Corner r + 1 is corner r moved against the step of the axis whose rank is d - r.
+        // Corner r + 1 is corner r moved one step backwards along the axis with rank d - r.
         Key<W> key = sorted_key >> (dim * rank_bits);
         if (r[lead] > r[lead + 1]) key = key + one_up;
         for (int k = 0; k <= dim; ++k) {
@@ -116,8 +116,8 @@ struct Corners {
   }
 };
 
-// The vertices of all chunks, sorted, each once, with rings of missing ones around them; position: where the
-// vertices of the chunks' lists, one list after the other, are among them.
+// The distinct vertices of all chunks, sorted, plus rings of missing vertices around them. position: the
+// index of each vertex of the concatenated lists of the chunks.
 template <int W>
 Sorted<W> all_vertices(List<List<Key<W>>>&& lists, const Layout& layout, const BuildOptions& options) {
   Sorted<W> sorted = sort_unique(std::move(lists), options.threads);
@@ -137,8 +137,8 @@ Sorted<W> all_vertices(List<List<Key<W>>>&& lists, const Layout& layout, const B
   return sorted;
 }
 
-// The starts of the slabs with one of an empty slab wherever a single f_lead has no vertices: an offset of a
-// group may lead two slabs away.
+// The starts of the slabs, plus an empty slab wherever a single f_lead has no vertices, because an offset of
+// a group may lead two slabs away.
 template <int W>
 List<int32_t> with_gaps(const List<int32_t>& starts, const List<Key<W>>& keys, const Layout& layout) {
   const auto slab_of = [&](int32_t v) { return keys[static_cast<size_t>(v)] >> layout.slab_shift; };
@@ -151,14 +151,14 @@ List<int32_t> with_gaps(const List<int32_t>& starts, const List<Key<W>>& keys, c
   return all;
 }
 
-// The table; sorts the simplices' keys, so that `items` holds the order of its points.
+// Builds the table. Sorts the simplices' keys, after which `items` holds the order of the points.
 template <int W>
 Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layout& layout, int64_t total,
                         const BuildOptions& options) {
   const int corners = layout.dim + 1, lead = layout.lead, threads = options.threads;
   const int rank_bits = bits_for(static_cast<uint64_t>(corners));
   sort_keyed(items, threads);
-  // The sorted position where each simplex starts.
+  // The sorted position of the first point of each simplex.
   const List<int32_t> first = run_starts(valid.count, threads, [&](int64_t i) {
     return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
   });
@@ -211,7 +211,8 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
         writable(view.simplex_rank)[at] = corner.rank[static_cast<size_t>(at)];
       }
   });
-  // The bytes that pad the ranks to whole words: the same points give the same table, bit for bit.
+  // Clears the bytes that pad the ranks to whole words, so that the same points always give a bit-identical
+  // table.
   std::fill(writable(view.simplex_rank) + view.simplices * corners,
             reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
   std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
@@ -248,7 +249,7 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   return table;
 }
 
-// Barycentric weights from the points' order to that of the lattice.
+// Permutes barycentric weights from the points' order to that of the lattice.
 template <class T, int W>
 Array<T> sorted_weights(const Array<Keyed<W>>& items, const T* weights, int corners, int threads) {
   const int64_t points = static_cast<int64_t>(items.size());
@@ -308,7 +309,7 @@ Header TableShape::header() const {
 }
 
 std::array<int64_t, 13> TableShape::parts() const {
-  const int64_t corners = dim + 1, inner = dim - 1;  // axes whose neighbours lie in the slab
+  const int64_t corners = dim + 1, inner = dim - 1;  // inner: the axes whose neighbours are in the same slab
   const int64_t single = together == 1, grouped = 1 - single;
   return {header_words,
           points,
@@ -383,7 +384,7 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   List<T> least(static_cast<size_t>(ranges * dim)), most(static_cast<size_t>(ranges * dim));
   const EmbedTable<T>& functions = embed_functions<T>();
   parallel_for(ranges, options.threads, [&](int64_t c, int) {
-    T lowest[max_dim], highest[max_dim];  // this range's own: neighbours in memory would be fought over
+    T lowest[max_dim], highest[max_dim];  // local to this range, to avoid false sharing
     const int code = functions.embed(features, c * range, std::min(points, (c + 1) * range), dim,
                                      options.scale, embedded, lowest, highest);
     status[static_cast<size_t>(c)] = code;
@@ -405,8 +406,8 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
       high[i] = std::max(high[i], static_cast<int64_t>(most[static_cast<size_t>(c * dim + i)]));
     }
   }
-  // Corners lie within ±1 of the remainder-0 vertex, each ring one further, a step of the blur one more, an
-  // offset of a group two.
+  // Corners are within ±1 of the remainder-0 vertex. Each ring adds one, a step of the blur adds one, and an
+  // offset of a group adds two.
   const Layout layout(dim, low, high, batch, 2 + options.rings + (options.together > 1));
   const int rank_bits = bits_for(static_cast<uint64_t>(dim) + 1), bits = layout.bits + dim * rank_bits;
   const auto go = [&]<int W>() {
@@ -424,7 +425,7 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
     go.template operator()<4>();
   else if (bits <= 512)
     go.template operator()<8>();
-  else if (bits <= 64 * 28)  // more than the limits of embed.cpp let through in 32 dimensions
+  else if (bits <= 64 * 28)  // more than the limits of embed.cpp allow in 32 dimensions
     go.template operator()<28>();
   else
     result.status = BuildStatus::too_large;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Where each coordinate of a vertex lives in its key.
+// The position of each coordinate of a vertex in its key.
 #pragma once
 
 #include "embed.hpp"
@@ -13,8 +13,8 @@ inline int bits_for(uint64_t count) {  // bits that hold 0 .. count - 1
   return bits;
 }
 
-// Where each coordinate lives in a key: [picture | f_lead | the other f]. Ranges are the data's own plus a
-// margin, so that no step of the blur, and no ring, can run over into the neighbouring field.
+// The position of each coordinate in a key: [picture | f_lead | the other f]. Every field covers the range of
+// the data plus a margin, so that no step of the blur and no ring can overflow into the next field.
 struct Layout {
   int dim = 0, lead = 0, bits = 0, slab_shift = 0;
   int64_t low[max_dim] = {};
@@ -36,7 +36,7 @@ struct Layout {
     bits += bits_for(static_cast<uint64_t>(batch < 1 ? 1 : batch));
   }
 
-  // What a step to the neighbour along `axis` adds: f_axis - 1 and f_{axis - 1} + 1.
+  // The difference between a key and that of its neighbour along `axis`: f_axis - 1 and f_{axis - 1} + 1.
   template <int W>
   Key<W> step(int axis) const {
     Key<W> key = Key<W>::zero();

@@ -16,7 +16,7 @@
 
 namespace crfrnn {
 
-// Found piece by piece: some slabs of one group each.
+// Links are found in pieces: each piece is a few slabs of one group.
 struct Links {
   Array<int32_t> mask;         // [groups][vertices]
   Array<int32_t> slab_link;    // [groups * slabs + 1]
@@ -24,22 +24,22 @@ struct Links {
   List<int64_t> start;         // [pieces + 1] the first link of each
 };
 
-// The keys of some vertices plus a step, sought among all keys by a merge: both ascend. No branch depends on
-// which of the two advances next, and several steps are interleaved, so that none waits for its last load.
+// Searches the keys of some vertices plus a step among all keys, by a merge, since both lists ascend. There
+// is no branch on which list advances next, and several steps are interleaved to hide the latency of loads.
 template <int W>
 struct Seeker {
   const Key<W>* keys;
   Key<W> step;
-  int32_t* found;  // of vertex v, or `vertices`
+  int32_t* found;  // the result for vertex v, or `vertices` if there is none
   int64_t v, end, j, vertices;
 
   Seeker(const List<Key<W>>& all, const Key<W>& step_, int64_t begin, int64_t end_, int32_t* found_)
       : keys(all.data()), step(step_), found(found_), v(begin), end(end_),
         j(std::lower_bound(all.begin(), all.end(), all[static_cast<size_t>(begin)] + step_) - all.begin()),
         vertices(static_cast<int64_t>(all.size())) {}
-  // so many turns at least
+  // a lower bound of the remaining turns
   int64_t left() const { return std::min(end - v, vertices - j); }
-  // Written at every turn; the last write, before v advances, is the right one.
+  // Written in every turn; the last write, before v advances, is the correct one.
   void turn() {
     const Key<W> wanted = keys[v] + step, here = keys[j];
     const int64_t less = here < wanted, equal = here == wanted;
@@ -111,7 +111,7 @@ class LinkFinder {
     return sum;
   }
 
-  // slab_link counts from the first link of the piece, for now.
+  // For now, slab_link is relative to the first link of the piece.
   void find_piece(int g, int64_t piece, Links& links, List<int32_t>& list) const {
     const AxisGroup group = shape_.group(g);
     const int64_t first_slab = cuts_[static_cast<size_t>(piece)],
@@ -134,7 +134,8 @@ class LinkFinder {
     };
     int next = 1;
     for (; next + 4 <= offsets; next += 4) seek(next, std::make_index_sequence<4>());
-    for (; next < offsets; next += 2) seek(next, std::make_index_sequence<2>());  // their number is even
+    for (; next < offsets; next += 2)
+      seek(next, std::make_index_sequence<2>());  // the remaining number is even
     int32_t* mask = links.mask.data() + g * shape_.vertices;
     std::fill(mask + begin, mask + end, 0);
     for (int n = 1; n < offsets; ++n) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Planes examined before they become rows: the softmax of every pixel, and the labels that reach δ.
+// Examines planes before they become rows: the softmax of every pixel, and the labels that reach δ.
 #pragma once
 
 #include "columns.hpp"
@@ -11,7 +11,8 @@ using P = Pack<float>;
 constexpr int64_t block_pixels = 128;
 constexpr int block_packs = block_pixels / Pack<float>::lanes;
 
-// Blocks of pixels of one picture, or every `step`-th of them: body(picture, first pixel, how many, worker).
+// Calls body(picture, first pixel, count, worker) for blocks of pixels of one picture, or for every `step`-th
+// block.
 template <class Body>
 void each_wide_block(const Problem& problem, const Body& body, int64_t step = 1) {
   const int64_t n = problem.pixels, every = block_pixels * step, blocks = (n + every - 1) / every;
@@ -21,7 +22,7 @@ void each_wide_block(const Problem& problem, const Body& body, int64_t step = 1)
   });
 }
 
-// A block of a plane; 0 beyond the picture and where the mask leaves a pixel out, whatever it holds.
+// A block of a plane, with 0 beyond the picture and where the mask excludes a pixel, regardless of its value.
 struct Valid {
   P is[block_packs];
   bool masked;
@@ -42,9 +43,10 @@ struct Valid {
 
 inline int packs_of(int64_t count) { return static_cast<int>((count + P::lanes - 1) / P::lanes); }
 
-// Of the marginals softmax(x), x in planes: the largest logit of each pixel and the factor of exp(x_l - top),
-// 0 where the pixel is known or left out; `seen`, the labels whose marginal reaches δ anywhere, or null.
-// step: all of it in every step-th block alone. False: NaN or infinity at a pixel that is not masked.
+// For the marginals softmax(x), x in planes: computes the largest logit of each pixel and the factor of
+// exp(x_l - top), which is 0 if the pixel is known or masked. `seen` receives the labels whose marginal
+// reaches δ anywhere, or is null. step: examines only every step-th block. Returns false if a pixel that is
+// not masked contains NaN or infinity.
 inline bool look(const Problem& problem, const float* planes, float* top, float* scale, LabelSet* seen,
                  int64_t step = 1) {
   const int64_t labels = problem.labels, n = problem.pixels;
@@ -67,7 +69,7 @@ inline bool look(const Problem& problem, const float* planes, float* top, float*
           for (int i = 0; i < packs; ++i) {
             const P x = valid.load(from + l * n, i, count);
             most[i] = P::max(most[i], x);
-            odd = odd + (x - x);  // NaN where x is not finite
+            odd = odd + (x - x);  // NaN if x is not finite
           }
         if (!(odd.sum() == 0.f)) {
           finite.store(false, std::memory_order_relaxed);
@@ -112,7 +114,7 @@ inline bool look(const Problem& problem, const float* planes, float* top, float*
   return finite.load();
 }
 
-// The labels that are known at any pixel: their marginal is 1 there.
+// The labels that are known at any pixel, where their marginal is 1.
 inline LabelSet known_labels(const Problem& problem) {
   LabelSet known;
   for (int64_t i = 0; problem.clamp && i < problem.total(); ++i) {

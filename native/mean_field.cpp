@@ -7,13 +7,13 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// x = U + Σ_m A_m h_m, damped; Q = softmax(x).
+// x = U + Σ_m A_m h_m, with damping; Q = softmax(x).
 template <int NP, bool common>
 struct Forward {
   const Problem& problem;
   Inbox<NP, common> inbox;
   const float* u;
-  float *state, *next;  // next: Q of the next iteration, null after the last
+  float *state, *next;  // next: Q of the next iteration, null in the last one
 
   CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int) const {
     const Packs<NP>& packs = inbox.packs;
@@ -34,8 +34,7 @@ struct Forward {
   }
 };
 
-// All iterations; the finished x is left in `state`. What they need in between is given back before the
-// planes are written.
+// Runs all iterations; the final x is in `state`. Temporary memory is freed before the planes are written.
 template <int NP>
 void iterate(const Problem& problem, const Order& order, const float* u, float* state, float* kept) {
   const int64_t total = problem.total(), labels = problem.labels;

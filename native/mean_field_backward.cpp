@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The derivative of mean_field.cpp. K_m acts on pixels, A_m on labels, so they commute: Kᵀg is filtered once
-// and serves the gradient of the marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀg · Qᵀ).
+// The derivative of mean_field.cpp. K_m acts on pixels and A_m on labels, so they commute: Kᵀg is computed
+// once and used for both the gradient of the marginals (Aᵀ Kᵀ g) and that of A (Kᵀg · Qᵀ).
 #include "gram.hpp"
 #include "mean_field.hpp"
 #include "steps.hpp"
@@ -8,7 +8,7 @@
 namespace crfrnn::CRFRNN_ISA {
 namespace {
 
-// K_m's own derivative, as one iteration adds it: barycentric weights, scales, bandwidths.
+// The gradients of K_m itself that one iteration adds: barycentric weights, scales, bandwidths.
 template <int NP>
 struct KernelDerivative {
   const Messages& messages;
@@ -20,8 +20,8 @@ struct KernelDerivative {
   const Order& order = messages.order;
   Packs<NP> packs{problem};
 
-  // reversed: the messages of Kᵀ g in the pixels' order; spread_ready: a lattice's rows of Kᵀ g are in
-  // messages.spread.
+  // reversed: the messages of Kᵀ g in the pixels' order. spread_ready: the rows of Kᵀ g of a lattice are
+  // already in messages.spread.
   void add(const float* reversed, bool spread_ready) const {
     const bool scales = out.pre || out.post;
     if (kernel.is_lattice && (out.weights || scales)) of_lattice(spread_ready);
@@ -35,7 +35,7 @@ struct KernelDerivative {
   }
 
  private:
-  // A row of `rows`, transformed.
+  // Transforms one row of `rows`.
   CRFRNN_INLINE void transform(const Transform& by, const float* rows, int64_t row, P* to) const {
     P from[Packs<NP>::capacity];
     for (int b = 0; b < packs; ++b) to[b] = P::zero();
@@ -56,7 +56,7 @@ struct KernelDerivative {
     const size_t bytes = Messages::lattice_bytes(problem);
     const Buffer forward_rows(bytes), backward_rows(spread_ready ? 0 : bytes),
         mixed(static_cast<size_t>(2 * problem.total() * width) * sizeof(float));
-    float* g_hat = mixed.as<float>();                // Aᵀ g, one row a point of this lattice
+    float* g_hat = mixed.as<float>();                // Aᵀ g, one row per point of this lattice
     float* q_hat = g_hat + problem.total() * width;  // A q
     parallel_ranges(lattice.points, grain, problem.threads, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
@@ -85,7 +85,7 @@ struct KernelDerivative {
     });
   }
 
-  // Point p of simplex s: Aᵀ g meets the spread rows of q at its corners, A q those of g.
+  // Point p of simplex s: at its corners, multiplies Aᵀ g by the spread rows of q, and A q by those of g.
   CRFRNN_INLINE void add_point(const RowShape<float, NP> like, float factor, int64_t s, int64_t p,
                                const float* g_hat, const float* forward_rows, const float* q_hat,
                                const float* back_rows) const {
@@ -111,7 +111,8 @@ struct KernelDerivative {
     if (out.pre) out.pre[pixel] += pre_sum;
   }
 
-  // The closing scale, and θ of every axis: Aᵀ g meets K q, and the derivatives of K in θ.
+  // The gradient of the closing scale and of θ for every axis: the products of Aᵀ g with K q and with the
+  // derivatives of K in θ.
   void of_separable() const {
     const int64_t total = problem.total();
     const Buffer message_rows(static_cast<size_t>(problem.plane()) * sizeof(float));
@@ -137,8 +138,8 @@ struct KernelDerivative {
   }
 };
 
-// dL/dQ = Σ_m A_mᵀ h_m, back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), and what of g stays with the
-// iteration before.
+// dL/dQ = Σ_m A_mᵀ h_m, then back through the softmax: g = Q ∘ (dL/dQ - Q · dL/dQ), plus the part of g that
+// goes directly to the previous iteration (damping).
 template <int NP, bool common>
 struct Backward {
   const Problem& problem;
@@ -146,7 +147,7 @@ struct Backward {
   Inbox<NP, common> inbox;
   const float* q;
   float *g, *du;
-  float back;  // how much of g stays, 0 in the common case
+  float back;  // factor of that part of g, 0 in the common case
 
   CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
     const Packs<NP>& packs = inbox.packs;
@@ -179,7 +180,7 @@ struct Backward {
   }
 };
 
-// Back through all iterations: g is dL/dx_t, du gathers what reaches the unary on the way.
+// Back through all iterations: g is dL/dx_t, and du accumulates the gradient of the unary.
 template <int NP>
 void iterate_back(const Problem& problem, const Order& order, const float* kept, float* g, float* du,
                   float* grad_transform, KernelGradient* grad_kernels) {
@@ -202,7 +203,8 @@ void iterate_back(const Problem& problem, const Order& order, const float* kept,
   leading.begin(g);
   for (int t = problem.iterations - 1; t >= 0; --t) {
     const float* q = kept + t * problem.plane();
-    // x_t = (1 - η) x_{t-1} + η (...): the second part takes η g, the first is added back below
+    // x_t = (1 - η) x_{t-1} + η (...): the second term gets η g; the part of the first term is added back
+    // below
     if (step != 1.f) each_pack(problem, [&](int64_t i) { (P::load(g + i) * P::set(step)).store(g + i); });
     others.pass(leading, g);
     leading.spread(g);
@@ -246,7 +248,8 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
       P here[Packs<NP>::capacity], none[Packs<NP>::capacity];
       for (int b = 0; b < packs; ++b) none[b] = P::zero();
       packs.load(g + row * labels, here);
-      const bool masked = problem.mask && !problem.mask[order.pixel[row]];  // its output is its unary
+      const bool masked =
+          problem.mask && !problem.mask[order.pixel[row]];  // the output of a masked pixel is its unary
       packs.store(masked ? here : none, du + row * labels);
       if (masked) packs.store(none, g + row * labels);
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Which vertices of a lattice are neighbours, and the runs of neighbours inside a slab.
+// Finds the neighbours of the vertices of a lattice, and the runs of neighbours inside a slab.
 #pragma once
 
 #include <algorithm>
@@ -13,14 +13,14 @@
 
 namespace crfrnn {
 
-// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too: a merge finds them
-// all. Which of the two lists advances next is unpredictable, so the merge has no branch; several stretches
-// are interleaved, so that none waits for its last load.
+// A step adds a constant to a key, so the neighbours of sorted vertices are sorted too, and a merge finds all
+// of them. Which list advances next is unpredictable, so the merge is branch-free; several stretches are
+// interleaved to hide the latency of loads.
 template <int W>
 struct Merge {
   const Key<W>* keys;
   Key<W> step;
-  int32_t vertices, *plus, *minus;  // minus: initially all absent; entries never looked up stay so
+  int32_t vertices, *plus, *minus;  // minus: initially all absent; entries never found stay so
 
   struct Stretch {
     int64_t v, last_v, j, last_j;
@@ -31,10 +31,10 @@ struct Merge {
   Stretch stretch(int64_t begin, int64_t end) const {
     return {begin, end, lower_bound(begin), lower_bound(end)};
   }
-  // so many turns at least
+  // a lower bound of the remaining turns
   static int64_t left(const Stretch& s) { return std::min(s.last_v - s.v, s.last_j - s.j); }
 
-  // Both are written at every turn; the last write, before v or j advances, is the right one.
+  // Both are written in every turn; the last write, before v or j advances, is the correct one.
   void turn(Stretch& s) const {
     const Key<W> wanted = keys[s.v] + step, here = keys[s.j];
     const int32_t less = here < wanted, equal = here == wanted;
@@ -65,7 +65,7 @@ template <int W>
 void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Layout& layout,
                      int32_t* neighbour, int threads) {
   const int64_t vertices = lattice.vertices, corners = lattice.dim + 1;
-  constexpr int64_t strands = 4, tasks = 8;  // for an axis
+  constexpr int64_t strands = 4, tasks = 8;  // per axis
   const auto first = [=](int64_t part) { return vertices * part / (strands * tasks); };
   parallel_for(corners, threads, [&](int64_t axis, int) {
     int32_t* minus = neighbour + (2 * axis + 1) * vertices;
@@ -83,14 +83,14 @@ void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Lay
   });
 }
 
-// The runs of neighbours of one slab (lattice.hpp), from one end of each to the other. No branch here either:
-// where a run ends, the next begins in the same turn.
+// Lists the runs of neighbours of one slab (lattice.hpp), each from one end to the other. Branch-free as
+// well: when a run ends, the next one begins in the same turn.
 inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int32_t* list, int32_t& filled) {
   const int32_t absent = static_cast<int32_t>(lattice.vertices);
   const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
   const int32_t* minus = plus + lattice.vertices;
   const int32_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // one more is read after the last
+  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // padding: one more is read after the last
   size_t runs = 0;
   int32_t linked = 0;
   for (int32_t v = begin; v < end; ++v) {

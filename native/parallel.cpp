@@ -21,8 +21,8 @@
 namespace crfrnn {
 namespace {
 
-// Numbers below the smallest normal one count as zero while this lives: a softmax is full of them, and each
-// costs x86 processors some 150 cycles otherwise.
+// Flushes denormals to zero during its lifetime: a softmax produces many of them, and each costs about 150
+// cycles on x86 processors otherwise.
 class FlushDenormals {
 #if defined(CRFRNN_X86)
  public:
@@ -39,10 +39,10 @@ class FlushDenormals {
 #endif
 };
 
-struct Stopped {};  // leaves a task whose loop has failed in another thread
+struct Stopped {};  // thrown to leave a task whose loop has failed in another thread
 
-// A loop that is shared out. No exception may leave a thread of OpenMP or std::thread: the process would be
-// aborted.
+// A loop distributed over threads. No exception may escape a thread of OpenMP or std::thread, because that
+// would abort the process.
 class Loop {
  public:
   explicit Loop(const Loop* outer) : outer_(outer) {}
@@ -51,7 +51,7 @@ class Loop {
   void keep_exception() {
     if (!failed_.exchange(true)) first_ = std::current_exception();
   }
-  void rethrow() const {  // when all threads have left
+  void rethrow() const {  // called when all threads have left
     if (first_) std::rethrow_exception(first_);
   }
 
@@ -75,14 +75,14 @@ struct Question {
       ask = nullptr;
       return;
     }
-    // The check may wait for a lock: then it is done less often, to stay below a twentieth of the time.
+    // The check may wait for a lock; it is then done less often, to take less than a twentieth of the time.
     const auto after = Clock::now();
     next = after + std::clamp<Clock::duration>(20 * (after - now), shortest_pause, longest_pause);
   }
 };
 
-thread_local Question question;           // of the thread that has called
-thread_local const Loop* loop = nullptr;  // whose task this thread runs
+thread_local Question question;           // of the calling thread
+thread_local const Loop* loop = nullptr;  // the loop whose task this thread runs
 
 // One thread's share of a loop.
 void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction function, const void* task,
@@ -131,7 +131,7 @@ void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* ta
   try {
     for (int t = 1; t < threads && t < tasks; ++t)
       others.emplace_back(work, std::ref(own), std::ref(next), tasks, function, task, t);
-  } catch (const std::system_error&) {  // no more threads to be had: those that are there do it
+  } catch (const std::system_error&) {  // no more threads available: the existing ones do the work
   }
   work(own, next, tasks, function, task, 0);
   for (auto& other : others) other.join();

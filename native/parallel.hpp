@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// One loop over independent tasks. Which thread runs a task never changes what the task computes. Its code is
-// compiled once, for the baseline instruction set; what a task throws reaches the caller.
+// A parallel loop over independent tasks. The result of a task never depends on the thread that runs it.
+// Compiled once, for the baseline instruction set; exceptions of tasks propagate to the caller.
 #pragma once
 
 #include <cstdint>
 
 namespace crfrnn {
 
-// While one lives, check_stop() in the thread that made it calls `ask` now and then. What `ask` throws ends
-// the call; false: it need not be asked again.
+// During the lifetime of this object, check_stop() calls `ask` occasionally in the thread that created it. An
+// exception thrown by `ask` ends the call; if `ask` returns false, it is not called again.
 class Asking {
  public:
   explicit Asking(bool (*ask)());
@@ -17,19 +17,19 @@ class Asking {
   Asking& operator=(const Asking&) = delete;
 
  private:
-  bool (*outer_)();  // that of a call which is waiting for this one: what `ask` runs may call the core again
+  bool (*outer_)();  // `ask` of an outer call that waits for this one, since `ask` may itself call the core
 };
 
-// Between two pieces of work, in any thread: throws if the call is to end, because it was asked to or because
-// another task of the same loop has thrown. Takes some 30 ns.
+// Called between two pieces of work, in any thread. Throws if the call has to end, because `ask` threw or
+// because another task of the same loop did. Takes about 30 ns.
 void check_stop();
 
 using TaskFunction = void (*)(const void* task, int64_t index, int worker);
 void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* task);
 
-// task(index, worker), 0 <= worker < max(threads, 1): a worker runs one task at a time, so it may own scratch
-// memory. After an exception no further task begins, and the first exception is thrown again when all threads
-// have left the loop.
+// Calls task(index, worker), 0 <= worker < max(threads, 1). A worker runs one task at a time, so scratch
+// memory can be allocated per worker. After an exception no further task begins, and the first exception is
+// rethrown when all threads have left the loop.
 template <class Task>
 void parallel_for(int64_t tasks, int threads, const Task& task) {
   run_tasks(
@@ -37,9 +37,9 @@ void parallel_for(int64_t tasks, int threads, const Task& task) {
       [](const void* t, int64_t index, int worker) { (*static_cast<const Task*>(t))(index, worker); }, &task);
 }
 
-constexpr int64_t unasked = 1 << 16;  // items of a loop between two calls of check_stop()
+constexpr int64_t unasked = 1 << 16;  // iterations of a loop between two calls of check_stop()
 
-// Splits [0, n) into equal ranges of at least `grain`; task(begin, end).
+// Splits [0, n) into equal ranges of at least `grain` and calls task(begin, end) for each.
 template <class Task>
 void parallel_ranges(int64_t n, int64_t grain, int threads, const Task& task) {
   int64_t count = n / grain < 1 ? 1 : n / grain;
@@ -49,7 +49,7 @@ void parallel_ranges(int64_t n, int64_t grain, int threads, const Task& task) {
   parallel_for(count, threads, [&](int64_t i, int) { task(n * i / count, n * (i + 1) / count); });
 }
 
-// body(i) for [begin, end), in order.
+// Calls body(i) for [begin, end), in order.
 template <class Body>
 void each_in_turn(int64_t begin, int64_t end, const Body& body) {
   for (int64_t i = begin; i < end;) {
