@@ -114,8 +114,7 @@ struct LeanForward {
     for (int b = 1; b < packs; ++b) most = P::max(most, x[b]);
     float top = most.most();
     if (share.rest > 0.f && share.top > top) top = share.top;
-    const float shift =
-        exponential(share.top - top);  // for the other labels; infinite only if there are none
+    const float shift = exponential(share.top - top);  // of the other labels; infinite only if none
     P total = P::zero();
     for (int b = 0; b < packs; ++b) {
       e[b] = exp(x[b] - P::set(top));

@@ -134,8 +134,7 @@ class LinkFinder {
     };
     int next = 1;
     for (; next + 4 <= offsets; next += 4) seek(next, std::make_index_sequence<4>());
-    for (; next < offsets; next += 2)
-      seek(next, std::make_index_sequence<2>());  // the remaining number is even
+    for (; next < offsets; next += 2) seek(next, std::make_index_sequence<2>());  // an even number is left
     int32_t* mask = links.mask.data() + g * shape_.vertices;
     std::fill(mask + begin, mask + end, 0);
     for (int n = 1; n < offsets; ++n) {

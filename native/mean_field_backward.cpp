@@ -248,8 +248,7 @@ void backward(const Problem& problem, const float* grad_logits, const float* kep
       P here[Packs<NP>::capacity], none[Packs<NP>::capacity];
       for (int b = 0; b < packs; ++b) none[b] = P::zero();
       packs.load(g + row * labels, here);
-      const bool masked =
-          problem.mask && !problem.mask[order.pixel[row]];  // the output of a masked pixel is its unary
+      const bool masked = problem.mask && !problem.mask[order.pixel[row]];  // then the output is the unary
       packs.store(masked ? here : none, du + row * labels);
       if (masked) packs.store(none, g + row * labels);
     }

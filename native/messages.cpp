@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The walks over a lattice and the sums over the grid that forward and backward share.
+// The walks over a lattice and the sums over the grid that the forward and the backward pass share.
 #include "messages.hpp"
 
 namespace crfrnn::CRFRNN_ISA {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A pack of float in two registers of AVX2.
+// A pack of floats in two AVX2 registers.
 #pragma once
 
 #include <immintrin.h>
@@ -80,7 +80,7 @@ struct Pack<float> {
   static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, float>(rows); }
 };
 
-// One register or two, not a mask: some processors take dozens of steps to store by a mask.
+// One register or two, without a mask: on some processors a masked store takes dozens of cycles.
 template <>
 struct RowEnd<float> {
   static constexpr int grain = 8;

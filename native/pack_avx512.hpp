@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A pack of float in one register of AVX-512.
+// A pack of floats in one AVX-512 register.
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +12,7 @@ template <>
 struct Pack<float> {
   static constexpr int lanes = 16;
   __m512 v;
-  // Some of the lanes, from the first on.
+  // A prefix of the lanes.
   struct Lanes {
     __mmask16 bits;
     static CRFRNN_INLINE Lanes first(int64_t n) {
@@ -23,7 +23,7 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack set(float x) { return {_mm512_set1_ps(x)}; }
   static CRFRNN_INLINE Pack load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static CRFRNN_INLINE Pack load(const float* p, Lanes some) { return {_mm512_maskz_loadu_ps(some.bits, p)}; }
-  // a in `some` lanes, b in the others.
+  // a in the lanes of `some`, b in the others.
   static CRFRNN_INLINE Pack select(Lanes some, Pack a, Pack b) {
     return {_mm512_mask_mov_ps(b.v, some.bits, a.v)};
   }
@@ -60,7 +60,7 @@ struct Pack<float> {
       a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
       a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
     }
-    for (int i = 0; i < 16; i += 4) {  // fours of rows, inside each quarter of a pack
+    for (int i = 0; i < 16; i += 4) {  // groups of four rows, inside each quarter of a pack
       b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
       b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
       b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
@@ -79,7 +79,8 @@ struct Pack<float> {
   }
 };
 
-// Half a register or a whole one: the branch is always the same, and a mask took 4 % of a forward pass more.
+// Half a register or a whole one: the branch is always predicted, while a mask made a forward pass 4 %
+// slower.
 template <>
 struct RowEnd<float> {
   static constexpr int grain = 8;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A pack of float in four registers of 64-bit ARM, which has 32 of them.
+// A pack of floats in four registers of 64-bit ARM, which has 32 of them.
 #pragma once
 
 #include <arm_neon.h>
@@ -16,7 +16,7 @@ struct Pack<float> {
 
   struct Lanes {
     int64_t count;
-    uint32x4_t a, b, c, d;  // all bits of the lanes that are meant
+    uint32x4_t a, b, c, d;  // all bits set in the selected lanes
     static CRFRNN_INLINE Lanes first(int64_t n) {
       static constexpr uint32_t number[4] = {0, 1, 2, 3};
       const uint32x4_t lane = vld1q_u32(number), most = vdupq_n_u32(n > 16  ? 16u
@@ -26,7 +26,7 @@ struct Pack<float> {
       return {n, below(0), below(4), below(8), below(12)};
     }
   };
-  // The first n of four numbers; nothing after them is accessed.
+  // Loads the first n of four numbers; nothing after them is accessed.
   static CRFRNN_INLINE Quad load_quad(const float* p, int64_t n) {
     const Quad none = vdupq_n_f32(0.f);
     if (n >= 4) return vld1q_f32(p);
@@ -105,7 +105,7 @@ struct Pack<float> {
   static CRFRNN_INLINE Pack exp2i(Pack n) { return {exp2i(n.a), exp2i(n.b), exp2i(n.c), exp2i(n.d)}; }
   static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
 
-  // Four rows of four, mirrored.
+  // Transposes four rows of four.
   static CRFRNN_INLINE void transpose(Quad& p, Quad& q, Quad& r, Quad& s) {
     const auto wide = [](Quad x) { return vreinterpretq_f64_f32(x); };
     const Quad pq = vtrn1q_f32(p, q), rs = vtrn1q_f32(r, s), pq2 = vtrn2q_f32(p, q), rs2 = vtrn2q_f32(r, s);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Prefetching: the addresses of the rows of scattered pixels and vertices are known long before the reads.
+// Prefetching: the addresses of the rows of scattered pixels and vertices are known long before they are
+// read.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@
 
 namespace crfrnn {
 
-// The cache line at p. Always inlined: sources of every instruction set have it.
+// Prefetches the cache line at p. Always inlined, because sources of every instruction set contain it.
 CRFRNN_INLINE void prefetch(const void* p) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p);

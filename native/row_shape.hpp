@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What a row of a lattice's vertices looks like.
+// The memory layout of the rows of lattice vertices.
 #pragma once
 
 #include "simd.hpp"
@@ -16,9 +16,9 @@ CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p
   for (int b = 0; b < packs; ++b) prefetch(early + b * Pack<T>::lanes);
 }
 
-// NB packs, or a number of packs known at run time (NB = 0), and of the last one as much as the columns
-// need. A loop over rows keeps a local copy: the compiler cannot prove that stores to rows do not modify
-// it.
+// NB packs, or a runtime number of packs (NB = 0); of the last pack, only the part that the columns need.
+// Loops over rows use a local copy of this object, because the compiler cannot prove that stores to rows do
+// not modify it.
 template <class T, int NB>
 struct RowShape {
   using P = Pack<T>;

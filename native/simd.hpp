@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The pack of the instruction set that a source is compiled for, and the exponential of one.
+// The pack of the instruction set that a source is compiled for, and its exponential function.
 #pragma once
 
 #include "pack.hpp"
@@ -14,9 +14,9 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// Whether loops whose length the data give have copies of their own for the usual lengths. Only processors
-// from before 2013 run the baseline of x86, and with such copies it took longer to compile than the other
-// instruction sets.
+// Whether loops with a data-dependent length are also compiled for the usual constant lengths. Not for the
+// baseline of x86: only processors older than 2013 use it, and the specialised copies made it slower to
+// compile than the other instruction sets.
 #if defined(CRFRNN_X86) && defined(CRFRNN_ISA_baseline)
 #define CRFRNN_SPECIALISED 0
 #else
@@ -24,11 +24,11 @@ namespace crfrnn::CRFRNN_ISA {
 #endif
 constexpr bool specialised = CRFRNN_SPECIALISED;
 
-constexpr int most_packs = 64;   // in a row, where their number is no constant: 1024 labels
-constexpr int narrow_packs = 4;  // in a row that fits the registers: 64 labels
+constexpr int most_packs = 64;   // in a row, if their number is not a constant: 1024 labels
+constexpr int narrow_packs = 4;  // in a row that fits in registers: 64 labels
 
-// e^x = 2^t, t = x / ln 2, to 1e-6 relative for |x| <= 20; far below that 0 or next to nothing, far above it
-// infinity or 2^127.
+// e^x = 2^t, t = x / ln 2, with a relative error of 1e-6 for |x| <= 20. Far below this range the result is
+// zero or nearly zero, far above it infinity or 2^127.
 CRFRNN_INLINE Pack<float> exp(Pack<float> x) {
   return Pack<float>::exp2(x * Pack<float>::set(1.44269504088896341f));
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// How a walk over the slabs of a lattice (lattice.hpp) is ordered and shared out.
+// The order of a walk over the slabs of a lattice (lattice.hpp), and its division into chunks.
 #pragma once
 
 #include "embed.hpp"
@@ -8,9 +8,10 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// The order of the blur: `before` the pair that crosses slabs, the pair, and `after` it. Of axes, or of
-// groups of them, where both axes that cross may lie in one group, whose offsets then reach two slabs away;
-// the other one of the pair is the group after it or, at the end, before it.
+// The order of the blur: the axes `before` the pair that crosses slabs, the pair, and the axes `after` it. If
+// axes are blurred in groups, the entries are groups. Both axes that cross slabs may then be in one group,
+// whose offsets reach two slabs away; the other group of the pair is the one after it or, at the end, the one
+// before it.
 struct Axes {
   int before[max_dim + 1], after[max_dim + 1], befores = 0, afters = 0, first, second;
   int reach_first, reach_second;  // in slabs
@@ -35,21 +36,22 @@ struct Axes {
     }
   }
 
-  // How far behind the slab whose blur ends the first of the pair has to be: a slab's rows may be given up
-  // when the blur of the next one has ended.
+  // How many slabs the first blur of the pair runs ahead of the slab being finished, so that the rows of a
+  // slab can be overwritten once the next slab is finished.
   int ahead() const { return reach_first > reach_second ? reach_first : reach_second; }
-  // The slabs above and below the one whose blur ends that are read.
+  // How many slabs above and below the slab being finished are read.
   int above() const { return ahead() + reach_first; }
   int below() const { return reach_first + reach_second; }
 };
 
-// What slicing multiplies by, the stencil of the blur being v + ½(n₁ + n₂).
+// The factor applied by slicing, for a blur with the stencil v + ½(n₁ + n₂).
 template <class T>
 CRFRNN_INLINE T slice_factor(int dim) {
   return static_cast<T>(1.0 / (1.0 + 1.0 / static_cast<double>(int64_t{1} << dim)));
 }
 
-// Sums over pixels are taken in this many parts and then part by part: never by the number of threads.
+// Sums over pixels are computed in this fixed number of parts, then added part by part, so that they do not
+// depend on the number of threads.
 constexpr int64_t fixed_parts = 64;
 
 inline int64_t largest_slab(const Lattice& lattice) {
@@ -67,7 +69,7 @@ inline int64_t sweep_chunks(const Lattice& lattice, int threads) {
   return lattice.slabs < most ? (lattice.slabs < 1 ? 1 : lattice.slabs) : most;
 }
 
-// First slab of chunk i of n: slabs are shared out by the vertices and points they hold.
+// First slab of chunk i of n: slabs are divided by the number of their vertices and points.
 inline int64_t chunk_slab(const Lattice& lattice, int64_t i, int64_t n) {
   const auto before = [&](int64_t slab) {
     return int64_t{lattice.slab_vertex[slab]} + lattice.simplex_start[lattice.slab_simplex[slab]];

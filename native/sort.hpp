@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A stable radix sort of keyed items: first into buckets by the highest bits in which keys differ, then each
-// bucket, which fits the cache, from its lowest bits on. Equal keys keep their order, so the result does not
-// depend on the number of threads.
+// bucket, which fits in the cache, from the lowest bits up. Equal keys keep their order, so the result does
+// not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@ struct Keyed {
   int32_t value;
 };
 
-// The bits in which some of the keys differ: what all have in common needs no sorting.
+// The bits in which some keys differ: bits that all keys have in common need no sorting.
 template <int W>
 Key<W> differing_bits(const Keyed<W>* items, int64_t n) {
   Key<W> bits = Key<W>::zero();
@@ -30,7 +30,7 @@ Key<W> differing_bits(const Keyed<W>* items, int64_t n) {
   return bits;
 }
 
-// Sorts n items, few enough for the cache, from one place into the other.
+// Sorts n items, few enough for the cache, from one buffer into the other.
 template <int W>
 void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
   constexpr int digit = 8;
@@ -43,7 +43,7 @@ void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
     }
     return;
   }
-  // so many bits that a look at each eight of them takes longer than comparing the first words
+  // so many bits that a pass for every eight of them takes longer than comparing the first words
   if constexpr (W > 2) {
     std::copy(items, items + n, out);
     std::sort(out, out + n, [](const Keyed<W>& a, const Keyed<W>& b) {
@@ -67,7 +67,7 @@ void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
   if (from != out) std::copy(from, from + n, out);
 }
 
-// n items in place; `other` has room for as many.
+// Sorts n items in place; `other` has room for as many.
 template <int W>
 void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   constexpr int digit = 10;
@@ -77,11 +77,11 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   const auto part = [&](int64_t t) { return n * t / parts; };
   List<Key<W>> differing(static_cast<size_t>(parts));
   parallel_for(parts, threads, [&](int64_t t, int) {
-    const int64_t before = t > 0;  // each part looks at the last item of the part before, too
+    const int64_t before = t > 0;  // each part also compares with the last item of the previous part
     differing[static_cast<size_t>(t)] =
         differing_bits(items + part(t) - before, part(t + 1) - part(t) + before);
   });
-  int top = 0;  // the bits below it differ, or some of them
+  int top = 0;  // all differing bits are below it
   for (const Key<W>& key : differing)
     for (int bit = 64 * W; bit > top; --bit)
       if (key.bits_at(bit - 1, 1)) top = bit;
@@ -111,7 +111,7 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
     else
       std::copy_n(other + low, size, items + low);
   });
-  for (uint32_t b = 0; b < buckets; ++b)  // what does not fit the cache is shared out again
+  for (uint32_t b = 0; b < buckets; ++b)  // buckets that do not fit in the cache are sorted recursively
     if (begin[b + 1] - begin[b] > cached)
       sort_items(items + begin[b], other + begin[b], begin[b + 1] - begin[b], threads);
 }

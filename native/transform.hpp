@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What is done to the labels of one pixel: A_m = -μ W_m.
+// The transform of the labels of one pixel: A_m = -μ W_m.
 #pragma once
 
 #include <new>
@@ -8,7 +8,7 @@
 
 namespace crfrnn::CRFRNN_ISA {
 
-// A_m for the rows: its diagonal where it is one, else its columns, one row of labels each.
+// A_m for the rows: the diagonal if it is diagonal, otherwise its columns, each stored as one row of labels.
 struct Transform {
   using P = Pack<float>;
   bool diagonal = true;
@@ -30,7 +30,7 @@ struct Transform {
       }
   }
 
-  // x += A · message; the row of the message is read back from memory for its single labels.
+  // x += A · message.
   template <int NP>
   CRFRNN_INLINE void add(const P* message, const Packs<NP>& packs, P* x) const {
     const float* a = columns.as<float>();
@@ -41,7 +41,8 @@ struct Transform {
     multiply<NP>(message, packs, x);
   }
 
-  // A full matrix: column after column. Not inlined, so that the common diagonal stays short.
+  // A full matrix, column by column; single labels of the message are read back from memory. Not inlined, to
+  // keep the common diagonal case short.
   template <int NP>
   void multiply(const P* message, const Packs<NP>& packs, P* x) const {
     const float* a = columns.as<float>();
@@ -54,7 +55,7 @@ struct Transform {
   }
 };
 
-// Owns the transforms of all kernels without the standard containers, which this file must not compile.
+// Owns the transforms of all kernels. No standard containers, because this file must not compile any.
 struct Transforms {
   Buffer memory;
   int count;

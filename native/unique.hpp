@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Distinct keys: of a small set by hashing, of a large one by sorting; and the rings of missing ones around
-// them.
+// Distinct keys, by hashing for a small set and by sorting for a large one; and the rings of missing vertices
+// around them.
 #pragma once
 
 #include <algorithm>
@@ -13,8 +13,8 @@
 
 namespace crfrnn {
 
-// Keys, most of which recur soon: each is stored when it is first seen, and occasionally once more, when
-// another key has taken its slot. Whether a key is present is unpredictable, so there is no branch.
+// Keys most of which recur soon. Each is stored when it is first seen, and occasionally again if another key
+// has taken its slot. Whether a key is present is unpredictable, so the code is branch-free.
 template <int W>
 class RecentKeys {
  public:
@@ -24,7 +24,7 @@ class RecentKeys {
     int32_t& slot = slots_[key.hash() & (slot_count - 1)];
     const bool there = (slot != 0) & (keys_[static_cast<size_t>(slot)] == key);
     count_ += !there;
-    // after the last one: harmless where the key is present
+    // written one past the last key if the key is already present, which has no effect
     keys_[static_cast<size_t>(count_ + there)] = key;
     slot = there ? slot : count_;
     return slot - 1;
@@ -33,13 +33,13 @@ class RecentKeys {
 
  private:
   static constexpr size_t slot_count = 1 << 14;
-  Array<Key<W>> keys_;  // from 1 on
+  Array<Key<W>> keys_;  // index 0 is a placeholder
   List<int32_t> slots_;
   int32_t count_ = 0;
 };
 
-// Where runs of equal items begin among n of them, same(i) telling whether item i equals the one before it;
-// and n at the end.
+// The starts of the runs of equal items among n items, followed by n; same(i) tells whether item i equals the
+// previous one.
 template <class Same>
 List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
   constexpr int64_t part = 1 << 14;
@@ -48,7 +48,7 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
     List<int32_t> own(static_cast<size_t>(part));
     size_t found = 0;
     const int64_t end = std::min(n, (c + 1) * part);
-    for (int64_t i = c * part; i < end; ++i) {  // always written: whether it counts is unpredictable
+    for (int64_t i = c * part; i < end; ++i) {  // always written, because a branch would be unpredictable
       own[found] = static_cast<int32_t>(i);
       found += i == 0 || !same(i);
     }
@@ -64,10 +64,10 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
 template <int W>
 struct Sorted {
   List<Key<W>> keys;        // distinct, ascending
-  Array<int32_t> position;  // of each item that went in
+  Array<int32_t> position;  // index in `keys` of each input item
 };
 
-// Sorts keys (chunk by chunk lists) and removes the double ones.
+// Sorts keys (given as one list per chunk) and removes duplicates.
 template <int W>
 Sorted<W> sort_unique(List<List<Key<W>>> lists, int threads) {
   List<size_t> offset(lists.size() + 1, 0);
@@ -98,7 +98,7 @@ Sorted<W> sort_unique(List<List<Key<W>>> lists, int threads) {
   return out;
 }
 
-// Missing vertices with at least `support` neighbours among the keys, merged in.
+// Adds the missing vertices that have at least `support` neighbours among the keys.
 template <int W>
 List<Key<W>> grow(const List<Key<W>>& keys, const Layout& layout, int support, int threads) {
   const int steps = 2 * (layout.dim + 1);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Is a table one that can be walked? It may come from a file, a damaged one, or be another lattice's. Indices
-// that all lie in range are all that is checked: a table not made by build() may mean nothing, but
-// nothing outside it is read or written. Whether the points are all different, too, is seen from their sum,
-// which damage changes; where rows are found by them it is checked one by one (Order in rows.hpp).
+// Checks that a table can be walked safely. It may come from a damaged file, or belong to another lattice.
+// Only the ranges of all indices are checked: a table not made by build() may be meaningless, but no access
+// goes outside its arrays. That the points are all distinct is checked by their sum, which damage changes.
+// Where rows are located by them, every point is checked (Order in rows.hpp).
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -20,7 +20,8 @@ void refuse_table(const char* why) {
                               "; pass the structure that Lattice.build returned");
 }
 
-// Every link leads into the slab given by its offset, and there are as many as the masks have bits.
+// Checks that every link leads into the slab given by its offset, and that the number of links equals the
+// number of bits in the masks.
 void Lattice::verify_links(int threads) const {
   parallel_for(groups() * slabs, threads, [&](int64_t task, int) {
     const AxisGroup axes = group(static_cast<int>(task / slabs));
@@ -95,7 +96,7 @@ void Lattice::verify(int threads, unsigned reads) const {
                          begin),
             "a simplex has corners outside its slabs");
     if (together > 1 || !(reads & runs)) return;
-    // The two axes that cross slabs: axis `lead` goes one slab down.
+    // The two axes that cross slabs: a step along axis `lead` goes one slab down.
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t there = i == 0 || i == 3 ? slab - 1 : slab + 1;
       const int32_t* way = neighbour + (2 * lead + i) * vertices + begin;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// `crfrnn_fuzz [cases] [first]`: cases first, first + 1, ... of random lattices, damaged tables and
-// mean-field problems, on every instruction set of this machine. A case depends on its number alone, so
-// `crfrnn_fuzz 1 NUMBER` repeats one. Scratch memory is NaN before it is written: where that reaches a
-// result, a case fails.
+// `crfrnn_fuzz [cases] [first]`: runs cases first, first + 1, ... of random lattices, damaged tables and
+// mean-field problems, on every instruction set of this machine. A case depends only on its number, so
+// `crfrnn_fuzz 1 NUMBER` repeats it. Scratch memory is initialised with NaN: a case fails if NaN reaches a
+// result.
 #include "buffer.hpp"
 #include "fuzz.hpp"
 

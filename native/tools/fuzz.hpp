@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the fuzzer's parts share: numbers that are the same on every machine, arrays of the exact size, and a
-// check that names its case.
+// Shared by the fuzzer's parts: random numbers that are the same on every machine, arrays of exact size, and
+// a check that reports its case.
 #pragma once
 
 #include <cmath>
@@ -19,8 +19,8 @@
 
 namespace crfrnn::fuzz {
 
-// Choices are read from `data` as long as it lasts, so that a coverage-guided fuzzer can change one of them
-// alone; everything after it, and all bulk values, come from splitmix64.
+// Choices are read from `data` while it lasts, so that a coverage-guided fuzzer can change a single one.
+// Everything after it, and all bulk values, come from splitmix64.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
@@ -32,20 +32,21 @@ class Random {
   }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   bool chance(int one_in) { return below(one_in) == 0; }
-  // Up to `usual`; where cases are to be small, up to `most` and only now and then more.
+  // A size up to `usual`; if cases have to be small, up to `most` and only occasionally more.
   int64_t sized(int64_t low, int64_t usual, int64_t most) {
     return between(low, small && !chance(64) ? most : usual);
   }
-  // Threads to compare with one; where cases are small most are spared them, as starting one takes longer.
+  // Number of threads to compare with one. Most small cases use one thread only, since starting threads takes
+  // longer than the case.
   int several() { return small && !chance(16) ? 1 : static_cast<int>(between(2, 4)); }
   double uniform() { return static_cast<double>(mixed() >> 11) * 0x1p-53; }
-  double normal() {  // a sum of uniforms is normal enough
+  double normal() {  // a sum of uniforms is close enough to normal
     double sum = -6;
     for (int i = 0; i < 12; ++i) sum += uniform();
     return sum;
   }
 
-  // Coverage is gained by many cases, each of which reaches one thing: hundreds a second.
+  // Coverage grows fastest with many small cases: hundreds per second.
   const bool small = false;
 
  private:
@@ -65,7 +66,7 @@ class Random {
   uint64_t state_;
 };
 
-// On the heap with nothing to spare: the sanitizer sees the first element too many.
+// A heap array of exact size, so that the sanitizer detects an access one element past the end.
 template <class T>
 struct Exact {
   std::unique_ptr<T[]> data;
@@ -100,8 +101,8 @@ inline void check(bool holds, const char* what) {
   std::exit(1);
 }
 
-// `work` with memory that comes to an end after some blocks: it throws bad_alloc or it is done, and gives
-// everything back.
+// Runs `work` with memory that runs out after some blocks: it must throw bad_alloc or finish, and free
+// everything.
 template <class Work>
 void without_memory(Random& random, const Work& work) {
   const int64_t before = memory_in_use();
@@ -116,7 +117,7 @@ void without_memory(Random& random, const Work& work) {
 
 enum class Cloud { smooth, grid, same, ties, tiny, wide, huge, bad, count };
 
-// Features of one kind: spread out, on lattice points, all alike, ...
+// Features of one kind: spread out, on lattice points, all equal, ...
 template <class T>
 void fill_features(Random& random, Cloud cloud, int dim, Exact<T>& out) {
   const double scale = std::pow(10.0, static_cast<double>(random.between(-2, 2)));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Lattices of odd points: is the structure sound, is the filter the plain one, is its adjoint its transpose,
-// is every number of threads the same to the last bit?
+// Lattices of unusual points. Checks that the structure is valid, that the filter equals a direct
+// implementation, that its adjoint is its transpose, and that results are identical to the last bit for any
+// number of threads.
 #include <algorithm>
 #include <bit>
 #include <stdexcept>
@@ -41,7 +42,7 @@ void check_structure(const Lattice& lattice, const BuildResult<T>& result, const
   check(lattice.slab_vertex[0] == 0 && lattice.slab_vertex[lattice.slabs] == lattice.vertices,
         "slabs hold all vertices");
   check(lattice.slab_simplex[lattice.slabs] == lattice.simplices, "slabs hold all simplices");
-  // Along a group of axes as many links lead away from a vertex as lead to it: each has its way back.
+  // Along a group of axes, a vertex has as many outgoing as incoming links: every link has a reverse.
   for (int g = 0; g < lattice.groups() && lattice.together > 1; ++g) {
     std::vector<int> balance(static_cast<size_t>(lattice.vertices), 0);
     int64_t at = lattice.slab_link[g * lattice.slabs];
@@ -82,7 +83,7 @@ void blur_group(const Lattice& l, int which, size_t channels, const std::vector<
     }
 }
 
-// Splat, blur, slice in double and in the order of the definition.
+// Splat, blur and slice in double precision, in the order of the definition.
 template <class T>
 std::vector<double> plain_filter(const Lattice& l, const Array<T>& weights, const T* values, int64_t channels,
                                  bool reverse) {
@@ -135,7 +136,7 @@ double dot(const A* a, const B* b, size_t n, double& magnitude) {
 template <class T>
 void check_filter(Random& random, const Lattice& lattice, const Array<T>& weights) {
   const double epsilon = sizeof(T) == 4 ? 2e-5 : 1e-12;
-  // about as many as one walk takes
+  // about as many as one walk can process
   const bool most = random.chance(30) && !random.small;
   const int64_t many = most ? random.between(1000, 1100) : random.sized(1, 100, 20);
   const int64_t channels = random.chance(3) ? many : random.sized(0, 20, 6), size = lattice.total * channels;
@@ -250,8 +251,8 @@ template void lattice_case<double>(Random&, bool);
 
 namespace {
 
-// Every walk over a table that may be damaged, as far as it is not refused. Of a point that is named twice
-// two threads may write the same numbers.
+// Runs every walk over a table that may be damaged, unless it is refused. If a point occurs twice, two
+// threads may write the same numbers.
 void walk_damaged(Random& random, const Lattice& lattice) {
   const int64_t channels = random.sized(1, 40, 9), corners = lattice.points * (lattice.dim + 1);
   const auto values = normals<float>(random, lattice.total * channels),
@@ -311,8 +312,8 @@ void walk_damaged(Random& random, const Lattice& lattice) {
 
 }  // namespace
 
-// A truncated table, one with a damaged header or with damaged numbers is rejected, or every walk over it
-// stays inside all arrays.
+// A table that is truncated, or has a damaged header or damaged numbers, must be rejected, or every walk over
+// it must stay within all arrays.
 void table_case(Random& random) {
   current_case() += " table";
   const int dim = static_cast<int>(random.between(1, random.chance(random.small ? 64 : 4) ? max_dim : 5));
@@ -325,7 +326,7 @@ void table_case(Random& random) {
   const int64_t size = random.chance(2) ? random.below(whole) : whole;
   Exact<int32_t> table(size);
   for (int64_t i = 0; i < size; ++i) table[i] = result.table[static_cast<size_t>(i)];
-  const int64_t reach = random.chance(2) ? 12 : size;  // the header alone, or all
+  const int64_t reach = random.chance(2) ? 12 : size;  // damages only the header, or everything
   if (size == whole || random.chance(2))
     for (int64_t i = random.between(1, 2); i > 0 && size; --i)
       table[random.below(size < reach ? size : reach)] = random.chance(2)
@@ -334,7 +335,7 @@ void table_case(Random& random) {
   try {
     const Lattice lattice = Lattice::decode(table.get(), size);
     check(lattice.dim >= 1 && lattice.dim <= max_dim && lattice.lead < lattice.dim, "decode: a sane header");
-    // More points than the table was built from: there are no values for them.
+    // A damaged table may have more points than there are values for.
     if (lattice.total <= (random.small ? 1000 : 100000)) walk_damaged(random, lattice);
   } catch (const std::invalid_argument&) {
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Mean field over odd problems: one to a hundred labels, any kernels, masks, clamps; forward and backward
-// with one thread and with several must agree to the last bit, and what is held must hold.
+// Mean field over unusual problems: one to a hundred labels, any kernels, masks, clamps. Forward and backward
+// must agree to the last bit between one thread and several, and masked pixels must keep their start.
 #include <algorithm>
 
 #include "fuzz.hpp"
@@ -59,13 +59,13 @@ struct Outputs {
 
 Exact<float> transform_of(Random& random, int64_t kernels, int64_t labels) {
   auto a = normals<float>(random, kernels * labels * labels, 0.5);
-  const int64_t shape = random.below(3);  // full, diagonal, nothing
+  const int64_t shape = random.below(3);  // full, diagonal, zero
   for (int64_t i = 0; i < static_cast<int64_t>(a.size); ++i)
     if (shape == 2 || (shape == 1 && i / labels % labels != i % labels)) a[i] = 0;
   return a;
 }
 
-// A problem and all that it points into.
+// A problem and all arrays it points to.
 struct Case {
   Problem p;
   bool wide, keep, started;
@@ -74,7 +74,7 @@ struct Case {
   std::vector<KernelData> data;
   std::vector<Kernel> kernels;
   Exact<float> transform{0}, unary{0}, initial{0}, grad{0};
-  int several;  // threads
+  int several;  // number of threads
 
   explicit Case(Random& random) {
     choose_shape(random);
@@ -134,7 +134,7 @@ struct Case {
     const int axes = static_cast<int>(random.between(1, 3));
     for (int i = 3 - axes; i < 3; ++i)
       p.grid[i] = random.sized(1, axes == 1 ? 150 : axes == 2 ? 14 : 6, axes == 1 ? 20 : axes == 2 ? 5 : 3);
-    wide = random.chance(random.small ? 64 : 4);  // room for Gaussians that go through a coarser grid
+    wide = random.chance(random.small ? 64 : 4);  // room for Gaussians that use a coarser grid
     if (wide) {
       p.batch = 1;
       p.labels = random.between(1, 22);
@@ -150,7 +150,7 @@ struct Case {
     started = random.chance(3);
   }
 
-  // Mask and clamp.
+  // Chooses mask and clamp.
   void choose_known(Random& random) {
     const int64_t total = p.total();
     mask = Exact<uint8_t>(total, 1);
@@ -193,7 +193,7 @@ struct Case {
   }
 };
 
-// One iteration over rows: any number of threads, in place or not.
+// Checks one iteration over rows: any number of threads, in place or not.
 void check_update(Random& random, Case& c) {
   bool lattices = !c.p.mask && c.p.batch == 1;
   for (const Kernel& kernel : c.kernels) lattices = lattices && kernel.is_lattice;
@@ -216,7 +216,7 @@ void check_update(Random& random, Case& c) {
     check(std::isfinite(x[i]) && q[i] >= 0 && q[i] <= 1.0001f, "update: finite x, marginals");
 }
 
-// NaN is seen, except under the mask.
+// Checks that NaN is detected, except under the mask.
 void check_nan(Random& random, Case& c) {
   const int64_t size = c.size();
   if (!size) return;

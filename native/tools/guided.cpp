@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The fuzzer's cases under libFuzzer: every choice of a case is read from the input, so that coverage guides
-// it. scripts/fuzz.py native builds it with Clang and runs it.
+// the choices. scripts/fuzz.py native builds it with Clang and runs it.
 #include "buffer.hpp"
 #include "fuzz.hpp"
 

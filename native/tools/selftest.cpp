@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Commits one fault on purpose, so that a sanitizer that is not really there shows: `crfrnn_selftest
-// overflow|signed|cast|race` must be stopped. Without an argument it prints what this machine runs and ends
-// well.
+// Commits one fault on purpose, to show that a sanitizer is really active: `crfrnn_selftest
+// overflow|signed|cast|race` must be stopped. Without an argument it prints the instruction sets of this
+// machine and exits successfully.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -15,7 +15,7 @@
 
 namespace {
 
-volatile int one = 1;  // unknown to the compiler, which would warn, or remove the fault
+volatile int one = 1;  // volatile: otherwise the compiler would warn, or remove the fault
 
 int past_the_end() {
   const crfrnn::Buffer buffer(16 * sizeof(int));
@@ -29,7 +29,7 @@ int cast_of_nan() {
   return static_cast<int>(std::numeric_limits<float>::quiet_NaN() * static_cast<float>(one));
 }
 
-// Through parallel_for, the way all threads of the library run.
+// Uses parallel_for, like all threads of the library.
 int race() {
   int64_t sum = 0;
   crfrnn::parallel_for(2, 2, [&](int64_t, int) {
