@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# make demo · make test · make bench …: each needs Python 3.10 or later, a C++20 compiler and make, and nothing more.
+# make demo · make test · make bench …: each target only needs Python 3.10 or later, a C++20 compiler and make.
 
 PYTHON ?= python3
 PYTEST ?=
@@ -38,7 +38,7 @@ app: $(VENV)/.stamp-web
 docs: $(VENV)/.stamp-dev
 	$(PY) scripts/docs.py
 
-# A file's tests stay in one process, so that what they share is made once; tests/conftest.py says which files go first.
+# Keep the tests of a file in one process, so that shared fixtures are created once; tests/conftest.py orders the files.
 WORKING := -q --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint types
@@ -47,7 +47,7 @@ test: lint types
 test-fast: $(VENV)/.stamp-dev
 	$(PY) -m pytest $(WORKING) -m 'not slow and not interpreter' $(PYTEST)
 
-# torchvision breaks Lightning and transformers beside a CPU build of torch: it stays out of the environment.
+# Keep torchvision out of the environment: with a CPU build of torch it breaks Lightning and transformers.
 test-toolkits: build/toolkits/.stamp
 	PYTHONPATH=build/toolkits $(PY) -m pytest -q tests/toolkits/test_toolkits_torchvision.py
 
@@ -63,7 +63,7 @@ lint: $(VENV)/.stamp-dev
 types: $(VENV)/.stamp-dev
 	$(PY) -m pyright
 
-# The types of the compiled module, as pyright reads them.
+# Type stubs of the compiled module, for pyright.
 stubs: $(VENV)/.stamp-dev
 	$(PY) scripts/stubs.py
 
@@ -77,7 +77,7 @@ bench: $(VENV)/.stamp-dev
 clean:
 	rm -rf $(VENV) build demo-output
 
-# The environment and what builds the native module. cmake comes from the registry where the machine has none (or an old one).
+# The environment and the build tools of the native module. cmake is installed from PyPI if it is missing or too old.
 $(VENV)/.stamp-tools: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
@@ -86,8 +86,8 @@ $(VENV)/.stamp-tools: constraints.txt
 	esac; set -x; $(INSTALL) nanobind ninja scikit-build-core $$cmake
 	@touch $@
 
-# On Linux a bare torch is a CUDA build of several gigabytes. The CPU build carries +cpu in its version: taken from where
-# pip looks anyway, else from PyTorch's own index of CPU wheels. Elsewhere the ordinary wheel is a CPU build.
+# On Linux the default torch wheel is a CUDA build of several gigabytes. The CPU build has +cpu in its version: try pip's
+# configured index first, then PyTorch's index of CPU wheels. On other systems the default wheel is a CPU build.
 $(VENV)/.stamp-torch: $(VENV)/.stamp-tools
 	@set -e; version=$$(sed -n 's/^torch==//p' constraints.txt); \
 	if [ "$$(uname -s)" != Linux ]; then $(INSTALL) torch==$$version; \
@@ -96,16 +96,16 @@ $(VENV)/.stamp-torch: $(VENV)/.stamp-tools
 	$(PY) -W ignore -c 'import torch; print("torch", torch.__version__); assert torch.version.cuda is None, "a CUDA build of torch"'
 	@touch $@
 
-# What takes longest is the compiler: it works while pip fetches torch. It writes into the folder in build/ in which the editable
-# installation below looks for objects, and that one then compiles nothing.
+# Compilation takes longest, so it runs while pip downloads torch. It uses the build folder of the editable installation
+# below, which then has nothing left to compile.
 $(VENV)/.stamp-native: $(VENV)/.stamp-tools $(SOURCES)
 	@mkdir -p build/native
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" MAKEFLAGS= $(PY) -c 'import scikit_build_core.build as b; b.build_editable("build/native")' \
 	  >build/native/log 2>&1 || { cat build/native/log; exit 1; }
 	@touch $@
 
-# Editable: a change in src/ is seen at once, a change in native/ rebuilds what it touches (in build/, file by file).
-# Nothing is built in isolation, so the constraints hold for the build as well.
+# Editable: changes in src/ take effect at once, and changes in native/ trigger an incremental rebuild in build/.
+# Build isolation is off, so that the constraints also apply to the build.
 $(VENV)/.stamp-core: $(VENV)/.stamp-tools $(SOURCES)
 	@$(MAKE) -j2 $(VENV)/.stamp-torch $(VENV)/.stamp-native
 	$(INSTALL) --no-build-isolation --editable '.[demo]'

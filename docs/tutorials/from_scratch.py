@@ -3,13 +3,13 @@
 # %% [markdown]
 # # A dense CRF from scratch
 #
-# A picture of 12 × 12 pixels is small enough to write every sum out. We build the model of the paper with numpy alone, run
-# its inference, and see that `crfrnn` computes the same numbers.
+# An image of 12 × 12 pixels is small enough to write out every sum. We build the paper's model in plain
+# numpy, run its inference, and check that `crfrnn` computes the same numbers.
 #
 # ## A picture and a poor classifier
 #
-# The picture shows a light square on a dark ground. A classifier has looked at each pixel by itself and given it two scores
-# (logits), one for each label $l$: 0 for ground, 1 for square. It is wrong often.
+# The image shows a light square on a dark background. A classifier has scored each pixel independently with
+# two logits, one for each label $l$: 0 for background, 1 for square. It is often wrong.
 
 # %%
 import numpy as np
@@ -31,19 +31,20 @@ tiles({"picture I": image, "truth": truth, "argmax of U": U.argmax(1).reshape(12
 # %% [markdown]
 # ## The model
 #
-# A labelling $x$ gets an energy, the lower the better:
+# Each labelling $x$ has an energy; lower is better:
 #
 # $$E(x) = \sum_i \psi_u(x_i) + \sum_{i<j} \psi_p(x_i, x_j), \qquad \psi_p(x_i, x_j) = \mu(x_i, x_j) \sum_m w^{(m)} k^{(m)}(f_i, f_j)$$
 #
-# The first sum is the classifier's: $\psi_u(x_i = l) = -U_i(l)$. The second one connects **every** pixel with every other.
-# Two kernels say how much two pixels have to do with each other, by their places $p$ and colours $I$:
+# The first sum is the unary term, given by the classifier: $\psi_u(x_i = l) = -U_i(l)$. The second connects
+# **every** pair of pixels. Two kernels measure how similar two pixels are, from their positions $p$ and
+# colours $I$:
 #
 # $$k^{(1)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\gamma^2}\right), \qquad k^{(2)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\alpha^2} - \frac{|I_i - I_j|^2}{2\theta_\beta^2}\right)$$
 #
-# The compatibility $\mu$ says what two labels have to do with each other. With $\mu = -1$ on the diagonal and 0 elsewhere, the
-# model of Potts, equal labels are rewarded.
+# The label compatibility $\mu$ is the penalty for a pair of labels. The Potts model, with $\mu = -1$ on the
+# diagonal and 0 elsewhere, rewards equal labels.
 #
-# With 144 pixels a kernel is a matrix of 144 × 144 numbers.
+# With 144 pixels, each kernel is a 144 × 144 matrix.
 
 # %%
 y, x = np.divmod(np.arange(144), 12)
@@ -64,8 +65,9 @@ w = [1.0, 3.0]
 mu = -np.eye(2)
 
 # %% [markdown]
-# Row $i$ of a kernel has the weights of all pixels in the message to pixel $i$. The row of the pixel at x = 5, y = 4, inside the square: the
-# first kernel weighs its neighbours, the second one the whole square, up to its border.
+# Row $i$ of a kernel holds the weights of all pixels in the message to pixel $i$. Below is the row of the
+# pixel at x = 5, y = 4, inside the square. The first kernel weights its neighbours; the second weights the
+# whole square, up to its border.
 
 # %% tags=["figure"]
 i = 4 * 12 + 5
@@ -74,10 +76,11 @@ tiles({"spatial kernel": k[0][i].reshape(12, 12), "bilateral kernel": k[1][i].re
 # %% [markdown]
 # ## Mean field
 #
-# The best labelling of such a model cannot be found exactly in general: there are $2^{144}$ of them. Mean field looks for a
-# distribution $Q(x) = \prod_i Q_i(x_i)$ of independent pixels that is close to $P(x) \propto \exp(-E(x))$, by repeating five steps.
-# They are the lines of Algorithm 1 in the paper, and each is one line of numpy. (The second line divides by the sum of the weights,
-# as the paper's own code does, so that pixels at the rim of the picture receive as much as others.)
+# In general, the best labelling of such a model cannot be found exactly: there are $2^{144}$ labellings. Mean
+# field looks for a fully factorised distribution $Q(x) = \prod_i Q_i(x_i)$ close to
+# $P(x) \propto \exp(-E(x))$ by repeating five steps. They are the lines of Algorithm 1 in the paper, and each
+# is one line of numpy. (The second line divides by the sum of the weights, as the paper's own code does, so
+# that pixels at the image border receive as much as others.)
 
 # %%
 def softmax(z):
@@ -94,7 +97,7 @@ def iteration(Q):
     return softmax(Q_breve)  # normalising
 
 
-Q = softmax(U)  # the start
+Q = softmax(U)  # initial marginals
 history = [Q]
 for t in range(5):
     Q = iteration(Q)
@@ -106,11 +109,13 @@ print("wrong pixels after 0, 1, 2, … iterations:", wrong)
 tiles({f"Q(square), T = {t}": history[t][:, 1].reshape(12, 12) for t in (0, 1, 2, 5)}, height=180)
 
 # %% [markdown]
-# The pixels of the square exchange messages with each other, and the many right ones correct the few wrong ones. Nothing was trained.
+# The pixels of the square exchange messages, and the many correct pixels outweigh the few wrong ones. Nothing
+# was trained.
 #
 # ## The same with crfrnn
 #
-# `GaussianKernel` is the matrix, `mean_field` the loop. With `method="exact"` no number differs by more than rounding.
+# `GaussianKernel` is the matrix and `mean_field` is the loop. With `method="exact"` the results differ only
+# by rounding.
 
 # %%
 import torch
@@ -131,6 +136,7 @@ assert np.abs(ours - Q).max() < 1e-4
 # %% [markdown]
 # ## Why a library, then
 #
-# The matrix has $N^2$ entries. A photograph of 500 × 500 pixels would need 62.5 billion for each kernel, and half a minute per
-# iteration and label on a fast machine. The next page shows how a [lattice](lattice.md) does the same sum in a time that grows
-# with $N$, and [the one after](mean_field_rnn.md) what it means that all of this is differentiable.
+# The matrix has $N^2$ entries. A 500 × 500 photograph would need 62.5 billion per kernel, and half a minute
+# per iteration and label on a fast machine. The next page shows how a [lattice](lattice.md) computes the same
+# sum in time linear in $N$, and [the one after](mean_field_rnn.md) shows what follows from all of this being
+# differentiable.

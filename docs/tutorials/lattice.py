@@ -2,17 +2,19 @@
 # %% [markdown]
 # # The lattice in pictures
 #
-# Message passing is a sum over all pixels for every pixel, $\tilde Q_i = \sum_j \exp(-\frac{1}{2}|f_i - f_j|^2)\, Q_j$, with features $f$ in units
-# of the bandwidths. The permutohedral lattice of Adams, Baek and Davis (2010) does it in three steps whose cost grows with $N$ alone:
+# Message passing computes, for every pixel, a sum over all pixels:
+# $\tilde Q_i = \sum_j \exp(-\frac{1}{2}|f_i - f_j|^2)\, Q_j$, with features $f$ in units of the bandwidths.
+# The permutohedral lattice of Adams, Baek and Davis (2010) does it in three steps whose cost is linear in
+# $N$:
 #
-# 1. **splat**: every point hands its value to the corners of the cell that it lies in;
-# 2. **blur**: the corners exchange values with their neighbours;
-# 3. **slice**: every point reads its own corners back.
+# 1. **splat**: every point distributes its value over the vertices of its enclosing cell;
+# 2. **blur**: each vertex mixes its value with those of its neighbours;
+# 3. **slice**: every point interpolates its result from the same vertices.
 #
 # ## One dimension: twelve lines
 #
-# With one feature the cells are intervals. Corners are $\sqrt{3}/2$ bandwidths apart, and the blur runs along two axes, which in one dimension are
-# the same line.
+# With one feature the cells are intervals. Vertices are $\sqrt{3}/2$ bandwidths apart, and the blur runs
+# along two axes, which coincide in one dimension.
 
 # %%
 import numpy as np
@@ -41,9 +43,10 @@ K = np.exp(-0.5 * (f[:, None] - f) ** 2)
 exact, ours = K @ v, lattice_filter(f, v)
 
 # %% [markdown]
-# Why $\sqrt{3}/2$: splat and slice each spread a value by linear interpolation, a variance of 1/6 of a squared step, and each
-# blur adds 1/2. Together $2 \cdot \frac{1}{6} + 2 \cdot \frac{1}{2} = \frac{4}{3}$ squared steps, and $\frac{4}{3} (\sqrt{3}/2)^2 = 1$: the variance of the Gaussian. `crfrnn` computes the
-# very same numbers, in compiled code.
+# Why $\sqrt{3}/2$? Splat and slice interpolate linearly, and each adds a variance of 1/6 of a squared step;
+# each blur adds 1/2. The total is $2 \cdot \frac{1}{6} + 2 \cdot \frac{1}{2} = \frac{4}{3}$ squared steps,
+# and $\frac{4}{3} (\sqrt{3}/2)^2 = 1$: the variance of the Gaussian. `crfrnn` computes the same numbers in
+# compiled code.
 
 # %%
 import torch
@@ -63,13 +66,15 @@ averages = {"exact": exact / K.sum(1), "lattice": ours / lattice_filter(f, np.on
 curves({"value": v.clip(0, 1.6), **averages}, "point, in the order of f", "weighted average")
 
 # %% [markdown]
-# The lattice's sums are some 8 % smaller than the exact ones here: its amplitude is its own. A CRF divides by the filter's answer to ones, so that
-# every pixel receives a weighted average, and this factor is gone. The averages agree up to the small steps of the interpolation.
+# Here the lattice's sums are about 8 % smaller than the exact ones, because its amplitude differs. A CRF
+# divides by the filter's response to all ones, so that every pixel receives a weighted average; this cancels
+# the factor. The averages agree up to interpolation error.
 #
 # ## Two dimensions: triangles
 #
-# With two features the cells are triangles, with $d$ features simplices of $d + 1$ corners: fewer than the $2^d$ of a grid, which is
-# the point of this lattice. The picture shows which triangle each place of the plane lies in, and how much its first corner counts.
+# With two features the cells are triangles; with $d$ features they are simplices with $d + 1$ vertices. A
+# regular grid would have $2^d$ per cell, which is why this lattice is used. The figure shows the enclosing
+# triangle of each point in the plane, and the weight of its first vertex.
 
 # %% tags=["figure"]
 from crfrnn.lattice import reference
@@ -89,8 +94,8 @@ tiles(
 )
 
 # %% [markdown]
-# What a single point sends, by the exact Gaussian and by the lattice. The lattice's bump depends on where in its
-# triangle the point lies; over many points this averages out.
+# The impulse response of a single point, for the exact Gaussian and for the lattice. The lattice's response
+# depends on the position of the point within its triangle; over many points this averages out.
 
 # %% tags=["figure"]
 from crfrnn.plots import exact_footprint, footprint
@@ -105,8 +110,9 @@ tiles({name: bump / top for name, bump in bumps.items()}, height=160)
 # %% [markdown]
 # ## Five dimensions: a photograph
 #
-# The bilateral kernel's features are place and colour, $f_i = (p_i / \theta_\alpha, I_i / \theta_\beta)$: a photograph is a surface in five dimensions. Its
-# lattice has few vertices where the picture is smooth, and many where it is busy.
+# The bilateral kernel's features are position and colour, $f_i = (p_i / \theta_\alpha, I_i / \theta_\beta)$:
+# a photograph is a surface in five dimensions. Its lattice has few vertices where the image is smooth, and
+# many where it is textured.
 
 # %%
 from skimage import data
@@ -121,9 +127,10 @@ for theta_beta in (3.0, 6.0, 13.0, 40.0):
     )
 
 # %% [markdown]
-# The error is measured on your own picture against the exact sum: `kernel.error()`, or `crfrnn accuracy photo.jpg`. `quality="high"` blurs
-# three axes at once, so that a missing vertex does not end a path, and `"finest"` adds vertices; both scale the weights, for fewer errors and
-# more time:
+# To measure the error against the exact sum on your own image, use `kernel.error()` or
+# `crfrnn accuracy photo.jpg`. `quality="high"` blurs along three axes at once, so that a missing vertex does
+# not interrupt a path, and `"finest"` adds vertices. Both also rescale the weights. They are more accurate
+# and slower:
 
 # %%
 for quality in ("classic", "default", "high", "finest"):
@@ -131,7 +138,7 @@ for quality in ("classic", "default", "high", "finest"):
     print(f"{quality:8s} {kernel.operator.num_vertices:6d} vertices, error {kernel.error(rows=64):.3f}")
 
 # %% [markdown]
-# From where does a pixel receive? The row of the kernel that belongs to one pixel of the fur, exact beside the lattice:
+# Which pixels contribute to a given pixel? The kernel row of one pixel in the fur, exact and by the lattice:
 
 # %% tags=["figure"]
 from crfrnn.plots import kernel_footprints
@@ -147,9 +154,10 @@ kernel_footprints(
 # %% [markdown]
 # ## Built once
 #
-# Finding simplices and numbering vertices takes longer than filtering with them. A `Lattice` is therefore a value: built once per picture,
-# used for every iteration, label, the normaliser and the backward pass. Its adjoint, which the backward pass needs, is the same three steps with
-# the axes of the blur in reverse: `lattice.filter(v, reverse=True)`.
+# Finding simplices and numbering vertices takes longer than filtering with them. A `Lattice` is therefore an
+# object that is built once per image and reused for every iteration and label, the normaliser and the
+# backward pass. The backward pass needs the adjoint, which is the same three steps with the blur axes in
+# reverse order: `lattice.filter(v, reverse=True)`.
 
 # %%
 a, b = torch.rand(1, 400, 1).double(), torch.rand(1, 400, 1).double()
@@ -157,4 +165,5 @@ left, right = (lattice.filter(a) * b).sum(), (a * lattice.filter(b, reverse=True
 print(f"<K a, b> = {left:.6f}, <a, Kᵀ b> = {right:.6f}")
 
 # %% [markdown]
-# How fast it is and what bounds it: [engine](../engine.md). Next: [mean field as a recurrent network](mean_field_rnn.md).
+# For its speed and what limits it, see [engine](../engine.md). Next:
+# [mean field as a recurrent network](mean_field_rnn.md).

@@ -2,8 +2,9 @@
 # %% [markdown]
 # # Limits and failures
 #
-# A CRF of this kind has one idea: pixels that are near and of one colour should have one label. Where that is wrong, it is wrong. Each failure here
-# is made on purpose, small enough to see why.
+# A dense CRF makes one assumption: nearby pixels of similar colour should have the same label. Where the
+# assumption fails, so does the CRF. Each failure here is constructed on purpose and small enough to see the
+# cause.
 
 # %% tags=["figure"]
 import warnings
@@ -43,7 +44,8 @@ def row(image, unary, after, truth):
 # %% [markdown]
 # ## Two objects of one colour
 #
-# The right half of the disk has the colour of the ground. Nothing in the picture shows its border, so the CRF goes by what is left: it gives that half to the ground.
+# The right half of the disk has the colour of the background. Nothing in the image shows its border, so the
+# CRF labels that half as background.
 
 # %% tags=["figure"]
 truth = ((xx - 40) ** 2 + (yy - 30) ** 2 < 20**2).astype(int)
@@ -54,8 +56,9 @@ row(image, unary, refined(unary, image), truth)
 # %% [markdown]
 # ## Thin things
 #
-# A line two pixels wide has few pixels of its own colour within reach, and the plain smoothing kernel outweighs them. Here its colour is close to the ground's.
-# Less spatial weight helps, and costs specks elsewhere.
+# A line two pixels wide has few pixels of its own colour within range, and the spatial kernel outweighs them.
+# Here its colour is close to that of the background. A smaller spatial weight helps, but leaves specks
+# elsewhere.
 
 # %% tags=["figure"]
 truth = ((np.abs(yy - 0.4 * xx - 12) < 1.2) | ((xx - 60) ** 2 + (yy - 15) ** 2 < 100)).astype(int)
@@ -66,7 +69,8 @@ row(image, unary, refined(unary, image, spatial_weight=4.0), truth)
 # %% [markdown]
 # ## Errors that are sure of themselves
 #
-# The CRF moves borders, and no more. A whole region that the network takes for something else stays so, with sharper borders.
+# The CRF only moves borders. If the network misclassifies a whole region, the region stays misclassified,
+# with sharper borders.
 
 # %% tags=["figure"]
 truth = ((xx - 25) ** 2 + (yy - 30) ** 2 < 15**2).astype(int)
@@ -78,7 +82,8 @@ row(image, unary, refined(unary, image), truth)
 # %% [markdown]
 # ## A guide in the wrong unit
 #
-# $\theta_\beta$ is a number of steps of 0..255. A guide in 0..1 has no edge that it could see: labels are only smoothed. There is a warning.
+# $\theta_\beta$ is in units of the 0..255 intensity scale. In a guide scaled to 0..1, no edge is large enough
+# to count, so labels are only smoothed. The layer issues a warning.
 
 # %%
 truth = ((xx - 40) ** 2 + (yy - 30) ** 2 < 20**2).astype(int)
@@ -96,7 +101,8 @@ tiles({"picture": image, "guide 0..1": wrong, "guide 0..255": refined(unary, ima
 # %% [markdown]
 # ## Noise that looks like edges
 #
-# With a camera's noise above $\theta_\beta$ no pixel resembles its neighbour, and nothing is refined. A larger $\theta_\beta$, or a denoised guide, helps.
+# If the camera noise exceeds $\theta_\beta$, no pixel resembles its neighbours, and nothing is refined. Use a
+# larger $\theta_\beta$ or a denoised guide.
 
 # %% tags=["figure"]
 image = painted(truth, [[90, 120, 90], [200, 90, 60]], noise=40)
@@ -113,8 +119,9 @@ tiles(
 # %% [markdown]
 # ## Too many channels
 #
-# In many dimensions nearly every point stands alone, and the lattice averages it with little but itself: vertices per point climb towards the
-# number of corners. `guide_components=3` compares principal components instead.
+# In many dimensions nearly every point is isolated, and the lattice averages it with almost nothing but
+# itself: the number of vertices per point approaches the number of vertices of a simplex.
+# `guide_components=3` uses principal components instead.
 
 # %%
 for channels in (1, 3, 5, 8):
@@ -127,10 +134,16 @@ for channels in (1, 3, 5, 8):
 # %% [markdown]
 # ## What else is known
 #
-# - **Never run on a GPU.** The Triton kernels are checked in the interpreter and compiled for sm_90 ([state](../gpu.md)).
-# - **Never run on macOS**; on Windows only the native core has, on 64-bit ARM only under emulation ([comparison](../comparison.md)).
-# - **The packaged checkpoint is small**: 69.3 mean IU on the person subset of VOC 2012, whose 21 labels are all that it can say. It is weak at sofas and chairs ([pictures](../networks.md#the-network-of-the-package)).
-# - **Mean IU of learned parameters over pydensecrf2 is not clear of zero** on the pictures that were measured; trimap IU is ([accuracy](../results.md)).
-# - **The compatibility needs pictures**: with a few hundred it is best kept at Potts' ([experiments](../experiments.md)).
-# - **Labels beyond 1024** leave the native operator and take the general path.
-# - **Mean field finds a local optimum**, and its marginals are too sure of themselves: calibrate with a temperature before you read them as probabilities.
+# - **Never run on a GPU.** The Triton kernels are checked in the interpreter and compiled for sm_90
+#   ([state](../gpu.md)).
+# - **Never run on macOS**; on Windows only the native core has run, and on 64-bit ARM only under emulation
+#   ([comparison](../comparison.md)).
+# - **The packaged checkpoint is small**: 69.3 mean IU on the person subset of VOC 2012, and it only predicts
+#   the 21 VOC labels. It is weak on sofas and chairs ([pictures](../networks.md#the-network-of-the-package)).
+# - **The gain in mean IU of learned parameters over pydensecrf2 is not significant** on the images measured;
+#   the gain in trimap IU is ([accuracy](../results.md)).
+# - **Learning the compatibility needs many images**: with a few hundred, keep it fixed to the Potts model
+#   ([experiments](../experiments.md)).
+# - **More than 1024 labels** use the general path instead of the native operator.
+# - **Mean field finds a local optimum**, and its marginals are overconfident: calibrate with a temperature
+#   before you use them as probabilities.

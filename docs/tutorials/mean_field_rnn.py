@@ -2,14 +2,16 @@
 # %% [markdown]
 # # Mean field as a recurrent network
 #
-# The paper's idea in one sentence: one mean-field iteration is a stack of differentiable layers, so $T$ iterations are a recurrent network, and its
-# parameters are learned by back-propagation like any others. In the paper's symbols, with $f_\theta$ for one iteration (eqs. 3 to 5):
+# The paper's idea in one sentence: one mean-field iteration is a stack of differentiable layers, so $T$
+# iterations form a recurrent network whose parameters can be learned by back-propagation. In the paper's
+# symbols, with $f_\theta$ for one iteration (eqs. 3 to 5):
 #
 # $$H_1(t) = \mathrm{softmax}(U) \;\; (t = 0), \qquad H_1(t) = H_2(t - 1) \;\; (0 < t \leq T)$$
 #
 # $$H_2(t) = f_\theta(U, H_1(t), I), \qquad Y(t) = 0 \;\; (0 \leq t < T), \qquad Y(T) = H_2(T)$$
 #
-# Two gates: the first lets $U$ in at the start, the second lets the result out at the end. In code it is a loop.
+# There are two gates: the first supplies the initial marginals in the first step, the second outputs the
+# result after the last step. In code this is a loop.
 
 # %%
 import numpy as np
@@ -24,7 +26,7 @@ height, width = image.shape[:2]
 guide = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
 truth = np.zeros((height, width), int)
 yy, xx = np.mgrid[:height, :width]
-truth[((xx - 78) / 62) ** 2 + ((yy - 52) / 50) ** 2 < 1] = 1  # a rough "head", our stand-in for a mask
+truth[((xx - 78) / 62) ** 2 + ((yy - 52) / 50) ** 2 < 1] = 1  # a rough "head" as ground truth
 rng = np.random.default_rng(0)
 noise = rng.normal(0, 1.5, (2, height, width))
 U = torch.from_numpy(np.stack([1.0 - truth, truth]) * 1.2 + noise).float()[None]
@@ -63,8 +65,9 @@ tiles(
 # %% [markdown]
 # ## It settles
 #
-# The mean change of a marginal by iteration. After about five iterations little happens, as the paper found; it trains with $T = 5$ and tests with
-# $T = 10$: `CRFRNN(..., iterations=5, eval_iterations=10)`.
+# The plot shows the mean change of a marginal per iteration. As the paper found, little changes after about
+# five iterations; it trains with $T = 5$ and tests with $T = 10$:
+# `CRFRNN(..., iterations=5, eval_iterations=10)`.
 
 # %%
 changes = [float((b - a).abs().mean()) for a, b in zip(states, states[1:], strict=False)]
@@ -76,9 +79,9 @@ curves({"mean |Q(t) - Q(t-1)|": changes}, "iteration", "change of a marginal")
 # %% [markdown]
 # ## What a training signal at one pixel teaches
 #
-# Behind a plain network, the loss at one pixel has a gradient at that pixel's unary and nowhere else. Behind the CRF it reaches every
-# pixel that sent to it, along the paths of the messages. The pictures show $|\partial x_i / \partial U_j|$ for one pixel $i$ over all
-# $j$, on a square-root scale.
+# Without a CRF, the loss at one pixel has a gradient only at that pixel's unary. With the CRF, the gradient
+# reaches every pixel that sent a message to it. The figures show $|\partial x_i / \partial U_j|$ for one
+# pixel $i$ over all $j$, on a square-root scale.
 
 # %%
 def reach(T, pixel=(80, 40)):
@@ -97,8 +100,9 @@ tiles({f"T = {T}": np.sqrt(g / np.sort(g.ravel())[-20]) for T, g in gradients.it
 # %% [markdown]
 # ## Learning it
 #
-# Kernel weights, compatibility and the bandwidths $\theta$ are parameters of the layer. Begin with bad ones, and let the loss find
-# better ones. (One picture, to see it move; real training has many, see [train on your own folder](own_folder.md).)
+# Kernel weights, compatibility and the bandwidths $\theta$ are parameters of the layer. We start from bad
+# values and minimise the loss. (One image is enough to see the effect; for real training, see
+# [train on your own folder](own_folder.md).)
 
 # %%
 learned = crfrnn.CRFRNN(2, theta_alpha=5.0, theta_beta=5.0, theta_gamma=1.0, spatial_weight=0.2, bilateral_weight=0.2)
@@ -124,7 +128,7 @@ assert losses[-1] < losses[0] and wrong[1] < wrong[0] / 4
 tiles({"target": truth, "unary alone": U[0].argmax(0).numpy(), "after learning": after}, height=130)
 
 # %% [markdown]
-# Through $T$ iterations only $x$ is kept, once per iteration; the rest is computed again in the backward pass. Where many iterations are wanted,
-# `gradient="implicit"` differentiates the fixed point itself, in memory that does not grow with $T$.
+# Only $x$ is stored for each of the $T$ iterations; the rest is recomputed in the backward pass. For many
+# iterations, `gradient="implicit"` differentiates the fixed point itself, with memory independent of $T$.
 #
 # Next: [choose the thetas](thetas.md).

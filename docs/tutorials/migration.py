@@ -2,13 +2,13 @@
 # %% [markdown]
 # # From pydensecrf, in three steps
 #
-# 1. Change the import: the same calls, the same numbers, several threads.
-# 2. Say the same as a layer: batches, float64, a GPU.
-# 3. Do what could not be done before: gradients.
+# 1. Change the import: same calls, same results, multi-threaded.
+# 2. Write the same model as a layer: batches, float64, a GPU.
+# 3. Use what pydensecrf cannot do: gradients.
 #
 # ## The script as it is
 #
-# The picture is scikit-learn's china.jpg (CC BY 2.0) at half size, with scores guessed from scribbles.
+# The image is scikit-learn's china.jpg (CC BY 2.0) at half size, with scores estimated from scribbles.
 
 # %%
 import numpy as np
@@ -26,8 +26,9 @@ L, height, width = probabilities.shape
 # %% [markdown]
 # ## Step 1: the import
 #
-# Was `import pydensecrf.densecrf as dcrf`. That is the whole migration; for code that cannot be edited there is
-# `crfrnn.compat.pydensecrf.install()`, and for whole scripts `python -m crfrnn.compat.pydensecrf old_script.py`.
+# Replace `import pydensecrf.densecrf as dcrf`. That is the whole migration. For code that cannot be edited,
+# use `crfrnn.compat.pydensecrf.install()`; for whole scripts, use
+# `python -m crfrnn.compat.pydensecrf old_script.py`.
 
 # %%
 import crfrnn.compat.pydensecrf.densecrf as dcrf
@@ -51,7 +52,7 @@ tiles({"photograph": image, "scores alone": seen(probabilities.argmax(0)), "afte
 #
 # | pydensecrf | crfrnn |
 # |---|---|
-# | `setUnaryEnergy(-log p)` | logits: `log p`, or the network's own, without a softmax |
+# | `setUnaryEnergy(-log p)` | logits: `log p`, or the network's logits, without a softmax |
 # | `addPairwiseGaussian(sxy=3, compat=3)` | `theta_gamma=3, spatial_weight=3` |
 # | `addPairwiseBilateral(sxy=40, srgb=13, compat=10)` | `theta_alpha=40, theta_beta=13, bilateral_weight=10` |
 # | `NORMALIZE_SYMMETRIC`, its default | `normalization="symmetric"`; this layer's default is `"after"` |
@@ -73,12 +74,14 @@ print("mean difference of a probability:", f"{np.abs(ours - Q).mean():.1e}", "| 
 assert np.abs(ours - Q).mean() < 1e-3
 
 # %% [markdown]
-# With the defaults, `CRFRNN(L, ...)` computes the spatial kernel exactly and normalises as the paper's code does. The best numbers are not
-# quite the same then: symmetric normalisation gives less weight to pixels that stand alone.
+# With the defaults, `CRFRNN(L, ...)` computes the spatial kernel exactly and normalises as the paper's code
+# does. The best parameters then differ slightly: symmetric normalisation gives less weight to isolated
+# pixels.
 #
 # ## Step 3: what is new
 #
-# Everything has a gradient. Ten steps on the two weights and the bandwidths, towards the labels that the scribbles say:
+# Everything is differentiable. Ten optimiser steps on the two weights and the bandwidths, with the scribbles
+# as targets:
 
 # %%
 layer = CRFRNN(L, theta_alpha=40.0, theta_beta=13.0, theta_gamma=3.0, spatial_weight=3.0, bilateral_weight=10.0)
@@ -100,6 +103,8 @@ with torch.no_grad():
 tiles({"pydensecrf's numbers": seen(Q.argmax(0)), "after ten steps": seen(after)}, height=160)
 
 # %% [markdown]
-# Ten steps on one picture show that it moves, and make no better CRF: the sky over the lake is worse. [Train on your own folder](own_folder.md) does it properly.
+# Ten steps on one image show that the parameters change, but do not give a better CRF: the sky over the lake
+# is worse. For real training, see [train on your own folder](own_folder.md).
 #
-# Every call, every default and every error that agrees, and what does not: [in place of pydensecrf](../pydensecrf.md).
+# For a list of the calls, defaults and errors that agree, and those that do not, see
+# [in place of pydensecrf](../pydensecrf.md).

@@ -2,14 +2,15 @@
 # %% [markdown]
 # # Train on your own folder
 #
-# You have photographs and masks. This page trains a small network, then network and CRF together, in a plain PyTorch loop, judges
-# both, and saves a segmenter that the command line can use. The pictures are drawn here, so that it runs in seconds; put your own folder in
-# their place. The same with recipes, exact resume and a log: `crfrnn train`, at the end.
+# You have photographs and masks. This page trains a small network, then the network and the CRF together, in
+# a plain PyTorch loop. It evaluates both and saves a segmenter that the command line can use. The images are
+# synthetic, so that it runs in seconds; replace them with your own folder. `crfrnn train`, described at the
+# end, adds recipes, exact resume and a log.
 #
 # ## The folder
 #
-# `images/` and `masks/`, paired by name. A mask is an indexed or grey PNG that holds the label of each pixel, 255 where it is not known
-# ([all forms](../data.md#your-own-pictures)).
+# The folder has `images/` and `masks/`, paired by name. A mask is an indexed or grey PNG with the label of
+# each pixel, or 255 if unknown ([all forms](../data.md#your-own-pictures)).
 
 # %%
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 rng = np.random.default_rng(0)
-COLOURS = np.array([[90, 120, 90], [200, 90, 60], [70, 90, 190]])  # ground, round things, square things
+COLOURS = np.array([[90, 120, 90], [200, 90, 60], [70, 90, 190]])  # background, discs, squares
 for folder in ("shapes/images", "shapes/masks"):
     Path(folder).mkdir(parents=True)
 y, x = np.mgrid[:64, :80]
@@ -38,8 +39,8 @@ for name, lines in (("labels", ["ground", "round", "square"]), ("train", names[:
     Path(f"shapes/{name}.txt").write_text("\n".join(lines))
 
 # %% [markdown]
-# `prepare` reads everything once and names whatever is wrong in one error: missing files, masks of another size, labels out of range,
-# pictures that are in both parts.
+# `prepare` reads everything once and reports all problems in one error: missing files, masks of the wrong
+# size, labels out of range, images in both splits.
 
 # %%
 from crfrnn.datasets import Source, prepare
@@ -59,8 +60,8 @@ tiles(shown, height=130)
 # %% [markdown]
 # ## First the network
 #
-# Any module that gives logits will do. This one is tiny and its logits are four times coarser than the picture, as those of real networks
-# are. `Segmenter` enlarges them.
+# Any module that returns logits works. This one is tiny, and like real networks it returns logits at a
+# quarter of the image resolution. `Segmenter` upsamples them.
 
 # %%
 from torch import nn
@@ -98,8 +99,8 @@ print("loss of the network alone:", round(learn(12, [(network, 3e-3)], iteration
 # %% [markdown]
 # ## Then both
 #
-# The paper's order: the network first, then everything end to end. The CRF's few parameters want a larger rate than the network's many.
-# We keep the plain network for the comparison.
+# We follow the paper's order: first the network, then everything end to end. The CRF has few parameters and
+# needs a higher learning rate than the network. We keep the plain network for the comparison.
 
 # %%
 import copy
@@ -111,8 +112,9 @@ _ = segmenter.eval()
 # %% [markdown]
 # ## Judge
 #
-# One confusion matrix over all pictures, as VOC counts it; the trimap looks at borders alone. A fair comparison gives the plain network the
-# same further training: `crfrnn experiment table1` does that, and draws intervals. Eight drawn pictures prove nothing.
+# The scores use one confusion matrix over all images, as VOC does; the trimap score only counts pixels near
+# borders. In a fair comparison the plain network is trained for the same number of further steps:
+# `crfrnn experiment table1` does that and plots confidence intervals. Eight synthetic images prove nothing.
 
 # %%
 from crfrnn.evaluation import Evaluator
@@ -141,7 +143,8 @@ tiles({"picture": first.image, **results[first.id], "mask": first.mask.astype(in
 # %% [markdown]
 # ## Keep and use it
 #
-# A folder with safetensors and JSON; loading one runs no code. For a network of your own class, say which when loading.
+# The result is a folder with safetensors and JSON; loading it runs no code. For a network class of your own,
+# pass the network when loading.
 
 # %%
 from crfrnn.io.parameters import save_parameters
@@ -151,12 +154,13 @@ torch.save(network.state_dict(), "network.pt")
 print(sorted(path.name for path in Path().glob("*.*")))
 
 # %% [markdown]
-# The CRF alone goes behind any scores: `crfrnn refine photos/ --unary logits/ --kind logits --layout lhw --params learned.safetensors -o out/`.
-# Segmenters of the package's own networks are saved whole with `segmenter.save_pretrained("folder")`.
+# The CRF alone can refine any scores:
+# `crfrnn refine photos/ --unary logits/ --kind logits --layout lhw --params learned.safetensors -o out/`.
+# Segmenters with one of the package's networks are saved complete with `segmenter.save_pretrained("folder")`.
 #
 # ## The same by one command
 #
-# With a network of the package, pretrained, and the folder above:
+# With a pretrained network of the package and the folder above:
 #
 # ```yaml
 # name: mine
@@ -176,4 +180,4 @@ print(sorted(path.name for path in Path().glob("*.*")))
 # crfrnn segment photo.jpg --checkpoint run -o out/
 # ```
 #
-# [Training](../training.md) has every key, and what to do when it does not learn.
+# [Training](../training.md) documents every key, and what to do if the model does not learn.

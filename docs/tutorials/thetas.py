@@ -2,19 +2,21 @@
 # %% [markdown]
 # # Choose the thetas
 #
-# Five numbers decide what the CRF does. This page shows what each of them does to one photograph, and ends with how to choose them for yours.
+# Five numbers control the CRF. This page shows the effect of each on one photograph, and ends with how to
+# choose them for your own images.
 #
 # $$k^{(1)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\gamma^2}\right), \qquad k^{(2)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\alpha^2} - \frac{|I_i - I_j|^2}{2\theta_\beta^2}\right)$$
 #
 # | | unit | question that it answers |
 # |---|---|---|
-# | $\theta_\alpha$ | pixels | from how far away do pixels of the same colour count? |
+# | $\theta_\alpha$ | pixels | how far apart may pixels of the same colour be to affect each other? |
 # | $\theta_\beta$ | steps of 0..255 | how different may their colours be? |
 # | $\theta_\gamma$ | pixels | how far does plain smoothing reach? |
-# | $w^{(2)}$, bilateral | | how much do pixels of like colour count against the unary? |
-# | $w^{(1)}$, spatial | | how much do mere neighbours count? |
+# | $w^{(2)}$, bilateral | | how much do pixels of similar colour count relative to the unary? |
+# | $w^{(1)}$, spatial | | how much do nearby pixels count, whatever their colour? |
 #
-# The picture is scikit-learn's china.jpg (CC BY 2.0) at half size, with unaries guessed from a few scribbles' colours and made worse by noise.
+# The picture is scikit-learn's china.jpg (CC BY 2.0) at half size, with unaries estimated from the colours of
+# a few scribbles, plus noise.
 
 # %%
 import numpy as np
@@ -56,8 +58,9 @@ tiles(
 # %% [markdown]
 # ## $\theta_\beta$: colour
 #
-# The first to set. Too small, and the noise of the camera is an edge: every pixel is alone, and nothing is refined. Too large, and edges
-# between objects are none: labels run over. Look for the largest number at which the borders still hold.
+# Set this one first. If it is too small, camera noise looks like edges: every pixel is isolated, and nothing
+# is refined. If it is too large, edges between objects are ignored, and labels leak across them. Use the
+# largest value that still preserves the borders.
 
 # %% tags=["figure"]
 changes("theta_beta", (2, 8, 20, 80))
@@ -65,9 +68,10 @@ changes("theta_beta", (2, 8, 20, 80))
 # %% [markdown]
 # ## $\theta_\alpha$: reach
 #
-# Small: only what is near helps, and wrong islands larger than $\theta_\alpha$ stay. Large: like colours agree through the whole picture. At 150
-# the pagoda's dark walls receive from so many dark trees that they take their label. It scales with the picture: at twice the size, twice
-# the number.
+# If it is small, only nearby pixels help, and wrong regions larger than $\theta_\alpha$ stay. If it is large,
+# similar colours get the same label across the whole image. At 150 the pagoda's dark walls receive messages
+# from so many dark trees that they take the trees' label. The value scales with the image: at twice the size,
+# use twice the value.
 
 # %% tags=["figure"]
 changes("theta_alpha", (3, 10, 30, 150))
@@ -75,8 +79,9 @@ changes("theta_alpha", (3, 10, 30, 150))
 # %% [markdown]
 # ## $\theta_\gamma$: smoothing
 #
-# The kernel without colours removes specks. At 0.5 it reaches no neighbour with a weight worth the name, and specks stay. How far it reaches beyond that matters
-# little while its weight is small; with a large one it rounds corners and swallows thin things (the last row of this page's pictures).
+# The spatial kernel ignores colour and removes specks. At 0.5 the weights of all neighbours are negligible,
+# and specks stay. Above that, the range matters little while the kernel's weight is small. With a large
+# weight it rounds corners and removes thin structures (the last row of figures on this page).
 
 # %% tags=["figure"]
 changes("theta_gamma", (0.5, 2, 5, 15))
@@ -84,8 +89,9 @@ changes("theta_gamma", (0.5, 2, 5, 15))
 # %% [markdown]
 # ## The weights
 #
-# Against unaries in logits: a weight of 6 means that if all that a pixel receives is of one label, this label gains 6 over the others.
-# 0 is the unary alone (beside the other kernel); too much, and small labels vanish.
+# The weights are on the scale of the logits: with a weight of 6, if all messages to a pixel support one
+# label, this label gains 6 over the others. A weight of 0 turns the kernel off; if it is too large, small
+# regions vanish.
 
 # %% tags=["figure"]
 changes("bilateral_weight", (0, 2, 6, 30))
@@ -96,7 +102,8 @@ changes("spatial_weight", (0, 2, 8, 30))
 # %% [markdown]
 # ## Iterations
 #
-# Each iteration sends messages from the labels that the one before has changed. Five for training, five to ten otherwise.
+# Each iteration computes messages from the marginals of the previous one. Use five for training, and five to
+# ten otherwise.
 
 # %%
 crf = CRFRNN(len(scene.names), **START)
@@ -108,13 +115,17 @@ print("labels changed by iteration, %:", [f"{share:.2f}" for share in shares])
 # %% [markdown]
 # ## How to choose
 #
-# 1. **Take a start.** `CRFRNN(L)` has numbers cross-validated on photographs at native size (θ 34 / 5.6 / 1, weights 3.2 and 1.2, for
-#    unaries of a good network); `preset="crfasrnn"` has those of the released model.
-# 2. **Mind the units.** $\theta_\alpha$ and $\theta_\gamma$ in pixels of *this* picture, $\theta_\beta$ in 0..255. Most bad results are a
-#    guide in 0..1 ([what the input must be](../inputs.md)).
-# 3. **Look.** `crfrnn explain photo.jpg …` draws what one pixel receives and what changes by iteration; `crfrnn app`, where installed, has sliders.
-# 4. **Measure, if you have masks.** `crfrnn tune` searches all five by cross-validation, `crfrnn fit` learns them, per label, by
-#    back-propagation ([commands](../commands.md#fit-and-tune)). A few dozen pictures are a start; judge on others.
+# 1. **Start from the defaults.** The defaults of `CRFRNN(L)` were cross-validated on photographs at native
+#    size (θ 34 / 5.6 / 1, weights 3.2 and 1.2, for unaries of a good network); `preset="crfasrnn"` has those
+#    of the released model.
+# 2. **Check the units.** $\theta_\alpha$ and $\theta_\gamma$ are in pixels of *this* image, $\theta_\beta$ is
+#    on the 0..255 scale. The most common cause of bad results is a guide in 0..1
+#    ([what the input must be](../inputs.md)).
+# 3. **Look at the result.** `crfrnn explain photo.jpg …` shows the messages to one pixel and the changes per
+#    iteration; `crfrnn app`, if installed, has sliders.
+# 4. **Measure, if you have masks.** `crfrnn tune` searches all five by cross-validation, `crfrnn fit` learns
+#    them, per label, by back-propagation ([commands](../commands.md#fit-and-tune)). A few dozen images are
+#    enough to start; evaluate on different ones.
 #
 # ```
 # crfrnn tune data/ --labels 4 --unaries logits/ --layout lhw -o tuned.safetensors

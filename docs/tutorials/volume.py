@@ -2,8 +2,9 @@
 # %% [markdown]
 # # A volume
 #
-# The same layer in three dimensions, with lengths in millimetres. A phantom stands in for a scan: a ball in a box, slices twice as thick as the
-# pixels are wide, and a classifier that is right in the mean and noisy in detail.
+# This page uses the same layer in three dimensions, with lengths in millimetres. A phantom replaces a scan: a
+# ball in a box, with slices twice as thick as the pixels are wide, and a classifier that is unbiased but
+# noisy.
 
 # %%
 import numpy as np
@@ -21,8 +22,8 @@ probabilities = np.exp(logits) / np.exp(logits).sum(0)
 # %% [markdown]
 # ## Refine
 #
-# Values of scanners have no common scale, so each channel is stretched to 0..255 between its percentiles; $\theta_\alpha$ and $\theta_\gamma$ are millimetres,
-# whatever the voxels are.
+# Scanner intensities have no common scale, so each channel is rescaled to 0..255 between two percentiles.
+# $\theta_\alpha$ and $\theta_\gamma$ are in millimetres, whatever the voxel size.
 
 # %%
 from crfrnn.inference import refine_volume
@@ -56,7 +57,8 @@ tiles(
 )
 
 # %% [markdown]
-# Slice by slice, each slice alone would receive nothing from its neighbours. The cut along $z$ shows that here they agree:
+# If each slice were refined on its own, it would receive no messages from its neighbours. The cross-section
+# along $z$ shows that here the slices are consistent:
 
 # %% tags=["figure"]
 tiles(
@@ -71,7 +73,7 @@ tiles(
 # %% [markdown]
 # ## NIfTI
 #
-# Files keep their affine; what does not lie on the guide's grid is refused.
+# Files keep their affine; inputs on a different grid from the guide are rejected.
 
 # %%
 import nibabel
@@ -86,5 +88,6 @@ again = nibabel.load("labels.nii.gz")
 print("labels.nii.gz:", again.shape, again.get_data_dtype(), "spacing", tuple(map(float, again.header.get_zooms())))
 
 # %% [markdown]
-# As a command, with scores of nnU-Net, one NIfTI or several: `crfrnn volume scan.nii.gz -u scores.nii.gz -o labels.nii.gz` ([volumes](../volumes.md)).
-# A video is a volume too, with axes t, y, x. Nothing here is a medical device.
+# On the command line, with nnU-Net scores in one or several NIfTI files:
+# `crfrnn volume scan.nii.gz -u scores.nii.gz -o labels.nii.gz` ([volumes](../volumes.md)). A video is a
+# volume too, with axes t, y, x. Nothing here is a medical device.

@@ -2,13 +2,14 @@
 # %% [markdown]
 # # Weak labels
 #
-# Masks are dear, scribbles and image-level labels are cheap. Three ways in which the CRF makes the most of them: complete strokes, make
-# pseudo-labels from activation maps, and serve as a loss that needs no mask.
+# Masks are expensive; scribbles and image-level labels are cheap. The CRF can use them in three ways: to
+# extend strokes to a mask, to make pseudo-labels from activation maps, and as a loss that needs no mask.
 #
 # ## From strokes to a mask
 #
-# Strokes on a photograph (chelsea.png of scikit-image, CC0): 1 on the cat, 0 on what is behind it. A colour model is fitted to each
-# label's strokes, and the CRF draws the borders. Stroked pixels keep their label.
+# Strokes on a photograph (chelsea.png of scikit-image, CC0): 1 on the cat, 0 on the background. A colour
+# model is fitted to the strokes of each label, and the CRF finds the borders. Pixels under a stroke keep its
+# label.
 
 # %%
 import numpy as np
@@ -40,13 +41,14 @@ tiles(
 )
 
 # %% [markdown]
-# Seeds and boxes: `segment_seeds` takes points, `segment_box` a rectangle around the object ([all options](../interaction.md)). What
-# they cannot do: colours that the strokes do not tell apart stay confused.
+# `segment_seeds` takes points, and `segment_box` takes a rectangle around the object
+# ([all options](../interaction.md)). They cannot separate regions of the same colour.
 #
 # ## From activation maps to pseudo-labels
 #
-# A classifier's activation maps say roughly where its class is. The usual recipes (IRN, AffinityNet, SEAM and others) turn them into unaries,
-# run a CRF, and leave pixels that are not sure at 255. Here is a map as a classifier might give it, a blur around the head:
+# A classifier's activation maps locate each class roughly. The usual recipes (IRN, AffinityNet, SEAM and
+# others) turn them into unaries, run a CRF, and set uncertain pixels to 255. Here is a map such as a
+# classifier might return, blurred around the head:
 
 # %%
 from crfrnn.inference.pseudo import refine_labels
@@ -68,17 +70,18 @@ tiles(
 )
 
 # %% [markdown]
-# For folders: `crfrnn pseudo-labels JPEGImages/ --maps cams/ --recipe irn -o labels/`, in several processes, resumable
-# ([weak supervision](../weak-supervision.md)).
+# For folders: `crfrnn pseudo-labels JPEGImages/ --maps cams/ --recipe irn -o labels/`, in several processes,
+# resumable ([weak supervision](../weak-supervision.md)).
 #
 # ## A loss without masks
 #
-# The dense-CRF loss encourages similar pixels to have similar probabilities, as the CRF does for labels. With $S = \mathrm{softmax}$ of the logits,
+# The dense-CRF loss encourages similar pixels to have similar probabilities, as the CRF does for labels. With
+# $S = \mathrm{softmax}$ of the logits,
 #
 # $$R(S) = \sum_l S_l^T \, K \, (1 - S_l)$$
 #
-# Cross-entropy on the strokes and this on everything is a training objective. To see what it pulls at, take logits as the only unknowns and follow
-# the gradient:
+# Cross-entropy on the strokes plus this term on all pixels is a training objective. To see its effect,
+# optimise the logits directly by gradient descent:
 
 # %%
 from torch.nn.functional import cross_entropy
@@ -105,5 +108,6 @@ print("stroked pixels right:", float((logits.argmax(1) == known)[known < 255].fl
 tiles(states, height=170)
 
 # %% [markdown]
-# In training, the logits are a network's, and what is learned from many pictures' strokes carries over to pictures without any. Code that imports
-# `bilateralfilter` (rloss and its descendants) runs unedited: `crfrnn.compat.bilateralfilter.install()`.
+# In training, a network computes the logits, and what it learns from strokes on many images generalises to
+# images without strokes. Code that imports `bilateralfilter` (rloss and its descendants) runs unchanged with
+# `crfrnn.compat.bilateralfilter.install()`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A picture to paint on: strokes of several labels and one box, by mouse, finger or keys. Runs as js_on_load of gr.HTML:
-// `element`, `props`, `trigger` and `watch` are Gradio's. The value is the list of marks, as JSON, in the picture's pixels.
+// A drawing canvas: strokes for several labels and one box, by mouse, touch or keyboard. Runs as js_on_load of gr.HTML;
+// Gradio provides `element`, `props`, `trigger` and `watch`. The value is the list of marks as JSON, in image pixels.
 const canvas = element.querySelector("canvas");
 const context = canvas.getContext("2d");
 const labels = element.querySelector(".pad-labels");
@@ -9,11 +9,11 @@ const width = element.querySelector(".pad-width");
 const status = element.querySelector(".pad-status");
 const picture = new Image();
 let marks = [];
-let current = null; // the mark that is being painted
+let current = null; // the mark being drawn
 let label = 0;
 let boxing = false;
-let cursor = null; // of the keyboard, in pixels
-let painting = false; // by the keyboard
+let cursor = null; // keyboard cursor, in pixels
+let painting = false; // with the keyboard
 
 function colour(number) {
   return (props.colours || [])[number] || "#ffffff";
