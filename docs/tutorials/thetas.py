@@ -115,11 +115,11 @@ print("labels changed by iteration, %:", [f"{share:.2f}" for share in shares])
 # %% [markdown]
 # ## How to choose
 #
-# 1. **Start from the defaults.** The defaults of `CRFRNN(L)` were cross-validated on photographs at native
+# 1. **Start from the defaults.** Those of `CRFRNN(L)` were cross-validated on photographs at native
 #    size (θ 34 / 5.6 / 1, weights 3.2 and 1.2, for unaries of a good network); `preset="crfasrnn"` has those
 #    of the released model.
 # 2. **Check the units.** $\theta_\alpha$ and $\theta_\gamma$ are in pixels of *this* image, $\theta_\beta$ is
-#    on the 0..255 scale. The most common cause of bad results is a guide in 0..1
+#    on the 0..255 scale. Most bad results come from a guide in 0..1
 #    ([what the input must be](../inputs.md)).
 # 3. **Look at the result.** `crfrnn explain photo.jpg …` shows the messages to one pixel and the changes per
 #    iteration; `crfrnn app`, if installed, has sliders.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The packaged checkpoints: they load, are described, and segment real pictures."""
+"""The packaged checkpoints: they load, have a model card, and segment real pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_is_small_complete_and_described(name: str) -> None:
     assert [head for head in heads if head not in card] == []
     config = json.loads((home / "config.json").read_text(encoding="utf-8"))
     with safe_open(home / "model.safetensors", "np") as stream:
-        assert json.loads(stream.metadata()["config"]) == config  # the weights alone are enough
+        assert json.loads(stream.metadata()["config"]) == config  # the weights file is sufficient
         kinds = {str(stream.get_tensor(key).dtype) for key in stream.keys() if key.startswith("network.")}  # noqa: SIM118
     assert kinds <= {"float16", "int64"}
     segmenter = Segmenter.from_pretrained(name)
@@ -60,7 +60,7 @@ def test_its_crf_is_learned() -> None:
     assert crf is not None and (crf.iterations, crf.eval_iterations) == (5, 10)
     for name, value in crf.named_parameters():
         assert not torch.equal(value, fresh.get_parameter(name)), name
-    # What it began with is one number for all labels, and Potts' compatibility, which is symmetric.
+    # The initial values are one number for all labels, and the symmetric Potts compatibility.
     assert float(crf.bilateral_weights.detach().std()) > 0.05
     assert float(crf.spatial_weights.detach().std()) > 0.05
     assert float((crf.compatibility - crf.compatibility.T).detach().abs().max()) > 0.05
@@ -71,7 +71,7 @@ def test_every_layer_of_its_network_has_learned(shared: Path) -> None:
     start = read_tensors(shared / "weights" / START)
     own = Segmenter.from_pretrained(NAME).network.state_dict()
     assert own.keys() == start.keys()
-    # Some biases moved by less than float16 can tell.
+    # Some biases changed by less than float16 can represent.
     weights = [name for name in own if name.endswith("weight")]
     assert len(weights) == 55
     assert [name for name in weights if torch.equal(own[name], start[name].float())] == []

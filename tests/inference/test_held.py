@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A held picture gives the results of a full inference; only other bandwidths rebuild the lattice."""
+"""A held picture gives the results of a full inference; only a change of bandwidths rebuilds the lattice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def image() -> NDArray[np.uint8]:
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each lattice that is built."""
+    """Record one entry per lattice built."""
     counted: list[int] = []
     build = Lattice.of_checked
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scribbles, seeds and boxes on real photographs: composites whose truth is known, and a landscape."""
+"""Scribbles, seeds and boxes on real photographs: composites with known ground truth, and a landscape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def photograph(name: str) -> np.ndarray:
 
 
 def composite(front: str, behind: str) -> tuple[np.ndarray, np.ndarray]:
-    """A three-lobed piece of one photograph on another, with a soft rim, and where it is, Bool[H, W]."""
+    """Paste a three-lobed patch with soft edges on another photograph; also return its mask, Bool[H, W]."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     angle, radius = np.arctan2(y - 55, x - 75), np.hypot(y - 55, x - 75)
     truth = radius < 30 * (1 + 0.25 * np.cos(3 * angle) + 0.1 * np.sin(5 * angle))
@@ -130,7 +130,7 @@ def test_a_marked_picture_learns_and_builds_only_what_another_layer_changes(
 
 
 def test_three_labels_on_a_landscape() -> None:
-    """China.jpg: sky above, garden below, the palace between; what is certain about it holds."""
+    """China.jpg: sky above, garden below, the palace between; check the unambiguous regions."""
     image = photograph("china")
     drawn = np.full(SIZE, -1)
     drawn[5:12, 20:130] = 0  # sky
@@ -156,7 +156,7 @@ def test_an_own_layer_is_used() -> None:
 @pytest.mark.slow
 @pytest.mark.real
 def test_boxes_of_people_are_better_than_the_boxes() -> None:
-    """VOC 2012 val, boxes taken from the masks of pictures with one compact person region."""
+    """VOC 2012 val, boxes computed from the masks of pictures with one compact person region."""
     folder = voc_person_folder()
     assert folder is not None
     base, gains = folder / "VOCdevkit" / "VOC2012", []
@@ -219,5 +219,5 @@ def test_white_strokes_are_questioned_and_the_remedies_work() -> None:
         with pytest.raises(ValueError, match=r"nothing but 0 and 255.*np.where\(scribbles == 255, 1, -1\)"):
             segment(image, scribbles)
     mended = np.where(scribbles == 255, 1, -1)
-    mended[2, 1] = 0  # on the background too
+    mended[2, 1] = 0  # also on the background
     assert segment_scribbles(image, mended).labels[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]

@@ -33,7 +33,7 @@ def test_failures_end_nothing_and_everything_is_counted(how: dict[str, int]) -> 
         )  # fmt: skip
     assert (tally.total, tally.done, tally.skipped, tally.stopped) == (6, 4, 1, False)
     assert values == {0: 0.0, 2: 1.0, 4: 2.0, 5: 2.5}
-    assert tally.failed == {"p3.png": "job: expected no 3, got it in 1"}  # tried alone
+    assert tally.failed == {"p3.png": "job: expected no 3, got it in 1"}  # retried on its own
     assert tally.problems() == ["p3.png: job: expected no 3, got it in 1", "1 of 6 pictures failed"]
     assert seen == [(done, 6) for done in range(1, 7)]
     assert {str(w.message) for w in told if w.category is InputWarning} == {"job: 4 is odd"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The colour model against the formula of a Gaussian and against scikit-learn's mixture."""
+"""The colour model against the Gaussian formula and scikit-learn's mixture model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tiles: windows that add up to one, the whole picture's result, no seams, no more memory than allowed."""
+"""Tiles: windows sum to one, results match the untiled picture, no seams, memory within the limit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_windows_cover_an_axis_with_weights_that_sum_to_one(length: int, tile: i
 
 
 class Local(nn.Module):
-    """Two strided layers, a dilated one and coarse logits; nothing reaches further than 24 pixels."""
+    """Two strided layers, a dilated layer and coarse logits; the receptive field is within 24 pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Local(nn.Module):
 
 @pytest.mark.parametrize("long_side", [None, 384])
 def test_a_local_network_says_in_tiles_what_it_says_of_the_whole_picture(long_side: int | None) -> None:
-    segmenter, image = Segmenter(Local()), PHOTOGRAPH[:280]  # 384: 256 rows, again a multiple of the stride
+    segmenter, image = Segmenter(Local()), PHOTOGRAPH[:280]  # 384: 256 rows, also a multiple of the stride
     whole = Predictor(segmenter, long_side=long_side)(image, probabilities=True)
     tiled = Predictor(segmenter, long_side=long_side, tile=256)(image, probabilities=True)
     assert whole.tiles == 1 and tiled.tiles >= 2
@@ -89,13 +89,13 @@ def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
     assert tiled.probabilities is not None and tiled.tiles == 6
     edges = {w.start - 1 for w in windows(420, 256, 64)} | {w.stop - 1 for w in windows(420, 256, 64)}
     seams = jumps(tiled.probabilities)[sorted(edges - {-1, 419})]
-    assert jumps(naive)[cut - 1] > 20  # two pieces side by side: an obvious jump
+    assert jumps(naive)[cut - 1] > 20  # without blending there is an obvious jump
     assert seams.max() < 3
     assert (tiled.labels != whole.labels).mean() < 0.005
 
 
 class Bright(nn.Module):
-    """Logits of the brightness, pixel by pixel and so the same in every tile, with noise of the place."""
+    """Per-pixel logits of the brightness, so equal in every tile, with position-dependent noise."""
 
     preprocessing = Preprocessing()
 
@@ -105,18 +105,18 @@ class Bright(nn.Module):
 
     def forward(self, picture: Tensor) -> Tensor:
         self.calls += 1
-        index = picture[:, 2].long()  # the third band says which pixel it is, the two others are the picture
+        index = picture[:, 2].long()  # the third band is the pixel index, the other two are the picture
         bright = picture[:, :2].sum(1) * 4 / 511
         levels = torch.arange(4.0).reshape(1, 4, 1, 1) + 0.5
         return 2 * (-((bright[:, None] - levels) ** 2)) + self.noise[index].permute(0, 3, 1, 2)
 
 
 def test_a_network_s_tiles_agree_with_the_whole_picture_as_given_scores_do() -> None:
-    """The tolerance of docs/big-pictures.md: one lattice, fading and overlap for both."""
+    """The tolerance in docs/big-pictures.md, with the same lattice, blending and overlap for both."""
     network = Bright(torch.randn(256, 4, generator=torch.Generator().manual_seed(0)))
     crf = CRFRNN(4, theta_alpha=15.0, theta_beta=6.0, theta_gamma=2.0)
     whole = Predictor(Segmenter(network, crf))(PHOTOGRAPH, probabilities=True)
-    assert network.calls == 1  # the labels before the CRF come of the same run
+    assert network.calls == 1  # the labels before the CRF come from the same call
     tiled = Predictor(Segmenter(network, crf), tile=256)(PHOTOGRAPH, probabilities=True)
     assert (whole.tiles, tiled.tiles, network.calls) == (1, 6, 7)
     assert whole.probabilities is not None and tiled.probabilities is not None
@@ -180,7 +180,7 @@ def test_the_tile_follows_from_the_memory() -> None:
     size, needs = (1500, 2000), {"overlap": 128, "held": 60, "least": 256}
     sides = [tile_within(memory, size, 2000.0, 42, **needs) for memory in (300, 500, 1000, 100_000)]
     assert sides == sorted(sides) and sides[0] >= 256 and sides[-1] >= 2000 > sides[2]
-    # The bytes of a tile are its pixels' and those of the seams, within what was allowed.
+    # A tile's memory is that of its pixels and of the seams, and within the limit.
     assert 2000 * sides[1] ** 2 + 4 * 42 * 128 * 2000 < 440 * 2**20
     with pytest.raises(ValueError, match=r"^memory: expected at least \d+ MiB"):
         tile_within(20, size, 2000.0, 42, **needs)
@@ -216,11 +216,11 @@ def test_a_picture_takes_no_more_memory_than_allowed() -> None:
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     (tiles, peak), (pieces, ample) = (map(float, line.split()) for line in said)
     assert tiles > 1 and peak < 200
-    assert pieces == 1 and ample > 200  # the limit did hold something back
+    assert pieces == 1 and ample > 200  # the limit had an effect
 
 
 def test_rough_pictures_get_smaller_tiles() -> None:
-    """Noise has a lattice vertex and more for every pixel, a flat picture next to none."""
+    """Noise needs at least one lattice vertex per pixel, a flat picture almost none."""
     crf = colour_segmenter().crf
     assert crf is not None
     flat = np.full((3, 300, 300), 90, np.uint8)

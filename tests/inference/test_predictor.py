@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Predictor: all forms of a picture are equivalent, sizes are restored, clamps are kept, errors explain."""
+"""Predictor: equivalent input types, restored sizes, respected clamps, informative errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_ties_go_to_the_lower_label() -> None:
 
 
 class BrightRed(nn.Module):
-    """One channel for a sigmoid: above 0 where a picture is red."""
+    """One channel for a sigmoid: positive where the picture is red."""
 
     preprocessing = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -93,7 +93,7 @@ class BrightRed(nn.Module):
 def test_one_channel_is_background_and_foreground(tile: int | None) -> None:
     picture = np.zeros((20, 40, 3), np.uint8)
     picture[:, 17:, 0] = 255
-    picture[5, 30], picture[8, 3] = (120, 0, 0), (140, 0, 0)  # two pixels that the network gets wrong
+    picture[5, 30], picture[8, 3] = (120, 0, 0), (140, 0, 0)  # two pixels that the network misclassifies
     segmenter = Segmenter(BrightRed(), CRFRNN(1, theta_beta=80.0), class_names=["red"])
     assert segmenter(torch.from_numpy(picture).permute(2, 0, 1)[None]).shape == (1, 1, 20, 40)
     found = Predictor(segmenter, tile=tile)(picture, probabilities=True)
@@ -118,7 +118,7 @@ def test_large_pictures_are_segmented_small_and_come_back_at_their_size() -> Non
     assert found.labels.shape == large.shape[:2] and found.probabilities is not None
     truth = nearest(large)
     inside = np.ones(truth.shape, bool)
-    for axis in (0, 1):  # a pixel of the small picture is three of the large one
+    for axis in (0, 1):  # one small pixel corresponds to three large ones
         for step in range(-5, 6):
             inside &= np.roll(truth, step, axis) == truth
     np.testing.assert_array_equal(found.labels[inside], truth[inside])

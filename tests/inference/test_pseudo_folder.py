@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A run over files: resumed, with broken pictures, with processes that die, as command and as function."""
+"""Runs over files: resuming, broken pictures, dying processes; as a command and as a function."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
     assert np.array_equal(read_label_png(out / "p1.png"), refine_labels([image], [cams])[0])
     assert set(np.unique(read_label_png(out / "p1.png"))) <= {0, 8, 15, 255}
 
-    write_label_png(out / "p1.png", np.full(SIZE, 20))  # a finished file is left alone, a lost one is made
+    write_label_png(out / "p1.png", np.full(SIZE, 20))  # keep finished files, recreate missing ones
     (out / "p0.png").unlink()
     (out / "p2.png").write_bytes(b"")
     report = write_pseudo_labels(jobs(root), out, processes=1)
@@ -223,7 +223,7 @@ def test_processes_do_not_outlive_the_run_and_leave_no_half_file(
     (part,) = names(out)
     worker = int(part.split("-")[2])
     assert worker != run.pid
-    (os.killpg if whole else os.kill)(run.pid, number)  # the whole group, or the process that gives out work
+    (os.killpg if whole else os.kill)(run.pid, number)  # the whole group, or only the main process
     run.wait()
     while names(out) and time.monotonic() < until:
         time.sleep(0.02)

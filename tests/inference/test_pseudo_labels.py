@@ -22,7 +22,7 @@ def photograph(name: str, height: int, width: int) -> np.ndarray:
 
 
 def activation(image: np.ndarray, seed: int, classes: int = 2) -> Cams:
-    """Blurred colour likenesses: coarse blobs that follow the picture loosely, as activation maps do."""
+    """Blurred colour similarities: coarse blobs that follow the picture loosely, like activation maps."""
     rng = np.random.default_rng(seed)
     maps = []
     for _ in range(classes):
@@ -75,7 +75,7 @@ def published(recipe: str, image: np.ndarray, cams: Cams) -> np.ndarray:
 def test_labels_are_those_of_the_published_pipeline(recipe: str, name: str) -> None:
     image = photograph(name, 120, 150)
     cams = activation(image, seed=3)
-    if recipe == "toco":  # its background of 0.7 is for maps of a refined network
+    if recipe == "toco":  # its background of 0.7 assumes maps of a refined network
         cams = Cams(cams.scores.sqrt(), cams.labels)
     wanted = published(recipe, image, cams)
     assert len(np.unique(wanted)) >= 3, "a picture on which nothing is decided tests nothing"
@@ -134,12 +134,12 @@ def test_a_picture_without_a_class_is_background() -> None:
 
 
 def test_two_levels_are_combined_as_each_paper_says() -> None:
-    """Without iterations the labels follow from the scores alone: sure, unsure, background."""
+    """Without iterations the labels depend on the scores only: certain, uncertain, background."""
     image = np.zeros((1, 3, 3), np.uint8)
     cams = Cams(torch.tensor([[[0.9, 0.2, 0.01]]]), np.array([7]))
     recipe = replace(CAM_CRFS["irn"], iterations=0)
     assert refine_labels([image], [cams], recipe)[0].tolist() == [[7, 255, 0]]
-    crossed = replace(recipe, levels=(0.05, 0.30))  # the strict level is the second: both find 0.2
+    crossed = replace(recipe, levels=(0.05, 0.30))  # the strict level comes second: both find 0.2
     assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 7, 0]]
     crossed = replace(crossed, background_wins=True)
     assert refine_labels([image], [cams], crossed)[0].tolist() == [[7, 0, 0]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`refine`: the layer's result on one picture, for all forms of the picture."""
+"""`refine`: the layer's result on one picture, for all input types."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tiles against the whole picture in one piece."""
+"""Tiled results against the untiled picture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def photograph() -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 class Sheet:
-    """Collects what is written; every pixel may come once."""
+    """Collect the output; every pixel may be written only once."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.labels = np.full(shape[1:], -1)
@@ -164,7 +164,7 @@ def test_scores_are_read_as_said() -> None:
 
 
 def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
-    """A single tile of only 0 and 255 is accepted, since another one may contain labels."""
+    """A single tile of only 0 and 255 is accepted, since another tile may contain labels."""
     image = np.zeros((3, 70, 300), np.uint8)
     white = np.zeros((1, 70, 300), np.uint8)
     white[:, :, 100:] = 255
@@ -209,7 +209,7 @@ def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
 
 @pytest.mark.slow
 def test_all_tiles_share_the_guide_s_principal_components() -> None:
-    """Thirteen bands, three components: as the whole picture with the directions of the tiles."""
+    """Thirteen bands, three components: equal to the untiled picture with the tiles' principal directions."""
     image, unary = photograph()
     mix = np.random.default_rng(1).uniform(-1, 1, (13, 3))
     bands = np.einsum("cf,fhw->chw", mix, image.astype(np.float32)).astype(np.float32)

@@ -26,7 +26,7 @@ NUMBERS = {
     "spatial_weight": 1.5,
     "bilateral_weight": 2.5,
 }
-load: Any = nibabel.load  # its types have no voxels
+load: Any = nibabel.load  # its type stubs lack the voxel data
 
 
 def sample(channels: int = 2, labels: int = 3) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -36,7 +36,7 @@ def sample(channels: int = 2, labels: int = 3) -> tuple[NDArray[np.float64], NDA
 
 
 def by_hand(guide: NDArray, p: NDArray, alpha, beta, gamma, iterations: int) -> NDArray:
-    """Mean field over every pair of voxels, lengths in millimetres: spec, in numpy and float64."""
+    """Reference mean field over all pairs of voxels, lengths in millimetres, in float64 numpy."""
     place = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), -1).reshape(-1, 3) * SPACING
     colour = guide.reshape(len(guide), -1).T
 
@@ -65,7 +65,7 @@ def test_lengths_are_millimetres_along_the_axes_of_the_array(alpha: float | tupl
     assert np.abs(ours.probabilities - truth).max() < 1e-6
     assert (ours.labels == truth.argmax(0)).all() and (ours.before == p.argmax(0)).all()
     swapped = by_hand(guide, p, np.array(alpha) * (3.5, 1.0, 0.8), 31.0, 1.9, 4)
-    assert np.abs(ours.probabilities - swapped).max() > 1e-3  # a turned order of axes would be seen
+    assert np.abs(ours.probabilities - swapped).max() > 1e-3  # a swapped axis order would be detected
 
 
 def test_the_default_methods_are_the_same_within_the_lattice_error() -> None:
@@ -76,7 +76,7 @@ def test_the_default_methods_are_the_same_within_the_lattice_error() -> None:
 
 
 def test_resampled_voxels_leave_the_answer_in_millimetres_alone() -> None:
-    """A volume of constant slabs, once in slices of 1 mm, once in slices of 3 mm."""
+    """A volume of constant slabs, with slices of 1 mm and of 3 mm."""
     rng = np.random.default_rng(0)
     thick = rng.uniform(0, 255, (6, 6, 4))
     p = softmax(rng.normal(size=(2, 6, 6, 4)), 0)
@@ -89,7 +89,7 @@ def test_resampled_voxels_leave_the_answer_in_millimetres_alone() -> None:
 
 
 def test_a_video_gains_from_its_neighbouring_frames() -> None:
-    """A square that moves by a pixel a frame: [T, H, W] with colour, new noise in every frame."""
+    """A square that moves one pixel per frame: [T, H, W] with colour and independent noise per frame."""
     rng = np.random.default_rng(1)
     frames, height, width = 8, 24, 24
     truth = np.zeros((frames, height, width), np.int64)
@@ -185,7 +185,7 @@ def test_logits_are_taken_as_they_stand() -> None:
 
 
 def oblique() -> NDArray[np.float64]:
-    """Voxels of 0.8 × 1.2 × 3 mm, turned and moved."""
+    """Voxels of 0.8 × 1.2 × 3 mm, rotated and translated."""
     c, s = np.cos(0.3), np.sin(0.3)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag([0.8, 1.2, 3.0])

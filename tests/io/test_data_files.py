@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files are complete or absent however a run ends; remains of killed runs are recognised and removed."""
+"""Files are complete or absent however a run ends; leftovers of killed runs are detected and removed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(folder: Path) -> list[str]:
 
 
 def left_by(ending: signal.Signals | None, folder: Path) -> str:
-    """The temporary file of a process that was ended while it wrote, or that is at work still (None)."""
+    """Temporary file of a process that was killed while writing, or that is still running (None)."""
     code = f"""
         import os, sys
         from crfrnn.io.files import atomic
@@ -64,7 +64,7 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(tmp_path: 
     assert names(tmp_path) == ["ours", "result"]
     name = left_by(signal.SIGKILL, tmp_path)
     assert name in names(tmp_path)
-    other = tmp_path / ".crfrnn-notes.tmp"  # not ours
+    other = tmp_path / ".crfrnn-notes.tmp"  # written by another program
     other.write_text("mine")
     temporary._sweep.cache_clear()
     write_text(tmp_path / "ours", "done")
@@ -141,7 +141,7 @@ def test_folders_that_cannot_be(tmp_path: Path, place: str) -> None:
 
 
 def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path: Path) -> None:
-    """The limit on a file's size stands for the end of the disk: the same calls fail the same way."""
+    """A file size limit simulates a full disk: the same calls fail in the same way."""
     write_text(tmp_path / "a.npz", "before")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

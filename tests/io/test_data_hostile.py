@@ -49,7 +49,7 @@ def test_pickled_arrays(tmp_path):
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.write(tmp_path / "a.npy", "a.npy")
     refused(tmp_path / "b.npz", "pickled Python objects")
-    (tmp_path / "c.npy").write_bytes(pickle.dumps(Harm()))  # numpy.load would unpickle this one if allowed
+    (tmp_path / "c.npy").write_bytes(pickle.dumps(Harm()))  # numpy.load would unpickle this if allowed
     refused(tmp_path / "c.npy", "the header of an array in .npy format")
     np.save(tmp_path / "d.npy", np.zeros(3, dtype=[("a", "f4"), ("b", "i4")]))
     refused(tmp_path / "d.npy", "expected real numbers")
@@ -84,7 +84,7 @@ def test_bombs_are_refused_before_allocation(tmp_path):
         member.write(npy_header("(2, 3)", version=2, size=2**26)[:12])
         for _ in range(64):
             member.write(b" " * 2**20)
-    torch.save(torch.zeros(1).expand(10**6, 10**6), tmp_path / "c.pt")  # four bytes and two strides of 0
+    torch.save(torch.zeros(1).expand(10**6, 10**6), tmp_path / "c.pt")  # four bytes, two zero strides
     torch.save(torch.zeros(2**24), tmp_path / "plain.pt")
     with (
         zipfile.ZipFile(tmp_path / "plain.pt") as stored,
@@ -197,7 +197,7 @@ def _sound(kind, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow names damaged TIFF tags before it gives up
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns about damaged TIFF tags before failing
 @pytest.mark.parametrize("kind", ["npy", "npz", "pt", "png", "jpg", "tiff", "gif"])
 def test_random_damage_is_a_value_error_or_harmless(tmp_path, kind):
     path, whole = _sound(kind, tmp_path)

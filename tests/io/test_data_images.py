@@ -21,7 +21,7 @@ def test_lossless_formats_come_back(tmp_path, ending):
     found = read_image(tmp_path / f"a.{ending}")
     assert found.dtype == np.uint8
     assert (found == RGB).all()
-    found[0, 0] = 0  # the caller's own memory
+    found[0, 0] = 0  # the caller owns the memory
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -82,7 +82,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_fewer_bits_than_the_file_has_are_pointed_out(tmp_path, bits, ending):
-    """As cameras, microscopes and DICOM exports save them; the scale that is named makes them 8 bits."""
+    """As written by cameras, microscopes and DICOM exports; the given scale converts them to 8 bits."""
     eight = np.arange(0, 250, 2, dtype=np.uint16).reshape(5, 25)
     path = tmp_path / f"a.{ending}"
     Image.fromarray(eight << (bits - 8)).save(path)
@@ -97,7 +97,7 @@ def test_fewer_bits_than_the_file_has_are_pointed_out(tmp_path, bits, ending):
 
 
 def test_colour_of_sixteen_bits_keeps_its_upper_eight(tmp_path):
-    """Pillow drops the lower ones, so a scale comes too late, and 12 bits are said to be lost."""
+    """Pillow drops the low byte, so a scale cannot help, and a warning reports the loss of 12-bit data."""
     rgb = np.arange(0, 4080, 68, dtype=">u2").reshape(4, 5, 3)
     rows = b"".join(b"\0" + row.tobytes() for row in rgb)
 
@@ -132,7 +132,7 @@ def test_a_scale_says_the_range_of_any_numbers(tmp_path):
     Image.fromarray(np.array([[np.nan, 1]], np.float32)).save(tmp_path / "c.tif")
     with pytest.raises(FileError, match="NaN"):
         read_image(tmp_path / "c.tif", scale=(0, 1))
-    for dark in (np.zeros((3, 3), np.uint16), np.full((3, 3), 9, np.uint16)):  # nothing to see either way
+    for dark in (np.zeros((3, 3), np.uint16), np.full((3, 3), 9, np.uint16)):  # no contrast in either case
         Image.fromarray(dark).save(tmp_path / "d.png")
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -158,7 +158,7 @@ def test_unstated_ranges_are_refused(tmp_path):
 def test_tiff_depths_are_right_or_refused(tmp_path, bits, zero_is):
     values = np.random.default_rng(bits).integers(0, 2**bits, (1, 5, 7)).astype("u2" if bits > 8 else "u1")
     save_tiff(tmp_path / "a.tif", values, photometric=zero_is, nbits=bits)
-    if (bits, zero_is) == (12, "MINISWHITE"):  # Pillow does not open it
+    if (bits, zero_is) == (12, "MINISWHITE"):  # Pillow cannot open this
         with pytest.raises(FileError, match=r"got 12 bits \(photometric interpretation 0\)"):
             read_image(tmp_path / "a.tif")
         return
@@ -201,7 +201,7 @@ def test_channels_apart_are_right_or_refused(tmp_path, interleave, compress, til
                 continue
             light = top - values if kind == "MINISWHITE" else values
             shown = light[: 3 if bands > 2 else 1] * 255.0 / top
-            assert np.abs(found - shown).max() <= 1, (kind, bits)  # Pillow keeps the upper byte of colour
+            assert np.abs(found - shown).max() <= 1, (kind, bits)  # Pillow keeps the high byte
             read += 1
     assert read >= (12 if interleave == "pixel" else 3)
 
@@ -268,6 +268,6 @@ def test_what_is_no_picture(tmp_path):
         read_image(tmp_path / "a.png")
     (tmp_path / "a.png").write_text(
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
-    )  # would start Ghostscript
+    )  # EPS would start Ghostscript
     with pytest.raises(FileError, match="expected a picture"):
         read_image(tmp_path / "a.png")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""No file of the user's is written over, no two results share a name, and no folder mixes two runs."""
+"""User files are not overwritten, results have unique names, and no folder mixes two runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def item(source: Path, out: Path, *names: str) -> Item:
 
 
 def make(out: Path, *items: Item, content: str = "ours", command: str = "refine", **options: Any) -> int:
-    """Do the work of items that are not finished; how many were."""
+    """Process the unfinished items and return their number."""
     settings = {"theta": options.pop("theta", 3)}
     with claim(out, command, settings, items, **options) as found:
         for one in items:
@@ -85,7 +85,7 @@ def test_a_result_that_was_corrected_by_hand_stays(tmp_path: Path, source: Path)
     refused(out, item(source, out), says="changed since")
     assert make(out, item(source, out), resume=True) == 1 and (out / "a.png").read_text() == "corrected"
     make(out, item(source, out), overwrite=True)
-    os.utime(out / "a.png", (1, 1))  # a copied folder has the same content with other times
+    os.utime(out / "a.png", (1, 1))  # a copied folder has the same content but other timestamps
     make(out, item(source, out), content="anew")
     assert (out / "a.png").read_text() == "anew"
 
@@ -134,14 +134,14 @@ def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path,
     refused(
         out, item(source, out), item(other, out), says="theta 3 .now 4.*--overwrite", theta=4, resume=True
     )
-    refused(out, item(source, out), says="'b.png' of theta 3", theta=4)  # they would be mixed
+    refused(out, item(source, out), says="'b.png' of theta 3", theta=4)  # the results would be mixed
     refused(out, item(source, out), says="'a.png' of refine", command="segment")
     source.write_bytes(b"another photograph")
     refused(out, item(source, out), says="made from other inputs")
     refused(out, item(source, out), says="made from other inputs", resume=True)
     assert make(out, item(source, out), overwrite=True) == 0
     third = source.with_name("c.jpg")
-    third.write_bytes(b"photograph c")  # more of the same may come
+    third.write_bytes(b"photograph c")  # adding inputs is allowed
     assert make(out, item(source, out), item(other, out), item(third, out), resume=True) == 2
 
 
@@ -165,7 +165,7 @@ def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, sou
     (tmp_path / "x.png").write_bytes(b"corrected by hand")
     refused(tmp_path, item(source, tmp_path, "x.png"), says="did not write", whole=False)
     out = tmp_path / "out"
-    make(out, item(source, out, "x.png"))  # a folder of results is no file by name
+    make(out, item(source, out, "x.png"))  # output to a folder, not to a named file
     refused(out, item(other, out, "x.png"), says="made from other inputs", whole=False)
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_was_killed_goes_on_and_owns_no_more_than_it_wrote(tmp_path: 
     (tmp_path / "out").mkdir()
     (out / "b.png").write_text("mine")
     pid = os.fork()
-    if pid == 0:  # killed between two pictures: nothing is settled
+    if pid == 0:  # killed between two pictures: no cleanup
         with claim(out, "refine", {"theta": 3}, items, overwrite=True):
             (out / "a.png").write_text("ours")
             os._exit(9)
@@ -203,7 +203,7 @@ def test_an_interrupted_rerun_with_other_settings_keeps_what_it_did_not_reach(
     with pytest.raises(KeyboardInterrupt), claim(out, "refine", {"theta": 4}, items):
         (out / "a.png").write_text("of 4")
         raise KeyboardInterrupt
-    refused(out, *items, says="theta", theta=4, resume=True)  # b.png is of theta 3
+    refused(out, *items, says="theta", theta=4, resume=True)  # b.png was made with theta 3
     assert make(out, *items, theta=4) == 0
 
 
@@ -217,7 +217,7 @@ def test_names_keep_the_folders_where_stems_repeat(tmp_path: Path) -> None:
     a, b, c = (tmp_path / name for name in ("x/1.jpg", "y/1.jpg", "y/z/2.jpg"))
     assert result_names([a, c]) == [Path("1"), Path("2")]
     assert result_names([a, b, c]) == [Path("x/1"), Path("y/1"), Path("y/z/2")]
-    assert result_names([a, a.with_suffix(".png")]) == [Path("1"), Path("1")]  # claim refuses it
+    assert result_names([a, a.with_suffix(".png")]) == [Path("1"), Path("1")]  # rejected by claim
     out = tmp_path / "out"
     for path in (a, b):
         path.parent.mkdir()

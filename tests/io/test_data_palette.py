@@ -13,7 +13,7 @@ from crfrnn.io import FileError, atomic, read_image, read_label_png, read_unary,
 
 
 def test_palette_is_the_devkit_colour_map():
-    def devkit(label):  # VOClabelcolormap.m, bit by bit
+    def devkit(label):  # as in VOClabelcolormap.m
         colour = [0, 0, 0]
         for j in range(8):
             for channel in range(3):
@@ -56,7 +56,7 @@ def test_the_stored_number_is_the_label_at_every_depth(tmp_path, bits):
     assert found[labels < 255].tolist() == labels[labels < 255].tolist()
     Image.fromarray(labels.astype(np.uint8)).convert("P").save(tmp_path / "p.png", bits=bits)
     assert read_label_png(tmp_path / "p.png").tolist() == labels.tolist()
-    shown = read_image(tmp_path / "a.png")[..., 0]  # a photograph of that depth stays one
+    shown = read_image(tmp_path / "a.png")[..., 0]  # read_image still reads it as a photograph
     assert shown.tolist() == (labels * 255 // (2**bits - 1)).tolist()
 
 

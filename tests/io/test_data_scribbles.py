@@ -49,11 +49,11 @@ def test_black_and_white_is_questioned(tmp_path, name):
         assert read_unary(path, kind=kind, num_labels=1).logits.shape == (1, 2, 3)
         found = read_unary(path, kind="scribbles", num_labels=2, unknown=255).clamp
         assert found is not None and found.tolist() == known
-    if name == "alpha.png":  # white strokes and nothing else; fully opaque, the same would be paper
+    if name == "alpha.png":  # only white strokes; fully opaque, they would be paper
         Image.fromarray(np.stack([np.full_like(WHITE, 255), WHITE], -1)).save(path)
         with pytest.raises(ValueError, match="nothing but 255"):
             read_unary(path, kind="scribbles", num_labels=2)
-    np.save(tmp_path / "mended.npy", (WHITE > 0).astype("uint8"))  # the remedy
+    np.save(tmp_path / "mended.npy", (WHITE > 0).astype("uint8"))  # the suggested fix
     assert read_label_map(tmp_path / "mended.npy", 2).tolist() == (WHITE > 0).astype(int).tolist()
 
 
@@ -81,7 +81,7 @@ def test_colour_with_transparency(tmp_path):
     pixels = np.zeros((2, 3, 4), np.uint8)
     pixels[..., :3] = voc_palette()[LABELS]
     pixels[..., 3] = np.where(LABELS == 255, 0, 255)
-    pixels[0, 0, 3] = 128  # half opaque counts, a little less does not
+    pixels[0, 0, 3] = 128  # half opaque counts, slightly less does not
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert read_scribbles(tmp_path / "a.png", 3).tolist() == FREE
     pixels[0, 1, 3] = 127
@@ -92,7 +92,7 @@ def test_colour_with_transparency(tmp_path):
 def test_colour_on_black_paper_and_on_void(tmp_path):
     Image.fromarray(voc_palette()[LABELS]).save(tmp_path / "a.png")
     assert read_scribbles(tmp_path / "a.png", 3).tolist() == [[-1, 1, -1], [2, -1, -1]]
-    # Only the palette's void colour is unknown: black is the background then.
+    # Only the void colour of the palette is unknown, so black is background.
     assert read_scribbles(tmp_path / "a.png", 3, unknown_colour=None).tolist() == FREE
     white = voc_palette()[LABELS]
     white[LABELS == 255] = 255
@@ -136,7 +136,7 @@ def test_strange_colours_are_refused(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"1 other colours \(\(120, 3, 3\)\).*soft edges"):
         read_scribbles(tmp_path / "a.png", 3)
-    with pytest.raises(ValueError, match="label"):  # a label of the palette, but not among the two
+    with pytest.raises(ValueError, match="label"):  # a palette label, but not one of the two
         read_scribbles(tmp_path / "a.png", 2)
 
 

@@ -139,20 +139,20 @@ def test_what_does_not_fit_is_named(tmp_path, array, options, said, ending):
     path = save(tmp_path / f"a.{ending}", array)
     with np.errstate(over="ignore"), pytest.raises(ValueError, match=said) as caught:
         read_unary(path, **options)
-    assert "; " in str(caught.value)  # a remedy
+    assert "; " in str(caught.value)  # suggests a fix
 
 
 def test_probabilities_read_as_logits_are_pointed_out(tmp_path):
     with pytest.warns(UserWarning, match="kind='probabilities'") as caught:
         read_unary(save(tmp_path / "a.npy", PROBABILITIES), kind="logits", axes="lhw")
-    assert caught[0].filename == __file__  # where a user can change something
+    assert caught[0].filename == __file__  # points to the caller's code
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_unary(save(tmp_path / "b.npy", LOGITS), kind="logits", axes="lhw")
 
 
 def test_one_score_per_pixel_is_a_binary_problem(tmp_path):
-    """As a sigmoid has it: its probability, and one minus that for the background, which comes first."""
+    """As for a sigmoid: its probability, and one minus that for the background, which comes first."""
     z = LOGITS[:1]
     p = 1 / (1 + np.exp(-z))
     for kind, values in (("logits", z), ("probabilities", p)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GeoTIFF by windows, georeference kept: `crfrnn tiles` and `segment` as users run them."""
+"""Windowed GeoTIFF processing that keeps the georeference: `crfrnn tiles` and `segment` end to end."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_only_windows_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ):
         refine_tiles(image, scores, crf, out.write, tile=192)
     assert max(h for h, _ in sizes) <= 192 and max(w for _, w in sizes) <= 192
-    assert len([size for size in sizes if size != (128, 128)]) == 12  # without the sampled pieces
+    assert len([size for size in sizes if size != (128, 128)]) == 12  # excluding the sampled windows
 
 
 def test_pixels_without_data_stay_without(root: Path) -> None:
@@ -152,7 +152,7 @@ def test_refusals_are_one_line_and_leave_nothing(
 
 @pytest.mark.slow
 def test_a_file_that_the_disk_cut_short_is_an_error_though_gdal_says_nothing(root: Path) -> None:
-    """The limit on a file's size stands for the end of the disk; GDAL meets it when it closes the file."""
+    """A file size limit simulates a full disk; GDAL reaches it when it closes the file."""
     if not hasattr(signal, "SIGXFSZ"):
         pytest.skip("no such limit here")
     words = ["tiles", "scene.tif", "-u", "scores.tif", "--kind", "logits", "-T", "1", "-o", "out.tif"]
@@ -212,7 +212,7 @@ def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.Monk
     batch, mask = torch.from_numpy(image)[None], torch.from_numpy(~hole)[None]
     with torch.no_grad():
         whole = segmenter(batch.float(), mask, iterations=3)[0].softmax(0).numpy()
-    assert (labels != whole.argmax(0))[~hole].mean() < 2e-4  # as docs/big-pictures.md says
+    assert (labels != whole.argmax(0))[~hole].mean() < 2e-4  # from docs/big-pictures.md
     assert np.abs(p - whole)[:, ~hole].mean() < 1e-4
     record = json.loads((root / "new/out.json").read_text())
     said = [record[name] for name in ("width", "height", "tiles", "picture")]
@@ -226,7 +226,7 @@ def test_segment_takes_a_geotiff_by_windows(root: Path, monkeypatch: pytest.Monk
     code, said, error = run(*(w for w in words if w not in ("-T", 3)), "--no-crf", "--overwrite")
     assert (code, error) == (0, "") and "overlap 64." in said
     with rasterio.open(root / "new/out.tif") as file:
-        assert (file.read(1) == nearest(image.transpose(1, 2, 0)))[~hole].mean() > 0.999  # but for ties
+        assert (file.read(1) == nearest(image.transpose(1, 2, 0)))[~hole].mean() > 0.999  # except for ties
 
 
 @pytest.mark.slow

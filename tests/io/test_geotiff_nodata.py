@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GeoTIFF variants: all forms of missing data, unusual bit depths, other ways to state positions."""
+"""GeoTIFF variants: all kinds of missing data, unusual bit depths, other ways to store the georeference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scores() -> np.ndarray:
 
 
 def tiles(root: Path, *more: Any, scene: str = "scene.tif", unary: str = "p.tif") -> tuple[np.ndarray, str]:
-    """The label map, and the output."""
+    """Return the label map and the command's output."""
     words = [
         "-u",
         root / unary,
@@ -83,21 +83,21 @@ def test_every_number_for_no_data_gives_the_same_labels(root: Path, value: float
     save(root / "masked.tif", image, tiled=False)
     with rasterio.open(root / "masked.tif", "r+") as file:
         file.write_mask(mask)
-    found, said = tiles(root, *SCALE, scene="holed.tif")  # planned from samples, which see the hole too
+    found, said = tiles(root, *SCALE, scene="holed.tif")  # planned from samples that include the hole
     assert np.array_equal(found == 255, HOLE)
     assert np.array_equal(found, tiles(root, *SCALE, scene="masked.tif")[0])
     with rasterio.open(root / "p.tif") as file:
-        changed = (file.read().argmax(0) != found)[~HOLE].mean()  # of the pixels with data alone
+        changed = (file.read().argmax(0) != found)[~HOLE].mean()  # only pixels with data
     assert f"{100 * changed:.1f} % of the pixels changed" in said
 
 
 def test_one_band_of_nodata_is_no_hole(root: Path) -> None:
     image = (guide() * 600).clip(1, 255).astype("u1")
-    image[1, 5:20, 5:20] = 0  # dark in green alone
+    image[1, 5:20, 5:20] = 0  # zero in green only
     image[:, HOLE] = 0
     save(root / "byte.tif", image, tiled=False, nodata=0)
     assert np.array_equal(tiles(root, scene="byte.tif")[0] == 255, HOLE)
-    with Raster(root / "byte.tif", bands=[2]) as one:  # among the chosen bands
+    with Raster(root / "byte.tif", bands=[2]) as one:  # for the selected bands
         found = one.valid(slice(0, 40), slice(0, 50))
         assert found is not None and np.array_equal(~found, HOLE | (image[1] == 0))
     image = guide()
@@ -125,7 +125,7 @@ def test_holes_of_the_scores_are_holes_of_the_result(root: Path, value: float) -
     with rasterio.open(root / "o_probabilities.tif") as file:
         again = file.read()
         assert math.isnan(file.nodata) and np.array_equal(np.isnan(again).all(0), HOLE)
-    # and these are scores that the command takes
+    # The command also accepts these as scores.
     assert np.array_equal(tiles(root, *SCALE, unary="o_probabilities.tif")[0] == 255, HOLE)
 
 
@@ -135,7 +135,7 @@ def test_holes_of_a_label_map_are_holes_and_unknown_labels_are_filled(root: Path
     save(root / "map.tif", labels, tiled=False, nodata=200)
     found, _ = tiles(root, *SCALE, "--kind", "labels", "--labels", 2, unary="map.tif")
     assert np.array_equal(found == 255, HOLE)
-    labels = np.where(HOLE, 0, 1)[None].astype("u1")  # is the 0 a label or a hole?
+    labels = np.where(HOLE, 0, 1)[None].astype("u1")  # is 0 a label or nodata?
     save(root / "map.tif", labels, tiled=False, nodata=0)
     found, said = tiles(root, *SCALE, "--kind", "labels", "--labels", 2, unary="map.tif")
     assert np.array_equal(found == 255, HOLE) and "label 0 is also the file's nodata value" in said
@@ -164,7 +164,7 @@ def test_numbers_that_say_too_little(root: Path) -> None:
     assert "at row 7, column 9" in refused(root, *SCALE, scene="nan.tif")
     p = scores()
     p[0, 7, 9] = math.nan
-    save(root / "p_nan.tif", p, tiled=False, nodata=math.nan)  # one label of two: no hole, and no number
+    save(root / "p_nan.tif", p, tiled=False, nodata=math.nan)  # NaN in one of two labels is not nodata
     assert "NaN or infinite" in refused(root, *SCALE, unary="p_nan.tif")
     save(root / "nibble.tif", (guide() * 40).clip(0, 15).astype("u1"), tiled=False, nbits=4)
     assert "got uint8 of 4 bits" in refused(root, scene="nibble.tif")
@@ -194,14 +194,14 @@ def test_transforms_are_compared_to_a_thousandth_of_a_pixel(root: Path) -> None:
                 with Raster(root / "scene.tif") as a, Raster(root / "p.tif") as b:
                     assert (a.misfit(b) is None) == fits, (crs, other, step)
     assert "got a corner 1 pixels away" in refused(root, *SCALE)
-    turned = rasterio.Affine(0, 2, 10, -2, 0, 20)  # a quarter turn has no width of a pixel
+    turned = rasterio.Affine(0, 2, 10, -2, 0, 20)  # with a rotation by 90°, a is 0
     for name in ("scene.tif", "p.tif"):
         save(root / name, guide(), tiled=False, transform=turned)
     with Raster(root / "scene.tif") as a, Raster(root / "p.tif") as b:
         assert a.misfit(b) is None
     save(root / "p.tif", scores(), tiled=False, crs=None, transform=rasterio.Affine.identity())
     with Raster(root / "scene.tif") as a, Raster(root / "p.tif") as b:
-        assert a.misfit(b) is None  # it says nothing
+        assert a.misfit(b) is None  # no georeference
 
 
 def test_control_points_rational_functions_and_the_corner_of_a_pixel_are_kept(root: Path) -> None:

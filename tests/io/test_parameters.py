@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parameter files: what goes in comes out, and nothing else gets in."""
+"""Parameter files: values round-trip, and invalid files are rejected."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> N
     found = load_parameters(name)
     assert found.crf.num_labels == 1 and found.class_names == ("road",)
     assert found.crf.compatibility.shape == (2, 2)
-    _tampered(name, settings='{"one_logit": true, "precision": "auto"}')  # as it was written before
+    _tampered(name, settings='{"one_logit": true, "precision": "auto"}')  # as in older files
     assert load_parameters(name).crf.num_labels == 1
     save_parameters(name, CRFRNN(1), class_names=["ground", "road"])
     assert load_parameters(name).class_names == ("ground", "road")
@@ -67,7 +67,7 @@ def test_files_of_earlier_releases_load(name: str) -> None:
     with safe_open(RESULTS / name, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         settings = json.loads(stream.metadata()["settings"])
-    assert "num_labels" not in settings  # the tensors said it then
+    assert "num_labels" not in settings  # inferred from the tensors at that time
     found = load_parameters(RESULTS / name).crf
     held = found.state_dict()
     assert held.keys() == tensors.keys() and all(torch.equal(held[key], tensors[key]) for key in tensors)
@@ -137,7 +137,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match="safetensors"):
             load_parameters(path)
-    save_file(CRFRNN(3).state_dict(), path)  # as anybody saves tensors
+    save_file(CRFRNN(3).state_dict(), path)  # a plain tensor file
     with pytest.raises(ValueError, match="format 'crfrnn-parameters', got None"):
         load_parameters(path)
     for content in (b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}"):

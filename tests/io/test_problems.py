@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One line per kind of problem, and the pictures that a command line names."""
+"""One line per kind of problem, and the pictures given on the command line."""
 
 from __future__ import annotations
 

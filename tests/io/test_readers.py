@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Every reader of files over damaged copies of valid ones: it reads them, or refuses them by name.
+"""Every reader of files over damaged copies of valid ones: each is read or rejected with its name.
 
-`scripts/fuzz.py readers` looks further, guided by coverage; what it kept is replayed here.
+`scripts/fuzz.py readers` searches further, guided by coverage; the cases that it saved are replayed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CORPUS = Path(__file__).parents[1] / "fuzz-corpus"
 
 
 def damaged(seeds: list[bytes], times: int) -> list[bytes]:
-    """Copies with bytes flipped, cut out, repeated, set to extremes, cut short or mixed with another seed."""
+    """Copies with bytes flipped, removed, repeated, set to extremes, truncated or mixed with another seed."""
     rng = random.Random(0)
     made = []
     for _ in range(times):
@@ -43,7 +43,7 @@ def test_damaged_files_are_read_or_refused_by_name(name: str) -> None:
     with at_hand(reader) as (folder, path):
         for _ in reader.seeds(path):
             pass
-        if name != "tflite":  # its seed is a whole file, but no DeepLab
+        if name != "tflite":  # its seed is a valid file, but not a DeepLab model
             assert any(attempt(reader, folder, path, seed) for seed in seeds)
         outcomes = [attempt(reader, folder, path, content) for content in [*damaged(seeds, 60), *found]]
     assert not all(outcomes)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Scores and label maps of volumes in the forms that people have, against the same numbers as one NIfTI."""
+"""Scores and label maps of volumes in common formats, against the same values in one NIfTI file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHAPE = (9, 8, 5)
 P = softmax(np.random.default_rng(0).normal(0, 2, (3, *SHAPE)), 0).astype(np.float32)
 LABELS = P.argmax(0)
 
-load: Any = nibabel.load  # its types have no voxels
+load: Any = nibabel.load  # its type stubs lack the voxel data
 
 
 def save(path: Path, values: NDArray, affine: NDArray = AFFINE) -> Path:
@@ -46,7 +46,7 @@ def guide(tmp_path: Path) -> Volume:
 def test_nnunet_writes_the_axes_the_other_way_round(
     tmp_path: Path, guide: Volume, key: str, dtype: type
 ) -> None:
-    """Its readers turn x, y, z of nibabel into z, y, x (nnunetv2/imageio/nibabel_reader_writer.py)."""
+    """nnU-Net readers reorder nibabel's x, y, z to z, y, x (nnunetv2/imageio/nibabel_reader_writer.py)."""
     np.savez_compressed(tmp_path / "case.npz", **{key: P.transpose(0, 3, 2, 1).astype(dtype)})
     save(tmp_path / "case.nii.gz", LABELS.astype(np.uint8))
     with warnings.catch_warnings():
@@ -94,7 +94,7 @@ def test_an_order_that_fits_twice_is_asked_for_except_of_nnunet(tmp_path: Path) 
 def test_a_file_for_each_label(tmp_path: Path, guide: Volume) -> None:
     files = [save(tmp_path / f"{k}.nii.gz", p) for k, p in enumerate(P)]
     assert (read_scores(files, guide) == P).all()
-    assert np.allclose(read_scores(files[1:], guide), P, atol=1e-6)  # the background is what they leave over
+    assert np.allclose(read_scores(files[1:], guide), P, atol=1e-6)  # background is the remainder
     assert np.allclose(read_scores(files[1:], guide, num_labels=3), P, atol=1e-6)
     logits = [save(tmp_path / f"z{k}.nii.gz", np.log(p)) for k, p in enumerate(P)]
     assert np.allclose(read_scores(logits, guide, kind="logits"), np.log(P), atol=1e-6)
@@ -106,7 +106,7 @@ def test_a_file_for_each_label(tmp_path: Path, guide: Volume) -> None:
 
 
 def test_sums_are_looked_at_within_the_mask(tmp_path: Path, guide: Volume) -> None:
-    """Tissue maps are 0 outside the brain: with the mask they are all labels, without it one is missing."""
+    """Tissue maps are 0 outside the brain: with a mask all labels are given, without it one is missing."""
     brain = np.ones(SHAPE, bool)
     brain[:3] = False
     files = [save(tmp_path / f"{k}.nii.gz", p * brain) for k, p in enumerate(P)]
@@ -127,7 +127,7 @@ def test_one_number_per_voxel_is_a_binary_problem(tmp_path: Path, guide: Volume)
 
 
 def test_vectors_as_itk_writes_them(tmp_path: Path, guide: Volume) -> None:
-    """ANTs and SimpleITK put the components on the fifth axis, for the fourth is time."""
+    """ANTs and SimpleITK store the components on the fifth axis, because the fourth is time."""
     path = save(tmp_path / "p.nii.gz", np.moveaxis(P, 0, -1)[..., None, :])
     assert (read_scores(path, guide) == P).all()
 
@@ -171,7 +171,7 @@ def test_a_mask_for_each_label(tmp_path: Path, guide: Volume) -> None:
 
 
 def test_what_lies_elsewhere_is_refused_with_a_remedy_that_works(tmp_path: Path) -> None:
-    """The same voxels, stored from right to left: nibabel.as_closest_canonical brings both together."""
+    """The same voxels stored right to left: nibabel.as_closest_canonical makes both agree."""
     guide = guide_of(tmp_path)
     flipped = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     path = save(tmp_path / "p.nii.gz", np.moveaxis(P[:, ::-1], 0, -1), flipped)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training under DistributedDataParallel: two processes have the gradients of one with the whole batch."""
+"""Training under DistributedDataParallel: two processes compute the gradients of one with the whole batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZE, LABELS = (14, 17), 3
 
 
 class Model(nn.Module):
-    """A network small enough to check, and the layer after it."""
+    """A small network followed by the CRF layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Model(nn.Module):
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Pictures Float[4, 3, H, W] and scribbles Int[4, H, W]; as many on each picture, so that means agree."""
+    """Pictures Float[4, 3, H, W] and scribbles Int[4, H, W]; equally many per picture, so means agree."""
     generator = torch.Generator().manual_seed(5)
     image = torch.rand(4, 3, *SIZE, generator=generator) * 255
     target = torch.full((4, *SIZE), 255)
@@ -45,7 +45,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def loss(model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
-    """Scribbles before and after the CRF, and the price of cutting like pixels apart."""
+    """Scribble losses before and after the CRF, plus the dense-CRF loss."""
     logits, refined = model(image)
     kernel = GaussianKernel.bilateral(image, 12.0, 40.0, normalization="none")
     supervised = sum(cross_entropy(scores, target, ignore_index=255) for scores in (logits, refined))
@@ -53,13 +53,13 @@ def loss(model: nn.Module, image: Tensor, target: Tensor) -> Tensor:
 
 
 def train(rank: int, store: str, output: str) -> None:
-    """One of the two processes; two steps, the gradients of the first and the weights after both.
+    """Run one of the two processes: two steps, the gradients of the first and the weights after both.
 
-    gloo's threads must end before the interpreter does: one that drops the last reference to a tensor while
-    Python is taken down aborts the process ("terminate called without an active exception",
-    https://github.com/pytorch/pytorch/issues/190489). They end with the group, and the functions of
-    torch.distributed.nn.functional have the open group as a default: imported after it was opened, as
-    DistributedDataParallel does, they keep it forever.
+    gloo's threads must end before the interpreter does: a thread that drops the last reference to a tensor
+    during interpreter shutdown aborts the process ("terminate called without an active exception",
+    https://github.com/pytorch/pytorch/issues/190489). They end when the group is
+    destroyed. The functions of torch.distributed.nn.functional bind the current group as a default argument
+    at import, so importing them after the group is created, as DistributedDataParallel does, keeps it alive.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
@@ -67,9 +67,9 @@ def train(rank: int, store: str, output: str) -> None:
     image, target = batch()
     own = slice(2 * rank, 2 * rank + 2)
     steps(model, image[own], target[own], f"{output}.{rank}")
-    del model  # it holds the group, too
+    del model  # it also holds a reference to the group
     gc.collect()
-    dist.barrier()  # neither closes the group under the other
+    dist.barrier()  # wait, so that no process closes the group too early
     dist.destroy_process_group()
     assert not [name for name in thread_names() if "gloo" in name]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fitting: losses against their definitions, the loop's promises."""
+"""Fitting: losses against their definitions, and guarantees of the loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from crfrnn.training import (
 from crfrnn.training.losses import soft_iou, weighted_cross_entropy
 from toy import LABELS, make_pictures, toy_data
 
-# Cross entropy alone: a smooth loss whose own value can be watched.
+# Cross entropy alone: a smooth loss, so its value can be checked directly.
 SMALL = FitConfig(
     epochs=3, batch=1, folds=3, set_iou=0, set_iou_trimap=0, cross_entropy=1, boundary=0, rate_weights=0.1
 )
@@ -67,7 +67,7 @@ def test_lovasz_gradient() -> None:
 
 def test_soft_iou_of_hard_predictions_is_that_of_the_confusion_matrix() -> None:
     truth, guess = torch.randint(3, (2, 2, 9, 7), generator=torch.Generator().manual_seed(3))
-    truth[0, :3], truth[truth == 2] = 255, 1  # the third label is guessed, but it does not occur
+    truth[0, :3], truth[truth == 2] = 255, 1  # the third label is predicted but absent from the truth
     logits = 200.0 * torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float()
     matrix = confusion_matrix(truth.numpy(), guess.numpy(), 3)
     assert float(soft_iou(logits, truth)) == pytest.approx(1 - float(mean_iu_of_truth(matrix)), abs=1e-6)
@@ -116,7 +116,7 @@ def test_the_default_losses_better_the_held_out_iu(data: UnaryDataset) -> None:
     assert result.validation.figures()["mean_iu"] > result.start.figures()["mean_iu"] + 0.05
     matrices = fit(data, start(label_weights="matrix"), replace(config, epochs=1, share_foreground=True)).crf
     groups = matrices.bilateral_weights[1:, 1:].flatten().tolist()
-    assert len(set(groups)) == 2  # the diagonal and the rest
+    assert len(set(groups)) == 2  # diagonal and off-diagonal
 
 
 def test_start_is_left_alone_and_zero_epochs_return_it(data: UnaryDataset) -> None:

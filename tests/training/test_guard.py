@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guard names the part that made a number that is not finite."""
+"""The guard names the component that produced a non-finite value."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_every_value_can_be_replaced() -> None:
     )  # fmt: skip
     _, plain, crf, joint, last = recipe.stages
     assert recipe.seed == 7 and recipe.crf["iterations"] == 3 and recipe.data.validate is None
-    assert joint.rates.crf_theta == 1e-13 and joint.rates.head == 2e-3  # the rest of the mapping stays
+    assert joint.rates.crf_theta == 1e-13 and joint.rates.head == 2e-3  # the rest of the mapping is kept
     assert last.rates.crf_theta == 1e-2 and last.rates.network == 5e-5
     assert plain.epochs == 3 and {s.batch for s in recipe.stages} == {3} == {3}
     assert [s.workers for s in (plain, crf, joint)] == [1, 1, 1]
@@ -118,7 +118,7 @@ def test_the_crf_is_never_decayed_and_each_kind_has_its_rate(optimiser: str) -> 
         bias = name.startswith("network.") and name.endswith(".bias")
         assert rate == pytest.approx(getattr(stage.rates, kind) * (2 if bias else 1)), name
         assert decay == (0.1 if name.startswith("network.") and parameter.ndim > 1 else 0), name
-    # With no gradient, only decay could move anything.
+    # Without a gradient, only weight decay could change parameters.
     before = {name: p.detach().clone() for name, p in segmenter.named_parameters()}
     for parameter in segmenter.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -177,7 +177,7 @@ def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path
     recipe = recipe_from(
         {"name": "r", "network": {**network, "start": str(tmp_path / "saved.safetensors")}, "stages": stages}
     )
-    other = build_segmenter(recipe, 4).network.state_dict()  # of other labels: the classifier is fresh
+    other = build_segmenter(recipe, 4).network.state_dict()  # other labels: new classifier
     assert torch.equal(other["head.aspp0.weight"], given.head.aspp0.weight)
     assert other["head.classifier.weight"].shape[0] == 4
     with pytest.raises(ValueError, match=r"network\.fresh: .* got tail\."):
@@ -185,13 +185,13 @@ def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path
 
 
 def test_the_crf_may_have_an_optimiser_of_its_own() -> None:
-    """As two optimisers side by side, through a save and a load, and under one schedule of rates."""
+    """Equal to two separate optimisers, also after saving and loading, with one learning-rate schedule."""
     stage = Stage("all", optimiser="sgd", crf_optimiser="adamw", rates=Rates(network=1e-2, crf_weights=0.1))
     segmenter = Segmenter(nn.Conv2d(3, 3, 1), CRFRNN(3))
     twin = copy.deepcopy(segmenter)
     both = build_optimiser(parameter_groups(segmenter, stage), stage)
     schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.5**step)
-    parameter_groups(twin, stage)  # freezes what has no rate
+    parameter_groups(twin, stage)  # freezes parameters without a learning rate
     theta = [twin.crf.log_theta_alpha, twin.crf.log_theta_beta, twin.crf.log_theta_gamma]
     alone = [
         torch.optim.SGD(twin.network.parameters(), lr=1e-2, momentum=0.9),
@@ -207,7 +207,7 @@ def test_the_crf_may_have_an_optimiser_of_its_own() -> None:
         for optimiser in alone:
             optimiser.step()
             optimiser.param_groups[0]["lr"] *= 0.5
-        if number == 1:  # go on with another optimiser that has read the state of the first
+        if number == 1:  # continue with a new optimiser that has loaded the state
             saved, before = copy.deepcopy(both.state_dict()), schedule.state_dict()
             both = build_optimiser(parameter_groups(segmenter, stage), stage)
             schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.5**step)

@@ -44,6 +44,6 @@ def test_the_mean_of_the_pictures_gradients_is_the_gradient_of_the_set() -> None
         hot = torch.nn.functional.one_hot(truth[where], 4).T
         hits = hits + (p * hot).sum(1)
         union = union + (p + hot - p * hot).sum(1)
-    # No truth has label 3: whatever is said about it, the mean is over three.
+    # Label 3 is absent from the truth, so the mean is over three labels, whatever is predicted.
     (theirs,) = torch.autograd.grad(1 - (hits / union)[:3].mean(), scale)
     assert torch.allclose(ours, theirs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Training runs on tiny pictures: resuming, freezing, the two losses, and that it learns."""
+"""Training runs on tiny pictures: resuming, freezing, the two losses, and whether it learns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(recipe: Recipe, folder: Path, **options: Any) -> Segmenter:
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 3, 4, 6, 8, 9, 14])
 def test_a_run_that_is_interrupted_and_resumed_is_bit_identical(tmp_path: Path, stop_after: int) -> None:
-    recipe = make(tmp_path)  # 5 pictures in batches of 2: 3 an epoch, 15 in all
+    recipe = make(tmp_path)  # 5 pictures in batches of 2: 3 steps per epoch, 15 in total
     whole = train(recipe, tmp_path / "whole", trainer=CPU)
     with pytest.raises(Interrupted) as caught:
         run(recipe, tmp_path / "parts", stop_after=stop_after)
@@ -59,7 +59,7 @@ def test_a_run_that_is_interrupted_and_resumed_is_bit_identical(tmp_path: Path, 
 def test_an_interruption_in_validation_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: int
 ) -> None:
-    recipe = make(tmp_path, stages=one_stage(epochs=2))  # two pictures are looked at after each epoch
+    recipe = make(tmp_path, stages=one_stage(epochs=2))  # two validation pictures per epoch
     whole = train(recipe, tmp_path / "whole", trainer=CPU)
     seen, step = [], SegmentationModule.validation_step
 
@@ -74,7 +74,7 @@ def test_an_interruption_in_validation_loses_nothing(
         with pytest.raises(Interrupted) as caught:
             run(recipe, tmp_path / "parts")
     saved = torch.load(caught.value.checkpoint, weights_only=True)["crfrnn"]
-    # A stop at the second picture takes effect after the epoch, at the others before its end.
+    # A stop at the second picture takes effect after the epoch; at the others, before it ends.
     assert (saved["epoch"], saved["batches"]) == {1: (0, 3), 2: (0, 3), 3: (1, 3)}[picture]
     again = train(recipe, tmp_path / "parts", trainer=CPU)
     assert same(whole.segmenter, again.segmenter) and plain(whole) == plain(again)
@@ -107,7 +107,7 @@ def test_interruption_does_not_lose_accumulated_gradients(tmp_path: Path) -> Non
     recipe = make(tmp_path, stages=stages)
     whole = run(recipe, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        run(recipe, tmp_path / "parts", stop_after=3)  # the third is half a step: it stops after the fourth
+        run(recipe, tmp_path / "parts", stop_after=3)  # the third is half a step, so stop after the fourth
     saved = torch.load(tmp_path / "parts" / "only" / "last.ckpt", weights_only=True)
     assert saved["crfrnn"]["batches"] == 4
     assert same(whole, run(recipe, tmp_path / "parts"))
@@ -119,7 +119,7 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"recipe\.yaml differs"):
         run(replace(recipe, seed=5), tmp_path / "out")
     written = tmp_path / "out" / "recipe.yaml"
-    written.write_text(written.read_text().replace("  layers: {}\n", ""))  # of before that key was known
+    written.write_text(written.read_text().replace("  layers: {}\n", ""))  # from before this key existed
     run(recipe, tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_bytes(b"converted weights")
@@ -131,7 +131,7 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path: Path) -> None:
 def test_other_pictures_are_refused_in_the_same_folder(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=one_stage(epochs=1))
     run(recipe, tmp_path / "out")
-    (tmp_path / "out" / "data.json").unlink()  # as a run of before left it
+    (tmp_path / "out" / "data.json").unlink()  # as in a run of an earlier version
     run(recipe, tmp_path / "out")
     picture = tmp_path / "train" / "images" / "p1.png"
     whole = picture.read_bytes()
@@ -167,7 +167,7 @@ def test_frozen_parts_stay_and_only_named_parts_learn(tmp_path: Path) -> None:
     crf_only = make(tmp_path, stages=one_stage(learn=["crf"], rates={"crf_theta": 0.0}))
     after = run(crf_only, tmp_path / "crf").state_dict()
     moved = {name for name, value in start.state_dict().items() if not torch.equal(value, after[name])}
-    assert moved == {"crf.spatial_weights", "crf.bilateral_weights", "crf.compatibility"}  # nor running means
+    assert moved == {"crf.spatial_weights", "crf.bilateral_weights", "crf.compatibility"}  # no running means
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_norms_of_the_pretrained_part_may_keep_their_statistics(tmp_path: Path) 
         after = run(recipe, tmp_path / str(frozen)).state_dict()
         moved[frozen] = {name for name, value in before.items() if not torch.equal(value, after[name])}
     statistics = {f"network.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
-    assert statistics <= moved[False] and moved[True] == moved[False] - statistics  # all else learns
+    assert statistics <= moved[False] and moved[True] == moved[False] - statistics  # the rest is trained
 
 
 def test_a_stage_keeps_what_it_is_told_of_the_crf(tmp_path: Path) -> None:
@@ -191,16 +191,16 @@ def test_a_stage_keeps_what_it_is_told_of_the_crf(tmp_path: Path) -> None:
     assert crf.log_theta_beta.exp().item() != pytest.approx(20.0)
     for weights in (crf.spatial_weights, crf.bilateral_weights):
         assert torch.equal(weights, weights[:1].expand(3))
-    start = torch.tensor(PRESETS["default"].bilateral_weight).item()  # as float32, as the weights are
+    start = torch.tensor(PRESETS["default"].bilateral_weight).item()  # float32, like the weights
     assert crf.bilateral_weights[0].item() != start
 
 
 @pytest.mark.slow
 def test_summed_and_mean_loss_are_translated_by_the_number_of_pixels(tmp_path: Path) -> None:
-    """SGD: a rate η and decay λ on the sum are the rate ηN and decay λ/N on the mean, N pixels a step."""
+    """SGD with rate η, decay λ, summed loss equals rate ηN, decay λ/N, mean loss, for N pixels per step."""
     make(tmp_path)
     masks = sorted((tmp_path / "train" / "masks").glob("*.png"))
-    for mask in masks:  # no void: the same N in every picture
+    for mask in masks:  # no void, so N is the same for every picture
         labels = read_label_png(mask).copy()
         labels[labels == 255] = 0
         write_label_png(mask, labels)
@@ -266,7 +266,7 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path: Path, monkeypatch: pyt
         True,
         False,
     ]
-    again = train(recipe, tmp_path / "out", trainer=CPU)  # all is done
+    again = train(recipe, tmp_path / "out", trainer=CPU)  # nothing left to do
     assert again.best_line == done.best_line
     train(recipe, tmp_path / "less", trainer=CPU, keep_best=False)
     assert not list((tmp_path / "less").rglob("best"))
@@ -289,7 +289,7 @@ def test_different_iterations_in_training_and_in_test(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
-    """Against the formula written out, on a batch of two sizes; the temperature learns as all else does."""
+    """Matches the explicit formula on a batch of two sizes; the temperature is trained too."""
     options = {"boundary": 3.0, "boundary_width": 2, "soft_iou": 0.5, "temperature": 2.0, "robustness": 0.01}
     stages = one_stage(
         **options, auxiliary=0.25, rates={"temperature": 0.1}, optimiser="sgd", crf_optimiser="adamw"
@@ -303,7 +303,7 @@ def test_the_loss_is_what_its_options_say(tmp_path: Path) -> None:
     labels[:, :, 4:7], labels[1, 3] = 1, 255
     mask[1, :, 8:], labels[1, :, 8:] = False, 255
     weights = border_weights(labels, mask, recipe.stages[0])
-    for picture, width in enumerate((11, 8)):  # what was filled up is no border
+    for picture, width in enumerate((11, 8)):  # padding is not a border
         near = near_borders(labels[picture, :, :width], 2).float()
         assert torch.equal(weights[picture, :, :width], 1 + 3 * near)
     logits = torch.randn(2, 3, 9, 11)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A training that is killed, or finds no room, loses nothing that was there before."""
+"""A training run that is killed or runs out of disk space keeps all previous files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits o
 @posix
 @pytest.mark.slow
 def test_a_training_that_is_killed_learns_the_same() -> None:
-    """Each way is planned once; a moment behind the end of a run kills nothing, and another way follows."""
+    """Each kill method is scheduled once; if the run ends before the kill, the next method follows."""
     command = [sys.executable, str(KILL), "--kills", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.search(r"^6 kills \((.*)\) in \d+ runs: 22 files equal", done.stdout, re.M)
-    assert found and found[1].count(",") >= 3, done.stdout  # four ways or more
+    assert found and found[1].count(",") >= 3, done.stdout  # at least four methods
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def test_a_folder_that_takes_no_files_is_named_before_the_first_step(tmp_path: P
     with pytest.raises(OutputError, match="expected a folder, got a file of that name; name another"):
         train(recipe, tmp_path / "file", trainer=CPU)
     (tmp_path / "run").mkdir()
-    if sys.platform != "win32" and os.geteuid():  # all is allowed to root
+    if sys.platform != "win32" and os.geteuid():  # root bypasses permissions
         (tmp_path / "run").chmod(0o500)
         with pytest.raises(OutputError, match="expected a folder that can be written to, got no permission"):
             train(recipe, tmp_path / "run", trainer=CPU)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Two processes take the steps that one process takes with twice the batch, in every stage."""
+"""Two processes take the same steps as one process with twice the batch size, in every stage."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from toy_training import content, make
 
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 STAGES = ("plain", "crf", "joint")
-LEARNT = {  # what moves in each stage
+LEARNT = {  # trained parameters of each stage
     "plain": {"network.0.weight", "network.4.weight", "network.4.bias"},
     "crf": {"crf.spatial_weights", "crf.bilateral_weights", "crf.compatibility"},
     "joint": {"network.0.weight", "network.4.weight", "crf.spatial_weights", "crf.compatibility"},
 }
-# Lightning starts the second process itself; under torchrun there are two that run the command.
+# Lightning starts the second process itself; torchrun starts two processes that run the command.
 LAUNCHERS = {
     "lightning": [],
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
@@ -48,7 +48,7 @@ finally:  # the command ends with SystemExit
 
 
 def recipe(root: Path, batch: int) -> Recipe:
-    """Neither dropout nor running means, and the summed loss: the gradient of a step is one sum."""
+    """No dropout, no running means, and the summed loss, so that the gradient of a step is one sum."""
     rates = {"network": 1e-4, "head": 1e-4, "crf_weights": 1e-5, "crf_compatibility": 1e-5, "crf_theta": 1e-6}
     common = {"batch": batch, "loss": "sum", "optimiser": "sgd", "rates": rates, "freeze_norms": True}
     stages = [
@@ -62,7 +62,7 @@ def recipe(root: Path, batch: int) -> Recipe:
 
 @dataclass
 class Alone:
-    """The run of one process, which both launchers are compared with."""
+    """The single-process run, the reference for both launchers."""
 
     root: Path
     start: dict[str, Tensor]
@@ -109,9 +109,9 @@ def test_two_processes_equal_one_with_twice_the_batch(alone: Alone, launcher: st
     assert len(rows[0]) == len(rows[1]) == 4
     for ours, theirs in zip(*rows, strict=True):
         assert ours[3:6] == theirs[3:6] and theirs[5] == "6"  # both mean IUs, pictures
-        assert 2 * float(theirs[2]) == pytest.approx(float(ours[2]), rel=1e-4)  # per batch of half the size
-    assert done.stdout.count("stage plain") == 1  # one process speaks
-    for rank in range(2):  # gloo's threads would outlive the interpreter, and might abort the process
+        assert 2 * float(theirs[2]) == pytest.approx(float(ours[2]), rel=1e-4)  # batches of half the size
+    assert done.stdout.count("stage plain") == 1  # only one process prints
+    for rank in range(2):  # gloo threads can outlive the interpreter and abort the process
         assert "gloo" not in (tmp_path / f"threads-{rank}").read_text()
 
 

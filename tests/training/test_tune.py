@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tuning: the best trial wins, a study goes on where it stopped, folds are judged by the others."""
+"""Tuning: the best trial wins, a study resumes where it stopped, each fold is evaluated by the others."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_bad_configurations_are_named(data: UnaryDataset, change: dict[str, obje
 
 
 def foreign(path: Path, kind: str) -> None:
-    """A file that is not a study of this program, given by mistake."""
+    """A file that is not a study written by this program."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -129,7 +129,7 @@ def test_a_journal_that_was_cut_short_goes_on_without_its_last_line(
     data: UnaryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = Path("sub/s.log")  # with a folder: Optuna's own lock does not hold then
+    path = Path("sub/s.log")  # in a subfolder, where Optuna's own lock fails
     path.parent.mkdir()
     tune(data, replace(CONFIG, trials=2), study=path)
     whole = path.read_bytes()
