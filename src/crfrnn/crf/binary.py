@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""One logit or one probability per pixel, as a network with a sigmoid gives it: background and foreground.
+"""Binary segmentation with one logit or one probability per pixel, the output of a network with a sigmoid.
 
-The rule, the same everywhere: a single channel z stands for the labels {0: background, 1: foreground} with
+The same rule applies everywhere: a single channel z stands for the labels {0: background, 1: foreground} with
 logits [0, z], a single channel p for the same labels with probabilities [1 - p, p]. Since
-softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)], z > 0 is foreground before the CRF as after it.
+softmax([0, z]) = [1 - sigmoid(z), sigmoid(z)], z > 0 means foreground both before and after the CRF.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ BACKGROUND = "background"
 
 
 def parameter_labels(num_labels: int, activation: str) -> int:
-    """How many labels the parameters of a `CRFRNN` are for; overlapping labels are problems of one logit."""
+    """Number of labels of a `CRFRNN`'s parameters; overlapping labels are independent one-logit problems."""
     return NUM_LABELS if num_labels == 1 and activation != "sigmoid" else num_labels
 
 
 def check_class_names(names: Sequence[str], num_labels: int) -> tuple[str, ...]:
-    """None, or one name per label; one logit has one name, the foreground's, or two."""
+    """None, or one name per label; for one logit, either the foreground's name or both names."""
     if len(names) not in ((0, num_labels, NUM_LABELS) if num_labels == 1 else (0, num_labels)):
         raise ValueError(f"class_names: expected {num_labels}, one per label, got {len(names)}")
     return tuple(map(str, names))
 
 
 def label_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of a label map: of one logit, whose map has the labels 0 and 1, the background's too."""
+    """The names of a label map; for one logit (labels 0 and 1) the background's name is included."""
     return (BACKGROUND, *names) if len(names) == 1 else tuple(names)
 
 
 def two_labels(logits: Tensor, axis: int = 0) -> Tensor:
-    """z → [0, z] where there is one label on `axis`; several labels stay as they are.
+    """z → [0, z] if `axis` has one label; several labels are returned unchanged.
 
     >>> two_labels(torch.tensor([[3.0, -1.0]]))
     tensor([[ 0.,  0.],
@@ -52,7 +52,7 @@ def two_labels(logits: Tensor, axis: int = 0) -> Tensor:
 
 
 def two_probabilities(p: Tensor, axis: int = 0) -> Tensor:
-    """p → [1 - p, p] where there is one label on `axis`; several labels stay as they are."""
+    """p → [1 - p, p] if `axis` has one label; several labels are returned unchanged."""
     return p if p.shape[axis] != 1 else torch.cat([1 - p, p], axis)
 
 
@@ -67,12 +67,12 @@ def one_logit(logits: Tensor, axis: int = 0) -> Tensor:
 
 
 def for_two_labels(crf: CRFRNN) -> CRFRNN:
-    """A `CRFRNN` of one logit as the layer over two labels with the same parameters; others as they are.
+    """Convert a one-logit `CRFRNN` to two labels with shared parameters; others are returned unchanged.
 
-    For callers that need a label map: the labels of ``[0, z]`` are the argmax as of any other unary.
+    For callers that need a label map: with the unary ``[0, z]`` it is the argmax, as for any other unary.
 
-    Raises: TypeError for what is no `CRFRNN`; ValueError for ``activation="sigmoid"``, whose labels overlap,
-        so that no label map exists.
+    Raises: TypeError if the argument is not a `CRFRNN`; ValueError for ``activation="sigmoid"``, whose labels
+        overlap, so that no label map exists.
     """
     if not hasattr(crf, "compatibility"):
         raise TypeError(f"crf: expected a CRFRNN, got {type(crf).__name__}; that of a Segmenter is its .crf")

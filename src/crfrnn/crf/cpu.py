@@ -13,7 +13,7 @@ from crfrnn import _native
 from crfrnn.crf.parts import KernelGradient, KernelParts, Parts, why_not
 from crfrnn.crf.problem import Problem
 
-MOST_LABELS = 1024  # what fits the core's stack
+MOST_LABELS = 1024  # limit of the core's stack buffers
 AXES = 3  # of its grid, outermost first; a missing axis has length 1
 CHECKS_LATER: bool = False
 
@@ -23,7 +23,7 @@ def can(problem: Problem) -> str | None:
 
 
 def kept(unary: Tensor, iterations: int) -> tuple[int, ...]:
-    """What Q of every iteration takes, with room for packs that read beyond the last number."""
+    """Size of the saved Q of all iterations, padded because SIMD packs read past the last number."""
     return (iterations * (unary.numel() + _native.row_room),)
 
 
@@ -54,8 +54,8 @@ def gradients(
 
 
 def update(parts: Parts, unary: Tensor, marginals: Tensor, normalize: bool, out: Tensor | None) -> Tensor:
-    """One iteration over rows Float32[N, L], from Q and not from x; it has no gradient (crf/update.py)."""
-    if out is None:  # memory that the core keeps from call to call
+    """One iteration over rows Float32[N, L], starting from Q, not x; without a gradient (crf/update.py)."""
+    if out is None:  # memory that the core reuses across calls
         out = torch.from_numpy(_native.rows(unary.numel())).view(unary.shape)
     _native.update(_problem(parts, 1), unary, marginals, normalize, out)
     return out

@@ -25,30 +25,30 @@ def monotone_damping(
 
     The damped update is a proximal step: with ``τ = 1/damping - 1`` and A the quadratic form of the pairwise
     term, Q⁺ minimises ``h(Q) = <A Q_t - U, Q> - H(Q) + τ KL(Q ‖ Q_t)``. Let ``δ = Q⁺ - Q_t``, and let λ₊ ≥ 0
-    bound the eigenvalues of A on the directions that exist, those whose labels sum to zero at every
+    bound the eigenvalues of A on the feasible directions, those whose labels sum to zero at every
     pixel. Then
 
     - ``F(Q⁺) - F(Q_t) ≤ h(Q⁺) - h(Q_t) - τ KL(Q⁺ ‖ Q_t) + ½ λ₊ |δ|²``: F without entropy is quadratic;
     - ``h(Q_t) - h(Q⁺) = (1 + τ) KL(Q_t ‖ Q⁺)``: h is linear plus 1 + τ times the negative entropy;
-    - ``KL ≥ ½ |δ|₁² ≥ |δ|₂²`` at each pixel: Pinsker, and then because δ sums to zero.
+    - ``KL ≥ ½ |δ|₁² ≥ |δ|₂²`` at each pixel: Pinsker's inequality, then δ sums to zero.
 
-    So F falls by at least ``(1 + 2τ - λ₊/2) |δ|²``, which is no rise if ``τ ≥ λ₊/4 - ½``:
+    So F decreases by at least ``(1 + 2τ - λ₊/2) |δ|²``, which is nonnegative if ``τ ≥ λ₊/4 - ½``:
 
     ``damping = min(1, 4 / (2 + λ₊))``.
 
     A concave pairwise term (positive semidefinite kernels, attractive μ W) has λ₊ = 0 and needs no
-    damping, as Krähenbühl & Koltun (ICML 2013) found by the concave-convex procedure. λ₊ is bounded by
+    damping, as Krähenbühl & Koltun (ICML 2013) showed with the concave-convex procedure. λ₊ is bounded by
     ``Σ_m max(c₊ κ₊, c₋ κ₋, 0)``. c are the extreme eigenvalues of μ W_m on label vectors that sum to zero;
     κ₊ bounds the spectral radius of K_m, which has no negative entries; κ₋ bounds its eigenvalues from
-    below: 0 for an exact or separable kernel and where ``kernel.is_positive_semidefinite`` says so, minus
-    the largest self term if that is taken off, and -κ₊ for a lattice.
+    below: 0 for an exact or separable kernel and if ``kernel.is_positive_semidefinite`` is true, minus
+    the largest self term if it is excluded, and -κ₊ for a lattice.
 
     Args:
         kernels: symmetric operators without negative entries, with ``.shape == (B, N)``.
         weights, compatibility: as in `mean_field`, every μ W_m symmetric.
 
     Raises:
-        ValueError: where no free energy exists.
+        ValueError: if no free energy exists.
 
     Source: Baqué et al., CVPR 2016, doi:10.1109/CVPR.2016.581 (the proximal step).
 
@@ -100,11 +100,11 @@ def spectral_bound(kernel: Any, device: torch.device | str = "cpu") -> float:
         bound = min(bound, float((image / v).amax()))
         v = image + v
         v = (v / v.amax(1, keepdim=True)).clamp(min=1e-12)  # any positive v gives a bound
-    return bound * (1 + 1e-6)  # a float32 kernel differs from the exact one by that much
+    return bound * (1 + 1e-6)  # margin for the float32 rounding of the kernel
 
 
 def _least_eigenvalue(kernel: Any, radius: float) -> float:
-    """Lower bound of the eigenvalues: a Gaussian's matrix has none below 0, a lattice has no such bound."""
+    """Lower bound of the eigenvalues: 0 for a Gaussian matrix; those of a lattice may be negative."""
     if getattr(kernel, "is_positive_semidefinite", False):
         return 0.0
     if not isinstance(kernel, GaussianKernel) or not isinstance(kernel.operator, Exact | Separable):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Gibbs energy and mean-field free energy of a dense CRF, and where they exist.
+"""Gibbs energy and mean-field free energy of a dense CRF, with checks that they exist.
 
-The pairwise term must be a symmetric quadratic form: every kernel a symmetric operator (normalisation "none"
-or "symmetric", and ``kernel.symmetrized()`` for a lattice, whose axis blurs do not commute) and every μ W_m a
-symmetric matrix. Otherwise the updates still run, but they do not minimise an energy.
+The pairwise term must be a symmetric quadratic form: every kernel must be a symmetric operator (normalisation
+"none" or "symmetric", and ``kernel.symmetrized()`` for a lattice, whose axis blurs do not commute) and every
+μ W_m a symmetric matrix. Otherwise the updates still run, but they do not minimise an energy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from crfrnn.crf.iteration import Iteration, Kernel
 from crfrnn.crf.mean_field import solve
 from crfrnn.crf.problem import Problem
 
-TOLERANCE = 1e-5  # of the largest entry: what float32 rounding of a product may leave
+TOLERANCE = 1e-5  # relative to the largest entry; allows for float32 rounding of a product
 
 
 def gibbs_energy(
@@ -36,8 +36,8 @@ def gibbs_energy(
 
     ``E(x) = -Σ_i U_i(x_i) + ½ Σ_{i,j} Σ_m [μ W_m](x_i, x_j) K_m(i, j)``, the second sum over ordered pairs.
 
-    The kernels count as they run: one that keeps its self term contributes ``½ [μ W](x_i, x_i) K(i, i)``
-    too. Build it with ``exclude_self=True`` for the paper's sum over i < j.
+    The kernels are used as built: one that keeps its self term also contributes
+    ``½ [μ W](x_i, x_i) K(i, i)``. Build it with ``exclude_self=True`` for the paper's sum over i < j.
 
     Args:
         labels: Int[B, \\*spatial] in 0..L-1; masked pixels are ignored.
@@ -47,7 +47,7 @@ def gibbs_energy(
         Float[B].
 
     Raises:
-        ValueError: where no energy exists.
+        ValueError: if no energy exists.
 
     Source: Zheng et al., ICCV 2015, eq. 1.
 
@@ -64,7 +64,7 @@ def gibbs_energy(
     labels = validate.check_labels("labels", labels, unary, None, "a label of the unary to every pixel", mask)
     problem = Problem.of(unary, kernels, weights, compatibility, mask=mask)
     with torch.autocast(unary.device.type, enabled=False):
-        # A labelling is an inference in which every pixel is known: its marginals are the one-hot vectors.
+        # A labelling is an inference with every pixel clamped: its marginals are one-hot vectors.
         model = _symmetric(replace(problem, clamp=labels))
         return _expected_energy(model, model.marginals(model.unary))
 
@@ -82,11 +82,11 @@ def free_energy(
     """Mean-field (variational) free energy of ``Q = softmax(logits)``, one number per picture.
 
     ``F(Q) = Σ_i Σ_l Q_i(l) (log Q_i(l) - U_i(l)) + ½ Σ_m <Q, K_m Q (μ W_m)ᵀ>``. With kernels without a self
-    term this is ``KL(Q ‖ P) - log Z`` of ``P(x) = exp(-E(x)) / Z``, an upper bound of -log Z; with a self
-    term kept, it is the function whose stationary points are the fixed points of the updates that keep it.
+    term this is ``KL(Q ‖ P) - log Z`` of ``P(x) = exp(-E(x)) / Z``, an upper bound of -log Z. If a kernel
+    keeps its self term, the stationary points of F are the fixed points of the updates with that self term.
 
     Args:
-        logits: Float[B, L, \\*spatial], usually what `mean_field` returns; for probabilities give
+        logits: Float[B, L, \\*spatial], usually the output of `mean_field`; for probabilities, pass
             ``q.log()``.
         unary, kernels, weights, compatibility, mask, clamp: as in `mean_field`, kernels and μ W_m
             symmetric.
@@ -95,7 +95,7 @@ def free_energy(
         Float[B], differentiable.
 
     Raises:
-        ValueError: where no free energy exists.
+        ValueError: if no free energy exists.
 
     Source: Koller & Friedman, *Probabilistic Graphical Models*, 2009, section 11.5. pydensecrf's
     klDivergence lacks the ½.
@@ -132,8 +132,8 @@ def free_energy_trace(
 ) -> Tensor:
     """Free energy before the first and after every iteration, Float[T + 1, B].
 
-    Arguments as in `mean_field`; with ``damping=monotone_damping(kernels, weights, compatibility)`` no
-    entry exceeds the one before it.
+    Arguments as in `mean_field`; with ``damping=monotone_damping(kernels, weights, compatibility)`` the
+    trace never increases.
 
     >>> import torch
     >>> from crfrnn import GaussianKernel, free_energy_trace
@@ -164,7 +164,7 @@ def _free_energy(model: Iteration, logits: Tensor) -> Tensor:
     if model.valid is not None:
         x = torch.where(model.valid, x, torch.zeros_like(x))
     q = model.marginals(x)
-    # -inf logits meet Q = 0 and must give 0, not NaN; clamped pixels are certain and carry no entropy.
+    # -inf logits times Q = 0 must give 0, not NaN; clamped pixels are certain and have no entropy.
     log_q = torch.log_softmax(x, -1).clamp(min=torch.finfo(x.dtype).min)
     if model.known is not None:
         log_q = torch.where(model.known, torch.zeros_like(log_q), log_q)
@@ -176,7 +176,7 @@ def _expected_energy(model: Iteration, q: Tensor) -> Tensor:
 
 
 def _symmetric(problem: Problem) -> Iteration:
-    """The iteration, if there is an energy that it minimises."""
+    """The iteration; rejected unless it minimises an energy."""
     problem.check_values()
     for index, (kernel, weight) in enumerate(zip(problem.kernels, problem.weights, strict=True)):
         check_symmetric_kernel(index, kernel)
@@ -196,7 +196,7 @@ def check_symmetric_kernel(index: int, kernel: Any) -> None:
 
 
 def label_form(index: int, weight: Tensor, compatibility: Tensor) -> Tensor:
-    """μ W_m, Float[L, L] without a graph; rejected unless symmetric."""
+    """μ W_m, a detached Float[L, L]; rejected unless symmetric."""
     weight, compatibility = weight.detach(), compatibility.detach()
     form = compatibility @ weight if weight.ndim == 2 else compatibility * weight
     if float((form - form.mT).abs().amax()) > TOLERANCE * float(form.abs().amax()):

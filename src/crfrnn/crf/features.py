@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Positions and colours divided by their bandwidths: what a Gaussian kernel compares."""
+"""Features of the Gaussian kernels: positions and colours divided by their bandwidths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from crfrnn.crf.validate import describe
 from crfrnn.lattice.validate import check_dense, fit_for_a_bandwidth
 
-_PART = 2**16  # pixels that a covariance takes at a time, in float64
+_PART = 2**16  # pixels per chunk of a covariance, which is computed in float64
 
 
 def bandwidths(
@@ -24,9 +24,9 @@ def bandwidths(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """A positive number or one per axis, as Float[count]; keeps its gradient.
+    """A positive number or one per axis, as a differentiable Float[count].
 
-    dtype and device: by default those of `theta` where it is a tensor, else torch's defaults.
+    dtype and device: by default those of `theta` if it is a tensor, else torch's defaults.
 
     >>> bandwidths("theta", 3.0, 2, "pixels")
     tensor([3., 3.])
@@ -54,7 +54,7 @@ def bandwidths(
 def grid_features(shape: Sequence[int], theta: Tensor, origin: Sequence[int] | None = None) -> Tensor:
     """Pixel positions over bandwidths, Float[N, axes] in the order x, y, (z), N pixels in row-major order.
 
-    `origin`: the first pixel's position in the order of `shape`, so that tiles count as their picture does.
+    `origin`: the first pixel's position in the order of `shape`, so that tiles share coordinates.
 
     >>> grid_features((1, 3), torch.tensor([2.0, 1.0]), origin=(5, 0))
     tensor([[0.0000, 5.0000],
@@ -67,7 +67,7 @@ def grid_features(shape: Sequence[int], theta: Tensor, origin: Sequence[int] | N
     if len(first) != len(shape):
         raise ValueError(f"origin: expected {len(shape)} positions, one per axis, got {first}")
     work = theta if theta.dtype == torch.float64 else theta.float()
-    axes = [  # divided while they are short
+    axes = [  # divided before expansion to the grid, while they are small
         torch.arange(begin, begin + n, dtype=work.dtype, device=work.device) / bandwidth
         for begin, n, bandwidth in zip(first, shape, work.flip(0), strict=True)
     ]
@@ -85,9 +85,9 @@ def image_features(
 ) -> Tensor:
     """Positions / θ_α then channels / θ_β: Float or UInt8[B, C, *spatial] -> Float[B, N, axes + C].
 
-    `origin` as in `grid_features`. float64 where the image is, else float32. With `components` the channels
-    over their bandwidths are projected on so many principal directions of the pixels in Bool[B, N] `mask`
-    (`principal_directions`), or on the columns of Float[C, k]: a distance of 1 stays one bandwidth.
+    `origin` as in `grid_features`. float64 if the image is, else float32. With `components` the scaled
+    channels are projected onto that many principal directions of the pixels in Bool[B, N] `mask`
+    (`principal_directions`), or onto the columns of Float[C, k]; a distance of 1 remains one bandwidth.
 
     >>> image_features(torch.zeros(1, 3, 4, 5, dtype=torch.uint8), 80.0, 13.0).shape
     torch.Size([1, 20, 5])
@@ -111,7 +111,7 @@ def image_features(
     colours = image.flatten(2).to(dtype) / beta[:, None]  # by planes: five times as fast as by pixels
     if components is not None:
         directions = _directions(colours, components, mask)
-        # No matrix product: autocast and TF32 would take three of the features' digits.
+        # Not a matrix product: autocast and TF32 would cost the features three digits.
         each = zip(colours.unbind(1), directions.unbind(1), strict=True)
         terms = (channel.unsqueeze(1) * part.unsqueeze(-1) for channel, part in each)
         colours = functools.reduce(torch.add, terms)
@@ -122,8 +122,9 @@ def principal_directions(colours: Tensor, count: int, mask: Tensor | None = None
     """The `count` directions in which the pixels' channels vary most: Float[B, C, N] -> Float[B, C, count].
 
     The eigenvectors of each picture's covariance with the largest eigenvalues, which are the leading right
-    singular vectors of the centred pixels: orthonormal, the largest number of each positive. Bool[B, N]
-    `mask`, True = valid, leaves pixels out. Constants: no gradient passes through them.
+    singular vectors of the centred pixels. They are orthonormal; the entry of largest magnitude of
+    each is positive. Bool[B, N] `mask`: True = valid, other pixels are excluded. No gradient flows through
+    the directions.
 
     Pearson, Philosophical Magazine 2(11), 1901, doi:10.1080/14786440109462720.
 
@@ -143,7 +144,7 @@ def principal_directions(colours: Tensor, count: int, mask: Tensor | None = None
         )
     with torch.no_grad():
         valid = torch.ones_like(colours[:1, :1], dtype=torch.bool) if mask is None else mask.unsqueeze(1)
-        # Not a product: a masked pixel may hold NaN.
+        # Not a multiplication: a masked pixel may hold NaN.
         mean = torch.where(valid, colours, 0).mean(-1, keepdim=True, dtype=torch.float64)
         mean = mean / valid.double().mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         covariance = mean.new_zeros(len(colours), channels, channels)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Gradients of the converged fixed point by the implicit function theorem: their memory does not depend on T.
+"""Gradients of the converged fixed point by the implicit function theorem, in memory independent of T.
 
-At a fixed point x* = f(x*, θ) the chain rule gives dx*/dθ = (I - J)⁻¹ ∂f/∂θ with J = ∂f/∂x. Backward
-therefore needs v = g + Jᵀ v for the incoming gradient g, and then one vector-Jacobian product of a single f.
+At a fixed point x* = f(x*, θ) the chain rule gives dx*/dθ = (I - J)⁻¹ ∂f/∂θ with J = ∂f/∂x. The backward
+pass therefore solves v = g + Jᵀ v for the incoming gradient g, followed by one vector-Jacobian product of f.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from crfrnn.crf import validate
 from crfrnn.crf.iteration import Iteration
 
 ADJOINT_STEPS = 500
-FORWARD_LIMIT = 1e-3  # a larger last max|ΔQ| is not called a fixed point
+FORWARD_LIMIT = 1e-3  # if the last max|ΔQ| is larger, the iteration has not converged
 SMALLEST_STEP = 1 / 64
 
 
 def fixed_point(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
-    """`iterations` updates without a graph but for the last, whose gradient becomes the fixed point's.
+    """Run `iterations` updates; only the last has a graph, and its gradient is replaced by the fixed point's.
 
-    A `RuntimeWarning` says so when that last step still moved Q by more than 1e-3 (or `tolerance`, if
-    larger): the gradient is then that of a fixed point not yet reached.
+    A `RuntimeWarning` is issued if that last step changed Q by more than 1e-3 (or `tolerance`, if larger):
+    the iteration has then not converged and the gradient is inaccurate.
 
     Args:
         update: one iteration, x -> f(x) over [B, N, L].
         logits: the start, [B, N, L]; receives no gradient, because a fixed point does not depend on it.
-        iterations: at most this many updates, fewer when max|ΔQ| < `tolerance`.
+        iterations: maximum number of updates; stops earlier when max|ΔQ| < `tolerance`.
 
     Source: Bai, Kolter & Koltun, Deep Equilibrium Models, NeurIPS 2019, theorem 1.
     """
@@ -63,7 +63,7 @@ def fixed_point(update: Iteration, logits: Tensor, iterations: int, tolerance: f
 
 
 def _attached(update: Iteration, logits: Tensor, after: Tensor) -> Tensor:
-    """`after` = f(logits) of a fixed point: what flows back through the recorded iteration is v, not g."""
+    """`after` = f(logits) at a fixed point, with v instead of g sent back through the recorded iteration."""
     if after.requires_grad:
         after.register_hook(lambda gradient: solve_adjoint(update, logits, gradient))
     return after
@@ -72,11 +72,11 @@ def _attached(update: Iteration, logits: Tensor, after: Tensor) -> Tensor:
 def solve_adjoint(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor:
     """v = g + Jᵀ v with J = ∂f/∂x at the fixed point `logits`.
 
-    Where the gradient is to be differentiated again, v is a function of g and, through J and x*, of θ. Then
-    (I - Jᵀ) dv = dg + d(Jᵀ) v, so what flows back into v, u, becomes w = u + J w.
+    For a second derivative, v is a function of g and, through J and x*, of θ. Then
+    (I - Jᵀ) dv = dg + d(Jᵀ) v, so the gradient u of v is replaced by the solution of w = u + J w.
 
     Raises:
-        RuntimeError: the solution is not finite, or a third derivative is requested.
+        RuntimeError: if the solution is not finite or a third derivative is requested.
     """
     if gradient.numel() == 0:
         return gradient
@@ -87,7 +87,7 @@ def solve_adjoint(update: Iteration, logits: Tensor, gradient: Tensor) -> Tensor
     if not torch.is_grad_enabled():
         return v
     fixed = _attached(update, logits, update(logits))
-    fixed = fixed.view_as(fixed)  # the hook is for what flows back to θ, not for the product with J
+    fixed = fixed.view_as(fixed)  # so that the hook applies to the gradient of θ only, not to J
     v = gradient + torch.autograd.grad(update(fixed), fixed, v, create_graph=True)[0]
     v.register_hook(lambda gradient: _solve_forward(update, logits, gradient))
     return v
@@ -107,11 +107,11 @@ def _solve_forward(update: Iteration, logits: Tensor, gradient: Tensor) -> Tenso
 
 
 def _solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-    """v = right + product(v), by v ← v + s·(right + product(v) - v).
+    """Solve v = right + product(v) by v ← v + s·(right + product(v) - v).
 
-    s starts at 1 and halves whenever the residual grows. Converged means max|residual| ≤ eps^¾ · max|v|
-    (6e-6 in float32, 2e-12 in float64). After 500 steps without that a `RuntimeWarning` names the
-    residual reached; a residual that is not finite is a `RuntimeError`.
+    s starts at 1 and is halved whenever the residual grows. Converged means max|residual| ≤ eps^¾ · max|v|
+    (6e-6 in float32, 2e-12 in float64). Without convergence in 500 steps a `RuntimeWarning` reports the
+    residual; a residual that is not finite raises `RuntimeError`.
     """
     limit = torch.finfo(right.dtype).eps ** 0.75
     v, step, last, size = right, 1.0, math.inf, 0.0

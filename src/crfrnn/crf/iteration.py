@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One mean-field iteration, as Algorithm 1 of Zheng et al., ICCV 2015, writes it: the readable reference."""
+"""One mean-field iteration, the readable reference: Algorithm 1 of Zheng et al., ICCV 2015."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class Iteration:
-    """One iteration x ↦ f(x) with everything but x held; pixels in rows, labels in columns."""
+    """One iteration x ↦ f(x) with everything but x fixed; pixels in rows, labels in columns."""
 
     unary: Tensor  # [B, N, L], 0 at masked pixels
     kernels: tuple[Kernel, ...]
@@ -62,16 +62,16 @@ class Iteration:
         )  # fmt: skip
 
     def marginals(self, logits: Tensor) -> Tensor:
-        """Normalising: Q = softmax(x), or as `activation` says; known pixels one-hot, masked 0."""
+        """Normalising: Q = softmax(x) or `activation`; one-hot at clamped pixels, 0 at masked ones."""
         q = _NORMALISING[self.activation](logits)
         if self.known is not None and self.evidence is not None:
             q = torch.where(self.known, self.evidence, q)
         return q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
 
     def sent(self, q: Tensor) -> Tensor:
-        """Q of the labels in play, whose marginal is δ or more at any pixel of the batch; 0 of the others.
+        """Q of the labels in play, whose marginal is at least δ at some pixel of the batch; 0 for the others.
 
-        Which they are is a constant for the derivative.
+        The set is treated as constant in the derivative.
         """
         if not self.in_play or not q.numel():
             return q
@@ -81,21 +81,21 @@ class Iteration:
     def pairwise(self, q: Tensor) -> Tensor:
         """Message passing, weighting, compatibility transform: μ Σ_m W_m (K_m Q)."""
         if self.activation == "sigmoid":
-            q = 2 * q - 1  # what foreground sends less what background sends, label by label
+            q = 2 * q - 1  # per label, the message of the foreground minus that of the background
             q = q if self.valid is None else torch.where(self.valid, q, torch.zeros_like(q))
         message = torch.zeros_like(q)
         for kernel, weight in zip(self.kernels, self.weights, strict=True):
-            # kernel @ q; torch.compile cannot trace the sign for a plain object.
-            filtered = kernel.__matmul__(q).to(q.dtype)  # one in float64 may stand beside others
+            # kernel @ q; torch.compile cannot trace the operator of a plain object.
+            filtered = kernel.__matmul__(q).to(q.dtype)  # kernels may differ in dtype
             message = message + (filtered @ weight.mT if weight.ndim == 2 else filtered * weight)
         return message @ self.compatibility.mT
 
     def target(self, q: Tensor) -> Tensor:
-        """Adding the unary: the logits that marginals Q give."""
+        """Adding the unary: the logits computed from marginals Q."""
         return self.unary - self.pairwise(self.sent(q))
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """The damped step is the proximal one on natural parameters."""
+        """The damped step: the proximal step on natural parameters."""
         target = self.target(self.marginals(logits))
         return target if self.damping == 1.0 else torch.lerp(logits, target, self.damping)
 
@@ -116,7 +116,7 @@ class Iteration:
 
 
 def without_padding(rows: Tensor, valid: Tensor | None) -> Tensor:
-    """0 at masked pixels, which may hold anything, NaN too: it must reach no message and no gradient."""
+    """0 at masked pixels: their values, which may be NaN, must not reach messages or gradients."""
     return rows if valid is None else torch.where(valid, rows, torch.zeros_like(rows))
 
 
@@ -124,7 +124,7 @@ def _relu_normalised(logits: Tensor) -> Tensor:
     positive = torch.relu(logits)
     total = positive.sum(-1, keepdim=True)
     alive = total > 0
-    # The inner where keeps 0/0 out of the backward pass as well.
+    # The inner `where` keeps 0/0 out of the backward pass as well.
     share = positive / torch.where(alive, total, torch.ones_like(total))
     return torch.where(alive, share, torch.full_like(share, 1 / logits.shape[-1]))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From pixels to a normalised Gaussian kernel: the one room where bandwidths have units."""
+"""From pixels to a normalised Gaussian kernel: the only module in which bandwidths have units."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crfrnn.lattice.validate import (
 )
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
-EPSILON = 1e-20  # added to the normaliser, as the original layer does
+EPSILON = 1e-20  # added to the normaliser, as in the original layer
 Operator = Lattice | Exact | Separable
 
 
@@ -38,13 +38,13 @@ class GaussianKernel:
     features      Float[B, N, d] in units of the bandwidths (for pictures use `spatial` and `bilateral`)
     method        "lattice" O(N), d = 1..32 (a GPU: 8); "exact" O(N²), any d
     quality       of the lattice: "classic" | "default" | "high" | "finest"
-    mask          Bool[B, N], True = valid: a masked point sends nothing, counts nowhere and receives 0
-    exclude_self  the sum runs over j ≠ i: the operator's own diagonal is taken off K, in n too; a point whose
-                  neighbours weigh nothing (within rounding) receives 0
-    backend       None chooses by the device
-    operator      one that is built already, over these points; method, quality and backend are then ignored
+    mask          Bool[B, N], True = valid: a masked point sends nothing, is not counted and receives 0
+    exclude_self  sum over j ≠ i: the operator's own diagonal is subtracted from K, also in n; a point whose
+                  neighbours have no weight (within rounding) receives 0
+    backend       None: chosen by the device
+    operator      a prebuilt operator over these points; method, quality and backend are then ignored
 
-    Differentiable in the features, the normaliser included. A kernel of batch 1 serves any batch.
+    Differentiable in the features, including the normaliser. A kernel of batch 1 applies to any batch.
     Krähenbühl & Koltun, NIPS 2011 (arXiv:1210.5644), eq. 3; Zheng et al., ICCV 2015, section 4.
 
     >>> kernel = GaussianKernel(torch.rand(2, 30, 3), method="exact")
@@ -56,7 +56,7 @@ class GaussianKernel:
     features: Tensor  # Float[B, N, d]
     pre: Tensor | None  # Float[B, N]
     post: Tensor | None  # Float[B, N]
-    self_term: Tensor | None  # Float[B, N]: the diagonal taken off K, only with exclude_self
+    self_term: Tensor | None  # Float[B, N]: the diagonal subtracted from K, only with exclude_self
     mask: Tensor | None  # Bool[B, N]
     normalization: str
     reverse: bool  # True in kernel.T: K is applied with reverse=True
@@ -82,7 +82,7 @@ class GaussianKernel:
             if lattice:
                 operator = Lattice.of_checked(features, get_quality(quality), mask, backend)
             else:
-                # A copy: to change the caller's points in place must not change K under its normaliser.
+                # A copy: in-place changes of the caller's points must not make K and its normaliser differ.
                 features = features.clone()
                 operator = Exact(features, backend)
         else:
@@ -110,9 +110,9 @@ class GaussianKernel:
 
         shape   the spatial shape: (N,), (H, W), (D, H, W), …
         theta   θ_γ in pixels, a number or one per axis in the order x, y, (z): x is the last axis of `shape`
-        method  "separable" (exact, fast; native inference takes θ ≥ 3 through a coarser grid: within 5e-5)
+        method  "separable" (exact, fast; for θ ≥ 3 native inference uses a coarser grid, error below 5e-5)
                 | "lattice" | "exact"
-        mask    Bool[B, *shape]; without one the kernel has batch 1 and serves any batch
+        mask    Bool[B, *shape]; without a mask the kernel has batch 1 and applies to any batch
         dtype   of the kernel; default: theta's if it is a tensor, else torch's default
         origin  the first pixel's position, in the order of `shape`: tiles of one picture share its lattice
 
@@ -121,7 +121,7 @@ class GaussianKernel:
         torch.Size([2, 20, 7])
         """
         check_choice("method", method, ("separable", "lattice", "exact"))
-        # The free sizes of torch.export stay free: int() would fix them to those of the example.
+        # Keep the symbolic sizes of torch.export: int() would specialise them to the example.
         shape = tuple(n if isinstance(n, int | torch.SymInt) else int(n) for n in shape)
         theta = bandwidths("theta", theta, len(shape), "pixels", dtype, device)
         mask = _flat_mask(mask, shape)
@@ -170,10 +170,10 @@ class GaussianKernel:
         mask         Bool[B, *spatial]
         origin       the first pixel's position, in the order of the image's axes, as for `spatial`
         guide_components
-                     k: instead of its C channels, each picture's k principal components of I / θ_β over the
-                     valid pixels, orthonormal directions P without a gradient: |Pᵀ (I_i - I_j) / θ_β|², never
-                     more than the whole distance. Float[C, k]: these directions. For many bands, which
-                     leave a lattice sparse.
+                     k: replace the C channels by each picture's k principal components of I / θ_β over the
+                     valid pixels, orthonormal directions P without a gradient: |Pᵀ (I_i - I_j) / θ_β|², at
+                     most the full distance. Float[C, k]: these directions. For guides with many bands, which
+                     make a lattice sparse.
 
         >>> kernel = GaussianKernel.bilateral(torch.rand(1, 3, 4, 5) * 255, 80.0, 13.0, method="exact")
         >>> kernel.shape
@@ -187,9 +187,9 @@ class GaussianKernel:
         )
 
     def __matmul__(self, values: Tensor) -> Tensor:
-        """Float[B, N, C] -> Float[B, N, C], in float64 where values or features are, else in float32."""
+        """Float[B, N, C] -> Float[B, N, C], in float64 if values or features are, else in float32."""
         values = check_values(values, *self.shape, self.features.device)
-        if self.mask is not None:  # not a product: a masked point may hold NaN
+        if self.mask is not None:  # not a multiplication: a masked point may hold NaN
             values = torch.where(self.mask.unsqueeze(-1), values, 0)
         if self.pre is not None:
             values = values * self.pre.unsqueeze(-1)
@@ -200,22 +200,22 @@ class GaussianKernel:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(B, N); B = 1 serves any batch."""
+        """(B, N); B = 1 applies to any batch."""
         return self.features.shape[0], self.features.shape[1]
 
     @property
     def is_symmetric(self) -> bool:
-        """True where K and its normalisation are; a lattice is not, `symmetrized()` makes it so."""
+        """True if K and its normalisation are symmetric; for a lattice only after `symmetrized()`."""
         return self.operator.is_symmetric and self.normalization in ("none", "symmetric")
 
     @property
     def is_positive_semidefinite(self) -> bool:
-        """True where that is known: a Gaussian sum with its self term has no negative eigenvalue."""
+        """True if this is certain: a Gaussian sum with its self term has no negative eigenvalue."""
         return self.is_symmetric and self.self_term is None and isinstance(self.operator, Exact | Separable)
 
     @property
     def T(self) -> GaussianKernel:
-        """The adjoint: <K x, y> = <x, K.T y>; "before" and "after" change places."""
+        """The adjoint: <K x, y> = <x, K.T y>; "before" and "after" are exchanged."""
         adjoint = copy.copy(self)
         adjoint.pre, adjoint.post, adjoint.reverse = self.post, self.pre, not self.reverse
         adjoint.normalization = {"before": "after", "after": "before"}.get(
@@ -224,15 +224,15 @@ class GaussianKernel:
         return adjoint
 
     def symmetrized(self) -> GaussianKernel | SymmetrizedKernel:
-        """(K + Kᵀ) / 2; the kernel itself where it is symmetric."""
+        """(K + Kᵀ) / 2; the kernel itself if it is symmetric."""
         return self if self.is_symmetric else SymmetrizedKernel(self)
 
     def error(self, values: Tensor | None = None, rows: int = 256, seed: int = 0) -> float:
         """Measured relative L2 error of the filter on your own points, at `rows` random ones per picture.
 
-        |K v / K 1 - E v / E 1| / |E v / E 1|, E the exact Gaussian sum in float64: the filter read as a
-        weighted average, whatever the kernel's own normalisation (a lattice's amplitude alone means nothing).
-        Masked points are left out. Takes O(rows · N).
+        |K v / K 1 - E v / E 1| / |E v / E 1|, E the exact Gaussian sum in float64. The filter is compared as
+        a weighted average, regardless of the kernel's own normalisation, because a lattice's amplitude is
+        arbitrary. Masked points are excluded. Takes O(rows · N).
 
         values  Float[B, N, C]; None: noisy softmax maps of 21 regions of the feature space
 
@@ -256,14 +256,14 @@ class GaussianKernel:
             values = check_values(values, batch, points, self.features.device).double()
             batch = max(batch, values.shape[0])
             features, valid = self.features.double().expand(batch, -1, -1), valid.expand(batch, -1)
-            # A last channel of ones measures the normaliser in the same pass.
+            # An extra channel of ones gives the normaliser in the same pass.
             signal = torch.cat([values, torch.ones_like(values[..., :1])], -1)
             signal = torch.where(valid.unsqueeze(-1), signal, 0).expand(batch, -1, -1)
             draw = torch.rand(batch, points, generator=random).to(valid.device).masked_fill(~valid, -1)
             draw, pick = draw.topk(min(rows, points), dim=1)
             queries = features.gather(1, pick.unsqueeze(-1).expand(-1, -1, features.shape[2]))
             truth = exact_filter(features, signal, queries)
-            dtype = self.features.dtype  # measured in the precision that is used
+            dtype = self.features.dtype  # measured in the kernel's own precision
             ours = self.operator.apply(signal.to(dtype), self.reverse).double()
             ours = ours.gather(1, pick.unsqueeze(-1).expand(-1, -1, ours.shape[2]))
             if self.self_term is not None:
@@ -295,7 +295,7 @@ class GaussianKernel:
         self.pre = self.post = self.self_term = None
         if exclude_self:
             self.self_term = operator.diagonal().expand(features.shape[:2])
-        # A lattice leaves masked points out by itself; the others are masked on both sides.
+        # A lattice excludes masked points itself; other operators are masked on both sides.
         open_ = None if mask is None or isinstance(operator, Lattice) else mask.to(features.dtype)
         scale = None
         if normalization != "none":
@@ -304,7 +304,7 @@ class GaussianKernel:
         self.post = scale if normalization in ("after", "symmetric") else open_
 
     def _scale(self, power: float) -> Tensor:
-        """1 / n^power, Float[B, N]; 0 where a point has no neighbour that rounding would leave standing."""
+        """1 / n^power, Float[B, N]; 0 at points whose neighbours have no weight within rounding."""
         ones = torch.ones_like(self.features[..., :1])
         if self.mask is not None:
             ones = ones * self.mask.unsqueeze(-1)
@@ -319,12 +319,12 @@ class GaussianKernel:
         counts = mass.detach() > least
         if self.mask is not None:
             counts = counts & self.mask
-        # Twice where: the branch not taken must not send NaN back.
+        # `where` twice: the branch not taken must not propagate NaN backward.
         return torch.where(counts, (torch.where(counts, mass, 1) + EPSILON) ** -power, 0)
 
 
 def _check_operator(operator: Any, features: Any) -> None:
-    """A filter over as many points as features Float[B, N, d] have."""
+    """Build a filter over the points of features Float[B, N, d]."""
     if not isinstance(operator, Lattice | Exact | Separable):
         raise TypeError(
             f"operator: expected a Lattice, Exact or Separable, got {describe(operator)}; "
@@ -350,7 +350,7 @@ def _warn_of_sparseness(dimension: int) -> None:
 
 
 class SymmetrizedKernel:
-    """(K + Kᵀ) / 2 of a kernel, for the free energy and the updates that descend it.
+    """(K + Kᵀ) / 2 of a kernel, for the free energy and the updates that minimise it.
 
     >>> kernel = GaussianKernel(torch.rand(1, 6, 2), method="exact", normalization="after").symmetrized()
     >>> matrix = kernel @ torch.eye(6).unsqueeze(0)
@@ -366,7 +366,7 @@ class SymmetrizedKernel:
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """Float[B, N, C] -> Float[B, N, C]."""
-        # By name: torch.compile takes `object @ tensor` for a product of tensors.
+        # By name: torch.compile treats `object @ tensor` as a product of tensors.
         return 0.5 * (self.kernel.__matmul__(values) + self.kernel.T.__matmul__(values))
 
     @property
@@ -381,7 +381,7 @@ class SymmetrizedKernel:
 
 
 def _flat_mask(mask: Any, shape: tuple[int, ...]) -> Any:
-    """Bool[B, *shape] -> Bool[B, N]; Bool[B, N] is taken as it is."""
+    """Bool[B, *shape] -> Bool[B, N]; Bool[B, N] is returned unchanged."""
     if not isinstance(mask, Tensor) or tuple(mask.shape[1:]) != shape:
         count = 1
         for n in shape:
@@ -397,7 +397,7 @@ def _flat_mask(mask: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _soft_regions(features: Tensor, random: torch.Generator, regions: int = 21) -> Tensor:
-    """Float[B, N, regions]: noisy softmax of the nearest of random centres, uncertain as a network is."""
+    """Float[B, N, regions]: noisy softmax of the nearest random centre, like a network's output."""
     f = features.double()
     f = (f - f.mean(1, keepdim=True)) / f.std(1, keepdim=True, correction=0).clamp_min(1e-12)
     centre = torch.randint(features.shape[1], (regions,), generator=random).to(features.device)

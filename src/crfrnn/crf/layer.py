@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The dense CRF as a recurrent layer: `CRFRNN` holds the parameters, mean field does the work."""
+"""The dense CRF as a recurrent layer: `CRFRNN` holds the parameters and runs `mean_field`."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ class CRFRNN(nn.Module):
     ``x ← U - μ (W_s S + W_b B)``, ``Q = softmax(x)``, S and B the filtered Q: S with
     ``exp(-|p_i - p_j|² / 2θ_γ²)``, B with ``exp(-|p_i - p_j|² / 2θ_α² - |I_i - I_j|² / 2θ_β²)``.
 
-    ``num_labels=1`` is for a network with a sigmoid: one logit z in, understood as the two labels
-    {0: background, 1: foreground} with U = [0, z], and one logit x_1 - x_0 out. The parameters are those of
-    two labels. Labels that overlap, a sigmoid each, take ``CRFRNN(L, activation="sigmoid")``: L such
-    problems over one lattice, see `mean_field`.
+    ``num_labels=1`` is for a network with a sigmoid: the input is one logit z, interpreted as the two labels
+    {0: background, 1: foreground} with U = [0, z], and the output is one logit x_1 - x_0. The parameters are
+    those of two labels. For overlapping labels with one sigmoid each, use
+    ``CRFRNN(L, activation="sigmoid")``: L such problems over one lattice, see `mean_field`.
 
     Args:
         num_labels: L ≥ 1; 1 is one logit per pixel.
         theta_alpha, theta_gamma: bandwidths in pixels, a number or one per axis in the order x, y, (z).
         theta_beta: bandwidth in colour steps of 0..255, a number or one per channel.
-        spatial_weight, bilateral_weight: starting value of the kernel weights of every label.
+        spatial_weight, bilateral_weight: initial value of the kernel weights of every label.
         preset: a name in `crfrnn.crf.presets.PRESETS`, or a `Preset`: bandwidths, weights, iterations and
-            normalisation; "crfasrnn" are those of the released CRF-RNN model, None the package's defaults.
-            What is given beside it goes first.
-        iterations, eval_iterations: T in training (None: the preset's; of the defaults 5) and in evaluation
+            normalisation; "crfasrnn" is the released CRF-RNN model's, None the package's defaults.
+            Explicit arguments take precedence.
+        iterations, eval_iterations: T in training (None: the preset's, 5 by default) and in evaluation
             (None: the same).
         label_weights: "vector" keeps one weight per label and kernel, "matrix" an L×L matrix per kernel.
-        spatial_method: "separable", "lattice" or "exact"; None: "separable", but the lattice with
-            quality="classic" and a preset of pydensecrf's, so that all numbers are pydensecrf's.
+        spatial_method: "separable", "lattice" or "exact"; None: "separable", except that quality="classic"
+            with a pydensecrf preset uses the lattice, to reproduce pydensecrf's numbers.
         bilateral_method: "lattice" or "exact".
         quality: "classic", "default", "high" or "finest", for the lattice.
-        normalization: "none", "before", "after" or "symmetric"; None: the preset's, of the defaults "after".
+        normalization: "none", "before", "after" or "symmetric"; None: the preset's, "after" by default.
         activation, damping, tolerance, gradient: as in `mean_field`.
         guide_components: k: the bilateral kernel compares each picture's k principal components instead of
-            its channels, as in `GaussianKernel.bilateral`; for guides of seven channels and more, which leave
-            the lattice sparse. 3 to 5 keep most of what many bands hold.
-        exclude_self: sum over j ≠ i exactly, as the paper writes it; implementations keep j = i.
-        in_play: δ of `mean_field`. None: 0.005 in evaluation under `torch.no_grad()` on a CPU, where
-            marginals stay within 1e-3 and it is several times as fast with many labels, else 0.
+            its channels, as in `GaussianKernel.bilateral`; for guides with seven or more channels, which make
+            the lattice sparse. 3 to 5 keep most of the information of many bands.
+        exclude_self: sum over j ≠ i exactly, as in the paper; implementations usually keep j = i.
+        in_play: δ of `mean_field`. None: 0.005 in evaluation under `torch.no_grad()` on a CPU, which changes
+            marginals by at most 1e-3 and is several times as fast with many labels; otherwise 0.
         temperature: if given, the unary is divided by it, and it is learnable as `log_temperature`.
 
     Attributes:
-        spatial_weights, bilateral_weights: [L] or [L, L]; of one logit [2] or [2, 2].
-        compatibility: [L, L], starts at -I (the paper's Fig. 5); of one logit [2, 2].
+        spatial_weights, bilateral_weights: [L] or [L, L]; for one logit [2] or [2, 2].
+        compatibility: [L, L], initially -I (the paper's Fig. 5); for one logit [2, 2].
         log_theta_alpha, log_theta_beta, log_theta_gamma: natural logarithms of the bandwidths.
         log_temperature: only with `temperature`.
 
@@ -157,12 +157,12 @@ class CRFRNN(nn.Module):
 
     @property
     def _one_logit(self) -> bool:
-        """A sigmoid network's single channel; with overlapping labels each channel is one already."""
+        """True for a single sigmoid channel; with overlapping labels every channel is a logit already."""
         return self.num_labels == 1 and self.activation != "sigmoid"
 
     @property
     def steps(self) -> int:
-        """T of a call that does not say it."""
+        """The default T of a call."""
         if self.training or self.eval_iterations is None:
             return self.iterations
         return self.eval_iterations
@@ -188,7 +188,7 @@ class CRFRNN(nn.Module):
             dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
         image = image.to(dtype)
         if mask is not None:
-            # Padding may hold anything; a constant keeps it out of the range that the keys must span.
+            # Padding may hold any value; a constant excludes it from the range that the keys must span.
             image = torch.where(mask.unsqueeze(1), image, torch.zeros_like(image))
         alpha, beta, gamma = (
             log.to(dtype).exp() for log in (self.log_theta_alpha, self.log_theta_beta, self.log_theta_gamma)
@@ -234,21 +234,21 @@ class CRFRNN(nn.Module):
             unary: Float[B, L, *spatial], logits; L = 1 with ``num_labels=1``.
             image: Float or UInt8 [B, C, *spatial], any number of channels, in 0..255 (the unit of θ_β).
             mask: Bool[B, *spatial], True = valid.
-            clamp: Int[B, *spatial], known labels, -1 = free; of one logit 0 and 1, which give -100 and 100.
-            iterations: T of this call; None takes `iterations` or, in evaluation, `eval_iterations`.
-            origin: (y, x) of the first pixel in a larger picture: tiles of one picture then share its
-                lattice, and with it the lattice's errors.
-            guide_components: k, or Float[C, k] directions that tiles of one picture share
-                (`crfrnn.crf.principal_directions`); None takes the layer's own.
-            kernels: what `kernels` gave for this image, mask and these bandwidths, where only the unary, the
-                weights or T have changed since; None builds them.
-            initial: logits to start from instead of the unary, of its shape, such as a call before returned.
+            clamp: Int[B, *spatial], known labels, -1 = free; for one logit, 0 and 1 give -100 and 100.
+            iterations: T of this call; None: `iterations` or, in evaluation, `eval_iterations`.
+            origin: (y, x) of the first pixel in a larger picture, so that tiles of one picture share its
+                lattice and the lattice's errors.
+            guide_components: k, or Float[C, k] directions shared by the tiles of one picture
+                (`crfrnn.crf.principal_directions`); None: the layer's own.
+            kernels: the result of `kernels` for the same image, mask and bandwidths, to be reused if only the
+                unary, the weights or T have changed; None builds them.
+            initial: logits to start from instead of the unary, of its shape, such as a previous output.
 
         Warns:
-            InputWarning: a guide that is not in the unit of θ_β, probabilities in place of logits.
+            InputWarning: if the guide is not in the unit of θ_β, or for probabilities instead of logits.
 
         Returns:
-            Logits, Float[B, L, *spatial] in the unary's dtype; with `temperature` also T = 0 divides by it.
+            Logits, Float[B, L, *spatial] in the unary's dtype; divided by `temperature` even if T = 0.
         """
         refuse_torchscript("CRFRNN")
         unary = validate.check_unary(unary)
@@ -265,7 +265,7 @@ class CRFRNN(nn.Module):
         image = validate.check_image(image, unary, self.num_labels)
         self._check_axes(image)
         self._check_device(unary)
-        if unary.is_meta:  # shapes alone, as for counting operations
+        if unary.is_meta:  # shapes only, as for counting operations
             return torch.empty_like(unary)
         unit.check_guide(image, mask, self.log_theta_beta, whole=origin is None)
         unit.check_logits(unary, mask, self.activation == "sigmoid")
@@ -307,7 +307,7 @@ class CRFRNN(nn.Module):
             return binary.one_logit(refined, 1) if self._one_logit else refined
 
     def least_in_play(self, device: torch.device) -> float:
-        """δ of an inference now: `in_play`, or what None stands for."""
+        """δ of the current call: `in_play`, or its default for None."""
         if self.in_play is not None:
             return self.in_play
         spared = self.training or torch.is_grad_enabled() or self.activation == "sigmoid"
@@ -318,7 +318,7 @@ class CRFRNN(nn.Module):
         return self
 
     def _check_exportable(self) -> None:
-        """What reads values between iterations, or the lattice's own table, is no fixed program."""
+        """Reject options that read values between iterations or need the lattice's own table."""
         lattice = "lattice" in (self.spatial_method, self.bilateral_method)
         for name, value, wrong, remedy in (
             ("tolerance", self.tolerance, self.tolerance is not None, "None: all iterations are done"),
@@ -337,10 +337,10 @@ class CRFRNN(nn.Module):
                 )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> CRFRNN:
-        """Moved to float64, bandwidths stay the numbers they were.
+        """Keep the bandwidths' values when the layer is moved to float64.
 
-        The exponential of a logarithm that was rounded to float32 is another number in float64, and at round
-        bandwidths many pixels lie on boundaries of the lattice, where the last digit decides.
+        A logarithm rounded to float32 has a slightly different exponential in float64, and at round
+        bandwidths many pixels lie on simplex boundaries of the lattice, where the last digit matters.
         """
         logs = {name: log for name, log in self.named_parameters(recurse=False) if name.startswith("log_")}
         before = {name: log.detach() for name, log in logs.items()}

@@ -29,19 +29,19 @@ def robust_log_likelihood(
 ) -> Tensor:
     """Negative robust log-likelihood of the labels, to be minimised.
 
-    ``-log(Q_i(target_i) + ε)`` per pixel, ``Q = softmax(logits)``: as the cross-entropy where Q is large,
-    but a pixel whose label is hopeless costs at most -log ε and its gradient fades, so that mislabelled
+    ``-log(Q_i(target_i) + ε)`` per pixel, ``Q = softmax(logits)``: like the cross-entropy where Q is large,
+    but the loss of a pixel is at most -log ε and its gradient vanishes as Q → 0, so that mislabelled
     pixels do not dominate.
 
     Args:
-        logits: Float[B, L, \\*spatial]; L = 1 is the logit z of the foreground, so the labels [0, z].
-        target: Int[B, \\*spatial]; pixels equal to `ignore_index` are left out.
+        logits: Float[B, L, \\*spatial]; L = 1 is the logit z of the foreground, equivalent to [0, z].
+        target: Int[B, \\*spatial]; pixels equal to `ignore_index` are excluded.
         robustness: ε ≥ 0; 0 is the cross-entropy.
         reduction: "mean" over the pixels counted (0 if there are none), "sum", or "none": Float[B,
             \\*spatial] with 0 at ignored pixels.
 
     Source: Krähenbühl & Koltun, *Parameter Learning and Convergent Inference for Dense Random Fields*,
-    ICML 2013; tried without gain for CRF-RNN by Zheng et al., ICCV 2015.
+    ICML 2013; gave no improvement for CRF-RNN in Zheng et al., ICCV 2015.
 
     >>> import torch
     >>> logits, target = torch.tensor([[[50.0], [0.0]]]), torch.tensor([[1]])
@@ -80,21 +80,21 @@ def dense_crf_loss(
     normalized_cut: bool = False,
     reduction: str = "mean",
 ) -> Tensor:
-    """Dense-CRF regularised loss for weak supervision: the price of cutting similar pixels apart.
+    """Dense-CRF regularised loss for weak supervision: the cost of separating similar pixels.
 
     ``R(S) = Σ_l Σ_m w_m(l) S_lᵀ K_m (1 - S_l)`` with ``S = softmax(logits)``, or with `normalized_cut`
     ``R(S) = Σ_l [Σ_m w_m(l) S_lᵀ K_m (1 - S_l)] / [Σ_m w_m(l) 1ᵀ K_m S_l]``, whose value lies in 0..L.
-    Under a mask S and the 1 are both 0 at masked pixels, so these neither pay nor cost. The sum runs over
-    ordered pairs and over i = j where the kernels do; no matrix of N² entries is made.
+    With a mask, S and 1 are both 0 at masked pixels, which then do not contribute. The sum runs over ordered
+    pairs, and includes i = j if the kernels do; no matrix of N² entries is formed.
 
     Args:
-        logits: Float[B, L, \\*spatial], usually the network's, before any CRF; L = 1 as the labels [0, z].
+        logits: Float[B, L, \\*spatial], usually the network's, before any CRF; L = 1 means [0, z].
         kernels: any operators over the pixels; unnormalised (normalization="none") for the paper's W.
         weights: one per kernel, a number or [L].
         mask: Bool[B, \\*spatial], True = valid.
         reduction: "none" gives R per picture, Float[B]; "sum" adds the pictures; "mean" divides each R by
-            its number of valid pixels (not with `normalized_cut`, which is free of scale) and averages
-            the pictures.
+            its number of valid pixels (not with `normalized_cut`, which is scale-invariant) and averages
+            over pictures.
 
     Source: Tang et al., *On Regularized Losses for Weakly-supervised CNN Segmentation*, ECCV 2018,
     doi:10.1007/978-3-030-01270-0_31. Their published code drops the constant and computes -Σ_l S_lᵀ W S_l.
@@ -120,11 +120,11 @@ def dense_crf_loss(
             )
         s = model.marginals(model.unary)
         ones = torch.ones_like(s[..., :1]) if model.valid is None else model.valid.to(s.dtype)
-        # K(1 - S) as one filter of the complement: exact zeros where S is exactly 1, unlike K1 - KS.
+        # Filter the complement, K(1 - S): unlike K1 - KS it is exactly 0 where S is exactly 1.
         cut = (s * model.pairwise(ones - s)).sum(1)
         if normalized_cut:
             volume = (ones * model.pairwise(s)).sum(1)
-            # A label without mass cuts nothing; its 0/0 is 0.
+            # A label without mass has no cut; define its 0/0 as 0.
             empty = volume == 0
             loss = torch.where(
                 empty, torch.zeros_like(cut), cut / torch.where(empty, torch.ones_like(volume), volume)

@@ -38,13 +38,13 @@ def mean_field(
 
     ``x ← (1 - damping)·x + damping·(U - μ Σ_m W_m (K_m Q))`` with ``Q = softmax(x)``, from ``x = U``.
 
-    With ``activation="sigmoid"`` labels may overlap: each is a problem of two labels of its own, absent and
+    With ``activation="sigmoid"`` labels may overlap: each label is a separate two-label problem, absent and
     present, with logits [0, U_l] and the weight w_ml for both. The difference of its two updates is
     ``x_l ← U_l + Σ_m w_ml (K_m Q_l - K_m (1 - Q_l))``, so for all labels at once
 
     ``x ← (1 - damping)·x + damping·(U - μ Σ_m W_m K_m (2 Q - 1))`` with ``Q = sigmoid(x)``,
 
-    where μ = -I keeps the labels apart; other entries let one label speak for or against another.
+    where μ = -I makes the labels independent; other entries make one label support or suppress another.
 
     Args:
         unary: Float[B, L, \\*spatial], the logits U = -ψ_u; half types are computed in float32,
@@ -55,30 +55,30 @@ def mean_field(
         compatibility: μ, Float[L, L], any matrix; -I rewards neighbours that agree.
         iterations: T ≥ 0, the number of times the update is applied; 0 returns the start.
         mask: Bool[B, \\*spatial], True = valid. Masked pixels send nothing and their output is the unary,
-            whatever it holds.
+            unchanged.
         clamp: Int[B, \\*spatial], the label where it is known, -1 where free. Q is one-hot there in every
-            iteration; the output there is 100 at that label and 0 elsewhere, also after zero iterations.
+            iteration, and the output is 100 for that label and 0 for the others, even for T = 0.
         activation: "softmax"; "relu": max(x, 0) over its sum (uniform where nothing is positive); or
-            "sigmoid": each label present or absent by itself. It takes no clamp.
+            "sigmoid": each label is present or absent independently. "sigmoid" does not support `clamp`.
         damping: step size in (0, 1]; see `monotone_damping`.
-        tolerance: stop when max|ΔQ| over the whole batch falls below it. Reads values, so not under
-            `torch.compile`.
+        tolerance: stop when max|ΔQ| over the whole batch falls below it. Reads values, so it is not
+            supported under `torch.compile`.
         initial: logits to start from instead of the unary, Float[B, L, \\*spatial].
-        gradient: "unrolled" goes back through all iterations, keeping one x per iteration and recomputing
-            the rest; "implicit" differentiates the converged fixed point in memory that does not depend
-            on T, at most twice.
-        in_play: δ in [0, 1): before each iteration, a label whose marginal is below δ at every pixel of the
-            batch is out of play and sends no message, which spares its part of the work. It stays in the
-            softmax and receives messages. 0: all labels send. One update then moves a logit by at most δ
-            times the largest row sum of |Σ_m μ W_m| over the labels out of play, for kernels that average
-            (normalization "after"). Not with "sigmoid". With gradients the sets in play are constants, and
-            plain torch runs the iterations.
+        gradient: "unrolled" backpropagates through all iterations, keeping one x per iteration and
+            recomputing the rest; "implicit" differentiates the converged fixed point, at most twice, in
+            memory that does not depend on T.
+        in_play: δ in [0, 1): in each iteration, a label whose marginal is below δ at every pixel of the batch
+            is out of play and sends no message, which saves its filtering cost. It stays in the softmax and
+            receives messages. 0: all labels send. The error of one update is at most δ times the largest row
+            sum of |Σ_m μ W_m| over the labels out of play, for averaging kernels (normalization "after").
+            Not supported with "sigmoid". For gradients, the set of labels in play is constant, and the
+            iterations run in plain torch.
 
     Returns:
         Float[B, L, \\*spatial] in the unary's dtype: x, not normalised.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected, what came and the remedy.
+        TypeError, ValueError: with the argument, the expected and the given value, and the remedy.
 
     Source: Zheng et al., ICCV 2015, Algorithm 1, doi:10.1109/ICCV.2015.179; damping: Baqué et al., CVPR
     2016, doi:10.1109/CVPR.2016.581.
@@ -96,14 +96,14 @@ def mean_field(
         validate.warn_of_one_label(unary)
     tolerance = validate.check_tolerance(tolerance)
     check_choice("gradient", gradient, GRADIENTS)
-    if unary.is_meta:  # shapes alone
+    if unary.is_meta:  # shapes only
         validate.check_count("iterations", iterations, 0, "0 returns the unary")
         return torch.empty_like(unary)
     problem = Problem.of(
         unary, kernels, weights, compatibility, iterations, mask=validate.check_mask(mask, unary),
         clamp=clamp, activation=activation, damping=damping, initial=initial, in_play=in_play,
     )  # fmt: skip
-    # Autocast would round the messages to half precision and with them the differences that decide a label.
+    # Autocast would round the messages, and so the small differences that decide a label, to half precision.
     with torch.autocast(unary.device.type, enabled=False):
         return solve(problem, tolerance, gradient)
 
@@ -125,7 +125,7 @@ def solve(problem: Problem, tolerance: float | None = None, gradient: str = "unr
 
 def _unrolled(update: Iteration, logits: Tensor, iterations: int, tolerance: float | None) -> Tensor:
     """Apply the update T times, keeping only x of each iteration for the backward pass."""
-    # The compiler decides what to recompute, and torch.func has no hooks on saved tensors.
+    # The compiler itself decides what to recompute, and torch.func has no hooks on saved tensors.
     lean = torch.is_grad_enabled() and not torch.compiler.is_compiling() and not validate.transformed()
     for _ in range(iterations):
         before = logits

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs the node `crfrnn::CRFRNN` of an ONNX file: this package, through a runtime's custom operators."""
+"""Runs the ONNX node `crfrnn::CRFRNN` with this package, as a custom operator of an ONNX runtime."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def run_node(inputs: Sequence[NDArray[Any] | None], attributes: Mapping[str, Any
     """The output of one node, numpy in and out.
 
     Args:
-        inputs: as `crfrnn.crf.onnx_node` lists them; missing ones None, an empty array, or left out at the
-            end.
-        attributes: of the node; strings may be bytes.
+        inputs: as listed in `crfrnn.crf.onnx_node`; a missing input is None, an empty array, or omitted at
+            the end.
+        attributes: the node's attributes; strings may be bytes.
 
     >>> crf = CRFRNN(2, iterations=0)
     >>> numbers = [p.detach().numpy() for p in crf.parameters()]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`CRFRNN` as one node of an ONNX graph, since ONNX has no operators that could build a lattice.
+"""`CRFRNN` as one node of an ONNX graph, because standard ONNX operators cannot build a lattice.
 
 The node `crfrnn::CRFRNN`, version 1. Inputs: unary Float[B, L, *spatial], image Float or UInt8
 [B, C, *spatial], the parameters of the layer in the order of `PARAMETERS`, mask Bool[B, *spatial] and clamp
-Int[B, *spatial]; log_temperature, mask and clamp may be missing. Output: logits as the unary. Attributes: the
-arguments of `CRFRNN` named in `SETTINGS`, num_labels, iterations; in_play, where it is not 0.
+Int[B, *spatial]; log_temperature, mask and clamp are optional. Output: logits shaped like the unary. Attributes:
+the arguments of `CRFRNN` named in `SETTINGS`, num_labels and iterations, and in_play if it is not 0.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def exporting_to_onnx() -> bool:
 def as_node(
     crf: CRFRNN, unary: Tensor, image: Tensor, mask: Tensor | None, clamp: Tensor | None, iterations: int
 ) -> Tensor:
-    """The node in place of an inference, for `torch.onnx.export`.
+    """Emit the node instead of running inference, for `torch.onnx.export`.
 
-    Raises: NotImplementedError with a torch before 2.8, which has no nodes of one's own.
+    Raises: NotImplementedError before torch 2.8, which does not support custom nodes.
     """
     make = getattr(getattr(torch.onnx, "ops", None), "symbolic", None)
     if make is None:

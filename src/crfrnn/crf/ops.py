@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """All iterations of mean field as one operator: schema, implementation, fake, derivative, and its backends.
 
-Whatever does not mix pixels is folded into A_m = -μ W_m before, so an operator computes only
+All label mixing is folded into A_m = -μ W_m in advance, so an operator computes only
 x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)) and the gradients of U, the start, A_m and the parts of K_m.
-The backward pass goes back through all iterations in one call, which leaves no graph; `second_order` makes
-one where it is wanted.
+The backward pass runs through all iterations in one call without a graph; `second_order` builds the graph
+for higher derivatives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from crfrnn.lattice.validate import needs_graph, readable
 
 
 class Backend(Protocol):
-    """What a backend implements beside `crfrnn.lattice.backend.Backend`; logits are planes [B, L, N]."""
+    """Extends `crfrnn.lattice.backend.Backend` by mean field; logits are planes [B, L, N]."""
 
     CHECKS_LATER: bool
     """Whether it checks for NaN and infinity after queueing its work, to synchronise with a GPU only once.
@@ -39,30 +39,30 @@ class Backend(Protocol):
     """
 
     def can(self, problem: Problem) -> str | None:
-        """Why it cannot run the problem; None: it can."""
+        """Why the backend cannot run the problem, or None if it can."""
         ...
 
     def kept(self, unary: Tensor, iterations: int) -> tuple[int, ...]:
-        """The shape of what is kept for the backward pass: Q of each iteration."""
+        """The shape of the tensor saved for the backward pass: Q of each iteration."""
         ...
 
     def mean_field(
         self, parts: Parts, unary: Tensor, initial: Tensor | None, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, what is kept (empty unless `keep`), and whether all numbers are finite, Bool[]."""
+        """Logits, the saved tensor (empty unless `keep`), and whether all numbers are finite, Bool[]."""
         ...
 
     def gradients(
         self, parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the unary, the start (empty unless `started`) and A; the kernels' own are added in place."""
+        """Gradients of unary, start (empty unless `started`) and A; the kernels' are added in place."""
         ...
 
 
 MODULES = {"cpu": "crfrnn.crf.cpu", "triton": "crfrnn.crf.triton.backend"}
 _imported: dict[str, Backend] = {}
 
-if TYPE_CHECKING:  # compares every module with the protocol
+if TYPE_CHECKING:  # checks every module against the protocol
     from crfrnn.crf import cpu
     from crfrnn.crf.triton import backend as triton
 
@@ -81,7 +81,7 @@ for _name in MODULES:
 
 
 def _chosen(problem: Problem) -> str:
-    """The backend of the first lattice; without one the device decides."""
+    """The backend of the first lattice; without a lattice, the default of the device."""
     for kernel in problem.kernels:
         operator = getattr(kernel, "operator", None)
         if isinstance(operator, Lattice):
@@ -90,7 +90,7 @@ def _chosen(problem: Problem) -> str:
 
 
 def can(problem: Problem) -> str | None:
-    """None where one operator runs the problem, or why it does not."""
+    """Why no operator can run the whole problem, or None if one can."""
     name = _chosen(problem)
     if name not in MODULES:
         return "kernels: a backend without an operator of mean field"
@@ -108,7 +108,7 @@ _checking: ContextVar[bool] = ContextVar("crfrnn_checking", default=True)
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Inside, a GPU's numbers are not checked for NaN and infinity: no wait at the end of a call."""
+    """Disable the checks for NaN and infinity on a GPU, so that a call does not synchronise at its end."""
     token = _checking.set(False)
     try:
         yield
@@ -117,7 +117,7 @@ def unchecked() -> Iterator[None]:
 
 
 def run(problem: Problem) -> Tensor:
-    """x after the last iteration, Float[B, L, *spatial], of a problem that `can` has no reason against."""
+    """x after the last iteration, Float[B, L, *spatial], of a problem that `can` accepts."""
     unary, initial, mask, clamp = problem.unary, problem.initial, problem.mask, problem.clamp
     name = _chosen(problem)
     later = _backend(name).CHECKS_LATER
@@ -149,11 +149,11 @@ def run(problem: Problem) -> Tensor:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """A finite sum has only finite terms; True where it cannot be read."""
+    """True if the sum, and therefore every term, is finite, or if values cannot be read."""
     return not readable(tensor) or math.isfinite(float(tensor.detach().sum()))
 
 
-# Schemas. One entry a kernel, as many tables each as a lattice has; an empty tensor is a part that it lacks.
+# Schemas. One entry per kernel, with a lattice's number of tables; an empty tensor is an absent part.
 
 _library = torch.library.Library("crfrnn", "FRAGMENT")
 _PARTS = (
@@ -171,7 +171,7 @@ _library.define(
 )
 
 
-# Implementations; one for every device, since Triton's interpreter works on the CPU.
+# Implementations, the same for every device, because Triton's interpreter runs on the CPU.
 
 
 def _forward(backend, unary, initial, *rest):
@@ -190,7 +190,7 @@ def _backward(backend, grad, kept, *rest):
 
 
 def _kernel_gradients(parts, wanted):
-    """Zeros for the gradients of weights, θ, pre, post; empty where they are not wanted."""
+    """Zeros for the gradients of weights, θ, pre, post; empty if not needed."""
     _, weights, _, thetas, pres, posts, *_ = parts
     return [
         torch.zeros_like(t, memory_format=torch.contiguous_format) if want else t.new_empty(0)
@@ -199,7 +199,7 @@ def _kernel_gradients(parts, wanted):
 
 
 def _quarters(entries: Sequence[Any]) -> list[Sequence[Any]]:
-    """Those of weights, θ, pre and post."""
+    """Split into the entries of weights, θ, pre and post."""
     count = len(entries) // 4
     return [entries[i * count : (i + 1) * count] for i in range(4)]
 
@@ -237,7 +237,7 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     flat = [t for group in groups for t in group]
     ctx.save_for_backward(output[1], unary, initial, transform, mask, clamp, *flat)
     ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # or zeros as large as all marginals would come back with them
+    ctx.set_materialize_grads(False)  # otherwise zeros as large as all marginals would be allocated
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:

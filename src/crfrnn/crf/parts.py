@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A problem taken apart into tensors, as the operators of mean field and their backends take it."""
+"""A problem as a flat set of tensors, the arguments of the mean-field operators and their backends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Groups = tuple[Group, Group, Group, Group, Group]
 
 
 class KernelParts(NamedTuple):
-    """post · (K (pre · v)), K a lattice, or a Gaussian over the grid."""
+    """post · (K (pre · v)), where K is a lattice or a Gaussian over the grid."""
 
     weights: Tensor  # barycentric, of a lattice
     tables: tuple[Tensor, ...]  # its structure
@@ -29,7 +29,7 @@ class KernelParts(NamedTuple):
 
 
 class KernelGradient(NamedTuple):
-    """Sums over the iterations, which a backend adds to; None where they are not wanted."""
+    """Gradients accumulated by the backend over the iterations; None if not needed."""
 
     weights: Tensor | None
     theta: Tensor | None
@@ -60,10 +60,10 @@ class Parts(NamedTuple):
         grid: Sequence[int],
         *rest: Any,
     ) -> Parts:
-        """From an operator's arguments, in which an empty tensor is a part that a kernel does not have."""
+        """Build from an operator's arguments, in which an empty tensor is an absent part of a kernel."""
         each = len(tables) // len(weights)
         kernels = (
-            # A lattice may have no point, where a mask leaves none: its weights are empty then as well.
+            # If everything is masked, a lattice has no points and its weights are empty too.
             KernelParts(weight, tuple(tables[m * each : (m + 1) * each]), *map(_or_none, others))
             for m, (weight, *others) in enumerate(zip(weights, thetas, pres, posts, strict=True))
         )
@@ -96,7 +96,7 @@ def take_apart(problem: Problem) -> Groups:
 
 
 def why_not(problem: Problem, backend: str, most_labels: int) -> str | None:
-    """Why the operators cannot run a problem on any backend; None: they can."""
+    """Why the operators cannot run a problem on any backend, or None if they can."""
     unary = problem.unary
     if unary.dtype != torch.float32:
         return "unary: float64 is computed in plain torch"
@@ -127,7 +127,7 @@ def _why_not(kernel: Any, unary: Tensor, backend: str) -> str | None:
     if len(operator.grid) > 3 or operator.theta.device != unary.device:
         return "kernels: a grid of more than three axes, or bandwidths on another device"
     same = len(operator.grid) == unary.ndim - 2
-    # Number by number: for torch.compile two tuples of free sizes are never equal.
+    # Compared number by number: for torch.compile two tuples of symbolic sizes are never equal.
     if not same or any(n != m for n, m in zip(operator.grid, unary.shape[2:], strict=True)):
         return "kernels: another grid than the unary's"
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Settings of a two-kernel dense CRF by name: the one table, for layers, commands, recipes and documents."""
+"""Named settings of a two-kernel dense CRF: one table for layers, commands, recipes and documents."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Bandwidths and kernel weights: θ_α, θ_γ in pixels, θ_β in colour steps of 0..255, weights bare.
+    """Bandwidths and kernel weights: θ_α, θ_γ in pixels, θ_β in colour steps of 0..255.
 
-    Weights have a meaning only under their normalisation, which therefore stands beside them.
-    `classic_spatial_method` is the spatial kernel with quality "classic"; pydensecrf's is a lattice.
+    Weights are meaningful only with their normalisation, which is therefore part of the preset.
+    `classic_spatial_method` is the spatial method for quality "classic"; pydensecrf uses a lattice.
     """
 
     theta_alpha: Any  # a number, or one per axis (θ_β: per channel)
@@ -24,7 +24,7 @@ class Preset(NamedTuple):
     source: str = ""
 
     def but(self, **given: Any) -> Preset:
-        """With those of the given values that are not None.
+        """A copy with the given values that are not None.
 
         >>> Preset(34.0, 5.6, 1.0, 1.2, 3.2).but(theta_beta=7.0, iterations=None)[:3]
         (34.0, 7.0, 1.0)
@@ -36,7 +36,7 @@ def _pydensecrf(
     pos_w: float, pos_xy_std: float, bi_w: float, bi_xy_std: float, bi_rgb_std: float, source: str,
     iterations: int = 10, normalization: str = "symmetric",
 ) -> Preset:  # fmt: skip
-    """Settings as scripts for pydensecrf name and order them."""
+    """Settings with the names and order used in pydensecrf scripts."""
     return Preset(
         bi_xy_std, bi_rgb_std, pos_xy_std, pos_w, bi_w, iterations, normalization, "lattice", source
     )
@@ -83,7 +83,7 @@ USED: dict[tuple[str, ...], Preset] = {
 }  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
-    # What served best in cross-validation on the training pictures of docs/results.md.
+    # Best in cross-validation on the training pictures of docs/results.md.
     "default": Preset(34.0, 5.6, 1.0, 1.2, 3.2),
     # Chen et al., DeepLab (ICLR 2015): Gaussian (3, 1), bilateral (4, 67, 3).
     "deeplab": Preset(67.0, 3.0, 1.0, 3.0, 4.0),
@@ -94,7 +94,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_named(name: str | Preset | None) -> Preset:
-    """The preset called `name`; None is the package's default, a `Preset` is returned as it is.
+    """The preset called `name`; None is the package's default, a `Preset` is returned unchanged.
 
     >>> preset_named("crfasrnn").theta_alpha
     160.0

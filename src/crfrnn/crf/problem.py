@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One inference, checked: everything that mean field depends on, whichever backend runs it."""
+"""A validated inference problem: everything that mean field depends on, for any backend."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from crfrnn.crf import validate
 from crfrnn.crf.iteration import ACTIVATIONS, Iteration, Kernel, without_padding
 from crfrnn.lattice.validate import check_choice
 
-# The logit of a clamped label over the 0 of all others: softmax of it is 1 to the last bit, also in float64.
+# The logit of a clamped label; all others are 0. Its softmax rounds to exactly 1, also in float64.
 CLAMPED_LOGIT = 100.0
-# δ where no gradient is wanted: marginals stay within 1e-3 of those of all labels (docs/engine.md).
+# Default δ without gradients: marginals change by at most 1e-3 (docs/engine.md).
 IN_PLAY = 0.005
 
 
@@ -25,8 +25,8 @@ IN_PLAY = 0.005
 class Problem:
     """What an inference computes: x ← (1 - η) x + η (U - μ Σ_m W_m (K_m Q)), T times from the start.
 
-    `of` is the one place where its parts are checked. Shapes, types and devices are right from then on;
-    `check_values` refuses NaN and infinity, which a backend may look for after it has queued its work.
+    `of` validates all parts, so shapes, types and devices can be relied on afterwards. `check_values` rejects
+    NaN and infinity; a backend may do this check itself after queueing its work.
     """
 
     given: Tensor  # Float[B, L, *spatial], the unary in the caller's dtype
@@ -57,7 +57,7 @@ class Problem:
         initial: Any = None,
         in_play: Any = 0.0,
     ) -> Problem:
-        """The arguments of `mean_field`; unary and mask as `check_unary` and `check_mask` gave them."""
+        """Build from the arguments of `mean_field`; `check_unary` and `check_mask` were already applied."""
         iterations = validate.check_count("iterations", iterations, 0, "0 returns the unary")
         clamp = validate.check_clamp(clamp, unary, mask)
         check_choice("activation", activation, ACTIVATIONS)
@@ -90,7 +90,7 @@ class Problem:
         )
 
     def check_values(self) -> None:
-        """Refuse NaN and infinity, in the order of the arguments; masked pixels may hold anything."""
+        """Reject NaN and infinity, in the order of the arguments; masked pixels may hold any value."""
         valid = None if self.mask is None else self.mask.unsqueeze(1)
         validate.check_finite("unary", self.unary, validate.FINITE_UNARY, valid)
         self.check_weight_values()
@@ -100,7 +100,7 @@ class Problem:
             )
 
     def check_weight_values(self) -> None:
-        """Refuse NaN and infinity in weights and compatibility."""
+        """Reject NaN and infinity in weights and compatibility."""
         for index, weight in enumerate(self.weights):
             validate.check_finite(f"weights[{index}]", weight, validate.FINITE_WEIGHT)
         validate.check_finite("compatibility", self.compatibility, validate.FINITE_WEIGHT)
@@ -111,7 +111,7 @@ class Problem:
         return torch.stack([-(mu * w if w.ndim < 2 else mu @ w) for w in self.weights])
 
     def iteration(self) -> Iteration:
-        """The iteration as plain torch runs it, over pixels × labels."""
+        """The iteration in plain torch, over pixels × labels."""
         return Iteration.over(
             _rows(self.unary), self.kernels, self.weights, self.compatibility,
             None if self.mask is None else self.mask.flatten(1),
@@ -126,7 +126,7 @@ class Problem:
         return without_padding(_rows(self.initial), iteration.valid)
 
     def result(self, logits: Tensor) -> Tensor:
-        """The last x, [B, L, *spatial], as the caller gets it: known labels at 100, padding as given."""
+        """The final x, [B, L, *spatial], as returned: 100 at clamped labels, padding unchanged."""
         if self.clamp is not None:
             labels = torch.arange(logits.shape[1], device=logits.device).view(-1, *[1] * (logits.ndim - 2))
             known = self.clamp.unsqueeze(1)
@@ -138,5 +138,5 @@ class Problem:
 
 
 def _rows(planes: Tensor) -> Tensor:
-    """[B, L, *spatial] to [B, N, L]: the labels of one pixel lie side by side."""
+    """[B, L, *spatial] to [B, N, L]: the labels of one pixel are contiguous."""
     return planes.flatten(2).mT.contiguous()

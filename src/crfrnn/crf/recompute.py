@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A step of a recurrent network whose graph keeps its input alone and is made again in the backward pass."""
+"""A step of a recurrent network that saves only its input and is recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def recomputed(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``step(x)``; what its operators would keep for the backward pass is computed again when it is needed.
+    """``step(x)``; its intermediate tensors are recomputed in the backward pass instead of being saved.
 
-    As torch.utils.checkpoint does, which imports the compiler at its first call (three to six seconds).
-    `step` has to do the same in both passes. Differentiable any number of times.
+    Like torch.utils.checkpoint, which however imports the compiler at its first call (three to six seconds).
+    `step` must be deterministic. Differentiable any number of times.
 
     >>> x = torch.tensor([2.0], requires_grad=True)
     >>> torch.autograd.grad(recomputed(lambda x: x.square(), x), x)
@@ -28,7 +28,7 @@ def recomputed(step: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return count - 1
 
     def unpack(index: int) -> Tensor:
-        # Each is handed out once per backward pass, and not held any longer.
+        # Each tensor is returned once per backward pass and then released.
         if index not in kept:
             again: list[Tensor] = []
             leaf = x.detach().requires_grad_(x.requires_grad)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A CRF as settings and tensors: what every file that holds one keeps, and how the layer comes back."""
+"""A CRF as settings and tensors: the content of every saved file, and how to rebuild the layer from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RETIRED = ("precision",)  # settings that files of earlier releases may hold
 
 
 def settings_of(crf: CRFRNN) -> dict[str, Any]:
-    """The arguments of a `CRFRNN` that are no tensors: those that it keeps under their own names.
+    """The non-tensor arguments of a `CRFRNN`, which it stores as attributes of the same names.
 
     >>> settings_of(CRFRNN(3, iterations=7))["iterations"]
     7
@@ -32,15 +32,15 @@ def settings_of(crf: CRFRNN) -> dict[str, Any]:
 def layer_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CRFRNN:
     """The layer with these settings and this state_dict, in evaluation mode.
 
-    Sizes are compared before anything is built, so that a hostile file costs no memory.
+    Sizes are checked before allocation, so that a malicious file cannot exhaust memory.
 
     Args:
-        settings: as `settings_of` gives them. Earlier files have no ``num_labels``, which the tensors then
-            say, and ``one_logit`` where it is 1.
+        settings: the result of `settings_of`. Earlier files lack ``num_labels``, which is then inferred from
+            the tensors; they have ``one_logit`` if it is 1.
         tensors: the layer's state_dict.
 
-    Raises: ValueError, TypeError for settings that the layer refuses, tensors that are missing, of shapes
-        that do not fit each other, or not finite.
+    Raises: ValueError, TypeError for invalid settings, and for tensors that are missing, inconsistent in
+        shape, or not finite.
 
     >>> crf = CRFRNN(3, theta_beta=5.0)
     >>> layer_of(settings_of(crf), crf.state_dict()).log_theta_beta.exp().round().item()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The gradient of mean field as a graph of its own, where it is differentiated again.
+"""The gradient of mean field as a differentiable graph, for higher derivatives.
 
-The operator of `crfrnn.crf.ops` goes back through all iterations in one call that leaves no graph. A backward
-pass with ``create_graph=True`` therefore runs the iterations once more as `crfrnn.crf.iteration` writes them,
-over kernels that have derivatives of every order, and differentiates that. Forward mode and torch.func never
-reach the operator: `mean_field` runs the iterations there.
+The backward operator of `crfrnn.crf.ops` runs through all iterations in one call and builds no graph. A
+backward pass with ``create_graph=True`` therefore repeats the iterations with `crfrnn.crf.iteration`, over
+kernels that have derivatives of every order, and differentiates those. Forward mode and torch.func never
+reach the operator, because `mean_field` runs the plain iterations for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from crfrnn.lattice import Lattice, Separable
 
 @dataclass(frozen=True, eq=False)
 class ScaledKernel:
-    """post · (K (pre · v)) of an operator's parts, K a lattice or separable."""
+    """post · (K (pre · v)) of an operator's parts, where K is a lattice or separable."""
 
     operator: Lattice | Separable
     pre: Tensor | None  # Float[B * N]
@@ -49,13 +49,13 @@ def differentiate(
     rest: Sequence[Any],
     backend: str,
 ) -> tuple[Any, ...]:
-    """Gradients of <grad, logits> with a graph: of unary, initial, transform, and lists for `groups`.
+    """Differentiable gradients of <grad, logits> by unary, initial, transform, and lists for `groups`.
 
-    grad, unary, initial: [B, L, N]. groups, rest: the kernels, and what follows them, as `Parts.of` takes
-    them. None stands for what needs no gradient.
+    grad, unary, initial: [B, L, N]. groups, rest: the kernels and the remaining arguments of `Parts.of`.
+    None for inputs that need no gradient.
     """
     graph = torch.is_grad_enabled()
-    # Each by itself: in the caller's graph one of them may be a function of another.
+    # Each input is separated: in the caller's graph one may be a function of another.
     with torch.enable_grad():
         flat = [None if t is None else t.view_as(t) for t in (unary, initial, transform, *chain(*groups))]
         logits = _logits(flat, [len(group) for group in groups], rest, backend)
@@ -76,7 +76,7 @@ def _logits(flat: Sequence[Any], counts: Sequence[int], rest: Sequence[Any], bac
         ScaledKernel(_operator(kernel, parts.grid, shape, backend), kernel.pre, kernel.post)
         for kernel in parts.kernels
     ]
-    # A_m holds the compatibility with its sign.
+    # A_m includes the compatibility and its sign.
     minus = -torch.eye(unary.shape[1], dtype=unary.dtype, device=unary.device)
     update = Iteration.over(
         unary.mT, kernels, transform.unbind(), minus, parts.mask, parts.clamp, damping=parts.damping

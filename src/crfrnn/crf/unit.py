@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whether guide and unary are in the units that the CRF counts in: steps of 0..255, and logits.
+"""Checks that guide and unary are in the units of the CRF: colour steps of 0..255, and logits.
 
-A guide in 0..1 or with mean 0 and deviation 1 has hardly an edge beside a θ_β of some colour steps, and
-probabilities are weak logits. Both compute and give poor labels, so both get a warning. What cannot matter
-gets none: other units with bandwidths to match, flat and dark guides, a handful of pixels.
+In a guide with range 0..1, or with mean 0 and deviation 1, all edges are tiny compared with a θ_β of several
+colour steps, and probabilities are weak logits. Both run without error but give poor labels, so both produce
+a warning. Harmless cases do not: other units with matching bandwidths, flat and dark guides, few pixels.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from crfrnn.lattice.validate import readable, warn
 
 SPOTS = 32  # pixels along an axis that are checked first
 FEW = 16  # pixels, too few to judge a unit by
-SURE = 0.75  # the probability at some pixel of a label that is present, and at another of one that is absent
-UNIT, NORMALISED = 2.0, 10.0  # the largest value of a guide in 0..1, and of one by mean and deviation
+SURE = 0.75  # confidence that probabilities reach: presence at some pixel, absence at another
+UNIT, NORMALISED = 2.0, 10.0  # the largest value of a guide in 0..1, and of a standardised one
 
 
 def check_guide(image: Tensor, mask: Tensor | None, log_theta_beta: Tensor, whole: bool = True) -> None:
-    """Reject NaN and infinity in a float guide, and warn where it is not in the unit of θ_β.
+    """Reject NaN and infinity in a float guide, and warn if it is not in the unit of θ_β.
 
-    One pass and one GPU synchronisation in the usual case; for most guides, a few pixels show the unit.
+    One pass and one GPU synchronisation in the usual case; for most guides a few pixels identify the unit.
 
     Args:
-        image, mask: as `CRFRNN.forward` takes them.
+        image, mask: as in `CRFRNN.forward`.
         log_theta_beta: a number or one per channel.
-        whole: False for a tile, which may be dark where its picture is not; then only NaN is checked for.
+        whole: False for a tile, which may be darker than its picture; then only NaN is checked for.
     """
     if not image.is_floating_point() or not readable(image) or image.numel() == 0:
         return
@@ -40,9 +40,9 @@ def check_guide(image: Tensor, mask: Tensor | None, log_theta_beta: Tensor, whol
     values = image.detach()
     steps = tuple(slice(None, None, max(1, n // SPOTS)) for n in image.shape[2:])
     spots = values[(slice(None), slice(None), *steps)]
-    if mask is not None:  # padding may hold anything
+    if mask is not None:  # padding may hold any value
         spots = torch.where(mask[(slice(None), *steps)].unsqueeze(1), spots, 0)
-    # A finite sum has only finite terms.
+    # If the sum is finite, so is every term.
     total, low, high = torch.stack([values.sum(), *torch.aminmax(spots)]).tolist()
     if not math.isfinite(total):
         validate.check_finite("image", image, remedy, None if mask is None else mask.unsqueeze(1))
@@ -51,7 +51,7 @@ def check_guide(image: Tensor, mask: Tensor | None, log_theta_beta: Tensor, whol
 
 
 def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
-    """Warn where colours Float[C, ...] are in 0..1 or normalised and θ_β is in steps of 0..255."""
+    """Warn if colours Float[C, ...] are in 0..1 or normalised but θ_β is in steps of 0..255."""
     if values.numel() < FEW * values.shape[0]:
         return
     low, high = (float(v) for v in torch.aminmax(values))
@@ -59,7 +59,7 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
     if low == high or size > NORMALISED:
         return
     if low >= -0.25 * high:  # resizing may overshoot a little
-        # A dark picture of 0..255 has whole numbers.
+        # A dark picture in 0..255 has integer values.
         whole = size > 1 and bool((values == values.round()).all())
         if size > UNIT or theta < 2 * size or whole:
             return
@@ -68,7 +68,7 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
         if theta < size / 2:
             return
         form, remedy = "normalised by mean and deviation", "give the picture as it was before, in 0..255"
-    # In whole numbers, so that the message is the same for every batch and Python shows it once.
+    # Rounded to integers, so that the message is the same for every batch and Python shows it once.
     first, last, theta = math.floor(low), math.ceil(high), round(theta)
     warn(
         f"image: expected values in 0..255, the unit of theta_beta, got {first}..{last}, as of a picture "
@@ -78,10 +78,10 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
 
 
 def check_logits(unary: Tensor, mask: Tensor | None, overlap: bool) -> None:
-    """Warn where a unary Float[B, L, *spatial] looks like probabilities.
+    """Warn if a unary Float[B, L, *spatial] looks like probabilities.
 
-    One pixel tells most logits from probabilities. On a GPU reading it would wait for the device, so nothing
-    is checked there.
+    One pixel distinguishes most logits from probabilities. Reading it from a GPU would synchronise, so a
+    unary on a GPU is not checked.
     """
     if unary.is_cuda or not readable(unary) or unary.numel() < FEW * unary.shape[1]:
         return
@@ -97,7 +97,7 @@ def check_logits(unary: Tensor, mask: Tensor | None, overlap: bool) -> None:
 
 
 def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
-    """Warn where scores Float[L, ...] lie in 0..1 and, unless labels overlap, sum to 1 over the labels."""
+    """Warn if scores Float[L, ...] are in 0..1 and, unless labels overlap, sum to 1 over the labels."""
     if scores.numel() < FEW * scores.shape[0]:
         return
     low, high = (float(v) for v in torch.aminmax(scores))
@@ -105,7 +105,7 @@ def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
         return
     found, remedy = "all values lie in 0..1", "unary.clamp(1e-5, 1 - 1e-5).logit()"
     if overlap or len(scores) == 1:
-        # Without a sum to look at: the small numbers of an untrained network may lie in 0..1 by chance.
+        # There is no sum to check: the small numbers of an untrained network may lie in 0..1 by chance.
         if low > 1 - SURE or high < SURE:
             return
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Parameters that training has made unusable: which one, and what to do."""
+"""Error messages for parameters that training has made unusable: the parameter and the remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 def named(run: Callable[[], Result], which: Callable[[], str | None], values: Tensor) -> Result:
-    """`run()`; if it rejects an argument because of a parameter, the error names the parameter."""
+    """Call `run()`; if an argument is rejected because of a parameter, name the parameter in the error."""
     if torch.compiler.is_compiling():
         return run()
     try:
@@ -33,7 +33,7 @@ def named(run: Callable[[], Result], which: Callable[[], str | None], values: Te
 
 
 def bandwidth(crf: CRFRNN, image: Tensor) -> str | None:
-    """The bandwidth for which no kernel can be built, and how to reset it; None: another reason."""
+    """The bandwidth for which no kernel can be built and how to reset it, or None for another cause."""
     limit = RESOLUTION / torch.finfo(image.dtype).eps
     spans = (max(image.shape[2:]), float(image.detach().abs().max()), max(image.shape[2:]))
     for name, usual, span in zip(Preset._fields[:3], preset_named(None)[:3], spans, strict=True):
@@ -50,7 +50,7 @@ def bandwidth(crf: CRFRNN, image: Tensor) -> str | None:
 
 
 def number(crf: CRFRNN) -> str | None:
-    """The weight, compatibility or temperature with which inference is impossible; None: another reason."""
+    """The weight, compatibility or temperature that makes inference impossible, or None for another cause."""
     for name in ("spatial_weights", "bilateral_weights", "compatibility", "log_temperature"):
         parameter = getattr(crf, name)
         if parameter is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One update of mean field over rows of labels, for callers that need Q after every update.
 
-Such a step through `mean_field(…, 1, initial=log Q)` gives the same and takes 2.5 to 4 times as long: rows go
-to planes and back, through a logarithm and a softmax.
+`mean_field(…, 1, initial=log Q)` gives the same result but takes 2.5 to 4 times as long, because it converts
+rows to planes and back and needs a logarithm and a softmax.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def update(
 ) -> Tensor:
     """``x_i = U_i - Σ_m C_m (K_m Q)_i``, and softmax(x) if it is to be normalised.
 
-    One iteration of `mean_field` (Zheng et al. 2015, Algorithm 1) in the pixels' own order and without a
+    One iteration of `mean_field` (Zheng et al. 2015, Algorithm 1) on rows of pixels and without a
     gradient. Lattices run in the native core, other kernels in plain torch.
 
     unary, marginals  Float32[N, L], contiguous: U and Q
     kernels           of one picture of N points
     costs             C_m, [], [L] or [L, L] each
-    out               Float32[N, L], contiguous: written, returned; may be `marginals` where x is normalised
+    out               Float32[N, L], contiguous: written and returned; may be `marginals` if x is normalised
     """
     with torch.no_grad():
         eye = torch.eye(unary.shape[1], dtype=unary.dtype)

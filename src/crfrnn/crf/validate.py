@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Validation of arguments. Every error names the argument, what was expected, what was given and the remedy.
 
-Shapes, dtypes and devices are always checked; values (NaN, infinity, label range) only where a tensor has
-values to check, that is not while ``torch.compile`` or ``torch.func`` trace with stand-ins.
+Shapes, dtypes and devices are always checked; values (NaN, infinity, label range) only if they can be read,
+that is, not while ``torch.compile`` or ``torch.func`` trace with placeholder tensors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_tensor(name: str, value: Any, expected: str) -> Tensor:
 
 def check_finite(name: str, value: Tensor, remedy: str, mask: Tensor | None = None) -> None:
     """Reject NaN and infinity; `mask` (broadcastable to `value`) excludes pixels from the check."""
-    # One pass without a temporary in the usual case: a finite sum has only finite terms.
+    # One pass without a temporary in the usual case: if the sum is finite, so is every term.
     if not readable(value) or value.numel() == 0 or math.isfinite(float(value.detach().sum())):
         return
     bad = ~torch.isfinite(value.detach())
@@ -75,7 +75,7 @@ def check_unary(unary: Any, name: str = "unary") -> Tensor:
 
 
 def warn_of_one_label(unary: Tensor) -> None:
-    """Warn of a single label, whose marginal is 1 everywhere: a network with one channel rarely means it."""
+    """Warn about a single label: its marginal is always 1, rarely the intent of a one-channel network."""
     if unary.shape[1] == 1 and not torch.compiler.is_compiling():
         warn(
             f"unary: expected two labels or more, got {describe(unary)}, whose one marginal is 1 everywhere; "
@@ -128,7 +128,7 @@ def check_labels(
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name}: expected integer labels, got {describe(labels)}; convert with .long()")
     _check_grid(name, labels, unary)
-    labels = labels.long()  # uint8 could not hold the -1 it is compared with
+    labels = labels.long()  # uint8 cannot represent -1, which it is compared with
     if readable(labels) and labels.numel():
         bad = (labels < 0) | (labels >= unary.shape[1])
         if free is not None:
@@ -168,12 +168,12 @@ def check_weight(name: str, weight: Any, unary: Tensor, matrix_only: bool = Fals
                 "convert it with torch.as_tensor(...)"
             )
         try:
-            weight = unary.new_full((), float(weight))  # no copy to a device, which would wait for it
+            weight = unary.new_full((), float(weight))  # no copy to the device, which would synchronise
         except (OverflowError, RuntimeError) as error:
             kind = str(unary.dtype).removeprefix("torch.")
             raise ValueError(f"{name}: expected a number that {kind} holds, got {weight}") from error
     check_dense(name, weight)
-    # Number by number, not tuple by tuple: torch.compile compares symbols only so.
+    # Number by number, not tuple by tuple: torch.compile can compare symbols only this way.
     if weight.ndim not in [len(shape) for shape in shapes] or any(n != labels for n in weight.shape):
         raise ValueError(
             f"{name}: expected shape {_either(shapes)} for {labels} labels, got {describe(weight)}; "
@@ -192,7 +192,7 @@ def _either(shapes: Sequence[tuple[int, ...]]) -> str:
 def check_kernels(
     kernels: Any, weights: Any, unary: Tensor, pixels: int | None
 ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """As many operators as weights, each over `pixels` pixels (None: any number) of the unary's pictures."""
+    """Require as many operators as weights, each over `pixels` pixels (None: any number) of the batch."""
     if isinstance(kernels, Tensor) or not isinstance(kernels, Sequence):
         raise TypeError(
             f"kernels: expected a sequence of kernels, got {type(kernels).__name__}; use [kernel]"
@@ -274,7 +274,7 @@ def check_tolerance(tolerance: Any) -> float | None:
 
 
 def check_number(name: str, value: Any, remedy: str) -> float:
-    """One finite number; a tensor or array of one element will do."""
+    """One finite number; a tensor or array of one element is accepted."""
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -301,7 +301,7 @@ def check_positive(name: str, value: Any, unit: str) -> Tensor:
 
 
 def check_image(image: Any, unary: Tensor, num_labels: int | None = None) -> Tensor:
-    """Float or UInt8 [B, C, *spatial] over the unary's pixels; `unit.check_guide` looks at its values."""
+    """Float or UInt8 [B, C, *spatial] over the unary's pixels; `unit.check_guide` checks its values."""
     image = check_tensor("image", image, "a float or uint8 tensor [B, C, *spatial] with values in 0..255")
     if not image.is_floating_point() and image.dtype != torch.uint8:
         raise TypeError(
@@ -347,11 +347,11 @@ _MOVES: tuple[Move, ...] = (
 )
 _GREY: Move = ("{}.unsqueeze(1)", lambda x: x.unsqueeze(1))
 _LONE: Move = ("{}.unsqueeze(0).unsqueeze(0)", lambda x: x.unsqueeze(0).unsqueeze(0))
-_MOST_CHANNELS = 64  # of a guide: more on axis 1 are rows or columns
+_MOST_CHANNELS = 64  # of a guide; a longer axis 1 is taken for rows or columns
 
 
 def axes_remedy(unary: Tensor, image: Tensor, num_labels: int | None = None) -> str | None:
-    """The fewest expressions that bring unary and image together by their shapes; None: there are none.
+    """The shortest correction that makes the shapes of unary and image agree, or None.
 
     >>> import torch
     >>> axes_remedy(torch.zeros(2, 4, 5), torch.zeros(1, 3, 4, 5), 2)
@@ -363,11 +363,11 @@ def axes_remedy(unary: Tensor, image: Tensor, num_labels: int | None = None) -> 
     ):
         try:
             a, b = move(unary), move_image(image)
-        except (IndexError, RuntimeError):  # too few axes for it
+        except (IndexError, RuntimeError):  # too few axes
             continue
         if _fit(a, b, num_labels):
             used = [about.format("unary")] * (first > 0) + [about_image.format("image")] * (second > 0)
-            # One-dimensional signals are rare; of two that fit, the scores are rather what is turned.
+            # One-dimensional signals are rare; of two possible corrections, prefer to transpose the scores.
             found.append(((a.ndim == 3, len(used), second, first), used))
     if not found:
         return None

@@ -15,7 +15,7 @@ from crfrnn.crf.triton.forward import forward
 from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel
 from crfrnn.lattice.triton.filter import Structure
 
-MOST_LABELS = 256  # what fits a program's registers
+MOST_LABELS = 256  # limit of a program's registers
 CHECKS_LATER: bool = True
 
 
@@ -34,14 +34,14 @@ def mean_field(
     parts: Parts, unary: Tensor, initial: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     logits, marginals, finite = forward(_problem(parts), unary, initial, parts.iterations, keep)
-    return logits, marginals, finite & ((0 * parts.transform).sum() == 0)  # 0 · x is 0 of finite x only
+    return logits, marginals, finite & ((0 * parts.transform).sum() == 0)  # 0 · x is 0 only for finite x
 
 
 def gradients(
     parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
 ) -> tuple[Tensor, Tensor, Tensor]:
     to_unary, start, to_transform = backward(_problem(parts), grad, kept, kernels)
-    if not started:  # the start is the unary: what reached it came from there
+    if not started:  # the start is the unary, so its gradient belongs to the unary
         to_unary, start = to_unary.add_(start), grad.new_empty(0)
     return to_unary, start, to_transform
 

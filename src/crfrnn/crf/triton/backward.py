@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Back through all iterations of mean field on the GPU. Formulas: native/mean_field_backward.cpp.
+"""Backward pass through all iterations of mean field on the GPU. Formulas: native/mean_field_backward.cpp.
 
-K_m acts on pixels, A_m on labels, so they commute: Kᵀ g is filtered once and serves the gradient of the
-marginals (Aᵀ Kᵀ g) as well as that of A (Kᵀ g · Qᵀ).
+K_m acts on pixels and A_m on labels, so they commute: Kᵀ g is filtered once and used for the gradients of
+both the marginals (Aᵀ Kᵀ g) and A (Kᵀ g · Qᵀ).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PIECE = 2048  # pixels of one product
 def backward(
     problem: Problem, grad: Tensor, marginals: Tensor, gradients: Sequence[KernelGradient]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the unary, the start (both Float[B, L, N]) and A; the kernels' own are added in place."""
+    """Gradients of unary, start (both Float[B, L, N]) and A; those of the kernels are added in place."""
     pictures, labels, points = grad.shape
     total = pictures * points
     programs, constants = problem.launch(total)
@@ -53,7 +53,7 @@ def backward(
                 del h
             dq = torch.zeros_like(g) if dq is None else dq
             update(programs, 1, g, du, q, dq, *held, labels, labels, q.stride(0), total, step)
-            del dq, ahead  # room for the next iteration's lattice
+            del dq, ahead  # free memory for the next iteration's lattice
     du, g = (rows.view(pictures, points, labels).mT.contiguous() for rows in (du, g))
     return du, g, transform
 
@@ -67,16 +67,16 @@ def _gram(h: Tensor, q: Tensor) -> Tensor:
 
 
 class LatticeBack:
-    """Kᵀ g of a lattice, [P, L], and its own gradients, added in place, iteration after iteration.
+    """Kᵀ g of a lattice, [P, L]; its own gradients are accumulated in place over the iterations.
 
-    What needs a set of rows is done before the next one is made: two are held, never more.
+    All uses of a set of rows come before the next set is allocated, so at most two are held.
     """
 
     def __init__(self, kernel: LatticeKernel, labels: int, out: KernelGradient) -> None:
         self._kernel, self._out = kernel, out
         self._passes = Passes(kernel.structure, labels, kernel.weights)
         self._wanted = any(part is not None for part in (out.weights, out.pre, out.post))
-        self._weights = kernel.scaled(kernel.pre)  # of the slice, backwards
+        self._weights = kernel.scaled(kernel.pre)  # of the reverse slice
         self._into = kernel.inward(kernel.post)
         self._ahead = kernel.inward(kernel.pre) if self._wanted else None
         self.room = 2 * self._passes.width * max((t.numel() for t in kernel.structure.bounds), default=0)
@@ -105,7 +105,7 @@ class LatticeBack:
 
 
 class SeparableBack:
-    """Kᵀ g of a Gaussian over the grid, [P, L], and its own gradients, added in place."""
+    """Kᵀ g of a Gaussian over the grid, [P, L]; its own gradients are accumulated in place."""
 
     def __init__(
         self, grid: Sequence[int], kernel: SeparableKernel, labels: int, out: KernelGradient, total: int

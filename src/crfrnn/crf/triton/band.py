@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Gaussian over the grid on the GPU, axis by axis, as products of bands with tiles of rows."""
+"""The Gaussian over the grid on the GPU, axis by axis, as products of banded matrices with tiles of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from crfrnn.crf.triton.kernels import CUT, band_kernel
 from crfrnn.lattice.triton.launch import INTERPRETED, Launcher, block, ceil_div, power_of_2
 
-SECTOR = 8  # numbers of float32 in 32 bytes
+SECTOR = 8  # float32 numbers in 32 bytes
 
 
 class Axis(NamedTuple):
@@ -41,7 +41,7 @@ class Band:
         self._known: dict[tuple[int, bool, bool], Launcher] = {}
 
     def __call__(self, rows: Tensor, scale: Tensor | None, derivative: int | None = None) -> Tensor:
-        """`scale` Float32[P] first; with `derivative` d/dθ of that axis."""
+        """Filter after multiplying by `scale` Float32[P]; with `derivative`, d/dθ of that axis."""
         for number, axis in enumerate(self._axes):
             out = torch.empty_like(rows)
             self._launcher(number, scale is not None, derivative == number)(
@@ -63,7 +63,7 @@ class Band:
 
 
 def band_tile(length: int, width: int) -> tuple[int, int, int]:
-    """Rows, taps and columns of a program; interpreted, as many as Triton takes in one tile."""
+    """Rows, taps and columns of a program; in the interpreter, as many as Triton allows in one tile."""
     high = block(64, max(length, 16))
     taps = min(max(power_of_2(length), 16), 64) if INTERPRETED else 32
     most = 2**20 // high if INTERPRETED else 64

@@ -2,9 +2,9 @@
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
 """All iterations of mean field on the GPU, for up to 256 labels.
 
-x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). Of a lattice's pixels, `pre` goes
-into its barycentric weights once per call. Nothing in the loop waits for the device, so a CUDA graph can
-hold it; sums run in fixed orders, so every run gives the same bits.
+x ← (1 - η) x + η (U + Σ_m A_m K_m softmax(x)), K_m = post · (filter · pre). For a lattice, `pre` is
+multiplied into the barycentric weights once per call. The loop never synchronises with the device, so a CUDA
+graph can capture it; sums run in fixed orders, so every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel, g
 from crfrnn.lattice.triton.filter import Passes
 from crfrnn.lattice.triton.launch import Launcher, ceil_div, on_device
 
-SLICED_IN_REGISTERS = 32  # labels; more are sliced by a kernel of their own
+SLICED_IN_REGISTERS = 32  # labels; more are sliced by a separate kernel
 
 
 class Messages(NamedTuple):
-    """What an iteration's kernels gave."""
+    """Messages of an iteration's kernels."""
 
     lattice: Tensor | None  # rows of the first lattice: of its vertices, or sliced, of pixels
     dense: Tensor | None  # rows of the first separable kernel, without `post`
-    extra: Tensor | None  # the sum of all others, compatibility applied
+    extra: Tensor | None  # the sum of all others, with compatibility applied
 
 
 class Plan:
-    """What an iteration does with the kernels; the first of each kind goes straight into the update."""
+    """Applies the kernels in an iteration; the first of each kind is fused into the update."""
 
     def __init__(self, problem: Problem, total: int, stride: int) -> None:
         kernels, labels = problem.kernels, problem.labels
@@ -50,7 +50,7 @@ class Plan:
             else Band(problem.grid, total, k.theta, stride)
             for k in kernels
         ]
-        self.sliced: LatticeKernel | None = None  # the lattice, where it is sliced in registers
+        self.sliced: LatticeKernel | None = None  # the lattice, if it is sliced in registers
         self.lattice_stride = labels
         if self.lattice is not None and labels <= SLICED_IN_REGISTERS:
             kernel, way = kernels[self.lattice], self._ways[self.lattice]
@@ -62,7 +62,7 @@ class Plan:
         ]
 
     def messages(self, q: Tensor) -> Messages:
-        """Of marginals [P, stride]."""
+        """Messages of marginals [P, stride]."""
         labels = self._problem.labels
         rows = message = extra = None
         for m, (kernel, way) in enumerate(zip(self._problem.kernels, self._ways, strict=True)):
@@ -87,10 +87,10 @@ class Plan:
 def forward(
     problem: Problem, unary: Tensor, initial: Tensor | None, iterations: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Float[B, L, N] -> logits, Q of each iteration Float[T, P, L] (none unless `keep`), is all finite."""
+    """Float[B, L, N] -> logits, Q of each iteration Float[T, P, L] (empty unless `keep`), all finite."""
     pictures, labels, points = unary.shape
     total = pictures * points
-    stride = labels if keep else ceil_div(labels, SECTOR) * SECTOR  # what is kept is not padded
+    stride = labels if keep else ceil_div(labels, SECTOR) * SECTOR  # the saved Q is not padded
     first = unary if initial is None else initial
     logits = first.clone()
     marginals = unary.new_empty(iterations if keep else 0, total, labels)
@@ -122,12 +122,12 @@ def forward(
                 lattice_transform, given(message, unary), given(plan.post, unary), dense_transform, *held,
                 *numbers,
             )  # fmt: skip
-            del rows, message, extra  # room for the next iteration's
+            del rows, message, extra  # free memory for the next iteration
         return logits, marginals, _finite(problem, bad, unary if initial is not None else None)
 
 
 def _update(plan: Plan, last: bool, damped: bool, constants: dict[str, Any]) -> Launcher:
-    """The kernel of an iteration's pixels; `after`, the marginals it writes, is its third argument."""
+    """The pixel kernel of an iteration; its third argument is `after`, the marginals that it writes."""
     own = plan.sliced
     return Launcher(
         update_kernel, 2, SIZE=1 if own is None else own.structure.size,
@@ -139,7 +139,7 @@ def _update(plan: Plan, last: bool, damped: bool, constants: dict[str, Any]) -> 
 
 
 def _finite(problem: Problem, bad: Tensor, unary: Tensor | None) -> Tensor:
-    """Bool[]: no start and, where it was not the start, no unary is NaN or infinite outside the mask."""
+    """Bool[]: the start and, if different, the unary are finite at all valid pixels."""
     finite = bad.amax() == 0
     if unary is None:
         return finite

@@ -3,10 +3,10 @@
 # pyright: reportCallIssue=false, reportAssignmentType=false
 """Kernels of mean field on the GPU: start, one iteration's pixels, its derivative, a band of a Gaussian.
 
-Planes are [B, L, N], as callers have them; rows are [B·N, stride], all labels of a pixel side by side. A
-program holds all labels of a block of pixels: up to 32 of them, slice, compatibility and softmax never leave
-its registers. Products are tf32x3: tensor cores at float32's accuracy, and a quarter of the registers of the
-plain way.
+Planes are [B, L, N], the caller's layout; rows are [B·N, stride], with all labels of a pixel contiguous. A
+program processes all labels of a block of pixels: for up to 32 labels, slice, compatibility and softmax stay
+in registers. Products are tf32x3: tensor cores at float32 accuracy, with a quarter of the registers of plain
+float32 products.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CUT = 6.5  # bandwidths: exp(-½ 6.5²) is 7e-10, below float32's rounding of th
 
 @triton.jit
 def _normalised(x, pixel, here, label, labels, mask, clamp, MASKED: tl.constexpr, CLAMPED: tl.constexpr):
-    """softmax over the labels, one-hot where clamped, 0 where masked."""
+    """Softmax over the labels; one-hot at clamped pixels, 0 at masked ones."""
     x = tl.where(label < labels, x, float("-inf"))
     e = tl.exp(x - tl.max(x, 1)[:, None])
     q = e / tl.sum(e, 1)[:, None]
@@ -56,7 +56,7 @@ def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, PADDED: 
 @triton.jit
 def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.constexpr, BLOCK: tl.constexpr,
            LABELS: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
-    """A message, `scale` first, STEP labels at a time: the whole of A would not fit the registers."""
+    """A message with `scale` applied first, STEP labels at a time: all of A would not fit in registers."""
     label = tl.arange(0, LABELS)[None, :]
     total = tl.zeros((BLOCK, LABELS), tl.float32)
     for first in range(0, labels, STEP):
@@ -71,7 +71,7 @@ def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.const
     return total
 
 
-@triton.jit(do_not_specialize=["vertices"])  # the data give it
+@triton.jit(do_not_specialize=["vertices"])  # data-dependent
 def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, lattice_transform, dense,
                   dense_scale, dense_transform, mask, clamp, points, labels, stride, lattice_stride, vertices,
                   total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
@@ -81,9 +81,9 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, l
                   BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
     """x ← (1 - η) x + η (U + A slice(lattice) + A' dense + extra), Q = softmax(x).
 
-    `lattice` holds rows of vertices, sliced here with `weights` times a pixel's `lattice_scale`, or, SLICED,
-    rows of pixels with both; A, A' are [L, L]. PADDED: `stride` is a whole number of sectors, as
-    `lattice_stride` is of vertices.
+    `lattice` contains rows of vertices, sliced here with `weights` times a pixel's `lattice_scale`, or, if
+    SLICED, rows of pixels with both already applied. A, A' are [L, L]. PADDED: `stride` is a multiple of
+    the sector, as `lattice_stride` always is for vertices.
     """
     if PADDED:
         stride = stride // SECTOR * SECTOR  # a hint for the compiler
@@ -134,7 +134,7 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, l
 @triton.jit
 def back_kernel(g, du, q, dq, mask, clamp, labels, stride, q_stride, total, damping, MASKED: tl.constexpr,
                 CLAMPED: tl.constexpr, BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
-    """dU += η g;  g ← (1 - η) g + Q (dQ - <Q, dQ>), the second part 0 where Q is given."""
+    """dU += η g;  g ← (1 - η) g + Q (dQ - <Q, dQ>), where the second term is 0 at clamped pixels."""
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
     here = pixel < total
@@ -158,7 +158,7 @@ def band_kernel(values, out, scale, theta, length, width, step, cut, SCALED: tl.
                 TAPS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """out[o, i, c] = Σ_j k(i - j) scale[o, j, c // step] values[o, j, c] over a view [outer, length, width].
 
-    k(r) = exp(-½ (r / θ)²), or dk/dθ = r² / θ³ k(r). θ stays on the device; the band follows it.
+    k(r) = exp(-½ (r / θ)²), or dk/dθ = r² / θ³ k(r). θ stays on the device and determines the band.
     """
     if PADDED:
         width = width // SECTOR * SECTOR  # a hint for the compiler

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What mean field on the GPU works on."""
+"""The inputs of mean field on the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crfrnn.lattice.triton.launch import block, ceil_div, power_of_2
 
 
 class LatticeKernel(NamedTuple):
-    """A lattice with the factors of the pixels."""
+    """A lattice with its per-pixel factors."""
 
     structure: Structure
     weights: Tensor  # [P, d+1]
@@ -23,12 +23,12 @@ class LatticeKernel(NamedTuple):
         return self.weights if scale is None else self.weights * scale.unsqueeze(1)
 
     def inward(self, scale: Tensor | None) -> Tensor:
-        """Weights of a splat with the factors of the pixels, in the order of its sums."""
+        """Splat weights with per-pixel factors, in summation order."""
         return shares(self.scaled(scale), self.structure)
 
 
 class SeparableKernel(NamedTuple):
-    """A Gaussian over the grid with the factors of the pixels."""
+    """A Gaussian over the grid with its per-pixel factors."""
 
     theta: Tensor  # Float[axes] in the order x, y, z
     pre: Tensor | None
@@ -36,7 +36,7 @@ class SeparableKernel(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What stays the same over the iterations."""
+    """Everything that is constant over the iterations."""
 
     transform: Tensor  # [K, L, L], A_m = -μ W_m
     kernels: tuple[LatticeKernel | SeparableKernel, ...]
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
     def launch(self, total: int) -> tuple[int, dict[str, object]]:
         """Programs and constants of a kernel over blocks of pixels."""
         wide = max(power_of_2(self.labels), 16)
-        # What needs no stack beside its registers (tests/gpu/triton_targets.py).
+        # The largest block without register spills (tests/gpu/triton_targets.py).
         high = block(32 if wide == 64 else 16, max(total, 16))
         flags = {"MASKED": self.mask is not None, "CLAMPED": self.clamp is not None}
         return ceil_div(total, high), {
