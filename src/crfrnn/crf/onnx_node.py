@@ -3,8 +3,8 @@
 
 The node `crfrnn::CRFRNN`, version 1. Inputs: unary Float[B, L, *spatial], image Float or UInt8
 [B, C, *spatial], the parameters of the layer in the order of `PARAMETERS`, mask Bool[B, *spatial] and clamp
-Int[B, *spatial]; log_temperature, mask and clamp are optional. Output: logits shaped like the unary. Attributes:
-the arguments of `CRFRNN` named in `SETTINGS`, num_labels and iterations, and in_play if it is not 0.
+Int[B, *spatial]; log_temperature, mask and clamp are optional. Output: logits shaped like the unary.
+Attributes: the arguments of `CRFRNN` named in `SETTINGS`, num_labels, iterations, and in_play if not 0.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The backends of the filters: what each implements, and the one place that chooses between them.
+"""The backends of the filters: their common interface, and the selection of a backend.
 
 "cpu" is the native core, "triton" the kernels for a GPU, "reference" plain torch for any device. A backend is
 a module with the members of `Backend`.
@@ -18,18 +18,18 @@ from crfrnn.lattice.reference import Simplices
 
 
 class Backend(Protocol):
-    """What a backend implements, over checked arguments and without gradients (`ops` and `exact` have them).
+    """The interface of a backend: arguments are validated, gradients are defined in `ops` and `exact`.
 
-    A lattice has a row for each of its P points: barycentric weights Float[P, d+1], in an order of its own,
-    and the structure, one tensor to seven. Values come and go in the caller's order, Float[B·N, C].
+    A lattice has a row for each of its P points: barycentric weights Float[P, d+1], in the backend's order,
+    and the structure, one to seven tensors. Inputs and outputs are in the caller's order, Float[B·N, C].
     """
 
-    differentiable: bool  # True: of torch's operations, which differentiate a lattice by themselves
+    differentiable: bool  # True: made of torch operations, so autograd differentiates the lattice
 
     def can(self, device: torch.device, method: str, dtype: torch.dtype, dimension: int) -> str | None:
-        """Why it cannot filter points of `dimension` numbers by `method`, "lattice" or "exact"; None: it can.
+        """Why it cannot filter `dimension`-d points by `method`, "lattice" or "exact"; None if it can.
 
-        The reason is an error message: it names the argument and the remedy.
+        The reason is an error message with the argument and the remedy.
         """
         ...
 
@@ -43,7 +43,7 @@ class Backend(Protocol):
         together: int,
         padded: bool,
     ) -> list[Tensor]:
-        """Float[B, N, d] -> [weights, *structure]; `padded`: where it can, of sizes that the shapes give."""
+        """Float[B, N, d] -> [weights, *structure]; `padded`: if possible, sizes depend only on the shapes."""
         ...
 
     def filter(self, values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
@@ -51,13 +51,13 @@ class Backend(Protocol):
         ...
 
     def num_vertices(self, *structure: Tensor) -> int:
-        """Vertices of the whole batch."""
+        """Number of vertices of the whole batch."""
         ...
 
     def simplices(self, *structure: Tensor, weights: Tensor | None = None) -> Simplices:
-        """Where the points lie, for the diagonal and the tangent of the weights.
+        """Positions of the points in the lattice, for the diagonal and the tangent of the weights.
 
-        `weights`, where given, are compared with the structure, should it be damaged.
+        If given, `weights` are checked against the structure, to detect corruption.
         """
         ...
 
@@ -68,12 +68,12 @@ class Backend(Protocol):
     def gaussian_gradients(
         self, features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
     ) -> list[Tensor]:
-        """Of <grad, gaussian_sum>, by features, values and queries; anything for what is not wanted."""
+        """Gradients of <grad, gaussian_sum> by features, values and queries; arbitrary if not needed."""
         ...
 
 
 class Compiled(Backend, Protocol):
-    """What `ops` needs besides to differentiate a lattice that torch cannot."""
+    """What `ops` also needs to differentiate a lattice if autograd cannot."""
 
     def fake_build(
         self,
@@ -89,13 +89,13 @@ class Compiled(Backend, Protocol):
         ...
 
     def weight_gradient(self, x: Tensor, g: Tensor, weights: Tensor, *structure: Tensor) -> Tensor:
-        """The gradient of <g, filter(x)> by the weights."""
+        """The gradient of <g, filter(x)> with respect to the weights."""
         ...
 
     def feature_gradient(
         self, grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor
     ) -> Tensor:
-        """From the gradient of the weights that of the features, whose shape alone counts."""
+        """The gradient of the features from that of the weights; only the features' shape is used."""
         ...
 
 
@@ -110,7 +110,7 @@ BY_DEVICE = {"cpu": "cpu", "cuda": "triton"}  # the default for tensors of a dev
 _imported: dict[str, Backend] = {}
 _failed: dict[str, str] = {}  # why the import of a backend failed
 
-if TYPE_CHECKING:  # compares every module with the protocol
+if TYPE_CHECKING:  # checks every module against the protocol
     from crfrnn.lattice import cpu, reference
     from crfrnn.lattice.triton import backend as triton
 
@@ -119,7 +119,7 @@ if TYPE_CHECKING:  # compares every module with the protocol
 
 
 def find(name: str) -> Backend:
-    """The backend called `name`, imported once; ValueError where there is none or its import fails.
+    """The backend called `name`, imported once; ValueError if it is unknown or its import fails.
 
     >>> find("numpy")
     Traceback (most recent call last):
@@ -131,7 +131,7 @@ def find(name: str) -> Backend:
 
 
 def is_imported(name: str) -> bool:
-    """True where the backend's import was tried and went well, without trying it now."""
+    """True if the backend has been imported successfully; does not import it."""
     return name in _imported
 
 
@@ -142,7 +142,7 @@ def why_not(
     dtype: torch.dtype = torch.float32,
     dimension: int = 1,
 ) -> str | None:
-    """Why the backend called `name` cannot filter such points, as an error message; None: it can.
+    """Why the backend called `name` cannot filter such points, as an error message; None if it can.
 
     >>> why_not("reference", torch.device("mps")) is None
     True
@@ -154,10 +154,10 @@ def why_not(
 def choose(
     device: torch.device, method: str, dtype: torch.dtype, dimension: int, name: str | None = None
 ) -> str:
-    """The backend that filters such points: `name`, or what the device decides; ValueError if it cannot.
+    """The backend for such points: `name`, or the default of the device; ValueError if it cannot filter them.
 
-    Without a name an exact sum falls back to plain torch, which gives the same sum. A lattice does not: the
-    reference is too slow to be taken without notice.
+    Without a name, an exact sum falls back to plain torch, which gives the same sum. A lattice does not,
+    because the reference is too slow for a silent fallback.
 
     >>> choose(torch.device("mps"), "exact", torch.float32, 3)
     'reference'
@@ -205,7 +205,7 @@ def _import(name: str) -> None:
         _failed[name] = str(error)
 
 
-# torch.compile cannot trace an import, so what the default may be is imported now. A torch for GPUs brings
-# Triton along; any other imports it when it is named.
+# torch.compile cannot trace an import, so possible default backends are imported now. GPU builds of torch
+# include Triton; with other builds it is imported when requested by name.
 for _name in ("reference", "cpu", *(("triton",) if torch.version.cuda or torch.version.hip else ())):
     _import(_name)

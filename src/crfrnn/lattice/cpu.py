@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The compiled backend: all cores, float32 and float64, the same bits for any number of threads.
 
-Its structure is one int32 table (native/lattice.hpp). The table and the barycentric weights have the valid
-points in the lattice's own order, unlike the reference's. Under `torch.compile` the table is padded to a size
-that the shapes alone give.
+Its structure is one int32 table (native/lattice.hpp). Unlike in the reference, the table and the barycentric
+weights store the valid points in the lattice's own order. Under `torch.compile` the table is padded to a size
+that depends only on the shapes.
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ def fake_build(
 
 
 def _capacity(points: Any, dimension: int, rings: int, together: int) -> Any:
-    """Words of the largest table that these points can need: every corner a vertex of its own."""
+    """Words of the largest possible table for these points, in which every corner is a separate vertex."""
     corners = dimension + 1
     simplex_words = 1 + corners + (corners + 3) // 4
     vertices = points * corners * (1 + 2 * corners) ** rings
     axes = axis_groups(dimension, together)
     if len(axes) == corners:
-        neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and the chains of them
+        neighbours = 2 * corners * vertices + 2 * (dimension - 1) * vertices  # and their chains
     else:  # links, their masks, and the first link of every slab
         neighbours = sum(3 ** len(group) + 1 for group in axes) * vertices + 1
     return 17 + points * (1 + simplex_words) + neighbours + 2 * (vertices + 1)
 
 
 def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
-    """Splat, blur group by group of axes (from the last when `reverse`), slice, times 1 / (1 + 2^-d)."""
+    """Splat, blur the groups of axes in turn (reversed if `reverse`), slice, times 1 / (1 + 2^-d)."""
     (table,) = structure
     values = values.contiguous()
     out = torch.empty_like(values)
@@ -129,7 +129,7 @@ def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
     run = start.diff().long()  # points of each simplex
     if shape.together > 1:
         neighbour = _linked(axis_groups(shape.dim, shape.together), mask, link, vertices)
-    else:  # the reference counts a step down first, the table a step along n_j
+    else:  # the reference stores a step down first, the table a step along n_j
         neighbour = neighbour.view(size, 2, vertices).flip(1)
     absent = table.new_full((*neighbour.shape[:2], 1), vertices)
     return Simplices(
@@ -146,7 +146,7 @@ def _linked(axes: list[range], mask: Tensor, link: Tensor, vertices: int) -> Ten
     offsets = 3 ** len(axes[0]) - 1
     there = (mask.view(len(axes), vertices, 1) >> torch.arange(1, offsets + 1)) & 1
     found = mask.new_full(there.shape, vertices)
-    found[there.bool()] = link  # both by group, vertex and offset
+    found[there.bool()] = link  # both are ordered by group, vertex and offset
     return found.transpose(1, 2)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The exact Gaussian filter, O(N²), on any device: the reference for the accuracy of the lattice.
 
-One operator for all backends; plain torch (`reference.gaussian_sum`) is the readable one and runs everywhere.
+One operator for all backends; plain torch (`reference.gaussian_sum`) is the readable one, for any device.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def exact_filter(
     """Gaussian sum over all pairs: out_i = Σ_j exp(-½ |q_i - f_j|²) v_j, the self term included.
 
     features Float[B, N, d] in units of the bandwidths, values Float[B, N, C], queries Float[B, M, d]
-    (None: the features) -> Float[B, M, C]. float64 as soon as one of them is, else float32. Differentiable in
-    all three; a block of rows at a time is held, forward and backward. `backend` as for `Lattice.build`.
+    (None: the features) -> Float[B, M, C]. float64 if any of them is, else float32. Differentiable in all
+    three; holds only a block of rows at a time, forward and backward. `backend` as for `Lattice.build`.
 
     Krähenbühl & Koltun, NIPS 2011, eq. 3 (arXiv:1210.5644).
 
@@ -45,7 +45,7 @@ def exact_filter(
     features = check_features(features, max_dimension=None)
     values = check_values(values, features.shape[0], features.shape[1], features.device)
     if queries is None:
-        queries = features.view_as(features)  # torch.compile refuses one tensor in two places
+        queries = features.view_as(features)  # torch.compile rejects the same tensor twice
     else:
         if not isinstance(queries, Tensor) or not queries.is_floating_point():
             raise TypeError(f"queries: expected floating-point [B, M, d], got {describe(queries)}")
@@ -60,14 +60,14 @@ def exact_filter(
 
 
 def _filter(features: Tensor, values: Tensor, queries: Tensor, backend: str | None) -> Tensor:
-    """`exact_filter` of checked arguments."""
+    """`exact_filter` of validated arguments."""
     dtype = compute_dtype(features, values, queries)
-    # Contiguous, because the bits of torch's products depend on the layout.
+    # Contiguous, because rounding in torch's matrix products depends on the layout.
     features, values, queries = (t.to(dtype).contiguous() for t in (features, values, queries))
     backend = choose(features.device, "exact", dtype, features.shape[2], backend)
     if values.shape[0] == features.shape[0]:
         return _sum(backend, features, values, queries)
-    pictures, points, channels = values.shape  # one set of points for all pictures: they become channels
+    pictures, points, channels = values.shape  # with one set of points, pictures become channels
     joined = values.transpose(0, 1).reshape(1, points, pictures * channels)
     out = _sum(backend, features, joined, queries)
     return out.view(out.shape[1], pictures, channels).transpose(0, 1)
@@ -75,14 +75,14 @@ def _filter(features: Tensor, values: Tensor, queries: Tensor, backend: str | No
 
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """`exact_filter` as a linear operator over fixed points, Float[B, N, d], which are not checked again.
+    """`exact_filter` as a linear operator over fixed, already validated points, Float[B, N, d].
 
     >>> Exact(torch.rand(1, 5, 2)).diagonal()
     tensor([[1., 1., 1., 1., 1.]])
     """
 
     features: Tensor
-    backend: str | None = None  # None: the device decides
+    backend: str | None = None  # None: the device's default
 
     is_symmetric = True
 
@@ -91,8 +91,8 @@ class Exact:
         return self.apply(check_values(values, *self.shape, self.features.device))
 
     def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
-        """`filter` of values as `check_values` gives them."""
-        # A view, because torch.compile refuses one tensor in two places.
+        """`filter` of values returned by `check_values`."""
+        # A view, because torch.compile rejects the same tensor twice.
         return _filter(self.features, values, self.features.view_as(self.features), self.backend)
 
     def diagonal(self) -> Tensor:
@@ -106,7 +106,7 @@ class Exact:
 
 
 class GaussianSum(Function):
-    """The exact sum with its rules. The kernel is recomputed in backward, instead of keeping N² numbers."""
+    """The exact sum with its derivatives. Backward recomputes the kernel instead of saving N² numbers."""
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
@@ -122,7 +122,7 @@ class GaussianSum(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values, queries = ctx.saved_tensors
         arguments = features, values, queries, grad, list(ctx.needs_input_grad[1:])
-        if needs_graph(grad):  # torch differentiates the reference
+        if needs_graph(grad):  # autograd differentiates the reference
             gradients = reference.gaussian_gradients(*arguments)
         else:
             gradients = torch.ops.crfrnn.gaussian_gradients(ctx.backend, *arguments)
@@ -135,13 +135,13 @@ class GaussianSum(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, backend: str, *tensors: Tensor) -> tuple[Tensor, int]:
-        """The samples are more pictures of the batch."""
+        """The samples become additional pictures of the batch."""
         whole = [front(t, d, info.batch_size) for t, d in zip(tensors, in_dims[1:], strict=True)]
         return _sum(backend, *(t.flatten(0, 1) for t in whole)).unflatten(0, whole[0].shape[:2]), 0
 
 
 def _sum(*arguments: Any) -> Tensor:
-    if torch.compiler.is_compiling():  # which cannot trace a function with a forward mode
+    if torch.compiler.is_compiling():  # the compiler cannot trace a function with forward mode
         return torch.ops.crfrnn.gaussian_sum(*arguments)
     refuse_forward_over_forward()
     return GaussianSum.apply(*arguments)  # pyright: ignore[reportReturnType]
@@ -162,7 +162,7 @@ _library = torch.library.Library("crfrnn", "FRAGMENT")
 _library.define(f"gaussian_sum({_TENSORS}) -> Tensor")
 _library.define(f"gaussian_gradients({_TENSORS}, Tensor grad, bool[] wanted) -> Tensor[]")
 for _name in ("gaussian_sum", "gaussian_gradients"):
-    # One for every device, as those of a lattice.
+    # The same for every device, like those of a lattice.
     _library.impl(
         _name,
         lambda backend, *arguments, name=_name: getattr(find(backend), name)(*arguments),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Restricts a forked child to one thread: on Linux a parallel loop in it would never end.
+"""Restricts a forked child to one thread: on Linux a parallel loop in it would deadlock.
 
-libgomp keeps its threads from one parallel loop to the next. `fork` copies only the calling thread, and
-the record of the others, so that the first loop that is large enough to be parallel, torch's or ours, waits
-for threads that do not exist. torch limits its DataLoader workers in the same way. Python before 3.14 forks
-its processes on Linux; spawned children start afresh and keep all threads.
+libgomp reuses its threads for all parallel loops. `fork` copies only the calling thread, but also the record
+of the others, so the first loop that is large enough to be parallel, torch's or ours, waits for threads that
+do not exist. torch limits its DataLoader workers in the same way. Python before 3.14 forks processes by
+default on Linux; spawned children initialise OpenMP again and keep all threads.
 """
 
 from __future__ import annotations

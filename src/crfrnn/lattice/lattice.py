@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lattice: a frozen value, built once per kernel and batch, filtered with many times."""
+"""Lattice: an immutable value, built once per kernel and batch and reused for many filters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Lattice:
     """A Gaussian filter over scattered points, O(N): the permutohedral lattice.
 
     filter(v)_i ≈ Σ_j exp(-½ |f_i - f_j|²) v_j, unnormalised: S · B_d ⋯ B_0 · Sᵀ / (1 + 2^-d) with the
-    barycentric weights S and the stencil v + ½(n₁ + n₂) along each axis; with quality "high" the product of
-    three axes' stencils at once, so that no path ends at a missing vertex between two existing ones. Its
-    amplitude depends on the lattice (about half the exact sum's in five sparse dimensions): divide by the
-    filter's response to ones.
+    barycentric weights S and the stencil v + ½(n₁ + n₂) along each axis; with quality "high" three
+    axes are blurred at once by the product of their stencils, which also connects vertices across a missing
+    one. The amplitude depends on the lattice (in five sparse dimensions about half of the exact sum): divide
+    by the filter's response to ones.
 
     Adams, Baek & Davis, Computer Graphics Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x.
 
@@ -37,7 +37,7 @@ class Lattice:
     backend: str
     shape: tuple[int, int]  # (B, N)
 
-    is_symmetric = False  # where vertices are missing the axis blurs do not commute
+    is_symmetric = False  # with missing vertices the axis blurs do not commute
 
     @staticmethod
     def build(
@@ -46,18 +46,18 @@ class Lattice:
         mask: Tensor | None = None,
         backend: str | None = None,
     ) -> Lattice:
-        """Find the lattice of the points.
+        """Build the lattice of the points.
 
-        features  Float[B, N, d], d = 1..32 (a GPU: 8), in units of the bandwidths; half precision: in float32
+        features  Float[B, N, d], d = 1..32 (GPU: 1..8), in units of the bandwidths; half types use float32
         quality   "classic" | "default" | "high" | "finest", see `crfrnn.lattice.quality`
-        mask      Bool[B, N], True = valid: a masked point makes no vertex, sends nothing and receives 0
-        backend   None chooses by the device; "reference" is plain torch and works on every device
+        mask      Bool[B, N], True = valid: a masked point creates no vertex, sends nothing and receives 0
+        backend   None: chosen by the device; "reference" is plain torch and works on every device
         """
         return Lattice.of_checked(check_features(features, mask), get_quality(quality), mask, backend)
 
     @staticmethod
     def of_checked(features: Tensor, setting: Quality, mask: Tensor | None, backend: str | None) -> Lattice:
-        """`build`, of features that `check_features` gave."""
+        """`build` for features returned by `check_features`."""
         refuse_torchscript("Lattice.build")
         name = choose(features.device, "lattice", features.dtype, features.shape[2], backend)
         weights, *structure = ops.build(name, features.contiguous(), mask, *setting[:4])
@@ -66,15 +66,15 @@ class Lattice:
         return Lattice(weights, tuple(structure), name, (features.shape[0], features.shape[1]))
 
     def filter(self, values: Tensor, reverse: bool = False) -> Tensor:
-        """Float[B, N, C] -> Float[B, N, C]; `reverse` gives the adjoint. A lattice of batch 1 serves any.
+        """Float[B, N, C] -> Float[B, N, C]; `reverse`: the adjoint. A lattice of batch 1 fits any batch.
 
-        In float64 where values or features are, else in float32. Differentiable in values and features.
+        In float64 if values or features are, else in float32. Differentiable in values and features.
         Bit-identical from run to run on the CPU.
         """
         return self.apply(check_values(values, *self.shape, self.weights.device), reverse)
 
     def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
-        """`filter` of values as `check_values` gives them."""
+        """`filter` of values returned by `check_values`."""
         batch, points = self.shape
         dtype = compute_dtype(values, self.weights)
         values, weights = values.to(dtype), self.weights.to(dtype)
@@ -88,13 +88,13 @@ class Lattice:
         return out.view(points, pictures, channels).transpose(0, 1)
 
     def diagonal(self) -> Tensor:
-        """What each point receives from itself, Float[B, N]: the diagonal of the operator that runs."""
+        """The self term of each point, Float[B, N]: the diagonal of the actual operator."""
         simplices = find(self.backend).simplices(*joined(self.structure), weights=self.weights)
         return split(reference.diagonal(self.weights, simplices), self.structure).view(self.shape)
 
     @property
     def num_vertices(self) -> int:
-        """Vertices of the whole batch."""
+        """Number of vertices of the whole batch."""
         return find(self.backend).num_vertices(*self.structure)
 
     def to(self, device: torch.device | str) -> Lattice:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory that the native core keeps from call to call."""
+"""The memory that the native core caches between calls."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import contextlib
 
 
 def release_memory() -> None:
-    """Return to the system the memory that the native core keeps and does not use, up to 256 MiB.
+    """Return the unused memory that the native core caches, up to 256 MiB, to the system.
 
-    Clearing fresh pages takes a tenth to a fifth of a call, so the core keeps large blocks for the next call.
-    Use this after the last one, in a process that continues with other work. On Linux the pages are returned
-    at once; elsewhere nothing is done.
+    Clearing new pages takes 10 to 20 % of a call, so the core caches large blocks for the next call. Use this
+    after the last one, in a process that continues with other work. On Linux the pages are returned
+    immediately; on other systems nothing is done.
 
     >>> release_memory()
     """
-    with contextlib.suppress(ImportError):  # without the native core nothing is kept
+    with contextlib.suppress(ImportError):  # without the native core nothing is cached
         from crfrnn import _native
 
         _native.release_kept_memory()

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The operators of a lattice, once for all backends: schemas, fakes, every derivative, batching rules.
+"""The operators of a lattice, shared by all backends: schemas, fakes, derivatives and batching rules.
 
 With the barycentric weights w fixed, a filter F(v; w) = S_w B S_wᵀ v is linear in the values v, so its
 derivative and its adjoint are filters again. It is quadratic in w, so with the bilinear form
 
     D(v; w, h) = ½ (F(v; w + h) - F(v; w - h)),   the derivative of F in the direction h,
 
-and the weight gradient W(x, g, w), which is defined by <h, W(x, g, w)> = <g, D(x; w, h)>, every further
-derivative is one of these three again. The weights are piecewise linear in the features: the gradient of the
-features and the tangent of the weights are adjoint linear maps that depend on the simplices alone.
+and the weight gradient W(x, g, w), defined by <h, W(x, g, w)> = <g, D(x; w, h)>, all higher derivatives can
+be written with these three maps. The weights are piecewise linear in the features: the gradient of the
+features and the tangent of the weights are adjoint linear maps that depend only on the simplices.
 
-`torch.autograd.Function` carries these rules, because operators registered with torch.library support neither
-forward mode nor torch.func. torch.compile cannot trace such functions: there the registered operators run,
-with the first derivatives and the batching rules of the same functions.
+The rules are implemented as `torch.autograd.Function`, because operators registered with torch.library
+support neither forward mode nor torch.func. torch.compile cannot trace such functions, so it uses the
+registered operators, with the first derivatives and the batching rules of the same functions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from crfrnn.lattice.backend import Compiled, find
 from crfrnn.lattice.samples import Structure, common, front, of_all
 from crfrnn.lattice.validate import refuse_forward_over_forward
 
-# A structure has one tensor to seven, and not a list of them: torch's older vmap (is_grads_batched) refuses
-# operators that take lists.
+# A structure is passed as one to seven tensors instead of a list: torch's older vmap (is_grads_batched)
+# rejects operators that take lists.
 _STRUCTURE = ", ".join(["Tensor structure", *(f"Tensor? structure{place}=None" for place in range(2, 8))])
 _BUILD = "Tensor features, Tensor? mask, float scale, int rings, int ring_support, int together, bool padded"
 SCHEMAS = {
@@ -47,7 +47,7 @@ SCHEMAS = {
 
 def build(backend: str, features: Tensor, mask: Tensor | None, *options: Any) -> Structure:
     """Float[B, N, d] -> (weights, *structure) of the backend; options as in `SCHEMAS`."""
-    # While compiling, of sizes that the shapes alone give, where the backend has such.
+    # While compiling, sizes depend only on the shapes, if the backend supports this.
     return _run("build", Build, backend, features, mask, *options, torch.compiler.is_compiling())
 
 
@@ -60,8 +60,8 @@ def filter_tangent(
     backend: str, values: Tensor, weights: Tensor, step: Tensor, reverse: bool, *structure: Tensor
 ) -> Tensor:
     """D(v; w, h) with h = `step`."""
-    # D is linear in h: a step as long as the weights loses no digits in the difference.
-    with torch.no_grad():  # whatever the length, D is the same
+    # D is linear in h: scaling the step to the size of the weights avoids cancellation in the difference.
+    with torch.no_grad():  # D does not depend on the scale
         size = torch.linalg.vector_norm(step)
         length = torch.where(size > 0, torch.linalg.vector_norm(weights) / size, 1)
     step = length * step
@@ -79,12 +79,12 @@ def weight_gradient(backend: str, x: Tensor, g: Tensor, weights: Tensor, *struct
 def feature_gradient(
     backend: str, grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor
 ) -> Tensor:
-    """The gradient of the features, whose shape alone counts, from that of the weights."""
+    """The gradient of the features from that of the weights; only the features' shape is used."""
     return _run("feature_gradient", FeatureGradient, backend, grad_weights, features, scale, *structure)
 
 
 def weight_tangent(backend: str, step: Tensor, scale: float, *structure: Tensor) -> Tensor:
-    """What a step of the features, Float[B, N, d], moves the weights by."""
+    """The change of the weights for a step of the features, Float[B, N, d]."""
     return WeightTangent.apply(backend, step, scale, *structure)  # pyright: ignore[reportReturnType]
 
 
@@ -106,18 +106,18 @@ def _none_or(tensor: Tensor | None, function: Callable[[Tensor], Tensor]) -> Ten
 
 
 def _sum(*terms: Tensor | None) -> Tensor | None:
-    """Of the terms that are not None."""
+    """The sum of the terms that are not None."""
     present = [term for term in terms if term is not None]
     return sum(present[1:], present[0]) if present else None
 
 
 def _present(structure: Structure | list[Tensor | None]) -> list[Tensor]:
-    """Without the parts that the backend does not have, which registered operators pass as None."""
+    """The parts that the backend has; registered operators pass None for the others."""
     return [tensor for tensor in structure if tensor is not None]
 
 
 class Build(Function):
-    """Features to weights and structure; the structure is constant between the simplices' boundaries."""
+    """Features to weights and structure; the structure is constant within a simplex."""
 
     @staticmethod
     def forward(*arguments: Any) -> Structure:
@@ -129,7 +129,7 @@ class Build(Function):
         ctx.save_for_backward(mask, features, *output[1:])
         ctx.save_for_forward(mask, *output[1:])
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # or zeros as large as the tables would come back with them
+        ctx.set_materialize_grads(False)  # otherwise zeros as large as the tables would be allocated
 
     @staticmethod
     def backward(ctx: Any, grad_weights: Tensor | None, *_: Any) -> tuple[Any, ...]:
@@ -154,8 +154,8 @@ class Build(Function):
              *options: Any) -> tuple[Structure, tuple[int | None, ...]]:  # fmt: skip
         """All samples share one lattice, in which they are pictures of one batch.
 
-        The structure repeats for each sample, without a copy. By this a filter recognises on which of nested
-        levels its lattice was built, and that values which all samples share have to meet each picture.
+        The structure is expanded over the samples without a copy. This tells a filter at which nested level
+        its lattice was built, and that values shared by all samples must be repeated for each picture.
         """
         size = info.batch_size
         features = front(features, in_dims[1], size).flatten(0, 1)
@@ -210,13 +210,13 @@ class Filter(Function):
              *structure: Tensor) -> tuple[Tensor, int]:  # fmt: skip
         size, joint = info.batch_size, of_all(in_dims[4:], structure)
         values = front(values, in_dims[1], size)
-        if joint is not None:  # built inside: the samples are its pictures
+        if joint is not None:  # built inside vmap: the samples are its pictures
             weights = common(weights, in_dims[2])
             return filter(backend, values.flatten(0, 1), weights, reverse, *joint).view(values.shape), 0
-        if in_dims[2] is not None:  # one lattice, but weights that each sample moves by itself
+        if in_dims[2] is not None:  # one lattice, but separate weights for each sample
             each = zip(values, front(weights, in_dims[2], size), strict=True)
             return torch.stack([filter(backend, v, w, reverse, *structure) for v, w in each]), 0
-        size, points, channels = values.shape  # built outside: the samples are more channels
+        size, points, channels = values.shape  # built outside vmap: the samples become channels
         joined = values.transpose(0, 1).flatten(1)
         return filter(backend, joined, weights, reverse, *structure).view(points, size, channels), 1
 
@@ -270,7 +270,7 @@ class WeightGradient(Function):
 
 
 class FeatureGradient(Function):
-    """The gradient of the features, linear in that of the weights; features give their shape."""
+    """The gradient of the features, linear in that of the weights; of the features only the shape is used."""
 
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
@@ -385,7 +385,7 @@ for _name, _rules, _fake, _backward, _vmap in (
     ),
 ):
     _library.define(f"lattice_{_name}{SCHEMAS[_name]}")
-    # One for every device: Triton's interpreter works on the CPU.
+    # The same for every device: Triton's interpreter runs on the CPU.
     _library.impl(
         f"lattice_{_name}",
         lambda backend, *arguments, name=_name: getattr(find(backend), name)(*arguments),

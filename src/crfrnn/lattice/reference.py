@@ -3,14 +3,15 @@
 
 Adams, Baek & Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice", Computer Graphics
 Forum 29(2), 2010, doi:10.1111/j.1467-8659.2009.01645.x. A point in d dimensions is lifted onto the plane
-Σx = 0 of d+1 dimensions, whose integer points with all coordinates of one remainder modulo d+1 are the
-lattice. It lies in one simplex and hands its value to the d+1 corners (splat); along each of d+1 axes the
-vertices are convolved with ½, 1, ½ (blur); the corners are read back (slice). The blur may take several axes
-at once, by the product of their stencils: axis by axis, what would pass a missing vertex is lost.
+Σx = 0 in d+1 dimensions. Its integer points whose coordinates all have the same remainder modulo d+1 form the
+lattice. Each point lies in one simplex: its value is distributed to the d+1 corners (splat), the vertices are
+convolved with ½, 1, ½ along each of d+1 axes (blur), and the corners are interpolated (slice). The blur can
+process several axes at once by the product of their stencils; axis by axis, values are lost at missing
+vertices.
 
-This is the documentation of the compiled backends and the oracle of their tests. Gradients of a lattice are
-torch's own: only the barycentric weights depend smoothly on the features, the simplex of a point is constant.
-The lattice is slow. The exact sum is not: it holds a block of rows at a time.
+This module documents the compiled backends and is the reference in their tests. Gradients of a lattice come
+from autograd: only the barycentric weights depend smoothly on the features, the simplex of a point is
+constant. The lattice is slow; the exact sum, which processes blocks of rows, is not.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ import torch
 from torch import Tensor
 
 differentiable = True
-BLOCK = 2**21  # entries of an exact kernel held at once: 16 MiB in float64, whatever N is
+BLOCK = 2**21  # entries of an exact kernel held at once: 16 MiB in float64, for any N
 
 
 class Simplices(NamedTuple):
-    """Where points lie in a lattice, in any integer type.
+    """Positions of the points in a lattice, in any integer type.
 
     corner      Int[P, d+1]       vertex of remainder r of the point's simplex; M = none (a masked point)
     neighbour   Int[G, K, M+1]    vertex at each offset of each group of axes (`axis_groups`); M = missing.
-                                  Of single axes: K = 2, one step down and up. Of m axes K = 3^m - 1: offset n
-                                  is at n - 1, and digit i of n in base 3 says what axis i of the group does:
-                                  0 stays, 1 goes one step down, 2 up. A last, smaller group has only M beyond
-    rank        Int[P, d+1]       place of each axis among the point's offsets in falling order
-    total       the number of points, masked ones included
-    point       Int64[P], the point that a row belongs to; None: row p is point p
+                                  Single axes: K = 2, one step down and up. Groups of m axes: K = 3^m - 1;
+                                  offset n is at n - 1, and digit i of n in base 3 gives the step along axis i
+                                  of the group: 0 none, 1 down, 2 up. A smaller last group is padded with M
+    rank        Int[P, d+1]       rank of each axis among the point's offsets in descending order
+    total       the number of points, including masked ones
+    point       Int64[P], the point of each row; None: row p is point p
     """
 
     corner: Tensor
@@ -59,7 +60,7 @@ def build(
     together: int,
     padded: bool = False,
 ) -> list[Tensor]:
-    """Find every point's simplex and number the lattice's vertices.
+    """Find the simplex of every point and number the lattice's vertices.
 
     Float[B, N, d] -> barycentric weights Float[B·N, d+1]; corner, neighbour and rank as in `Simplices`.
     """
@@ -91,9 +92,9 @@ def build(
 
 
 def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -> Tensor:
-    """Splat, blur group by group of axes, slice, times 1 / (1 + 2^-d).
+    """Splat, blur the groups of axes in turn, slice, times 1 / (1 + 2^-d).
 
-    With `reverse` the last group comes first: each stencil is symmetric, so that is the exact adjoint.
+    `reverse` reverses the order of the groups, which gives the exact adjoint, as each stencil is symmetric.
     """
     corner, neighbour, _ = structure
     size, count = corner.shape[-1], num_vertices(*structure)
@@ -101,7 +102,7 @@ def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -
     lattice = values.new_zeros(count + 1, channels)
     for r in range(size):
         lattice = lattice.index_add(0, corner[:, r], weights[:, r, None] * values)
-    # Row M stands for every vertex that is not there: whatever masked points sent to it is dropped.
+    # Row M represents all missing vertices; values that masked points send to it are discarded.
     lattice = torch.cat([lattice[:count], lattice.new_zeros(1, channels)])
     for group in reversed(range(len(neighbour))) if reverse else range(len(neighbour)):
         lattice = _blur(lattice, neighbour[group])
@@ -112,7 +113,7 @@ def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -
 
 
 def _blur(lattice: Tensor, neighbour: Tensor) -> Tensor:
-    """The product of the stencils of a group's axes: at an offset that moves m of them its term is 2^-m."""
+    """The product of the stencils of a group's axes: the coefficient of an offset along m axes is 2^-m."""
     axes = _axes_of(neighbour)
     moves = [sum(map(abs, offset)) for offset in axis_offsets(axes, axes)[0]]
     blurred = lattice
@@ -126,19 +127,19 @@ def _blur(lattice: Tensor, neighbour: Tensor) -> Tensor:
 
 
 def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
-    """The operator's own diagonal, Float[total]: the blur followed between the corners of each simplex.
+    """The operator's own diagonal, Float[total], from the paths of the blur between corners of each simplex.
 
     A blur moves a value by at most one step along each axis. The d+1 steps n_j sum to zero and satisfy no
-    other relation, so from corner r a value reaches corner r + k (modulo d+1) in two ways only: up along the
-    k axes that lead there round the simplex, or down along the others. Back to r itself: up all round, down
-    all round, or staying.
+    other relation, so there are only two paths from corner r to corner r + k (modulo d+1): up along the k
+    axes between them in the cycle of the simplex, or down along the others. From r back to itself there
+    are three: up along all axes, down along all axes, or no step.
     """
     corner, neighbour, rank = (t.long() for t in simplices[:3])
     weights = weights[: len(corner)]  # without the padding of torch.compile
     size, count = corner.shape[-1], neighbour.shape[-1] - 1
     total = torch.zeros_like(weights[..., 0])
     for r in range(size):
-        # Going up from corner r the first axis to move is the one of rank d - r, then d - r - 1, and so on.
+        # Upwards from corner r the first step is along the axis of rank d - r, then d - r - 1, and so on.
         place = (size - 1 - r - rank) % size
         for k in range(size + 1):
             for direction in (0, 1) if k else (1,):
@@ -148,7 +149,7 @@ def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
                 ):
                     offset = torch.zeros_like(here)
                     for place_in_group, axis in enumerate(group):
-                        # Down is the same journey with the axes' order turned round.
+                        # The downward path takes the axes in reverse order.
                         p = place[..., axis] if direction else size - 1 - place[..., axis]
                         moves = p < k
                         gain = torch.where(moves, 0.5 * gain, gain)
@@ -165,11 +166,11 @@ def diagonal(weights: Tensor, simplices: Simplices) -> Tensor:
 def unit_diagonal(weights: Tensor) -> Tensor:
     """w / √(wᵀ G w / (1 + 2^-d)), G_kl the blur's weight between corners k and l of a simplex.
 
-    G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the ways round it that `diagonal` follows, no
-    vertex missing on the way. Weights that are all 0, of no point, stay 0.
+    G_kl = 2^-m + 2^-(d+1-m), m = |k - l|; G_kk = 1 + 2^-d: the same paths as in `diagonal`, without missing
+    vertices. All-zero weights, those of masked points, remain 0.
     """
     size = weights.shape[-1]
-    # Not weights @ G: autocast and TF32 would take three of the weights' digits.
+    # Not weights @ G: autocast and TF32 would cost the weights three digits.
     response = (1 + 2.0 ** (1 - size)) * weights.square().sum(-1, keepdim=True)
     for m in range(1, size):
         pairs = (weights[..., m:] * weights[..., :-m]).sum(-1, keepdim=True)
@@ -188,7 +189,7 @@ def simplices(*structure: Tensor, weights: Tensor | None = None) -> Simplices:
 
 
 def elevate(features: Tensor) -> Tensor:
-    """Float[..., d] -> Float[..., d+1] on the plane Σx = 0, one bandwidth being √(2/3)(d+1) long."""
+    """Float[..., d] -> Float[..., d+1] on the plane Σx = 0; one bandwidth has length √(2/3)(d+1)."""
     size = features.shape[-1] + 1
     unit = math.sqrt(2 / 3) * size
     total = torch.zeros_like(features[..., 0])
@@ -201,9 +202,10 @@ def elevate(features: Tensor) -> Tensor:
 
 
 def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest lattice point of remainder 0, and each axis' place among the offsets in falling order.
+    """The nearest lattice point of remainder 0, and the rank of each axis' offset in descending order.
 
-    Ties, as in the implementations in use: half-way goes down, of equal offsets the lower axis comes first.
+    Ties are resolved as in common implementations: halves round down, and of equal offsets the lower axis
+    comes first.
     """
     size = elevated.shape[-1]
     above, below = (torch.ceil(elevated / size) * size, torch.floor(elevated / size) * size)
@@ -212,7 +214,7 @@ def enclosing_simplex(elevated: Tensor) -> tuple[Tensor, Tensor]:
     rank = torch.empty_like(order).scatter_(
         -1, order, torch.arange(size, device=order.device).expand_as(order)
     )
-    # Rounding each coordinate by itself may leave the plane: walk back along the axes rounded worst.
+    # Independent rounding may leave the plane: correct the axes with the largest rounding error.
     base = nearest.long()
     rank = rank + base.sum(-1, keepdim=True) // size
     wrap = (rank < 0).long() - (rank >= size).long()
@@ -227,12 +229,12 @@ def barycentric(elevated: Tensor, base: Tensor, rank: Tensor) -> Tensor:
 
 
 def barycentric_tangent(step: Tensor, rank: Tensor) -> Tensor:
-    """What a step of the scaled features, Float[..., d], adds to the weights of its simplex' corners."""
+    """The change of the corner weights for a step of the scaled features, Float[..., d]."""
     return _shares(elevate(step) / rank.shape[-1], rank)
 
 
 def _shares(offset: Tensor, rank: Tensor) -> Tensor:
-    """Differences of the offsets in falling order, those of one corner and the next."""
+    """Differences between consecutive offsets in descending order."""
     falling = torch.zeros_like(offset).scatter(-1, offset.shape[-1] - 1 - rank, offset)
     return falling - falling.roll(1, -1)
 
@@ -248,14 +250,14 @@ def _corner_rows(base: Tensor, rank: Tensor) -> Tensor:
 
 
 def _axis_steps(dimension: int, device: torch.device) -> Tensor:
-    """Int[d+1, 1 + d]: what one step down along each axis adds to a row."""
+    """Int[d+1, 1 + d]: the change of a row for one step down along each axis."""
     steps = -torch.ones(dimension + 1, dimension + 1, dtype=torch.long, device=device)
     steps += (dimension + 1) * torch.eye(dimension + 1, dtype=torch.long, device=device)
     return torch.cat([torch.zeros_like(steps[:, :1]), steps[:, :-1]], 1)
 
 
 def axis_groups(dimension: int, together: int) -> list[range]:
-    """The d + 1 axes in groups of `together` consecutive ones, the last with the rest; never all in one.
+    """The d + 1 axes in groups of `together` consecutive ones, the last with the rest; at least two groups.
 
     >>> axis_groups(5, 3), axis_groups(2, 3)
     ([range(0, 3), range(3, 6)], [range(0, 2), range(2, 3)])
@@ -265,14 +267,14 @@ def axis_groups(dimension: int, together: int) -> list[range]:
 
 
 def _axes_of(neighbour: Tensor) -> int:
-    """How many axes a group of Int[K, M+1] has: K = 3^m - 1."""
+    """The number m of axes of a group Int[K, M+1]: K = 3^m - 1."""
     return {2: 1, 8: 2, 26: 3}[len(neighbour)]
 
 
 def axis_offsets(dimension: int, together: int) -> list[list[list[int]]]:
-    """[G][K][d+1], the steps down along each axis at each offset of each group (`Simplices`).
+    """[G][K][d+1], the steps down along each axis for each offset of each group (`Simplices`).
 
-    A last, smaller group has fewer offsets; zeros stand for those that are not.
+    A smaller last group has fewer offsets and is padded with zeros.
 
     >>> axis_offsets(2, 2)[0]
     [[1, 0, 0], [-1, 0, 0], [0, 1, 0], [1, 1, 0], [-1, 1, 0], [0, -1, 0], [1, -1, 0], [-1, -1, 0]]
@@ -287,7 +289,7 @@ def axis_offsets(dimension: int, together: int) -> list[list[list[int]]]:
 
 
 def _neighbours(vertices: Tensor, dimension: int, together: int) -> Tensor:
-    """Int[G, K, M+1] of `Simplices`: M where there is no such vertex; row M leads to itself."""
+    """Int[G, K, M+1] of `Simplices`: M for a missing vertex; the neighbours of M are M."""
     count, device = len(vertices), vertices.device
     offsets, steps = axis_offsets(dimension, together), _axis_steps(dimension, device)
     size = (len(offsets), len(offsets[0]), count + 1)
@@ -295,7 +297,7 @@ def _neighbours(vertices: Tensor, dimension: int, together: int) -> Tensor:
     if count == 0:
         return neighbour
     for at, group in zip(neighbour, offsets, strict=True):
-        # The way back is an offset of the group, too: one of the two is sought.
+        # The inverse offset is also in the group, so only one of the two is searched for.
         back = [group.index([-step for step in offset]) for offset in group]
         ahead = [n for n, other in enumerate(back) if n < other]
         moved = [vertices + (steps.new_tensor(group[n]).unsqueeze(1) * steps).sum(0) for n in ahead]
@@ -311,7 +313,7 @@ def _neighbours(vertices: Tensor, dimension: int, together: int) -> Tensor:
 
 
 def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The different rows Int[M, K] and, for every row, the number of its equal among them."""
+    """The distinct rows, Int[M, K], and for every input row its index among them."""
     codes, number = torch.unique(_codes(rows), return_inverse=True)
     unique = rows.new_empty(len(codes), rows.shape[1])
     unique[number] = rows
@@ -319,14 +321,14 @@ def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _codes(rows: Tensor) -> Tensor:
-    """One int64 per row, equal where rows are equal, packed from the ranges that occur."""
+    """One int64 key per row, equal for equal rows, packed from the value ranges of the columns."""
     code, span = rows.new_zeros(len(rows)), 1
     if len(rows) == 0:
         return code
     for column in rows.unbind(1):
         low, high = (int(x) for x in torch.aminmax(column))
         column, width = column - low, high - low + 1
-        if span * width > 2**62:  # renumbered, neither factor exceeds the number of rows
+        if span * width > 2**62:  # after renumbering, neither factor exceeds the number of rows
             code, column = (torch.unique(x, return_inverse=True)[1] for x in (code, column))
             span, width = int(code.max()) + 1, int(column.max()) + 1
         code, span = code * width + column, span * width
@@ -335,19 +337,19 @@ def _codes(rows: Tensor) -> Tensor:
 
 def gaussian_sum(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
     """Σ_j k_ij v_j with k_ij = exp(-½ |q_i - f_j|²): [B, N, d], [B, N, C], [B, M, d] -> [B, M, C]."""
-    with torch.autocast(values.device.type, enabled=False):  # half precision would spoil the truth
+    with torch.autocast(values.device.type, enabled=False):  # the reference needs full precision
         return torch.cat([kernel @ values for _, kernel in kernel_blocks(features, queries)], 1)
 
 
 def gaussian_gradients(
     features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
-    """Gradients of <grad, gaussian_sum> by features, values and queries; zeros for what is not wanted."""
+    """Gradients of <grad, gaussian_sum> by features, values and queries; zeros if not needed."""
     moves = wanted[0] or wanted[2]
     to_features, to_values, to_queries = torch.zeros_like(features), torch.zeros_like(values), []
     with torch.autocast(values.device.type, enabled=False):
         for rows, kernel in kernel_blocks(features, queries):
-            # Not grad[:, rows], which is an alias where it is all: jacobian(vectorize=True) has none.
+            # Not grad[:, rows], an alias if it covers all rows: jacobian(vectorize=True) rejects those.
             g = grad.narrow(1, rows.start, kernel.shape[1])
             to_values = to_values + kernel.transpose(1, 2) @ g
             if not moves:
@@ -368,7 +370,7 @@ def gaussian_tangent(
     values_step: Tensor | None,
     queries_step: Tensor | None,
 ) -> Tensor:
-    """What steps of features, values and queries move `gaussian_sum` by; None: no step."""
+    """The change of `gaussian_sum` for steps of features, values and queries; None: no step."""
     moved = [torch.zeros_like(values[:, :0])]
     with torch.autocast(values.device.type, enabled=False):
         for rows, kernel in kernel_blocks(features, queries):
@@ -385,7 +387,7 @@ def gaussian_tangent(
 
 
 def kernel_blocks(features: Tensor, queries: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, if an empty one."""
+    """Blocks of rows of exp(-½ |q_i - f_j|²), Float[B, rows, N]; at least one, possibly empty."""
     batch, points, dimension = features.shape
     step = max(1, BLOCK // max(1, batch * points))
     for start in range(0, max(1, queries.shape[1]), step):

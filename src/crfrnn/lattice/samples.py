@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The samples of torch.vmap: lattices built inside it are one over all samples, whose pictures they are.
+"""The samples of torch.vmap: lattices built inside it are merged into one, whose pictures are the samples.
 
-Such a lattice's structure repeats for each sample, without a copy, and its weights stand once for all.
+The structure of such a lattice is expanded over the samples without a copy; its weights are stored once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Structure = tuple[Tensor, ...]
 
 
 def front(tensor: Tensor, dimension: int | None, samples: int) -> Tensor:
-    """A batching rule's argument with the samples of vmap first, repeated where all share it."""
+    """A batching rule's argument with the vmap dimension first, repeated if shared by all samples."""
     return tensor.expand(samples, *tensor.shape) if dimension is None else tensor.movedim(dimension, 0)
 
 
 def of_all(in_dims: Sequence[int | None], structure: Structure) -> Structure | None:
-    """The structure over all samples' lattices where this level of vmap built them; None: built outside."""
+    """The structure over all samples' lattices if built at this level of vmap; None: built outside."""
     if all(dimension is None for dimension in in_dims):
         return None
     for tensor, dimension in zip(structure, in_dims, strict=True):
@@ -34,22 +34,22 @@ def of_all(in_dims: Sequence[int | None], structure: Structure) -> Structure | N
 
 
 def common(tensor: Tensor, dimension: int | None) -> Tensor:
-    """What repeats for every sample, once: the weights of a lattice over all samples, in each of them."""
+    """A tensor repeated for every sample, reduced to one copy: the weights of a lattice over all samples."""
     return tensor if dimension is None else tensor.select(dimension, 0)
 
 
 def joined(structure: Structure) -> Structure:
-    """A structure that tensor operations can read under vmap too: that of all samples' lattices."""
+    """A structure that tensor operations can also read under vmap: that of all samples' lattices."""
     return Joined.apply(*structure) if in_functorch() else structure  # pyright: ignore[reportReturnType]
 
 
 def split(rows: Tensor, structure: Structure) -> Tensor:
-    """Of `rows`, one for each point of `joined(structure)`, those of the sample's own points."""
+    """The rows of the sample's own points; `rows` has one for each point of `joined(structure)`."""
     return Split.apply(rows, *structure) if in_functorch() else rows  # pyright: ignore[reportReturnType]
 
 
 class Joined(Function):
-    """The structure itself; of samples that share one, what they share."""
+    """The structure itself; if samples share one, the shared one."""
 
     @staticmethod
     def forward(*structure: Tensor) -> Structure:
@@ -73,7 +73,7 @@ class Joined(Function):
 
 
 class Split(Function):
-    """Rows of the points of all samples to those of each; the adjoint of `Together`."""
+    """Split rows of the points of all samples into those of each; the adjoint of `Together`."""
 
     @staticmethod
     def forward(rows: Tensor, *structure: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Split(Function):
 
 
 class Together(Function):
-    """Rows of the points of each sample to those of all."""
+    """Concatenate the rows of the points of each sample."""
 
     forward, setup_context = Split.forward, Split.setup_context
 

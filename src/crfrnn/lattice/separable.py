@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact Gaussian filter over a regular grid: one 1-D filter per axis, nothing truncated."""
+"""The exact Gaussian filter over a regular grid: one 1-D filter per axis, without truncation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from crfrnn.lattice.validate import check_dense, check_values, compute_dtype, describe, fit_for_a_bandwidth
 
-DENSE = 4096  # longer axes are convolved by FFT: a dense matrix would outgrow the picture
+DENSE = 4096  # longer axes use an FFT: a dense matrix would exceed the size of the picture
 
 
 def separable_filter(values: Tensor, theta: Tensor | float) -> Tensor:
     """Gaussian sum over a grid: out(p) = Σ_q exp(-½ Σ_a ((p_a - q_a) / θ_a)²) v(q), the self term included.
 
     values Float[B, *spatial, C], any number of spatial axes; theta a positive number or one per axis in the
-    order x, y, z (x is the last spatial axis), in pixels. float64 as soon as one of them is, else float32.
+    order x, y, z (x is the last spatial axis), in pixels. float64 if either of them is, else float32.
     Differentiable in both.
 
     The Gaussian of Krähenbühl & Koltun, NIPS 2011, eq. 3 (arXiv:1210.5644), is a product over a grid's axes.
@@ -42,7 +42,7 @@ def separable_filter(values: Tensor, theta: Tensor | float) -> Tensor:
 
 
 def _filter_axes(values: Tensor, theta: Tensor) -> Tensor:
-    """`separable_filter` of checked values and one θ per axis."""
+    """`separable_filter` of validated values and one θ per axis."""
     for index in range(values.ndim - 2):
         axis = values.ndim - 2 - index  # x is the last spatial axis
         values = _filter_axis(values.movedim(axis, -1), theta[index]).movedim(-1, axis)
@@ -50,7 +50,7 @@ def _filter_axes(values: Tensor, theta: Tensor) -> Tensor:
 
 
 def check_theta(theta: Tensor | float, axes: int, values: Tensor) -> Tensor:
-    """Positive bandwidths, Float[axes], in the dtype the filter computes in."""
+    """Positive bandwidths, Float[axes], in the computing dtype of the filter."""
     if not isinstance(theta, Tensor):
         theta = torch.as_tensor(theta, dtype=compute_dtype(values), device=values.device)
     theta = theta.to(compute_dtype(values, theta))
@@ -86,18 +86,18 @@ class Separable:
         return separable_filter(values.reshape(batch, *self.grid, channels), self.theta).reshape(values.shape)
 
     def apply(self, values: Tensor, reverse: bool = False) -> Tensor:
-        """`filter` of values as `check_values` gives them, with θ as `check_theta` gives it."""
+        """`filter` of values returned by `check_values`, with θ returned by `check_theta`."""
         batch, _, channels = values.shape
         theta = self.theta.to(compute_dtype(values, self.theta))
         return _filter_axes(values.reshape(batch, *self.grid, channels), theta).reshape(values.shape)
 
     def mass(self) -> Tensor:
-        """The filter's answer to ones, Float[1, N]: the product of the axes' own answers."""
+        """The filter's response to ones, Float[1, N]: the product of the axes' responses."""
         total = torch.ones(1, dtype=self.theta.dtype, device=self.theta.device)
         for length, theta in zip(
             reversed(self.grid), self.theta, strict=True
         ):  # x, the first, varies fastest
-            # Not a product of matrices: its bits depend on the number of threads. Nor torch's sum on a GPU.
+            # Not a matrix product, whose rounding depends on the number of threads, nor torch's sum on a GPU.
             weights = _axis_weights(length, theta)
             reach = running_sums(weights) if weights.is_cuda else weights.cumsum(0)
             along = reach + reach.flip(0) - 1
@@ -115,7 +115,7 @@ class Separable:
 
 
 def running_sums(numbers: Tensor, side: int = 64) -> Tensor:
-    """Σ_{j ≤ i} x_j of Float[N], in one fixed order. That of torch.cumsum depends on timing on a GPU.
+    """Σ_{j ≤ i} x_j of Float[N], in one fixed order. On a GPU that of torch.cumsum depends on timing.
 
     >>> running_sums(torch.ones(5), side=2)
     tensor([1., 2., 3., 4., 5.])
@@ -140,13 +140,13 @@ def _filter_axis(values: Tensor, theta: Tensor) -> Tensor:
     values = values.to(theta.dtype)
     with torch.autocast(values.device.type, enabled=False):
         half = _axis_weights(length, theta)
-        if torch.compiler.is_compiling():  # unfold would fix a free length to that of the example
+        if torch.compiler.is_compiling():  # unfold would specialise a symbolic length
             places = torch.arange(length, device=theta.device)
             return values @ half[(places[:, None] - places).abs()]
         if length <= DENSE:
-            row = torch.cat([half[1:].flip(0), half])  # the matrix has the same numbers along its diagonals
+            row = torch.cat([half[1:].flip(0), half])  # the matrix is Toeplitz
             return values @ row.unfold(0, length, 1)[:length].flip(0)
-        # Period 2n leaves room for every offset -(n-1)..n-1, so nothing wraps round.
+        # Period 2n has room for every offset -(n-1)..n-1, so nothing wraps around.
         kernel = torch.cat([half, half.new_zeros(1), half[1:].flip(0)])
         spectrum = torch.fft.rfft(values, 2 * length) * torch.fft.rfft(kernel)
         return torch.fft.irfft(spectrum, 2 * length)[..., :length]

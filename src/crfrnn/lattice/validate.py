@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the filters accept. Every refusal names the argument, what was expected, what came and the remedy."""
+"""Validation for the filters. Errors state the argument, the expected and the given value, and the remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MAX_DIMENSION = 32
-DENSE_DIMENSION = 8  # in more, most points stand alone in their simplices
+DENSE_DIMENSION = 8  # in higher dimensions most points are alone in their simplices
 # Features whose own rounding error exceeds this share of a bandwidth can no longer be told apart.
 RESOLUTION = 1 / 16
 
@@ -26,13 +26,13 @@ _INSIDE = tuple(
 
 
 class InputWarning(UserWarning):
-    """An input that can be computed with but most likely means something else."""
+    """An input that is valid but most likely a mistake."""
 
 
 def warn(message: str, category: type[Warning] = InputWarning) -> None:
-    """A Python warning at the line that called the package, once for each such line.
+    """Issue a Python warning at the line that called the package, once per line.
 
-    The user can change that line, unlike those of the package and of torch's modules.
+    The user can change that line, unlike lines in the package or in torch.
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
@@ -41,7 +41,7 @@ def warn(message: str, category: type[Warning] = InputWarning) -> None:
 
 
 def readable(tensor: Tensor) -> bool:
-    """True where the values of `tensor` can steer Python: not while tracing, transforming or capturing."""
+    """True if Python can read the values of `tensor`: not while tracing, transforming or capturing."""
     if torch.compiler.is_compiling() or tensor.is_meta or in_functorch():
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
@@ -51,12 +51,12 @@ def in_functorch() -> bool:
     """True inside torch.func.vmap, grad, jvp and so on (torch has no public function for it)."""
     functorch = getattr(torch._C, "_functorch", None)
     peek = getattr(functorch, "peek_interpreter_stack", None)
-    # By type: under torch.compile the result of peek() `is not None` even where it is None.
+    # By type: under torch.compile `is not None` is true for the result of peek() even if it is None.
     return peek is not None and type(peek()) is not type(None)
 
 
 def exporting() -> bool:
-    """True inside torch.export and what builds on it; torch before 2.7 does not say so."""
+    """True inside torch.export and tools based on it; not detectable before torch 2.7."""
     ask = getattr(torch.compiler, "is_exporting", None)
     return ask is not None and ask()
 
@@ -83,7 +83,7 @@ def in_forward_mode() -> bool:
 def refuse_forward_over_forward() -> None:
     """NotImplementedError inside torch.func.jvp of torch.func.jvp (or jacfwd).
 
-    There torch drops what the outer one changes in the rule of an autograd function: wrong numbers.
+    There torch drops the outer tangent in the rule of an autograd function, so results would be wrong.
     """
     functorch = getattr(torch._C, "_functorch", None)
     levels = getattr(functorch, "get_interpreter_stack", lambda: None)() if in_functorch() else None
@@ -96,14 +96,14 @@ def refuse_forward_over_forward() -> None:
 
 
 def transformed() -> bool:
-    """True where the running code may be differentiated other than by `backward`."""
+    """True if the running code may be differentiated other than by `backward`."""
     return in_functorch() or in_forward_mode()
 
 
 def needs_graph(grad: Tensor) -> bool:
-    """True where a backward pass has to be made of torch's operations.
+    """True if a backward pass must consist of torch operations.
 
-    That is with create_graph=True, and with is_grads_batched=True, many gradients at once, which
+    This is the case for create_graph=True and for is_grads_batched=True (many gradients at once), which
     torch.autograd.functional.jacobian(vectorize=True) uses.
     """
     if torch.compiler.is_compiling():
@@ -113,9 +113,9 @@ def needs_graph(grad: Tensor) -> bool:
 
 
 def fit_for_a_bandwidth(numbers: Tensor) -> bool:
-    """True where all are positive and finite, or cannot be read.
+    """True if all are positive and finite, or cannot be read.
 
-    They are read once and compared in Python: they are few, and on a GPU every operation is a launch.
+    The few values are read once and compared in Python, because on a GPU every operation is a launch.
     """
     if not readable(numbers):
         return True
@@ -136,7 +136,7 @@ def check_choice(name: str, value: Any, options: Collection[str]) -> str:
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """Refuse tensors without an entry in memory for each element."""
+    """Reject tensors that do not have an entry in memory for each element."""
     if tensor.is_nested:
         raise TypeError(
             f"{name}: expected a dense tensor, got a nested one; pad it with "
@@ -202,7 +202,7 @@ def check_mask(mask: Any, features: Tensor) -> Tensor | None:
 
 
 def check_values(values: Any, batch: int, points: int, device: torch.device) -> Tensor:
-    """Float[B, N, C] on the operator's device; an operator of batch 1 serves any batch."""
+    """Float[B, N, C] on the operator's device; an operator of batch 1 applies to any batch."""
     if not isinstance(values, Tensor):
         raise TypeError(
             f"values: expected a floating-point tensor [B, N, C], got {type(values).__name__}; "
@@ -232,15 +232,15 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 as soon as one tensor is, else float32: half precision is computed and returned in that."""
+    """float64 if any tensor is, else float32, also for half-precision inputs."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def _check_range(features: Tensor) -> None:
     if not readable(features) or features.numel() == 0:
         return
-    low, high = torch.stack(torch.aminmax(features.detach())).tolist()  # one wait for a GPU
-    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax hands NaN on
+    low, high = torch.stack(torch.aminmax(features.detach())).tolist()  # one GPU synchronisation
+    if not (math.isfinite(low) and math.isfinite(high)):  # aminmax propagates NaN
         bad = int((~torch.isfinite(features.detach())).sum())
         raise ValueError(
             f"features: expected finite values, got {bad} that are NaN or infinite; "

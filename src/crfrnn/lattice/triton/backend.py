@@ -20,7 +20,7 @@ from crfrnn.lattice.triton.filter import weight_gradient as weight_gradient
 from crfrnn.lattice.triton.launch import INTERPRETED
 
 differentiable = False
-# Numbers per point, by method: the registers of a program hold no more.
+# Maximum dimension of a point, by method, limited by the registers of a program.
 MOST_DIMENSIONS = {"lattice": 8, "exact": 16}
 
 

@@ -3,10 +3,10 @@
 # pyright: reportCallIssue=false
 """Building the lattice on the GPU: points to simplices in one Triton kernel, keys, one sort, neighbours.
 
-A vertex is d integers f_i = q_i - q_{i+1}, q its d + 1 coordinates over d + 1 (native/lattice.hpp), packed
-into one int64 with as many bits a field as the data need. Then a step along axis a adds one number to a key,
-S_a = (1 << shift_a) - (1 << shift_{a-1}), and the corners of a simplex differ by such steps. Equal keys are
-found by `numbering`, which also gives the order in which the splat sums: the same bits in every run.
+A vertex is d integers f_i = q_i - q_{i+1}, where q are its d + 1 coordinates divided by d + 1
+(native/lattice.hpp), packed into one int64 with as many bits per field as the data need. A step along axis a
+then adds a constant to a key, S_a = (1 << shift_a) - (1 << shift_{a-1}), and the corners of a simplex differ
+by such steps. `numbering` finds equal keys and the summation order of the splat: the same bits in every run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from crfrnn.lattice import reference
 from crfrnn.lattice.triton.launch import FUSED, block, ceil_div, on_device, power_of_2
 from crfrnn.lattice.triton.numbering import neighbours, number_keys
 
-PIECE = 32  # entries that one row of the first pass of a splat sums, and rows one of the second
+PIECE = 32  # entries summed by one row of the first pass of a splat, and rows summed by one of the second
 WIDEST_KEY = 61  # bits; one more marks the masked points
 
 
@@ -38,7 +38,7 @@ def _embed(features, scales, weights, quotient, rank_out, count, DIM: tl.constex
     kind = features.dtype.element_ty
     elevated = tl.zeros((BLOCK, PAD), kind)
     running = tl.zeros((BLOCK,), kind)
-    for back in tl.static_range(DIM):  # in the reference's order, for the reference's rounding
+    for back in tl.static_range(DIM):  # in the reference's order, to give the same rounding
         i = DIM - 1 - back
         scaled = tl.load(features + point * DIM + i, here, other=0) * tl.load(scales + i)
         elevated = tl.where(lane == i + 1, (running - (i + 1) * scaled)[:, None], elevated)
@@ -47,7 +47,7 @@ def _embed(features, scales, weights, quotient, rank_out, count, DIM: tl.constex
 
     inverse = tl.load(scales + DIM)  # 1 / (d + 1), in full precision
     low, high = tl.floor(elevated * inverse), tl.ceil(elevated * inverse)
-    up = high * size - elevated < elevated - low * size  # half-way goes down
+    up = high * size - elevated < elevated - low * size  # halves round down
     nearest = tl.where(up, high, low)
     rest = elevated - nearest * size
     shift = tl.sum(nearest.to(tl.int64), 1)  # lanes beyond d hold 0
@@ -61,7 +61,7 @@ def _embed(features, scales, weights, quotient, rank_out, count, DIM: tl.constex
 
     offset = (elevated - q.to(kind) * size) * inverse
     weight = tl.zeros((BLOCK, PAD), kind)
-    for j in tl.static_range(size):  # an axis' offset stands at place d - rank in rising order
+    for j in tl.static_range(size):  # an axis' offset is at position d - rank in ascending order
         mine = tl.sum(tl.where(lane == j, offset, 0), 1)[:, None]
         place = DIM - tl.sum(tl.where(lane == j, rank, 0), 1)[:, None]
         weight += tl.where(lane == place, mine, 0) - tl.where((lane + DIM) % size == place, mine, 0)
@@ -98,7 +98,7 @@ def _keys(quotient, rank, steps, mask, keys, count, per_picture, picture_step, b
 @triton.jit
 def _feature_gradient(grad_weights, rank, scales, out, count, DIM: tl.constexpr, PAD: tl.constexpr,
                       BLOCK: tl.constexpr):  # fmt: skip
-    """The transpose of `_embed`: the gradient of [P, d + 1] weights as one of [P, d] features."""
+    """The transpose of `_embed`: from the gradient of [P, d + 1] weights to that of [P, d] features."""
     size: tl.constexpr = DIM + 1
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = point < count
@@ -123,18 +123,18 @@ def embed(features: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     quotient = torch.empty_like(weights, dtype=torch.int64)
     rank = torch.empty_like(weights, dtype=torch.int8)
     if count:
-        rows = block(128 if dim < 6 else 32, count)  # beyond, the registers would not hold more
+        rows = block(128 if dim < 6 else 32, count)  # limited by the registers
         with on_device(features):
             _embed[(ceil_div(count, rows),)](
                 features.contiguous(), _scales(dim, scale, features.dtype, features.device), weights,
                 quotient, rank, count, DIM=dim, PAD=power_of_2(dim + 1), BLOCK=rows,
-                enable_fp_fusion=False,  # the reference's rounding: at a tie the same simplex
+                enable_fp_fusion=False,  # same rounding as the reference, so the same simplex at ties
             )  # fmt: skip
     return weights, quotient, rank
 
 
 def feature_gradient(grad_weights: Tensor, features: Tensor, scale: float, *structure: Tensor) -> Tensor:
-    """The gradient of features, whose shape alone counts, from that of the weights, Float[P, d+1]."""
+    """The gradient of the features from that of the weights, Float[P, d+1]; only their shape is used."""
     rank = structure[1]
     count, size = rank.shape
     out = grad_weights.new_empty(features.shape)
@@ -162,14 +162,14 @@ def build(
 
     weights    Float[P, d+1]          barycentric, 0 at masked points; P = B N, in the caller's order
     corner     Int[P, d+1]            vertex of remainder r; M = none (a masked point)
-    rank       Int8[P, d+1]           place of each axis among the point's offsets in falling order
+    rank       Int8[P, d+1]           rank of each axis among the point's offsets in descending order
     neighbour  Int[G, K, M+1]         as in `reference.Simplices`; M = missing
     order      Int[valid · (d+1)]     p (d+1) + r of every corner, sorted by vertex
-    bounds     Int64[rows + 1] each   row i of a pass of the splat sums rows bounds[i] .. bounds[i+1] of the
-                                      pass before, the first one of `order`; the last not empty has M rows
+    bounds     Int64[rows + 1] each   row i of a splat pass sums rows bounds[i] .. bounds[i+1] of the previous
+                                      pass (the first: of `order`); the last nonempty pass has M rows
 
-    Int is int32 where P (d+1) fits. `numbering` finds equal keys: "sort" or "hash", the same tables. Reads
-    sizes back from the device, so not inside a CUDA graph.
+    Int is int32 if P (d+1) fits. `numbering` selects how equal keys are found, "sort" or "hash"; the tables
+    are the same. Reads sizes back from the device, so it cannot run inside a CUDA graph.
     """
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise ValueError(
@@ -191,7 +191,7 @@ def build(
         tables = (quotient.new_zeros(1), quotient.new_empty(0), quotient.new_empty(0))
         return [weights, torch.zeros_like(quotient, dtype=index), rank, empty, empty.new_empty(0), *tables]
     keys, steps = _packed(quotient, rank, hidden, batch, points, 2 + rings + (together > 1))
-    if keys is None or steps is None:  # too wide for 64 bits: the slow and general way
+    if keys is None or steps is None:  # too wide for 64 bits: the slower general method
         weights, corner, neighbour, rank = reference.build(
             features.detach(), mask, scale, rings, ring_support, together
         )
@@ -222,7 +222,7 @@ def fake_build(
     together: int,
     padded: bool,
 ) -> list[Tensor]:
-    """Sizes come from the data: torch.compile breaks its graph here and continues after it.
+    """Sizes depend on the data: torch.compile breaks its graph here and continues after it.
 
     `fullgraph=True` requires `torch._dynamo.config.capture_dynamic_output_shape_ops`.
     """
@@ -244,11 +244,11 @@ def fake_build(
 
 
 def _index_type(points: int, size: int, rings: int) -> torch.dtype:
-    """Of corners, neighbours and the order: vertices and entries have to fit."""
+    """Integer type of corners, neighbours and the order, which must fit vertices and entries."""
     return torch.int32 if points * size * (1 + 2 * size) ** rings < 2**31 else torch.int64
 
 
-@lru_cache(maxsize=64)  # a copy to the device waits for it
+@lru_cache(maxsize=64)  # a copy to the device would synchronise
 def _scales(dim: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """c_i = scale √(2/3) (d+1) / √((i+1)(i+2)) for i < d, then 1 / (d+1)."""
     unit = scale * math.sqrt(2 / 3) * (dim + 1)
@@ -259,16 +259,16 @@ def _scales(dim: int, scale: float, dtype: torch.dtype, device: torch.device) ->
 def _packed(
     quotient: Tensor, rank: Tensor, hidden: Tensor | None, batch: int, points: int, margin: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Keys of all corners, one list, masked ones the largest number; and S_a of every axis.
+    """Keys of all corners as one list, with the largest number for masked ones; and S_a of every axis.
 
-    margin: how far beyond the remainder-0 corners a key may lie: a corner and every ring one step each, a
-    neighbour one, an offset of a group of axes two.
+    margin: how many steps from the remainder-0 corners a key may be: one for a corner and for every ring, one
+    for a neighbour, two for an offset of a group of axes.
     """
     count, size = quotient.shape
     fields = quotient[:, :-1] - quotient[:, 1:]
     if hidden is not None:
         fields = fields[~hidden]
-    low, high = torch.stack(torch.aminmax(fields, dim=0)).tolist()  # one wait
+    low, high = torch.stack(torch.aminmax(fields, dim=0)).tolist()  # one synchronisation
     widths = [(most - least + 2 * margin).bit_length() for least, most in zip(low, high, strict=True)]
     bits = sum(widths) + (batch - 1).bit_length()
     if bits > WIDEST_KEY:
@@ -276,7 +276,7 @@ def _packed(
     shift = [sum(widths[i + 1 :]) for i in range(size - 1)]
     steps = [(1 << shift[a] if a < size - 1 else 0) - (1 << shift[a - 1] if a else 0) for a in range(size)]
     bias = -sum((least - margin) << s for least, s in zip(low, shift, strict=True))
-    bias = (bias + 2**63) % 2**64 - 2**63  # far from the origin it may not fit: keys are sums modulo 2^64
+    bias = (bias + 2**63) % 2**64 - 2**63  # far from the origin it may overflow: keys are sums modulo 2^64
     kind = torch.int32 if bits < 31 else torch.int64  # half the work for the sort
     keys = torch.empty(count * size, dtype=kind, device=quotient.device)
     table = torch.tensor(steps, device=quotient.device)
@@ -296,7 +296,7 @@ def _signs(dim: int, together: int, device: torch.device) -> Tensor:
 
 
 def _offsets(steps: Tensor, dim: int, together: int) -> Tensor:
-    """What each offset of each group adds to a key; where there is no such offset, more than any key has."""
+    """The change of a key for each offset of each group; for absent offsets, larger than any key."""
     signs = _signs(dim, together, steps.device)
     nothing = -torch.iinfo(steps.dtype).max
     return torch.where(signs.any(-1), (signs.to(steps.dtype) * steps).sum(-1, dtype=steps.dtype), nothing)
@@ -316,16 +316,16 @@ def _add_rings(
         kept = support >= ring_support
         kept[place] = True
         renumber, grown = (kept.long().cumsum(0) - 1)[place], grown[kept]
-        # Masked corners follow all vertices before and after.
+        # Masked corners come after all vertices, both before and after this step.
         number = torch.cat([renumber, renumber.new_tensor([len(grown)])])[number]
         vertices = grown
     return vertices, number
 
 
 def _bounds(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Segments start[v] .. start[v+1] cut into pieces, so that no long one holds up its program.
+    """Segments start[v] .. start[v+1] split into pieces, so that a long one does not delay its program.
 
-    Two passes of `PIECE` entries; the third sums what is left. Empty tables: passes that are not needed.
+    Two passes of `PIECE` entries; the third sums the rest. Passes that are not needed have empty tables.
     """
     tables: list[Tensor] = []
     for _ in range(2):
@@ -339,5 +339,5 @@ def _bounds(start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tables.append(torch.cat([start[vertex] + PIECE * piece, start[-1:]]))
         start = first
     tables.append(start)
-    padded = [*tables, start.new_empty(0), start.new_empty(0)]  # not one tensor twice: outputs may not alias
+    padded = [*tables, start.new_empty(0), start.new_empty(0)]  # two tensors, because outputs must not alias
     return padded[0], padded[1], padded[2]

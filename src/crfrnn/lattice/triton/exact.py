@@ -3,9 +3,9 @@
 # pyright: reportCallIssue=false
 """The exact O(N²) Gaussian filter on the GPU: tiles of rows × tiles of columns, the kernel never in memory.
 
-What an exact sum of CUDA tensors in float32 runs; `reference.gaussian_sum` is the readable version. Products
-are tf32x3, tensor cores at float32's accuracy. The sum over column tiles carries its rounding error along
-(Kahan): after thousands of tiles it is still as near as one of them. No atomics: the same bits in every run.
+Used for exact sums of float32 CUDA tensors; `reference.gaussian_sum` is the readable version. Products are
+tf32x3, tensor cores at float32 accuracy. The sum over column tiles is compensated (Kahan), so that after
+thousands of tiles it is as accurate as for one. No atomics: the same bits in every run.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TILE = 64  # rows and columns of a tile; half the columns where there are two pr
 @triton.jit
 def _gaussian(queries, sources, row, column, rows, columns, DIM: tl.constexpr, ROWS: tl.constexpr,
               COLUMNS: tl.constexpr):  # fmt: skip
-    """exp(-½ |q_i - f_j|²), [ROWS, COLUMNS]: of differences, for float32's digits far from the origin."""
+    """exp(-½ |q_i - f_j|²), [ROWS, COLUMNS]: from differences, for accuracy far from the origin."""
     distance = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for _ in tl.static_range(DIM):  # pointers walk: a product of two numbers would have 32 bits
+    for _ in tl.static_range(DIM):  # advance the pointers: a product of two sizes could overflow 32 bits
         q = tl.load(queries + row, row < rows, other=0)
         f = tl.load(sources + column, column < columns, other=0)
         apart = q[:, None] - f[None, :]
@@ -112,7 +112,7 @@ def gaussian_sum(features: Tensor, values: Tensor, queries: Tensor) -> Tensor:
     rows, dimension = queries.shape[1:]
     out = values.new_empty(batch, rows, channels)
     if out.numel():
-        wide = min(max(power_of_2(channels), 16), 32)  # 64 do not fit the registers
+        wide = min(max(power_of_2(channels), 16), 32)  # 64 do not fit in registers
         with on_device(values):
             _sums[(batch * ceil_div(rows, TILE), ceil_div(channels, wide))](
                 _lines(queries), _lines(features), values.contiguous(), out, rows, columns, channels,
@@ -140,7 +140,7 @@ def gaussian_pull(queries: Tensor, features: Tensor, left: Tensor, right: Tensor
 def gaussian_gradients(
     features: Tensor, values: Tensor, queries: Tensor, grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor]:
-    """K is symmetric in its two lists of points: each gradient is a forward product with them exchanged."""
+    """K is symmetric in its two point sets, so each gradient is a forward product with them swapped."""
     none = values.new_empty(0)
     return [
         gaussian_pull(features, queries, values, grad) if wanted[0] else none,
@@ -150,5 +150,5 @@ def gaussian_gradients(
 
 
 def _lines(points: Tensor) -> Tensor:
-    """[B, N, d] -> [B, d, N]: neighbouring threads read neighbouring numbers."""
+    """[B, N, d] -> [B, d, N], for coalesced reads."""
     return points.mT.contiguous()

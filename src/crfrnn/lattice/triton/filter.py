@@ -2,8 +2,8 @@
 """Splat, blur and slice on the GPU, and the gradient of the weights: no atomics, the same bits in every run.
 
 Every sum runs in one fixed order: a splat goes through the corners sorted by vertex, piece by piece
-(`build.build`). Half types are loaded as they are, summed in float32. Nothing here waits for the device: a
-CUDA graph can hold it.
+(`build.build`). Half types are loaded directly and summed in float32. Nothing here synchronises with the
+device, so a CUDA graph can capture it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from crfrnn.lattice.triton import kernels
 from crfrnn.lattice.triton.launch import Launcher, block, ceil_div, on_device, power_of_2
 
-CHANNELS = 32  # columns of one program; more channels are more programs
+CHANNELS = 32  # columns per program; more channels use more programs
 
 
 class Structure(NamedTuple):
-    """Where the corners lie, see `build.build`."""
+    """The tables of `build.build`."""
 
     corner: Tensor
     rank: Tensor
@@ -31,7 +31,7 @@ class Structure(NamedTuple):
 
     @staticmethod
     def of(tensors: Sequence[Tensor]) -> Structure:
-        """From the seven tensors of a lattice's structure."""
+        """Build from the seven tensors of a lattice's structure."""
         corner, rank, neighbour, order, first, second, third = tensors
         return Structure(corner, rank, neighbour, order, (first, second, third))
 
@@ -45,12 +45,12 @@ class Structure(NamedTuple):
 
 
 def shares(weights: Tensor, structure: Structure) -> Tensor:
-    """The weights in the order in which the splat sums."""
+    """The weights in the summation order of the splat."""
     return weights.reshape(-1).index_select(0, structure.order)
 
 
 class Passes:
-    """Filters of C channels over one lattice, one after another, in the weights' type.
+    """Successive filters of C channels over one lattice, in the weights' type.
 
     Rows of lattice values are [M, ≥ C], padded to whole sectors.
     """
@@ -87,11 +87,11 @@ class Passes:
         }
 
     def spread(self, values: Tensor, share: Tensor, reverse: bool) -> Tensor:
-        """Splat and blur: [P, C] in any float type -> rows. Of rows as wide as ours, zeros follow the C."""
+        """Splat and blur: [P, C] in any float type -> rows. Padded input rows must be zero beyond C."""
         return self.blur(self.splat(values, share), reverse)
 
     def splat(self, values: Tensor, share: Tensor) -> Tensor:
-        """Every vertex' sum over its corners, pass by pass, each in room of its own: two are held at most."""
+        """The sum over each vertex's corners, in passes with separate buffers, at most two at a time."""
         if not self.structure.vertices:
             return self._like.new_empty(0, self.width)
         stride = values.stride(0)
@@ -108,7 +108,7 @@ class Passes:
         return values
 
     def blur(self, rows: Tensor, reverse: bool) -> Tensor:
-        """Group by group of axes, the last first when `reverse`; what `rows` held is lost."""
+        """Blur the groups of axes in turn, in reverse order if `reverse`; overwrites `rows`."""
         neighbour, vertices = self.structure.neighbour, self.structure.vertices
         if not vertices:
             return rows
@@ -150,7 +150,7 @@ def filter(values: Tensor, weights: Tensor, reverse: bool, *structure: Tensor) -
 
 
 def weight_gradient(x: Tensor, g: Tensor, weights: Tensor, *structure: Tensor) -> Tensor:
-    """d<g, filter(x)>/dw: the splat's part from what the adjoint left at the corners, and the slice's own."""
+    """d<g, filter(x)>/dw: the splat's term, from the adjoint's values at the corners, plus the slice's."""
     x, g, weights, parts = x.contiguous(), g.contiguous(), weights.contiguous(), Structure.of(structure)
     out = torch.zeros_like(weights)
     if x.numel():

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
-"""The passes of a filter on the GPU: pieces of a splat, blurs, slice, dots at the corners.
+"""The passes of a filter on the GPU: pieces of a splat, blurs, slice, dot products at the corners.
 
-Rows of lattice values are padded with zeros to whole sectors of 32 bytes, SECTOR numbers each. A kernel is
-given the number of sectors of a row and reads it to its end: the compiler can then infer that rows begin and
-end at multiples of 16 bytes, and loads four numbers at once.
+Rows of lattice values are padded with zeros to whole sectors of 32 bytes, SECTOR numbers each. A kernel
+receives the number of sectors of a row and reads the entire row: the compiler can then infer that rows begin
+and end at multiples of 16 bytes, and loads four numbers at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ TOGETHER = tl.constexpr(4)  # entries of a sum loaded before the first is used
 def sum_pieces(values, out, order, share, bounds, rows, channels, stride, sectors, SIZE: tl.constexpr,
                FIRST: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
                COLUMNS: tl.constexpr):  # fmt: skip
-    """out[i] = Σ over bounds[i] .. bounds[i+1], one after the other: FIRST of shares of points, else of rows.
+    """out[i] = Σ over bounds[i] .. bounds[i+1], in sequence: weighted points if FIRST, else rows.
 
-    PADDED: what is summed has rows of `sectors` as well, as the rows of a pass before do.
+    PADDED: the summands also have rows of `sectors`, like those of a previous pass.
     """
     width = sectors * SECTOR
     if PADDED:
@@ -93,7 +93,7 @@ def slice_rows(lattice, out, weights, corner, points, vertices, channels, sector
                COLUMNS: tl.constexpr):  # fmt: skip
     """out[p] = 1 / (1 + 2^-d) Σ_r w[p, r] lattice[corner[p, r]]."""
     stride = sectors * SECTOR
-    ways: tl.constexpr = 2 ** (SIZE - 1)  # a float argument would arrive in float32
+    ways: tl.constexpr = 2 ** (SIZE - 1)  # a float argument would be passed as float32
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     here, wide = point < points, column < stride

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Launching Triton kernels: on which device, how many programs, and a launcher without Triton's look-up."""
+"""Launching Triton kernels: device, number of programs, and a launcher that avoids Triton's look-up."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import triton
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # kernels run in Python, on the CPU
-# Given at every launch, because Triton 3.10 reverses its default. `build._embed` is the exception.
+# Passed at every launch, because Triton 3.10 reverses its default. `build._embed` is the exception.
 FUSED = {"enable_fp_fusion": True}
-# The order of a launcher's arguments, the same since then. An older Triton looks kernels up every time.
+# The order of a launcher's arguments, unchanged since then. With an older Triton every launch does a look-up.
 DIRECT = not INTERPRETED and tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 
 
 class Launcher:
-    """A kernel with its constants, for many similar launches: Triton looks it up only at the first.
+    """A kernel with its constants, for many similar launches: Triton looks it up only for the first.
 
-    Looking up takes Triton six times as long as launching, so that a loop of small kernels waits for Python
-    and not for the GPU (benchmarks/gpu_host.py). Launches are similar where Triton compiles for the same
-    types, the same tensors that begin at a multiple of 16 bytes, and the same numbers that are 1 or multiples
-    of 16. Each combination of the arguments at the places `loose` is looked up once. A launcher lives no
-    longer than one call of an operator: one device, one stream.
+    A look-up takes six times as long as a launch, so a loop of small kernels is limited by Python, not by
+    the GPU (benchmarks/gpu_host.py). Launches are similar if they share what Triton specialises on:
+    types, which tensors begin at a multiple of 16 bytes, and which numbers are 1 or multiples of 16. Each
+    combination of the arguments at the positions `loose` is looked up once. A launcher is used only within
+    one call of an operator: one device, one stream.
     """
 
     def __init__(self, kernel: Any, *loose: int, **constants: Any) -> None:
@@ -51,25 +51,25 @@ class Launcher:
 
 
 def _kind(argument: Any) -> Any:
-    """What Triton may compile for: type and alignment of a tensor, a number itself."""
+    """What Triton may specialise on: type and alignment of a tensor, the value of a number."""
     return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device and its current stream: make it the tensor's."""
+    """Make the tensor's device current: Triton launches on the current device and its current stream."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def block(fast: int, count: int) -> int:
-    """Rows of one program: `fast` on a GPU; in the interpreter time grows with the number of programs."""
+    """Rows per program: `fast` on a GPU; more in the interpreter, whose time grows with the programs."""
     return min(power_of_2(count), 8192) if INTERPRETED else fast
 
 
 def ceil_div(count: int, each: int) -> int:
-    """The number of programs of `each` for `count`; triton.cdiv is typed for use in kernels."""
+    """The number of programs of size `each` for `count`; triton.cdiv is typed for use in kernels."""
     return -(-count // each)
 
 
 def power_of_2(count: int) -> int:
-    """The least power of two that is at least `count`: what the side of a tile has to be."""
+    """The smallest power of two that is at least `count`, as required for the side of a tile."""
     return 1 << max(count - 1, 0).bit_length()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportMissingImports=false
-"""Numbering the vertices of a lattice on the GPU, two ways with the same bits as result; their neighbours.
+"""Numbering of the lattice vertices on the GPU, by two methods with identical results, and their neighbours.
 
-By sort: one stable sort of all keys. By hash: equal keys meet in a table with open addressing, claimed with
-atomic compare-and-swap; which slot a key wins depends on the race, so only the different keys are sorted for
-their numbers, and all corners by these (short) numbers. A flat picture has few keys and many corners.
+By sort: one stable sort of all keys. By hash: equal keys share a slot of an open-addressing table, claimed by
+atomic compare-and-swap. The slot depends on the race, so the distinct keys are sorted to number them, and all
+corners are sorted by these (short) numbers. This is faster for flat pictures: few keys and many corners.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from crfrnn.lattice.triton.launch import FUSED, block, ceil_div, on_device
 
 NUMBERINGS = ("sort", "hash")
 EMPTY = tl.constexpr(-1)  # keys are not negative
-NOTHING = tl.constexpr(-2)  # is never stored: comparing with it changes nothing
+NOTHING = tl.constexpr(-2)  # never stored: a compare-and-swap with it has no effect
 
 
 @triton.jit(do_not_specialize=["count", "slots", "shift"])
 def _claim(keys, table, count, slots, shift, BLOCK: tl.constexpr):
     """table[slot] = key, one slot for equal keys, table[slots + i] = slot of keys[i]; `slots` = 2^k.
 
-    A compare-and-swap has no mask: a finished entry aims at its own place in the list, where nothing happens.
+    A compare-and-swap has no mask: a finished entry targets its own place in the list, without effect.
     """
     entry = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = entry < count
     own = slots + tl.minimum(entry, count - 1)
     key = tl.load(keys + entry, here, other=0)
-    # Fibonacci hashing, the product modulo 2^64; the sign bit is left out.
+    # Fibonacci hashing, the product modulo 2^64; the sign bit is dropped.
     slot = ((key.to(tl.int64) * 0x1E3779B97F4A7C15) >> shift) & (slots - 1)
     looking = here
     while tl.max(looking.to(tl.int32), 0) != 0:
-        # Reading past the first cache saves the swap where many corners share a vertex; stale, it costs one.
+        # A read that bypasses L1 avoids the swap if many corners share a vertex; a stale read costs one swap.
         seen = tl.load(table + slot, looking, other=0, cache_modifier=".cg")
         looking = looking & (seen != key)
         free = looking & (seen == EMPTY)
@@ -50,7 +50,7 @@ def _claim(keys, table, count, slots, shift, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count", "rounds"])
 def _find(vertices, steps, out, count, rounds, BLOCK: tl.constexpr):
-    """out[offset, row]: by binary search the vertex that lies there, `count` where there is none."""
+    """out[offset, row]: the vertex at that offset, by binary search, or `count` if there is none."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     here = row < count
     wanted = tl.load(vertices + row, here, other=0) + tl.load(steps + tl.program_id(1))
@@ -69,7 +69,7 @@ def _find(vertices, steps, out, count, rounds, BLOCK: tl.constexpr):
 
 
 def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
-    """Keys in rising order, what each offset adds, Int[G, K] -> Int[G, K, M+1] of `build.build`."""
+    """Ascending keys, key changes of the offsets, Int[G, K] -> Int[G, K, M+1] of `build.build`."""
     count = len(vertices)
     out = torch.empty(*steps.shape, count + 1, dtype=kind, device=vertices.device)
     rows = block(128, count + 1)
@@ -81,7 +81,7 @@ def neighbours(vertices: Tensor, steps: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def number_keys(keys: Tensor, how: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Int[E], none negative, E > 0 -> different keys in rising order, number of each key of the sorted list,
+    """Int[E], nonnegative, E > 0 -> distinct keys in ascending order, index of each key of the sorted list,
     and the stable order that sorts it, Int64[E]."""
     return {"sort": _by_sort, "hash": _by_hash}[how](keys)
 
@@ -97,7 +97,7 @@ def claim(keys: Tensor) -> tuple[Tensor, int]:
     """A table with a slot for every distinct key, followed by the slot of every key; the number of slots."""
     count, bits = len(keys), max((2 * len(keys) - 1).bit_length(), 1)  # at most half full
     slots = 1 << bits
-    # Slot numbers share the keys' type: where they do not fit (2^30 corners) keys are wide as well.
+    # Slot numbers have the keys' type: if they do not fit (2^30 corners), the keys are widened too.
     keys = keys if bits < 31 else keys.long()
     table = keys.new_full((slots + count,), EMPTY.value)
     rows = block(128, count)
@@ -117,5 +117,5 @@ def _by_hash(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _narrowest(count: int) -> torch.dtype:
-    """The time of a radix sort follows the bytes of a number."""
+    """Use the narrowest type, because the time of a radix sort is proportional to the bytes of a number."""
     return torch.int16 if count <= 2**15 else torch.int32 if count <= 2**31 else torch.int64
