@@ -52,7 +52,7 @@ class Problem(NamedTuple):
     def launch(self, total: int) -> tuple[int, dict[str, object]]:
         """Programs and constants of a kernel over blocks of pixels."""
         wide = max(power_of_2(self.labels), 16)
-        # The largest block without register spills (tests/gpu/triton_targets.py).
+        # Block sizes without register spills (tests/gpu/triton_targets.py).
         high = block(32 if wide == 64 else 16, max(total, 16))
         flags = {"MASKED": self.mask is not None, "CLAMPED": self.clamp is not None}
         return ceil_div(total, high), {

@@ -4,7 +4,7 @@
 
 By sort: one stable sort of all keys. By hash: equal keys share a slot of an open-addressing table, claimed by
 atomic compare-and-swap. The slot depends on the race, so the distinct keys are sorted to number them, and all
-corners are sorted by these (short) numbers. This is faster for flat pictures: few keys and many corners.
+corners are sorted by these (short) numbers. A flat picture has few distinct keys and many corners.
 """
 
 from __future__ import annotations
