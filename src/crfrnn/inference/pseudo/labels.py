@@ -143,12 +143,12 @@ def _infer(
     recipe: CamCRF,
     quality: str,
     device: str | torch.device,
-) -> list[Tensor]:
-    """Logits of the marginals, Float[S, K, H, W] of every picture; all levels share the kernels."""
+) -> list[list[Tensor]]:
+    """Logits of the marginals of every picture, Float[K, H, W] a level; all levels share the kernels."""
     size = unaries[0].shape[1]
     crf = recipe.crf(size, quality).to(device).eval()
     if size == 1 or not crf.iterations:  # with one label there is nothing to infer
-        return list(unaries)
+        return [list(own) for own in unaries]
     unary, guide, mask = _batch(images, unaries)
     mask = None if mask is None else mask.to(device)
     kernels = crf.kernels(guide.to(device), mask, torch.float32)
@@ -161,10 +161,7 @@ def _infer(
         for level in unary
     ]
     return [
-        torch.stack([level[k, :, : own.shape[2], : own.shape[3]] for level in levels])
-        if len(levels) > 1
-        else levels[0][k, :, : own.shape[2], : own.shape[3]].unsqueeze(0)
-        for k, own in enumerate(unaries)
+        [level[k, :, : own.shape[2], : own.shape[3]] for level in levels] for k, own in enumerate(unaries)
     ]
 
 
@@ -190,7 +187,7 @@ def _batch(
     return unary, guide, None if bool(valid.all()) else valid
 
 
-def _decide(x: Tensor, labels: NDArray[np.int64], recipe: CamCRF) -> NDArray[np.uint8]:
+def _decide(x: Sequence[Tensor], labels: NDArray[np.int64], recipe: CamCRF) -> NDArray[np.uint8]:
     best = [level.max(0) for level in x]  # over the first axis torch takes a tenth of the time
     found = labels[torch.stack([level.indices for level in best]).numpy()]
     out = found[0].copy()
