@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crfrnn.compat.pydensecrf import densecrf, utils
+from crfrnn.compat.pydensecrf._engine import running
 
 
 class DenseCRF:
@@ -69,4 +70,7 @@ class DenseCRF:
         model.addPairwiseBilateral(
             sxy=self.bi_xy_std, srgb=self.bi_rgb_std, rgbim=np.ascontiguousarray(image), compat=self.bi_w
         )
-        return np.array(model.inference(self.iter_max)).reshape(labels, height, width)
+        # Not model.inference(): its matrix has the labels of a pixel together, and would be transposed twice.
+        with running():
+            logits = model._inferred(self.iter_max)
+            return logits.softmax(1).view(labels, height, width).numpy()

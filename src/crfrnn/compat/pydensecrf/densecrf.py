@@ -124,15 +124,23 @@ class DenseCRF:
 
     def inference(self, niter: int) -> MatrixXf:
         """The marginals after `niter` updates, Float32[L, N]; 0 or less gives ``softmax(-U)``."""
-        count = max(_checks.integer("niter", niter), 0)
         with running():
-            x = self._logits()
-            if count and self._kernels:
-                x = mean_field(
-                    x, self._kernels, self._costs, torch.eye(self._nlabels, dtype=torch.float32), count,
-                    in_play=IN_PLAY,
-                )  # fmt: skip
-            return _matrix(x[0])
+            return _matrix(self._inferred(niter)[0])
+
+    def _inferred(self, niter: int) -> Tensor:
+        """Logits [1, L, N] after `niter` updates; marginals are their softmax."""
+        count = max(_checks.integer("niter", niter), 0)
+        x = self._logits()
+        if not count or not self._kernels:
+            return x
+        return mean_field(
+            x,
+            self._kernels,
+            self._costs,
+            torch.eye(self._nlabels, dtype=torch.float32),
+            count,
+            in_play=IN_PLAY,
+        )
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
         """``softmax(-U)`` (zeros if no unary is set) and two empty matrices, for `stepInference`."""
