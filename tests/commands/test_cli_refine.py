@@ -307,7 +307,7 @@ def test_a_picture_named_as_the_panel_of_another_is_refused_at_once(root: Path) 
     Image.open(root / "images/p0.png").save(root / "images/p0_panel.png")
     np.save(root / "unaries/p0_panel.npy", np.load(root / "unaries/p0.npy"))
     code, _, errors = run(*logits(root))
-    assert code == 2 and "p0_panel.png" in errors and "collide" in errors and not (root / "o").exists()
+    assert code == 2 and "p0_panel.png" in errors and "same name" in errors and not (root / "o").exists()
     code, said, _ = run(*logits(root, "--no-panel"))
     assert code == 0 and "4 of 4 refined" in said
 

@@ -114,7 +114,7 @@ def test_non_finite_unaries_are_refused_by_the_operator() -> None:
         ("self term", {"exclude_self": True}),
         ("all pairs", {"bilateral_method": "exact"}),
         ("1024 labels", {"labels": 1025}),
-        ("backend", {"backend": "reference"}),
+        ("backend 'reference'", {"backend": "reference"}),
         ("nothing to filter", {"count": 0}),
         ("batch", {"pictures": 1}),
     ],

@@ -103,7 +103,12 @@ def test_names_of_255_bytes_are_written_and_longer_ones_refused(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("place", "says"),
-    [("no/a", "no such folder"), ("", "a folder"), ("/dev/null", "a device"), ("/proc/a", "takes no files")],
+    [
+        ("no/a", "no such folder"),
+        ("", "a folder"),
+        ("/dev/null", "a device"),
+        ("/proc/a", "no file can be created"),
+    ],
 )
 def test_places_that_take_no_file(tmp_path: Path, place: str, says: str) -> None:
     with pytest.raises(OutputError, match=says) as caught:
@@ -117,7 +122,7 @@ def test_the_place_of_a_result_is_tried_before_the_work(tmp_path: Path) -> None:
     assert prepared(tmp_path / "new" / "deep" / "a.csv").parent.is_dir()
     assert names(tmp_path / "new" / "deep") == []
     for place, says in (
-        ("/proc/a.csv", "'/proc'.*takes no files"),
+        ("/proc/a.csv", "'/proc'.*no file can be created"),
         ("/dev/null/a.csv", "'/dev/null'.*a folder"),
     ):
         with pytest.raises(OutputError, match=says):
@@ -155,7 +160,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path: Path) -> N
             np.savez(stream, probabilities=np.random.default_rng(0).random(10**4))
         assert names(tmp_path) == ["a.npz"] and (tmp_path / "a.npz").read_text() == "before"
         assert caught.value.__cause__ is not None
-        with pytest.raises(OutputError, match="room for it, got a full disk"), atomic(tmp_path / "a.npz"):
+        with pytest.raises(OutputError, match="enough space, got a full disk"), atomic(tmp_path / "a.npz"):
             raise OSError(errno.ENOSPC, "No space left on device")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

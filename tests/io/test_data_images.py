@@ -112,7 +112,7 @@ def test_colour_of_sixteen_bits_keeps_its_upper_eight(tmp_path):
         + chunk(b"IEND", b"")
     )
     (tmp_path / "a.png").write_bytes(png)
-    with pytest.warns(UserWarning, match="where its depth allows 65535.*scale them to 0..255"):
+    with pytest.warns(UserWarning, match="its bit depth allows 65535.*scale them to 0..255"):
         assert read_image(tmp_path / "a.png").max() == 15
     with pytest.raises(FileError, match="16 bits per channel"):
         read_image(tmp_path / "a.png", scale=(0, 4095))

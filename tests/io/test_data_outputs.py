@@ -117,14 +117,14 @@ def test_results_of_two_pictures_never_share_a_name(
     out = tmp_path / "out"
     panel = source.with_name("a_panel.jpg")
     items = [item(source, out, "a_panel.png", "a.png"), item(panel, out, "a_panel_panel.png", "a_panel.png")]
-    refused(out, *items, says="twice.*a_panel.jpg.*collide", overwrite=True)
+    refused(out, *items, says="same name.*a_panel.jpg", overwrite=True)
     assert not out.exists()
     items = [item(source, out), item(source.with_name("A.jpg"), out, "A.png")]
     make(out, *items)
     monkeypatch.setattr(module, "ignores_case", lambda folder: True)
-    refused(out, *items, says="twice")
+    refused(out, *items, says="same name")
     composed, decomposed = (item(Path(f"{n}.jpg"), out) for n in ("\u00e9", "e\u0301"))
-    refused(out, composed, decomposed, says="twice")
+    refused(out, composed, decomposed, says="same name")
 
 
 def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path, source: Path) -> None:

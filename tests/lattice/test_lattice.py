@@ -337,7 +337,9 @@ def test_bad_arguments() -> None:
 
 def test_device_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     points = ("lattice", torch.float32, 3)
-    with pytest.raises(ValueError, match=r'no compiled lattice for mps tensors.*backend="reference"'):
+    with pytest.raises(
+        ValueError, match=r'expected tensors on cpu or cuda, got them on mps.*backend="reference"'
+    ):
         choose(torch.device("mps"), *points)
     with pytest.raises(ValueError, match=r'"cpu" cannot work on cuda tensors.*backend="reference"'):
         choose(torch.device("cuda"), *points, "cpu")

@@ -58,7 +58,9 @@ def test_without_room_the_earlier_checkpoint_stays(tmp_path: Path) -> None:
     before = (home / "last.ckpt").read_bytes()
     with (
         files_of_at_most(len(before) // 2),
-        pytest.raises(OutputError, match=r"last\.ckpt': expected room for it, got .*; .* name another place"),
+        pytest.raises(
+            OutputError, match=r"last\.ckpt': expected enough space, got .*; .* name another place"
+        ),
     ):
         train(recipe, tmp_path / "parts", trainer=CPU)
     assert [p.name for p in home.iterdir()] == ["last.ckpt"]

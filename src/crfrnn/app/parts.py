@@ -111,7 +111,9 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
         def run(desk: Desk | None, *given: Any) -> Any:
             desk = Desk() if desk is None else desk
             if not desk.busy.acquire(timeout=60):
-                raise error("the page: expected one request at a time, got several; wait for the first")
+                raise error(
+                    "the page: expected one request at a time, got several; wait until the first is done"
+                )
             try:
                 with options.work:
                     return work(desk, *given)

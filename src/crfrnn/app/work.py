@@ -28,7 +28,9 @@ class Work:
     def __enter__(self) -> None:
         with self._changed:
             if self._closed:
-                raise ValueError("the page: expected it open, got a request while it closes; start it again")
+                raise ValueError(
+                    "the page: expected a running server, got a request while it stops; start it again"
+                )
             self._running += 1
 
     def __exit__(self, *_: object) -> None:

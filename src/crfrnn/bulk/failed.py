@@ -52,7 +52,7 @@ class FailedList:
                 stream.write(lines)
         except OSError as error:
             raise OutputError(
-                "output", self.path, "room for a line", error.strerror or str(error), "free some room"
+                "output", self.path, "space for a line", error.strerror or str(error), "free some space"
             ) from error
 
     def settle(self, failures: Iterable[Failure]) -> None:

@@ -80,8 +80,8 @@ class Work:
         except OSError as error:
             if _no_room(error) and not isinstance(error, OutputError):
                 raise OutputError(
-                    "output", error.filename or tempfile.gettempdir(), "room for it", "a full disk",
-                    "free some, or name another folder for copies in $TMPDIR",
+                    "output", error.filename or tempfile.gettempdir(), "enough space", "a full disk",
+                    "free some space, or name another folder for copies in $TMPDIR",
                 ) from error  # fmt: skip
             raise
 

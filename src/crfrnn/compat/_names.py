@@ -22,8 +22,8 @@ def stand_in(
     held = sorted(key for key, module in bound.items() if sys.modules.get(key) not in (None, module))
     if held:
         warnings.warn(
-            f"install: {', '.join(held)} had been imported before; names from there keep the original. "
-            f"Call {call}() before any import of {name}.",
+            f"install: {', '.join(held)} had been imported before; names imported from there still refer to "
+            f"the original. Call {call}() before any import of {name}.",
             RuntimeWarning,
             stacklevel=3,
         )

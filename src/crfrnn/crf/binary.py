@@ -75,7 +75,7 @@ def for_two_labels(crf: CRFRNN) -> CRFRNN:
         overlap, so that no label map exists.
     """
     if not hasattr(crf, "compatibility"):
-        raise TypeError(f"crf: expected a CRFRNN, got {type(crf).__name__}; that of a Segmenter is its .crf")
+        raise TypeError(f"crf: expected a CRFRNN, got {type(crf).__name__}; from a Segmenter take its .crf")
     if crf.activation == "sigmoid":
         raise ValueError(
             "crf: expected labels of which each pixel has one, got activation='sigmoid', whose labels "

@@ -140,7 +140,7 @@ def principal_directions(colours: Tensor, count: int, mask: Tensor | None = None
     if not 1 <= count <= channels:
         raise ValueError(
             f"guide_components: expected 1 to {channels}, as many as the guide has channels, got {count}; "
-            "None takes the channels as they are"
+            "None uses the channels unchanged"
         )
     with torch.no_grad():
         valid = torch.ones_like(colours[:1, :1], dtype=torch.bool) if mask is None else mask.unsqueeze(1)

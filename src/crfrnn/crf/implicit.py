@@ -54,7 +54,7 @@ def fixed_point(update: Iteration, logits: Tensor, iterations: int, tolerance: f
     if moved > max(FORWARD_LIMIT, tolerance or 0.0):
         warnings.warn(
             "mean field: gradient='implicit' expects a converged fixed point, but the last iteration "
-            f"still moved the marginals by {moved:.2g}; give more iterations, a smaller damping, or "
+            f"still moved the marginals by {moved:.2g}; use more iterations, a smaller damping, or "
             "gradient='unrolled'",
             RuntimeWarning,
             stacklevel=3,
@@ -120,7 +120,7 @@ def _solve(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
         size = float(residual.abs().amax())
         if not math.isfinite(size):
             raise RuntimeError(
-                "mean field: the implicit gradient diverged, so the iteration is no contraction here; "
+                "mean field: the implicit gradient diverged, so the iteration is not a contraction here; "
                 "use a smaller damping, weaker kernel weights, or gradient='unrolled'"
             )
         if size <= limit * float(v.abs().amax()):

@@ -110,8 +110,8 @@ class Iteration:
             if not in_functorch():
                 raise
             raise ValueError(
-                "tolerance: expected None under torch.vmap, whose samples cannot stop one by one; say how "
-                "far to go with iterations= alone"
+                "tolerance: expected None under torch.vmap, where samples cannot stop at different "
+                "iterations; set only iterations="
             ) from error
 
 

@@ -342,10 +342,10 @@ def _check_operator(operator: Any, features: Any) -> None:
 
 def _warn_of_sparseness(dimension: int) -> None:
     warn(
-        f"features: {dimension} numbers per point; with more than {DENSE_DIMENSION} of them the lattice gets "
-        "sparse: nearly every point stands alone and is averaged with little but itself. Project the guide's "
-        "channels to 3 to 5 principal components: guide_components=3 in CRFRNN and GaussianKernel.bilateral, "
-        "--guide-components 3 in `crfrnn tiles`"
+        f"features: {dimension} numbers per point; with more than {DENSE_DIMENSION} of them the lattice is "
+        "sparse: nearly every point has few neighbours and is averaged with little but itself. Project the "
+        "guide's channels to 3 to 5 principal components: guide_components=3 in CRFRNN and "
+        "GaussianKernel.bilateral, --guide-components 3 in `crfrnn tiles`"
     )
 
 

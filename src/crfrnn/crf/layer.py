@@ -258,7 +258,7 @@ class CRFRNN(nn.Module):
             if "build" in remedy and unary.shape[1] == 1:
                 remedy += ", which takes one logit z per pixel for the labels [0, z] and gives one logit back"
             raise ValueError(
-                f"unary: expected {self.num_labels} labels on axis 1 as num_labels says, got "
+                f"unary: expected {self.num_labels} labels on axis 1, the layer's num_labels, got "
                 f"{validate.describe(unary)}; {remedy}"
             )
         mask = validate.check_mask(mask, unary)

@@ -35,7 +35,7 @@ def run_node(inputs: Sequence[NDArray[Any] | None], attributes: Mapping[str, Any
     given += [None] * (4 + len(PARAMETERS) - len(given))
     unary, image, *parameters, mask, clamp = given
     if unary is None or image is None:
-        raise ValueError("inputs: expected unary and image, got none; give all that the node has")
+        raise ValueError("inputs: expected unary and image, got none; pass all inputs of the node")
     settings: dict[str, Any] = {
         name: value.decode() if isinstance(value, bytes) else value
         for name, value in attributes.items()

@@ -43,7 +43,7 @@ def as_node(
     if make is None:
         raise NotImplementedError(
             f"torch: expected 2.8 or later for ONNX, got {torch.__version__}; update torch, or use "
-            "torch.export.export(module, inputs), which this one can"
+            "torch.export.export(module, inputs), which this version supports"
         )
     attributes: dict[str, Any] = {name: getattr(crf, name) for name in SETTINGS}
     attributes |= {"num_labels": crf.num_labels, "iterations": iterations}

@@ -93,13 +93,13 @@ def can(problem: Problem) -> str | None:
     """Why no operator can run the whole problem, or None if one can."""
     name = _chosen(problem)
     if name not in MODULES:
-        return "kernels: a backend without an operator of mean field"
+        return f"kernels: no operator for mean field on the backend {name!r}"
     reason = lattices.why_not(name, problem.unary.device) or _backend(name).can(problem)
     if reason is None and problem.in_play and torch.is_grad_enabled():
         inputs = [problem.unary, problem.initial, problem.compatibility, *problem.weights]
         inputs += [t for group in take_apart(problem) for t in group]
         if any(t is not None and t.requires_grad for t in inputs):
-            return "in_play: its derivative in plain torch"
+            return "in_play: derivatives, which run in plain torch"
     return reason
 
 

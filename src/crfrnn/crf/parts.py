@@ -99,11 +99,11 @@ def why_not(problem: Problem, backend: str, most_labels: int) -> str | None:
     """Why the operators cannot run a problem on any backend, or None if they can."""
     unary = problem.unary
     if unary.dtype != torch.float32:
-        return "unary: float64 is computed in plain torch"
+        return "unary: not float32; float64 runs in plain torch"
     if problem.activation != "softmax":
-        return "activation: another one than softmax"
+        return "activation: not softmax"
     if not problem.kernels or math.prod(unary.shape) == 0:
-        return "nothing to filter"
+        return "kernels, unary: nothing to filter"
     if unary.shape[1] > most_labels:
         return f"unary: more than {most_labels} labels"
     for kernel in problem.kernels:
@@ -115,19 +115,19 @@ def why_not(problem: Problem, backend: str, most_labels: int) -> str | None:
 
 def _why_not(kernel: Any, unary: Tensor, backend: str) -> str | None:
     if type(kernel) is not GaussianKernel or kernel.self_term is not None or kernel.reverse:
-        return "kernels: another operator than a GaussianKernel that keeps its self term"
+        return "kernels: not a GaussianKernel, or one without its self term, or transposed"
     operator = kernel.operator
     if isinstance(operator, Lattice):
         if operator.backend != backend or operator.weights.device != unary.device:
-            return "kernels: a lattice of another backend or device"
+            return "kernels: a lattice on a different backend or device than the unary"
         same = operator.shape[0] == unary.shape[0] and operator.weights.dtype == unary.dtype
-        return None if same else "kernels: a lattice of another batch or dtype"
+        return None if same else "kernels: a lattice of a different batch size or dtype than the unary"
     if not isinstance(operator, Separable):
-        return "kernels: a sum over all pairs"
+        return "kernels: an exact sum over all pairs"
     if len(operator.grid) > 3 or operator.theta.device != unary.device:
         return "kernels: a grid of more than three axes, or bandwidths on another device"
     same = len(operator.grid) == unary.ndim - 2
     # Compared number by number: for torch.compile two tuples of symbolic sizes are never equal.
     if not same or any(n != m for n, m in zip(operator.grid, unary.shape[2:], strict=True)):
-        return "kernels: another grid than the unary's"
+        return "kernels: a different grid than the unary"
     return None

@@ -53,7 +53,8 @@ def layer_of(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> CRFR
         raise ValueError(f"tensors: expected {', '.join(sorted(needed))}, got {', '.join(sorted(tensors))}")
     for name, value in tensors.items():
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name}: expected finite floating-point numbers, got {value.dtype}")
+            got = f"NaN or infinity in {value.dtype}" if value.is_floating_point() else str(value.dtype)
+            raise ValueError(f"{name}: expected finite floating-point numbers, got {got}")
         if name.startswith("log_") and (value.ndim > 1 or value.numel() > MAX_DIMENSION):
             raise ValueError(f"{name}: expected one number or one per axis, got {tuple(value.shape)}")
     arguments = inspect.signature(CRFRNN).parameters

@@ -71,9 +71,9 @@ def warn_of_guide(values: Tensor, log_theta_beta: Tensor) -> None:
     # Rounded to integers, so that the message is the same for every batch and Python shows it once.
     first, last, theta = math.floor(low), math.ceil(high), round(theta)
     warn(
-        f"image: expected values in 0..255, the unit of theta_beta, got {first}..{last}, as of a picture "
-        f"{form}; beside theta_beta={theta} such a guide has hardly an edge: {remedy}, or take theta_beta in "
-        f"the guide's own unit, such as {theta * (last - first) / 255:.2g}"
+        f"image: expected values in 0..255, the unit of theta_beta, got {first}..{last}, as in a picture "
+        f"{form}; relative to theta_beta={theta} such a guide has almost no edges; {remedy}, or set "
+        f"theta_beta in the guide's own unit, such as {theta * (last - first) / 255:.2g}"
     )
 
 

@@ -78,8 +78,8 @@ def warn_of_one_label(unary: Tensor) -> None:
     """Warn about a single label: its marginal is always 1, rarely the intent of a one-channel network."""
     if unary.shape[1] == 1 and not torch.compiler.is_compiling():
         warn(
-            f"unary: expected two labels or more, got {describe(unary)}, whose one marginal is 1 everywhere; "
-            "a single logit z per pixel is CRFRNN(1), or the two labels "
+            f"unary: expected two labels or more, got {describe(unary)}, whose only marginal is 1 "
+            "everywhere; for a single logit z per pixel use CRFRNN(1), or pass two labels, "
             "torch.cat([torch.zeros_like(unary), unary], 1)"
         )
 
@@ -373,7 +373,7 @@ def axes_remedy(unary: Tensor, image: Tensor, num_labels: int | None = None) -> 
         return None
     told = f"use {' and '.join(min(found)[1])}"
     if "transpose" in told:
-        told += " if its axes are [.., W, H], or turn back a picture that was turned"
+        told += " if its axes are [.., W, H], or undo the rotation of the picture"
     return told
 
 

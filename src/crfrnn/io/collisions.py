@@ -71,8 +71,8 @@ def check_apart(items: Sequence[Item], role: str, key: Callable[[Path], str]) ->
             if other is not item:
                 first, second = (i.sources[0] for i in (other, item))
                 raise FileError(
-                    role, file, "a name for each result",
-                    f"it twice: the results of {str(first)!r} and {str(second)!r} would collide",
+                    role, file, "a different name for each result",
+                    f"the same name for the results of {str(first)!r} and {str(second)!r}",
                     "rename one of them, or use a separate output folder for each",
                 )  # fmt: skip
 

@@ -152,20 +152,24 @@ def writable_folder(path: PathLike, role: str = "output") -> Path:
 
 
 _NAME_BYTES = 255  # the limit of common file systems; those that count characters allow at least as much
-_FULL = ("room for it", "a full disk", "free some, or name another place")
+_FULL = ("enough space", "a full disk", "free some space, or name another place")
 _REASONS = {
     getattr(errno, "EDQUOT", errno.ENOSPC): (
-        "room for it",
-        "a used-up quota",
-        "free some, or name another place",
+        "enough space",
+        "an exceeded disk quota",
+        "free some space, or name another place",
     ),
     errno.ENOSPC: _FULL,
-    errno.EFBIG: ("room for it", "a file larger than allowed", "raise the limit, or name another place"),
+    errno.EFBIG: ("enough space", "a file larger than allowed", "raise the limit, or name another place"),
     errno.EROFS: ("a folder that can be written to", "a read-only file system", "name another place"),
     errno.EACCES: ("a folder that can be written to", "no permission", "name another place"),
     errno.EPERM: ("a folder that can be written to", "no permission", "name another place"),
-    errno.ENOENT: ("a folder that can be written to", "one that takes no files", "name another place"),
-    errno.EIO: ("a disk that takes it", "an input/output error", "name another place"),
+    errno.ENOENT: (
+        "a folder that can be written to",
+        "one in which no file can be created",
+        "name another place",
+    ),
+    errno.EIO: ("a disk without errors", "an input/output error", "name another place"),
 }
 _FEW_BYTES = 2**16
 

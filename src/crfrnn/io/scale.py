@@ -70,6 +70,6 @@ def by_depth(values: NDArray[Any], top: int, path: PathLike) -> NDArray[np.uint8
 def warn_of_depth(path: PathLike, top: int, high: int, remedy: str) -> None:
     """Warn that a picture is nearly black because it uses fewer bits than its file has."""
     warn(
-        f"image {os.fspath(path)!r}: numbers up to {high} where its depth allows {top}, so that it is nearly "
-        f"black in 0..255; if they have fewer bits, {remedy}, or save it with 8 bits"
+        f"image {os.fspath(path)!r}: numbers up to {high}, although its bit depth allows {top}, so that it "
+        f"is nearly black in 0..255; if they have fewer bits, {remedy}, or save it with 8 bits"
     )

@@ -168,12 +168,12 @@ def choose(
             return "reference" if not name or why_not(name, device, method, dtype, dimension) else name
         if device.type == "meta":
             raise ValueError(
-                "features: expected a tensor with values, which a lattice depends on, got one on meta; "
-                "give shapes alone to CRFRNN or mean_field, or use method='exact'"
+                "features: expected a tensor with values, which the size of a lattice depends on, got one on "
+                "meta; for shapes alone call CRFRNN or mean_field, or use method='exact'"
             )
         if not name:
             raise ValueError(
-                f"backend: no compiled lattice for {device.type} tensors; "
+                f"backend: expected tensors on {' or '.join(BY_DEVICE)}, got them on {device.type}; "
                 'pass backend="reference" or use .cpu()'
             )
     _raise(why_not(name, device, method, dtype, dimension))

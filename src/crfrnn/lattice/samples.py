@@ -29,7 +29,10 @@ def of_all(in_dims: Sequence[int | None], structure: Structure) -> Structure | N
         return None
     for tensor, dimension in zip(structure, in_dims, strict=True):
         if dimension is None or (tensor.shape[dimension] > 1 and tensor.stride(dimension) != 0):
-            raise ValueError("lattice: vmap over lattices needs them built inside the mapped function")
+            raise ValueError(
+                "lattice: expected one built inside the function that torch.vmap maps, got one built "
+                "outside; call Lattice.build or GaussianKernel inside that function"
+            )
     return tuple(common(t, dimension) for t, dimension in zip(structure, in_dims, strict=True))
 
 

@@ -90,7 +90,7 @@ def refuse_forward_over_forward() -> None:
     if sum(level.key() == functorch.TransformType.Jvp for level in levels or ()) > 1:  # pyright: ignore[reportOptionalMemberAccess]
         raise NotImplementedError(
             "filter: expected forward mode at most once, got jvp or jacfwd inside another, which torch "
-            "cannot do for functions with rules of their own; take reverse mode inside, such as "
+            "does not support for custom autograd functions; use reverse mode inside, such as "
             "jacfwd(jacrev(f)), hessian(f), or jvp of grad(f)"
         )
 

@@ -43,7 +43,7 @@ def request_of(
     if of_labels and len(scores) > 1:
         names = ", ".join(repr(layer.name) for layer in scores)
         raise ValueError(
-            f"scores: expected one layer of labels or only image layers, got {names}; choose one"
+            f"scores: expected one layer of labels or only image layers, got {names}; choose one kind"
         )
     for layer in (*scores, *(() if scribbles is None else (scribbles,))):
         _check_grid(image, layer)

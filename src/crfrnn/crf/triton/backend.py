@@ -21,7 +21,7 @@ CHECKS_LATER: bool = True
 
 def can(problem: Inference) -> str | None:
     if problem.in_play:
-        return "in_play: messages of all labels alone"
+        return "in_play: Triton computes the messages of all labels"
     return why_not(problem, "triton", MOST_LABELS)
 
 

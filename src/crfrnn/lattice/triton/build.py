@@ -173,8 +173,8 @@ def build(
     """
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         raise ValueError(
-            "features: a lattice learns its size from the device, expected a stream that is not captured, "
-            "got one that is; build kernels before torch.cuda.graph(...) and capture mean_field alone"
+            "features: expected a stream that is not captured, since a lattice's size is read from the "
+            "device, got one that is; build kernels before torch.cuda.graph(...) and capture mean_field alone"
         )
     features = features.detach()
     batch, points, dim = features.shape
