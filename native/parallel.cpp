@@ -84,14 +84,52 @@ struct Question {
 thread_local Question question;           // of the calling thread
 thread_local const Loop* loop = nullptr;  // the loop whose task this thread runs
 
+// The tasks of a loop, divided into one range per thread, so that successive loops over the same arrays give
+// each thread what is already in its cache: a line that another core has written costs ten times as much. A
+// thread whose range is finished takes tasks from the ends of other ranges. If there are more threads than
+// ranges, threads share a range.
+class Tasks {
+ public:
+  Tasks(int64_t tasks, int threads) : ranges_(threads < most_ranges ? threads : most_ranges) {
+    for (int r = 0; r < ranges_; ++r)
+      left_[r].value.store(packed(tasks * r / ranges_, tasks * (r + 1) / ranges_), std::memory_order_relaxed);
+  }
+  // The next task of a worker, or -1.
+  int64_t take(int worker) {
+    for (int other = 0; other < ranges_; ++other) {
+      std::atomic<uint64_t>& left = left_[(worker + other) % ranges_].value;
+      uint64_t range = left.load(std::memory_order_relaxed);
+      while (begin(range) < end(range)) {
+        const int64_t first = begin(range), last = end(range) - 1;
+        if (left.compare_exchange_weak(range, other ? packed(first, last) : packed(first + 1, last + 1)))
+          return other ? last : first;
+      }
+    }
+    return -1;
+  }
+
+ private:
+  static constexpr int most_ranges = 64;
+  struct alignas(64) Left {  // in a cache line of its own
+    std::atomic<uint64_t> value;
+  };
+  static uint64_t packed(int64_t begin, int64_t end) {
+    return static_cast<uint64_t>(begin) << 32 | static_cast<uint64_t>(end);
+  }
+  static int64_t begin(uint64_t range) { return static_cast<int64_t>(range >> 32); }
+  static int64_t end(uint64_t range) { return static_cast<int64_t>(range & 0xffffffff); }
+
+  int ranges_;
+  Left left_[most_ranges];
+};
+
 // One thread's share of a loop.
-void work(Loop& own, std::atomic<int64_t>& next, int64_t tasks, TaskFunction function, const void* task,
-          int worker) {
+void work(Loop& own, Tasks& tasks, TaskFunction function, const void* task, int worker) {
   const FlushDenormals flush;
   const Loop* const outer = loop;
   loop = &own;
   try {
-    for (int64_t i = next.fetch_add(1); i < tasks; i = next.fetch_add(1)) {
+    for (int64_t i = tasks.take(worker); i >= 0; i = tasks.take(worker)) {
       check_stop();
       function(task, i, worker);
     }
@@ -121,19 +159,19 @@ void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* ta
     return;
   }
   Loop own(loop);
-  std::atomic<int64_t> next{0};
+  Tasks left(tasks, threads);
 #ifdef CRFRNN_OPENMP
 #pragma omp parallel num_threads(threads)
-  work(own, next, tasks, function, task, omp_get_thread_num());
+  work(own, left, function, task, omp_get_thread_num());
 #else
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(std::min<int64_t>(threads, tasks)));
   try {
     for (int t = 1; t < threads && t < tasks; ++t)
-      others.emplace_back(work, std::ref(own), std::ref(next), tasks, function, task, t);
+      others.emplace_back(work, std::ref(own), std::ref(left), function, task, t);
   } catch (const std::system_error&) {  // no more threads available: the existing ones do the work
   }
-  work(own, next, tasks, function, task, 0);
+  work(own, left, function, task, 0);
   for (auto& other : others) other.join();
 #endif
   own.rethrow();
