@@ -30,6 +30,7 @@ from torch import Tensor
 
 import crfrnn
 from crfrnn.crf.ops import unchecked
+from crfrnn.crf.problem import IN_PLAY
 from crfrnn.lattice import Lattice
 from crfrnn.lattice import backend as backends
 from gpu_bench import PARAMETERS, Bench, Row
@@ -96,9 +97,9 @@ def accuracy(bench: Bench) -> Iterator[Row]:
 
 
 def whole(bench: Bench, case: str, name: str, labels: int, batch: int, grid: tuple[int, ...], iterations: int,
-          train: bool, **options: Any) -> Iterator[Row]:  # fmt: skip
+          train: bool, competing: int | None = None, **options: Any) -> Iterator[Row]:  # fmt: skip
     """The layer as users call it: lattice build, checks and normalisers included."""
-    (unary, image), crf = bench.picture(labels, batch, grid), bench.layer(labels, case, **options)
+    (unary, image), crf = bench.picture(labels, batch, grid, competing), bench.layer(labels, case, **options)
     unary.requires_grad_(train)
 
     def call() -> None:
@@ -114,6 +115,15 @@ def whole(bench: Bench, case: str, name: str, labels: int, batch: int, grid: tup
     yield what, name, spent, "ms", "build included"
     yield f"{what}, rate", name, 1e3 * batch / spent, "pictures/s", ""
     yield f"{what}, memory", name, bench.peak(call), "MiB above the inputs", ""
+
+
+def in_play(bench: Bench) -> Iterator[Row]:
+    """Messages from all labels and only from those in play, with 5 labels that compete."""
+    grid = (bench.size, bench.size)
+    for labels in (21, 81):
+        for least in (0.0, IN_PLAY):
+            name = f"demo {bench.size}², 5 of {labels} labels compete, δ = {least}"
+            yield from whole(bench, "demo", name, labels, 1, grid, 10, False, 5, in_play=least)
 
 
 def loop(bench: Bench) -> Iterator[Row]:
@@ -193,6 +203,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         "train": lambda: whole(bench, "demo", f"demo {side}²", 21, 1, square, 5, True),
         "batch": lambda: whole(bench, "demo", f"demo {side}², batch 16", 21, 16, square, 10, False),
         "labels": lambda: whole(bench, "demo", f"demo {side}², 81 labels", 81, 1, square, 10, False),
+        "play": lambda: in_play(bench),
         "volume": lambda: whole(bench, "demo", f"volume {volume}", 4, 1, volume, 5, False, **voxels),
         "points": lambda: points(bench),
         "loop": lambda: loop(bench),
@@ -209,7 +220,7 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
         "accuracy": lambda: accuracy(bench),
         "exact": lambda: exact_sum(bench),
     }
-    absent = () if bench.gpu else ("forward", "train", "batch", "labels", "readme", "large")
+    absent = () if bench.gpu else ("forward", "train", "batch", "labels", "play", "readme", "large")
     return {name: row for name, row in rows.items() if name not in absent}
 
 

@@ -66,12 +66,17 @@ class Bench:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     def picture(
-        self, labels: int = 21, batch: int = 1, grid: tuple[int, ...] | None = None
+        self,
+        labels: int = 21,
+        batch: int = 1,
+        grid: tuple[int, ...] | None = None,
+        competing: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Unary and image: flat regions with edges, shading, noise, filling a lattice as a photograph does.
 
         151,865 vertices at 500 x 500 under "demo" and 19,037 under "readme"; the photograph that
-        `benchmarks/engine.py` takes, scikit-image's astronaut, makes 150,340 and 19,630.
+        `benchmarks/engine.py` takes, scikit-image's astronaut, makes 150,340 and 19,630. Of the labels,
+        `competing` (default: all) have a chance anywhere; the others are improbable, as on real pictures.
         """
         grid = grid or (self.size, self.size)
         random = torch.Generator().manual_seed(0)
@@ -87,6 +92,7 @@ class Bench:
         shade = 200 * (smooth(1, fine) - 0.5) + 60 * (smooth(3, [4] * len(grid)) - 0.5)
         image = colour[region].movedim(-1, 1) + shade + torch.randn(batch, 3, *grid, generator=random)
         unary = 4 * smooth(labels, fine) + 0.5 * torch.randn(batch, labels, *grid, generator=random)
+        unary[:, labels if competing is None else competing :] -= 12
         return unary.to(self.device), image.clamp(0, 255).round().to(self.device)
 
     def layer(self, labels: int = 21, case: str = "demo", **options: Any) -> crfrnn.CRFRNN:

@@ -97,7 +97,7 @@ def problem(
         SeparableKernel(torch.tensor([3.0, 3.0]), None, post.clone()),
         LatticeKernel(structure, torch.rand(points, size), None, post),
     )
-    plain = {"mask": None, "clamp": None, "damping": 1.0}
+    plain = {"mask": None, "clamp": None, "damping": 1.0, "points": points}
     return Problem(torch.randn(2, labels, labels), kernels, (side, side), **{**plain, **options})
 
 

@@ -116,8 +116,8 @@ def _update(bench: Bench, labels: int, pixels: int, warps: int) -> Iterator[Row]
     kernels, weights = crf.kernels(image), [crf.spatial_weights, crf.bilateral_weights]
     usual = Problem.launch
 
-    def launch(self: Problem, total: int) -> tuple[int, dict[str, object]]:
-        return ceil_div(total, pixels), {**usual(self, total)[1], "BLOCK": pixels, "num_warps": warps}
+    def launch(self: Problem) -> tuple[int, dict[str, object]]:
+        return ceil_div(self.points, pixels), {**usual(self)[1], "BLOCK": pixels, "num_warps": warps}
 
     def call() -> torch.Tensor:
         with unchecked():

@@ -51,7 +51,11 @@ def changes(name, values):
 
 # %% tags=["figure"]
 tiles(
-    {"photograph": image, "unary alone": seen(unary.argmax(0).numpy()), "with the numbers above": seen(labels())},
+    {
+        "photograph": image,
+        "unary alone": seen(unary.argmax(0).numpy()),
+        "with the numbers above": seen(labels()),
+    },
     height=150,
 )
 

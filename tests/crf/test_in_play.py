@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from conformance import LATTICES
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import ops
 from crfrnn.datasets import DeepLabUnaries, shared_folder, voc_pictures
+from crfrnn.lattice import backend
 from threads import threads
 
 GRID = (13, 17)
@@ -99,6 +101,38 @@ def test_the_native_core_equals_plain_torch(
     )
     if in_play == 0.1:  # some label is out of play, or nothing was shown
         assert not torch.allclose(ours, mean_field(**arguments), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here (gpu_smoke.py runs there), or no Triton")
+@pytest.mark.parametrize(
+    ("labels", "kind", "chosen"), [CASES[0], CASES[1], CASES[3], CASES[5], CASES[6], CASES[7], CASES[10]]
+)
+def test_triton_equals_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, labels: int, kind: str, chosen: dict[str, Any]
+) -> None:
+    forward = pytest.importorskip("crfrnn.crf.triton.forward")
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
+    arguments = random_problem(5, labels, kind, **chosen) | {"iterations": 3}
+    expected = in_plain_torch(monkeypatch, **arguments, in_play=0.1)
+    counts = []
+
+    class Watched(forward.Senders):
+        def __init__(self, plan: Any, count: int) -> None:
+            counts.append(count)
+            super().__init__(plan, count)
+
+    monkeypatch.setattr(forward, "Senders", Watched)
+    torch.testing.assert_close(mean_field(**arguments, in_play=0.1), expected, rtol=1e-4, atol=1e-4)
+    assert min(counts) < labels  # only the columns of labels in play were filtered
+
+
+@pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here (gpu_smoke.py runs there), or no Triton")
+def test_triton_with_all_labels_and_with_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
+    arguments = random_problem(3, 5, mask=True) | {"iterations": 2}
+    assert torch.equal(mean_field(**arguments, in_play=1e-12), mean_field(**arguments))
+    silent = {"unary": torch.zeros(2, 12, *GRID), "weights": [1.0, 1.0], "compatibility": -torch.eye(12)}
+    assert torch.equal(mean_field(**(arguments | silent), in_play=0.5), silent["unary"])
 
 
 @pytest.mark.parametrize("kind", ["vector", "compatibility"])

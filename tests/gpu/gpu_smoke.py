@@ -107,12 +107,14 @@ def _mean_field(device: str, **options: Any) -> Parts:
         yield "logits" if not place else f"gradient {place}", a, b, 2e-4
 
 
-def _layer(device: str, grid: tuple[int, ...], labels: int, batch: int) -> Parts:
+def _layer(device: str, grid: tuple[int, ...], labels: int, batch: int, in_play: float = 0) -> Parts:
     """The layer on the GPU against itself on the CPU, where it uses another engine."""
     from crfrnn import CRFRNN
 
-    crf = CRFRNN(labels, theta_alpha=4.3, theta_beta=31.1, theta_gamma=1.1, iterations=3)
+    crf = CRFRNN(labels, theta_alpha=4.3, theta_beta=31.1, theta_gamma=1.1, iterations=3, in_play=in_play)
     unary, image = torch.randn(batch, labels, *grid), torch.rand(batch, 3, *grid) * 255
+    if in_play:
+        unary -= torch.linspace(0, 20, labels).view(-1, *[1] * len(grid))  # most labels are out of play
     with torch.no_grad():
         ours = crf.to(device)(unary.to(device), image.to(device))
         truth = crf.to("cpu").double()(unary.double(), image.double())
@@ -153,6 +155,7 @@ CASES: dict[str, Callable[[str], Parts]] = {
     "mean field, two separables": partial(_mean_field, labels=21, kernels="ssb"),
     "mean field, volume": partial(_mean_field, labels=4, grid=(3, 4, 5)),
     "layer, batch of 3": partial(_layer, grid=(14, 17), labels=21, batch=3),
+    "layer, labels in play": partial(_layer, grid=(14, 17), labels=21, batch=2, in_play=0.01),
     "layer, volume": partial(_layer, grid=(5, 6, 7), labels=4, batch=1),
 }  # fmt: skip
 

@@ -20,8 +20,6 @@ CHECKS_LATER: bool = True
 
 
 def can(problem: Inference) -> str | None:
-    if problem.in_play:
-        return "in_play: Triton computes the messages of all labels"
     return why_not(problem, "triton", MOST_LABELS)
 
 
@@ -33,20 +31,20 @@ def kept(unary: Tensor, iterations: int) -> tuple[int, ...]:
 def mean_field(
     parts: Parts, unary: Tensor, initial: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    logits, marginals, finite = forward(_problem(parts), unary, initial, parts.iterations, keep)
+    logits, marginals, finite = forward(_problem(parts, unary), unary, initial, parts.iterations, keep)
     return logits, marginals, finite & ((0 * parts.transform).sum() == 0)  # 0 · x is 0 only for finite x
 
 
 def gradients(
     parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    to_unary, start, to_transform = backward(_problem(parts), grad, kept, kernels)
+    to_unary, start, to_transform = backward(_problem(parts, grad), grad, kept, kernels)
     if not started:  # the start is the unary, so its gradient belongs to the unary
         to_unary, start = to_unary.add_(start), grad.new_empty(0)
     return to_unary, start, to_transform
 
 
-def _problem(parts: Parts) -> Problem:
+def _problem(parts: Parts, planes: Tensor) -> Problem:
     kernels: list[LatticeKernel | SeparableKernel] = []
     for kernel in parts.kernels:
         pre, post = (None if s is None else s.contiguous() for s in (kernel.pre, kernel.post))
@@ -57,4 +55,7 @@ def _problem(parts: Parts) -> Problem:
             kernels.append(SeparableKernel(kernel.theta.float().contiguous(), pre, post))
     mask = None if parts.mask is None else parts.mask.flatten().to(torch.uint8)
     clamp = None if parts.clamp is None else parts.clamp.flatten()
-    return Problem(parts.transform.contiguous(), tuple(kernels), parts.grid, mask, clamp, parts.damping)
+    return Problem(
+        parts.transform.contiguous(), tuple(kernels), parts.grid, mask, clamp, parts.damping,
+        planes.shape[0] * planes.shape[2], parts.in_play,
+    )  # fmt: skip

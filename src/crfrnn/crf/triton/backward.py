@@ -27,8 +27,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of unary, start (both Float[B, L, N]) and A; those of the kernels are added in place."""
     pictures, labels, points = grad.shape
-    total = pictures * points
-    programs, constants = problem.launch(total)
+    total = problem.points
+    programs, constants = problem.launch()
     g = grad.mT.clone(memory_format=torch.contiguous_format).view(total, labels)
     du, transform = torch.zeros_like(g), torch.zeros_like(problem.transform)
     step = problem.damping

@@ -54,42 +54,45 @@ def start_kernel(x, q, bad, mask, clamp, points, labels, stride, total, PADDED: 
 
 
 @triton.jit
-def _mixed(rows, scale, transform, pixel, here, labels, stride, SCALED: tl.constexpr, BLOCK: tl.constexpr,
-           LABELS: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
-    """A message with `scale` applied first, STEP labels at a time: all of A would not fit in registers."""
+def _mixed(rows, scale, transform, pixel, here, labels, senders, stride, SCALED: tl.constexpr,
+           BLOCK: tl.constexpr, LABELS: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
+    """A message with `scale` applied first, STEP senders at a time: all of A would not fit in registers."""
     label = tl.arange(0, LABELS)[None, :]
     total = tl.zeros((BLOCK, LABELS), tl.float32)
-    for first in range(0, labels, STEP):
+    for first in range(0, senders, STEP):
         source = first + tl.arange(0, STEP)
-        there = here[:, None] & (source[None, :] < labels)
+        there = here[:, None] & (source[None, :] < senders)
         message = tl.load(rows + pixel[:, None] * stride + source[None, :], there, other=0)
         if SCALED:
             message *= tl.load(scale + pixel, here, other=0)[:, None]
-        square = (label < labels) & (source[:, None] < labels)
-        part = tl.load(transform + label * labels + source[:, None], square, other=0)  # rows of Aᵀ
+        square = (label < labels) & (source[:, None] < senders)
+        part = tl.load(transform + label * senders + source[:, None], square, other=0)  # rows of Aᵀ
         total += tl.dot(message, part, input_precision="tf32x3")
     return total
 
 
-@triton.jit(do_not_specialize=["vertices"])  # data-dependent
+@triton.jit(do_not_specialize=["senders", "vertices"])  # data-dependent
 def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, lattice_transform, dense,
-                  dense_scale, dense_transform, mask, clamp, points, labels, stride, lattice_stride, vertices,
-                  total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr, SLICED: tl.constexpr,
-                  LATTICE_SCALED: tl.constexpr, DENSE: tl.constexpr, DENSE_SCALED: tl.constexpr,
-                  EXTRA: tl.constexpr, MASKED: tl.constexpr, CLAMPED: tl.constexpr, DAMPED: tl.constexpr,
-                  WRITE_X: tl.constexpr, WRITE_Q: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr,
-                  BLOCK: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
+                  dense_scale, dense_transform, mask, clamp, points, labels, senders, stride, sent_stride,
+                  lattice_stride, vertices, total, damping, SIZE: tl.constexpr, LATTICE: tl.constexpr,
+                  SLICED: tl.constexpr, LATTICE_SCALED: tl.constexpr, DENSE: tl.constexpr,
+                  DENSE_SCALED: tl.constexpr, EXTRA: tl.constexpr, MASKED: tl.constexpr,
+                  CLAMPED: tl.constexpr, DAMPED: tl.constexpr, WRITE_X: tl.constexpr,
+                  WRITE_Q: tl.constexpr, PADDED: tl.constexpr, SECTOR: tl.constexpr, BLOCK: tl.constexpr,
+                  LABELS: tl.constexpr, SENDERS: tl.constexpr):  # fmt: skip
     """x ← (1 - η) x + η (U + A slice(lattice) + A' dense + extra), Q = softmax(x).
 
     `lattice` contains rows of vertices, sliced here with `weights` times a pixel's `lattice_scale`, or, if
-    SLICED, rows of pixels with both already applied. A, A' are [L, L]. PADDED: `stride` is a multiple of
-    the sector, as `lattice_stride` always is for vertices.
+    SLICED, rows of pixels with both already applied. Messages have a column for each of S `senders`; A, A'
+    are [L, S]. PADDED: both strides of pixels are multiples of the sector, as `lattice_stride` always is for
+    vertices.
     """
     if PADDED:
         stride = stride // SECTOR * SECTOR  # a hint for the compiler
+        sent_stride = sent_stride // SECTOR * SECTOR
     if LATTICE and not SLICED:
         lattice_stride = lattice_stride // SECTOR * SECTOR
-    step: tl.constexpr = 16 if LABELS > 128 else 32 if LABELS > 32 else LABELS
+    step: tl.constexpr = 16 if LABELS > 128 else 32 if SENDERS > 32 else SENDERS
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     label = tl.arange(0, LABELS)[None, :]
     here = pixel < total
@@ -100,26 +103,27 @@ def update_kernel(unary, x, q, extra, lattice, weights, corner, lattice_scale, l
         target += tl.load(extra + pixel[:, None] * stride + label, inside, other=0)
     if LATTICE:
         if SLICED:
-            target += _mixed(lattice, weights, lattice_transform, pixel, here, labels, lattice_stride, False,
-                             BLOCK, LABELS, step)  # fmt: skip
+            target += _mixed(lattice, weights, lattice_transform, pixel, here, labels, senders,
+                             lattice_stride, False, BLOCK, LABELS, step)  # fmt: skip
         else:
-            message = tl.zeros((BLOCK, LABELS), tl.float32)
+            message = tl.zeros((BLOCK, SENDERS), tl.float32)
+            sender = tl.arange(0, SENDERS)
             for r in tl.static_range(SIZE):
                 vertex = tl.load(corner + pixel * SIZE + r, here, other=vertices).to(tl.int64)
                 weight = tl.load(weights + pixel * SIZE + r, here, other=0)[:, None]
-                there = (vertex < vertices)[:, None] & (label < lattice_stride)  # zeros beyond the labels
-                at = vertex[:, None] * lattice_stride + label
+                there = (vertex < vertices)[:, None] & (sender < lattice_stride)[None, :]  # zeros beyond S
+                at = vertex[:, None] * lattice_stride + sender[None, :]
                 message += weight * tl.load(lattice + at, there, other=0)
             ways: tl.constexpr = 2 ** (SIZE - 1)
             message *= ways / (ways + 1)
             if LATTICE_SCALED:
                 message *= tl.load(lattice_scale + pixel, here, other=0)[:, None]
-            source = tl.arange(0, LABELS)[:, None]
-            square = (label < labels) & (source < labels)
-            transform = tl.load(lattice_transform + label * labels + source, square, other=0)  # Aᵀ
+            source = sender[:, None]
+            square = (label < labels) & (source < senders)
+            transform = tl.load(lattice_transform + label * senders + source, square, other=0)  # Aᵀ
             target += tl.dot(message, transform, input_precision="tf32x3")
     if DENSE:
-        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, stride,
+        target += _mixed(dense, dense_scale, dense_transform, pixel, here, labels, senders, sent_stride,
                          DENSE_SCALED, BLOCK, LABELS, step)  # fmt: skip
     if DAMPED:
         before = tl.load(x + plane, inside, other=0)

@@ -44,18 +44,20 @@ class Problem(NamedTuple):
     mask: Tensor | None  # UInt8[P]
     clamp: Tensor | None  # Int32[P]
     damping: float
+    points: int  # P, pixels of the whole batch
+    in_play: float = 0.0  # δ
 
     @property
     def labels(self) -> int:
         return self.transform.shape[1]
 
-    def launch(self, total: int) -> tuple[int, dict[str, object]]:
+    def launch(self) -> tuple[int, dict[str, object]]:
         """Programs and constants of a kernel over blocks of pixels."""
         wide = max(power_of_2(self.labels), 16)
         # Block sizes without register spills (tests/gpu/triton_targets.py).
-        high = block(32 if wide == 64 else 16, max(total, 16))
+        high = block(32 if wide == 64 else 16, max(self.points, 16))
         flags = {"MASKED": self.mask is not None, "CLAMPED": self.clamp is not None}
-        return ceil_div(total, high), {
+        return ceil_div(self.points, high), {
             **flags,
             "BLOCK": high,
             "LABELS": wide,
