@@ -82,7 +82,6 @@ tiles({"spatial kernel": k[0][i].reshape(12, 12), "bilateral kernel": k[1][i].re
 # is one line of numpy. (The second line divides by the sum of the weights, as the paper's own code does, so
 # that pixels at the image border receive as much as others.)
 
-
 # %%
 def softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))

@@ -25,17 +25,7 @@ def guide_of(image):
 
 @torch.no_grad()
 def refined(unary, image, **numbers):
-    crf = CRFRNN(
-        2,
-        **{
-            "theta_alpha": 15.0,
-            "theta_beta": 15.0,
-            "theta_gamma": 1.5,
-            "spatial_weight": 1.0,
-            "bilateral_weight": 5.0,
-            **numbers,
-        },
-    )
+    crf = CRFRNN(2, **{"theta_alpha": 15.0, "theta_beta": 15.0, "theta_gamma": 1.5, "spatial_weight": 1.0, "bilateral_weight": 5.0, **numbers})
     return crf(torch.from_numpy(unary)[None].float(), guide_of(image))[0].argmax(0).numpy()
 
 
@@ -48,9 +38,7 @@ def painted(truth, colours, noise=6):
 
 
 def row(image, unary, after, truth):
-    return tiles(
-        {"picture": image, "scores alone": unary.argmax(0), "with the CRF": after, "truth": truth}, height=120
-    )
+    return tiles({"picture": image, "scores alone": unary.argmax(0), "with the CRF": after, "truth": truth}, height=120)
 
 
 # %% [markdown]
@@ -108,9 +96,7 @@ with warnings.catch_warnings(record=True) as said, torch.no_grad():
 print(said[0].message)
 
 # %% tags=["figure"]
-tiles(
-    {"picture": image, "guide 0..1": wrong, "guide 0..255": refined(unary, image), "truth": truth}, height=120
-)
+tiles({"picture": image, "guide 0..1": wrong, "guide 0..255": refined(unary, image), "truth": truth}, height=120)
 
 # %% [markdown]
 # ## Noise that looks like edges
@@ -143,9 +129,7 @@ for channels in (1, 3, 5, 8):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kernel = GaussianKernel(features)
-    print(
-        f"{channels} channels: {kernel.operator.num_vertices / 4000:5.2f} vertices per point, error {kernel.error(rows=64):.2f}"
-    )
+    print(f"{channels} channels: {kernel.operator.num_vertices / 4000:5.2f} vertices per point, error {kernel.error(rows=64):.2f}")
 
 # %% [markdown]
 # ## What else is known

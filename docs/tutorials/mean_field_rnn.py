@@ -31,9 +31,7 @@ rng = np.random.default_rng(0)
 noise = rng.normal(0, 1.5, (2, height, width))
 U = torch.from_numpy(np.stack([1.0 - truth, truth]) * 1.2 + noise).float()[None]
 
-crf = crfrnn.CRFRNN(
-    2, theta_alpha=20.0, theta_beta=20.0, theta_gamma=2.0, spatial_weight=2.0, bilateral_weight=4.0
-)
+crf = crfrnn.CRFRNN(2, theta_alpha=20.0, theta_beta=20.0, theta_gamma=2.0, spatial_weight=2.0, bilateral_weight=4.0)
 spatial, bilateral = crf.kernels(guide)
 
 
@@ -85,7 +83,6 @@ curves({"mean |Q(t) - Q(t-1)|": changes}, "iteration", "change of a marginal")
 # reaches every pixel that sent a message to it. The figures show $|\partial x_i / \partial U_j|$ for one
 # pixel $i$ over all $j$, on a square-root scale.
 
-
 # %%
 def reach(T, pixel=(80, 40)):
     u = U.clone().requires_grad_()
@@ -108,9 +105,7 @@ tiles({f"T = {T}": np.sqrt(g / np.sort(g.ravel())[-20]) for T, g in gradients.it
 # [train on your own folder](own_folder.md).)
 
 # %%
-learned = crfrnn.CRFRNN(
-    2, theta_alpha=5.0, theta_beta=5.0, theta_gamma=1.0, spatial_weight=0.2, bilateral_weight=0.2
-)
+learned = crfrnn.CRFRNN(2, theta_alpha=5.0, theta_beta=5.0, theta_gamma=1.0, spatial_weight=0.2, bilateral_weight=0.2)
 target = torch.from_numpy(truth)[None]
 optimiser = torch.optim.Adam(learned.parameters(), lr=0.08)
 losses = []
@@ -124,10 +119,9 @@ with torch.no_grad():
     after = learned(U, guide).argmax(1)[0].numpy()
 wrong = [int((labels != truth).sum()) for labels in (U[0].argmax(0).numpy(), after)]
 print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}; wrong pixels {wrong[0]} -> {wrong[1]} of {truth.size}")
-print(
-    "theta_alpha 5 -> %.1f, theta_beta 5 -> %.1f, theta_gamma 1 -> %.1f"
-    % tuple(float(getattr(learned, f"log_theta_{name}").exp()) for name in ("alpha", "beta", "gamma"))
-)
+print("theta_alpha 5 -> %.1f, theta_beta 5 -> %.1f, theta_gamma 1 -> %.1f" % tuple(
+    float(getattr(learned, f"log_theta_{name}").exp()) for name in ("alpha", "beta", "gamma")
+))
 assert losses[-1] < losses[0] and wrong[1] < wrong[0] / 4
 
 # %% tags=["figure"]

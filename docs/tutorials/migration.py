@@ -40,20 +40,12 @@ d.addPairwiseGaussian(sxy=3, compat=3)
 d.addPairwiseBilateral(sxy=40, srgb=13, rgbim=image, compat=10)
 Q = np.array(d.inference(5)).reshape(L, height, width)
 
-
 # %% tags=["figure"]
 def seen(labels):
     return overlay(image, labels, safe_palette())
 
 
-tiles(
-    {
-        "photograph": image,
-        "scores alone": seen(probabilities.argmax(0)),
-        "after inference(5)": seen(Q.argmax(0)),
-    },
-    height=160,
-)
+tiles({"photograph": image, "scores alone": seen(probabilities.argmax(0)), "after inference(5)": seen(Q.argmax(0))}, height=160)
 
 # %% [markdown]
 # ## Step 2: the layer
@@ -78,12 +70,7 @@ logits = torch.from_numpy(np.log(probabilities.clip(1e-5)))[None]
 guide = torch.from_numpy(image).permute(2, 0, 1)[None]
 with torch.no_grad():
     ours = same(logits, guide).softmax(1)[0].numpy()
-print(
-    "mean difference of a probability:",
-    f"{np.abs(ours - Q).mean():.1e}",
-    "| same labels:",
-    f"{(ours.argmax(0) == Q.argmax(0)).mean():.4%}",
-)
+print("mean difference of a probability:", f"{np.abs(ours - Q).mean():.1e}", "| same labels:", f"{(ours.argmax(0) == Q.argmax(0)).mean():.4%}")
 assert np.abs(ours - Q).mean() < 1e-3
 
 # %% [markdown]
@@ -97,9 +84,7 @@ assert np.abs(ours - Q).mean() < 1e-3
 # as targets:
 
 # %%
-layer = CRFRNN(
-    L, theta_alpha=40.0, theta_beta=13.0, theta_gamma=3.0, spatial_weight=3.0, bilateral_weight=10.0
-)
+layer = CRFRNN(L, theta_alpha=40.0, theta_beta=13.0, theta_gamma=3.0, spatial_weight=3.0, bilateral_weight=10.0)
 target = torch.from_numpy(scene.scribbles[::2, ::2].copy())[None]
 optimiser = torch.optim.Adam(layer.parameters(), lr=0.02)
 losses = []

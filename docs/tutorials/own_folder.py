@@ -82,9 +82,7 @@ data = SegmentationDataset(train, RandomTransform(flip=0.5, brightness=0.1), see
 
 
 def learn(epochs, rates, iterations):
-    optimiser = torch.optim.Adam(
-        [{"params": list(module.parameters()), "lr": rate} for module, rate in rates]
-    )
+    optimiser = torch.optim.Adam([{"params": list(module.parameters()), "lr": rate} for module, rate in rates])
     for epoch in range(epochs):
         data.set_epoch(epoch)
         for ids, image, labels, mask in DataLoader(data, batch_size=4, shuffle=True, collate_fn=collate):

@@ -51,11 +51,7 @@ def changes(name, values):
 
 # %% tags=["figure"]
 tiles(
-    {
-        "photograph": image,
-        "unary alone": seen(unary.argmax(0).numpy()),
-        "with the numbers above": seen(labels()),
-    },
+    {"photograph": image, "unary alone": seen(unary.argmax(0).numpy()), "with the numbers above": seen(labels())},
     height=150,
 )
 

@@ -29,12 +29,7 @@ probabilities = np.exp(logits) / np.exp(logits).sum(0)
 from crfrnn.inference import refine_volume
 
 found = refine_volume(
-    scan.astype("float32"),
-    probabilities.astype("float32"),
-    spacing,
-    theta_alpha=6.0,
-    theta_beta=25.0,
-    theta_gamma=1.5,
+    scan.astype("float32"), probabilities.astype("float32"), spacing, theta_alpha=6.0, theta_beta=25.0, theta_gamma=1.5
 )
 
 
@@ -90,13 +85,7 @@ nibabel.save(nibabel.Nifti1Image(scan.astype("float32"), affine), "scan.nii.gz")
 guide = read_nifti("scan.nii.gz")
 write_nifti("labels.nii.gz", found.labels.astype("uint8"), guide, intent="label")
 again = nibabel.load("labels.nii.gz")
-print(
-    "labels.nii.gz:",
-    again.shape,
-    again.get_data_dtype(),
-    "spacing",
-    tuple(map(float, again.header.get_zooms())),
-)
+print("labels.nii.gz:", again.shape, again.get_data_dtype(), "spacing", tuple(map(float, again.header.get_zooms())))
 
 # %% [markdown]
 # On the command line, with nnU-Net scores in one or several NIfTI files:

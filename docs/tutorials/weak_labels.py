@@ -26,11 +26,7 @@ strokes[20:23, 60:120] = strokes[130:133, 60:120] = 1
 strokes[50:120, 200:203] = strokes[8:11, 150:215] = strokes[130:142, 180:215] = strokes[4:40, 6:9] = 0
 found = segment_scribbles(image, strokes)
 held = strokes >= 0
-print(
-    f"{100 * held.mean():.1f} % of the pixels are stroked; all keep their label:",
-    bool((found.labels[held] == strokes[held]).all()),
-)
-
+print(f"{100 * held.mean():.1f} % of the pixels are stroked; all keep their label:", bool((found.labels[held] == strokes[held]).all()))
 
 # %% tags=["figure"]
 def seen(labels):
@@ -62,10 +58,7 @@ yy, xx = np.mgrid[: image.shape[0], : image.shape[1]]
 cam = np.exp(-((((xx - 95) / 85) ** 2 + ((yy - 75) / 70) ** 2) ** 2)).astype("float32")
 maps = Cams(torch.from_numpy(cam)[None], np.array([8]))  # label 8 is VOC's cat
 (labels,) = refine_labels([image], [maps], "irn")
-shares = {
-    name: f"{100 * float((labels == value).mean()):.0f} %"
-    for name, value in (("cat", 8), ("background", 0), ("unsure", 255))
-}
+shares = {name: f"{100 * float((labels == value).mean()):.0f} %" for name, value in (("cat", 8), ("background", 0), ("unsure", 255))}
 print(shares)
 
 # %% tags=["figure"]
