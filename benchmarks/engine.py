@@ -57,7 +57,7 @@ def photograph_and_logits(
 
 
 def numbers(case: str) -> Preset:
-    """The five numbers of a case, or of a preset of the package."""
+    """The five parameters of a case, or of a preset of the package."""
     return CASES[case] if case in CASES else PRESETS[case]
 
 

@@ -76,7 +76,7 @@ def methods(folder: Path, only: Sequence[str] = ()) -> dict[str, Method]:
     table: dict[str, Callable[[], Method]] = {
         "plain": lambda: plain,
         "pydensecrf2 (3, 1), (4, 67, 3)": lambda: pydensecrf,
-        # The package's default numbers are the cross-validated ones of docs/results.md.
+        # The default parameters are the cross-validated ones of docs/results.md.
         "ours, cross-validated (default preset)": lambda: ours(CRFRNN(len(VOC_CLASSES))),
         "ours, label recalls": lambda: ours(load_parameters(folder / "voc_person_recalls.safetensors").crf),
         LEARNED: lambda: ours(load_parameters(folder / "voc_person_learned.safetensors").crf),

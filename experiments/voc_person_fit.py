@@ -7,12 +7,12 @@
     python experiments/voc_person_fit.py --cross --epochs 2 -o /tmp/mean.safetensors   # both halves in turn
 
 The first two lines are the two steps to the published file as its provenance states them; the third judges
-the recipe on all pictures, out of fold. It was written out cleanly after the fact: the file is of a script
-of the same loss, optimiser and data handling that is not kept, so these lines give other, similar numbers and
-not that file. What is sure of the file is its sha256 (docs/results.md) and what it scores.
+the recipe on all pictures, out of fold. This script was written afterwards: the published file comes from a
+script with the same loss, optimiser and data handling that was not kept, so these lines give similar but
+different numbers. The file itself is identified by its sha256 (docs/results-history.md).
 
-`crfrnn.training.fit` with the shortcuts of voc_person_train.py. Loss: `SetIoU` over all pixels and, half as
-heavy, over the trimap of 5 pixels, with a little cross entropy.
+`crfrnn.training.fit` with the shortcuts of voc_person_train.py. Loss: `SetIoU` over all pixels and, with half
+the weight, over the trimap of 5 pixels, with a little cross entropy.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ def main() -> None:
         if held:
             ours.append(judge(crf, held))
             theirs.append(judge(start(None), held))
-            compare(ours[-1], theirs[-1], f"DeepLab's five numbers, fold {fold}")
+            compare(ours[-1], theirs[-1], f"DeepLab's five parameters, fold {fold}")
     if options.cross:
-        compare(np.concatenate(ours), np.concatenate(theirs), "DeepLab's five numbers, out of fold")
+        compare(np.concatenate(ours), np.concatenate(theirs), "DeepLab's five parameters, out of fold")
     if options.mean:
         models.append(start(options.start))
     provenance = {

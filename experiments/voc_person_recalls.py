@@ -3,7 +3,7 @@
 
     python experiments/voc_person_recalls.py -o docs/results/voc_person_recalls.safetensors
 
-A label l that the default numbers often miss is favoured by ``b_l = strength · (1 - recall_l)``, with the
+A label l that the default parameters often miss is favoured by ``b_l = strength · (1 - recall_l)``, with the
 recall counted over the pictures that teach, and b = 0 for the background. The kernels are normalised, so they
 keep constants, and the marginals sum to 1: adding ``b 1ᵀ`` to W_s, the spatial kernel's L×L matrix, adds
 exactly b to the logits of every iteration. Nothing is back-propagated: one number is free, and it is judged
@@ -84,14 +84,14 @@ def main() -> None:
     theirs = run([(p, p.kernels(deeplab)) for p in pictures], matrices(deeplab, none))
     everything = [(p, p.kernels(default)) for p in pictures]
     five = run(everything, matrices(default, none))
-    compare(five, theirs, "DeepLab's five numbers")
+    compare(five, theirs, "DeepLab's five parameters")
     judged = np.zeros_like(five)
     for fold in range(options.folds):
         held = np.arange(len(pictures)) % options.folds == fold
         weights = matrices(default, favour(five[~held], options.strength))
         judged[held] = run(everything[fold :: options.folds], weights)
-    compare(judged, five, "the default numbers, out of fold")
-    compare(judged, theirs, "DeepLab's five numbers, out of fold")
+    compare(judged, five, "the default parameters, out of fold")
+    compare(judged, theirs, "DeepLab's five parameters, out of fold")
     write(options.out, five, judged, options)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How the package's default numbers were looked for: a cross-validated search on the `train` ids alone.
+"""The search for the default parameters: cross-validated, on the `train` ids alone.
 
     python experiments/voc_person_tune.py --seconds 620 --seed 200 -o /tmp/trials.csv
 
-`crfrnn.training.tune` with a shortcut: of the five numbers only θ_α and θ_β make a lattice, so every pair
+`crfrnn.training.tune` with a shortcut: of the five parameters only θ_α and θ_β make a lattice, so every pair
 that TPE draws is tried with up to four draws of the other three. A setting is given up after the first fold
 if it is there below the 60 % quantile of the earlier ones. Grid as in voc_person_train.py.
 """

@@ -108,7 +108,7 @@ def test_a_search_that_was_stopped_goes_on(source: Source, tmp_path: Path) -> No
 
 
 def test_numbers_that_the_search_finds_are_those_used_after_it(source: Source, tmp_path: Path) -> None:
-    """RankSEG after our CRF takes the CRF's searched numbers, a learned CRF starts there or is given."""
+    """RankSEG after our CRF takes the CRF's searched parameters, a learned CRF starts there or is given."""
     saved = tmp_path / "given.safetensors"
     crf = CRFRNN(LABELS, theta_beta=9.0)
     save_parameters(saved, crf)

@@ -56,7 +56,7 @@ def recipe_experiment(
         float, typer.Option("--hold-out", help="Share of the training pictures for cross-validation.")
     ] = 0.1,
     trials: Annotated[
-        int, typer.Option("--trials", help="Trials of the cross-validation; 0: the recipe's numbers.")
+        int, typer.Option("--trials", help="Trials of the cross-validation; 0: the recipe's parameters.")
     ] = 30,
     tune_pictures: Annotated[
         int | None, typer.Option("--tune-pictures", help="Largest number of held-out pictures.")
@@ -168,7 +168,7 @@ def unary_experiment(
     rows: Annotated[list[str] | None, typer.Option("--row", help="Only this row; repeatable.")] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of every fit.")] = None,
     trials: Annotated[
-        int, typer.Option("--trials", help="Trials of the cross-validation; 0: the package's numbers.")
+        int, typer.Option("--trials", help="Trials of the cross-validation; 0: default parameters.")
     ] = 30,
     tune_pictures: Annotated[
         int | None, typer.Option("--tune-pictures", help="Cross-validate on this many of them.")
@@ -221,7 +221,7 @@ def unary_experiment(
 UNARY_HELP = {
     "unaries": """Table 1 on given unaries: their argmax, a CRF after them, and a learned CRF.
 
-    The rows are the argmax of the unaries, default numbers, cross-validated numbers, learned, and a control,
+    The rows are the argmax of the unaries, default, cross-validated and learned parameters, and a control,
     compared on pictures not used for training.
 
     Example: crfrnn experiment unaries VOCdevkit --unaries logits/ --layout lhw -o out

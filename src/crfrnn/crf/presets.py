@@ -83,7 +83,7 @@ USED: dict[tuple[str, ...], Preset] = {
 }  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
-    # Best in cross-validation on the training pictures of docs/results.md.
+    # The best in cross-validation on the training pictures of docs/results.md; docs/results-history.md.
     "default": Preset(34.0, 5.6, 1.0, 1.2, 3.2),
     # Chen et al., DeepLab (ICLR 2015): Gaussian (3, 1), bilateral (4, 67, 3).
     "deeplab": Preset(67.0, 3.0, 1.0, 3.0, 4.0),

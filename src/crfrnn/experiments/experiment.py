@@ -39,8 +39,8 @@ TUNED = tuple(name for name in RANGES if name != "temperature")
 class Experiment(ABC):
     """The common part of all experiments; finished work in the folder is not repeated.
 
-    ``runs/NAME`` are trainings, ``tuned.json`` the cross-validated numbers, ``rows/NAME`` a row's label maps
-    (``labels/``), CRF parameters (``crf.safetensors``) and scores (``row.json``).
+    ``runs/NAME`` are trainings, ``tuned.json`` the cross-validated parameters, ``rows/NAME`` a row's label
+    maps (``labels/``), CRF parameters (``crf.safetensors``) and scores (``row.json``).
 
     Args:
         folder: created if missing.
@@ -113,7 +113,7 @@ class Experiment(ABC):
         return result.numbers
 
     def start(self, plan: Plan, run: Run | None = None, **more: Any) -> CRFRNN:
-        """A fresh CRF with the cross-validated numbers and the settings of the experiment and of the run."""
+        """A fresh CRF with the cross-validated parameters and the settings of experiment and run."""
         own = {} if run is None else run.crf
         return CRFRNN(self.num_labels, **{**more, **self.given, **self.numbers(plan), **own})
 

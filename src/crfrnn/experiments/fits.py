@@ -27,7 +27,7 @@ class UnaryExperiment(Experiment):
         train: pictures for cross-validating and training the CRF.
         judged: pictures of the rows; none of them may be in `train`.
         folder: created if missing; one started with other data or settings is rejected.
-        tuning: the cross-validation; 0 trials keep the package's numbers.
+        tuning: the cross-validation; 0 trials keep default parameters.
         tune_pictures: cross-validate on at most this many, spread evenly.
         crf: settings of every CRF (iterations, quality, …).
         temperature: also learn a divisor of the unary, as in `crfrnn fit`.

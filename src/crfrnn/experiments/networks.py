@@ -29,13 +29,13 @@ class NetworkExperiment(Experiment):
 
     Args:
         recipe: data, network, CRF and stages; a folder started with another one is rejected. Trainings start
-            from the parameter file in its `crf`, or else from the cross-validated numbers.
+            from the parameter file in its `crf`, or else from the cross-validated parameters.
         folder: created if missing.
         hold_out: share of the training pictures excluded from training: the CRF is cross-validated and
             trainings are monitored on them. The recipe's val is used at most for the rows. If the plain
             network is not trained here (0 epochs), the CRF is cross-validated on the other pictures,
             since the network was not trained on them here.
-        trials, tune_pictures, folds: settings of the cross-validation; 0 trials keep the recipe's numbers.
+        trials, tune_pictures, folds: settings of the cross-validation; 0 trials keep the recipe's parameters.
         val_pictures: evaluate at most this many, spread evenly; None: all, as required for publication.
         judge_on: "val", or "held-out": the held-out pictures not used by the cross-validation, for decisions
             that must not depend on val.

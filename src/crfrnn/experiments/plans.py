@@ -107,7 +107,7 @@ def table1(recipe: Recipe) -> Plan:
         ),
         (
             Row(PLAIN, "plain network", PLAIN, "none"),
-            Row(DEFAULT, "plain network, CRF with the package's numbers", PLAIN, "default"),
+            Row(DEFAULT, "plain network, CRF with default parameters", PLAIN, "default"),
             Row(POST, "plain network, cross-validated CRF as post-processing", PLAIN, "tuned"),
             Row(JOINT, "end to end", JOINT),
             Row(FURTHER, "control: plain network, the same further updates", FURTHER, "none"),
@@ -176,7 +176,7 @@ def ablations(
 def unaries(config: FitConfig) -> Plan:
     """Table 1 of the paper without the network: the unaries, a CRF on them, and a learned CRF.
 
-    Rows: argmax of the unaries; the package's default numbers; cross-validated numbers; learned, starting
+    Rows: argmax of the unaries; default parameters; cross-validated parameters; learned, starting
         from those. Control: learned with a fixed Potts compatibility.
     """
     return Plan(
@@ -184,9 +184,9 @@ def unaries(config: FitConfig) -> Plan:
         (Run(LEARNED, config), Run(POTTS, replace(config, compatibility="fixed"))),
         (
             Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
-            Row(DEFAULT, "CRF with the package's default numbers", DEFAULT, "default"),
-            Row(POST, "CRF with cross-validated numbers, as post-processing", POST, "tuned"),
-            Row(LEARNED, "CRF-RNN, learned from the cross-validated numbers", LEARNED),
+            Row(DEFAULT, "CRF with default parameters", DEFAULT, "default"),
+            Row(POST, "CRF with cross-validated parameters, as post-processing", POST, "tuned"),
+            Row(LEARNED, "CRF-RNN, learned from the cross-validated parameters", LEARNED),
             Row(POTTS, "control: learned, Potts compatibility fixed", POTTS),
         ),
         PLAIN,
@@ -225,7 +225,7 @@ def unary_ablations(
     ]  # fmt: skip
     fits = [Run(LEARNED, config)]
     rows = [Row(PLAIN, "argmax of the unaries", PLAIN, "none"),
-            Row(POST, "the start of every fit: cross-validated numbers", POST, "tuned"),
+            Row(POST, "the start of every fit: cross-validated parameters", POST, "tuned"),
             Row(LEARNED, "the base: learned", LEARNED)]  # fmt: skip
     for steps in dict.fromkeys(train_iterations):
         name = LEARNED if steps == iterations else f"t{steps}"

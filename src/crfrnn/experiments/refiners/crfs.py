@@ -81,8 +81,8 @@ def by_learned(scene: Scene, crf: CRFRNN) -> NDArray[np.int64]:
 
 
 PYDENSECRF = Refiner("pydensecrf2", "pydensecrf2", _SOURCE, pydensecrf, _numbers("deeplab"), SPACE)
-DEFAULT = Refiner("crfrnn-default", "crfrnn, the package's numbers", _SOURCE, ours)
-TUNED = Refiner("crfrnn-tuned", "crfrnn, searched numbers", _SOURCE, ours, _numbers("default"), SPACE)
+DEFAULT = Refiner("crfrnn-default", "crfrnn, default parameters", _SOURCE, ours)
+TUNED = Refiner("crfrnn-tuned", "crfrnn, searched parameters", _SOURCE, ours, _numbers("default"), SPACE)
 
 
 def learned(crf: CRFRNN) -> Refiner:

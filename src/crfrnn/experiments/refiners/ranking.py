@@ -45,6 +45,6 @@ def crf_then_rankseg(
 
 def after_crf(crf: Numbers) -> Refiner:
     """RankSEG after this package's CRF, whose numbers are fixed in the search."""
-    title = "crfrnn with its searched numbers, then RankSEG"
+    title = "crfrnn with its searched parameters, then RankSEG"
     run = partial(crf_then_rankseg, crf=dict(crf))
     return Refiner("crfrnn-rankseg", title, SOURCE, run, START, SPACE)
