@@ -68,7 +68,7 @@ def modules() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize(("text", "needs"), list(blocks("python")))
-def test_a_python_block_runs_as_it_stands(
+def test_a_python_block_runs_unchanged(
     text: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if missing := [need for need in needs if absent(need)]:

@@ -93,7 +93,7 @@ def test_links_to_other_sites_have_a_usable_form(monkeypatch: pytest.MonkeyPatch
         assert links.wrong(bad)
 
 
-def test_a_server_is_asked_for_a_link(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_is_requested_from_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response({"/there": 200, "/refused": 403}.get(self.path, 404))

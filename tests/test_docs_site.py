@@ -96,7 +96,7 @@ def test_nothing_is_loaded_from_elsewhere(pages: dict[Path, Page]) -> None:
     assert list(outside(pages)) == []
 
 
-def test_every_link_leads_somewhere(pages: dict[Path, Page]) -> None:
+def test_every_link_has_a_target(pages: dict[Path, Page]) -> None:
     assert sum(len(page.links) for page in pages.values()) > 500
     assert list(broken(pages)) == []
 

@@ -34,14 +34,14 @@ def _not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
         ("volumes", "read_nifti", "crfrnn.io.nifti"),
     ],
 )
-def test_an_earlier_name_gives_what_is_there_now(name: str, wanted: str, place: str) -> None:
+def test_an_earlier_name_gives_the_current_object(name: str, wanted: str, place: str) -> None:
     with pytest.warns(DeprecationWarning, match=rf"crfrnn\.{name} is an earlier name; import from crfrnn\."):
         module = importlib.import_module(f"crfrnn.{name}")
     found = getattr(module, wanted)
     assert found is getattr(importlib.import_module(place), wanted) and found.__module__ == place
 
 
-def test_other_names_are_unknown_as_ever() -> None:
+def test_other_names_are_unknown() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'crfrnn\.nothing'"):
         importlib.import_module("crfrnn.nothing")
     with pytest.warns(DeprecationWarning):

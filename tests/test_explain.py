@@ -85,7 +85,7 @@ def test_the_energies_drawn_are_those_of_the_symmetric_model(
     assert all(np.diff(drawn["damping 1"]) <= 1e-3)  # exact kernels that attract need no damping
 
 
-def test_what_cannot_be_drawn_is_said(inputs: tuple[np.ndarray, torch.Tensor]) -> None:
+def test_omitted_figures_are_reported(inputs: tuple[np.ndarray, torch.Tensor]) -> None:
     crf = CRFRNN(LABELS, iterations=1)
     with torch.no_grad():
         crf.compatibility[0, 1] = 0.5

@@ -75,7 +75,7 @@ def test_the_photograph_shows_under_every_tint() -> None:
         assert (out[0, 7] - out[0, 0] > 100).all()
 
 
-def test_labels_of_no_share_that_can_be_seen_are_not_in_the_legend() -> None:
+def test_labels_of_invisible_area_are_not_in_the_legend() -> None:
     image, labels = np.full((100, 400, 3), 90, np.uint8), np.full((100, 400), 15)
     labels[0, :19] = 3  # 0.0475 %
     without = np.asarray(painted(image, labels))[101:]
@@ -86,7 +86,7 @@ def test_labels_of_no_share_that_can_be_seen_are_not_in_the_legend() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (10, 90), (90, 10), (1, 1)])
-def test_panel_has_the_width_asked_for_whatever_the_picture_is(height: int, width: int) -> None:
+def test_panel_has_the_requested_width_for_any_picture(height: int, width: int) -> None:
     image, labels = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), int)
     out = panel(image, labels, labels, names=["nothing"], width=600)
     assert out.width == 600 and out.height > 60 and out.mode == "RGB"
@@ -242,7 +242,7 @@ def test_the_safe_palette_keeps_its_colours_apart_for_colour_blind_readers() -> 
     assert np.allclose(palette._lab(colours), rgb2lab(colours), atol=0.05)
 
 
-def test_colours_as_seen_without_a_kind_of_cone() -> None:
+def test_colours_as_seen_with_a_colour_deficiency() -> None:
     greys = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
     for deficiency in palette.DEFICIENCIES:
         assert np.abs(as_seen(greys, deficiency).astype(int) - greys).max() <= 1

@@ -31,7 +31,7 @@ def same_bits(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 @pytest.mark.slow
-def test_the_last_bit_of_one_function_is_named(
+def test_a_change_of_the_last_bit_is_named(
     same_bits: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, again, off = (tmp_path / f"{name}.json" for name in ("before", "again", "off"))
@@ -57,7 +57,7 @@ def test_the_last_bit_of_one_function_is_named(
 
 
 @pytest.mark.slow
-def test_what_is_missing_or_from_another_machine_is_named(
+def test_missing_results_and_those_of_another_machine_are_named(
     same_bits: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, after = tmp_path / "before.json", tmp_path / "after.json"

@@ -157,7 +157,7 @@ def test_a_box_gives_the_labels_of_its_command(here: Path) -> None:
         bench.show(numbers_of(bench.base))
 
 
-def test_sliders_need_neither_network_nor_lattice_anew(
+def test_sliders_rerun_neither_network_nor_lattice(
     here: Path, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = photograph(network)
@@ -224,7 +224,7 @@ def test_strokes_are_painted_in_order_and_inside_the_picture() -> None:
         '[{"box": [1, 2]}]', '[{"box": [1, 2, 3, Infinity]}]', json.dumps([STROKES[0]] * 501),
     ],
 )  # fmt: skip
-def test_marks_that_no_page_sends_are_refused(marks: str) -> None:
+def test_invalid_marks_are_refused(marks: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         drawn(marks, (6, 9), 2)
 

@@ -34,7 +34,9 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield found
 
 
-def test_two_compute_two_wait_and_more_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_requests_run_two_wait_and_others_are_refused(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go, see, running = threading.Event(), Predictor.see, threading.Semaphore(0)
 
     def held(*arguments: Any, **options: Any) -> Any:
@@ -70,7 +72,7 @@ def test_the_pictures_of_the_latest_clients_are_kept(address: str) -> None:
     assert [NO_PICTURE in words for words in said] == [False, False, False, True]
 
 
-def test_a_few_clients_at_once_see_no_error(address: str) -> None:
+def test_a_few_simultaneous_clients_get_no_error(address: str) -> None:
     """`scripts/soak.py page` has twenty for ten minutes."""
     report = load(address, clients=3, seconds=3, watch=lambda: 0.0)
     assert not report.errors and report.answers >= 3

@@ -12,7 +12,7 @@ from crfrnn import CRFRNN
 from crfrnn.app.knobs import KNOBS, PAGE_PRESETS, checked, numbers_of, preset_numbers, tuned
 
 
-def test_what_is_not_turned_stays_to_the_last_bit() -> None:
+def test_unchanged_sliders_keep_their_values_bit_for_bit() -> None:
     base = CRFRNN(4, theta_alpha=(61.03, 40.2), theta_beta=5.678, label_weights="matrix", temperature=1.3)
     with torch.no_grad():
         base.bilateral_weights.add_(torch.randn(4, 4))
@@ -24,7 +24,7 @@ def test_what_is_not_turned_stays_to_the_last_bit() -> None:
     assert changed == ["log_theta_beta"]
 
 
-def test_a_turned_number_is_the_one_that_the_layer_has() -> None:
+def test_a_changed_slider_sets_the_value_of_the_layer() -> None:
     base = CRFRNN(3, preset="crfasrnn")
     numbers = {
         "theta_alpha": 50.0, "theta_beta": 7.5, "theta_gamma": 2.5, "bilateral_weight": 1.5,
@@ -46,14 +46,14 @@ def test_several_axes_keep_their_ratio_and_labels_their_differences() -> None:
     assert torch.allclose(crf.spatial_weights, torch.tensor([0.0, 4.0]))
 
 
-def test_evaluation_iterations_are_those_shown_and_turned() -> None:
+def test_the_slider_shows_and_sets_the_evaluation_iterations() -> None:
     base = CRFRNN(2, iterations=1, eval_iterations=10).eval()
     assert numbers_of(base)["iterations"] == 10
     assert tuned(base, {**numbers_of(base), "iterations": 4}).steps == 4
 
 
 @pytest.mark.parametrize("name", PAGE_PRESETS)
-def test_presets_lie_on_the_sliders(name: str) -> None:
+def test_presets_are_within_the_ranges_of_the_sliders(name: str) -> None:
     numbers = preset_numbers(name)
     assert checked(tuple(numbers.values())) == numbers == numbers_of(CRFRNN(2, preset=name))
 
@@ -63,7 +63,7 @@ def test_the_presets_are_those_of_the_layers_normalisation() -> None:
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1e9, 1e9, True, "5", None])
-def test_a_number_that_no_slider_gives_is_refused(wrong: object) -> None:
+def test_values_outside_the_sliders_are_refused(wrong: object) -> None:
     for place, knob in enumerate(KNOBS):
         values = list(preset_numbers("default").values())
         values[place] = wrong

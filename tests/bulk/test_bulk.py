@@ -43,13 +43,13 @@ def plain(root: Path, number: int) -> bytes:
     return (root / "plain" / f"p{number}.png").read_bytes()
 
 
-def test_shards_in_and_files_out_are_what_the_loop_writes(root: Path, tmp_path: Path) -> None:
+def test_shards_to_files_equal_the_loop(root: Path, tmp_path: Path) -> None:
     assert run("refine", f"{root}/s-{{000..001}}.tar", "-u", ".npy", *READ, "-o", tmp_path / "o")[0] == 0
     for k in range(4):
         assert (tmp_path / "o" / f"s-{k // 2:03d}" / f"p{k}.png").read_bytes() == plain(root, k)
 
 
-def test_shards_out_are_read_by_webdataset_and_are_the_same_bytes_twice(root: Path, tmp_path: Path) -> None:
+def test_written_shards_are_read_by_webdataset_and_reproducible(root: Path, tmp_path: Path) -> None:
     words = ("refine", root / "s-000.tar", root / "s-001.tar", "-u", "npy", *READ, "--to", "shards", "-o")
     assert run(*words, tmp_path / "a")[0] == run(*words, tmp_path / "b")[0] == 0
     assert names(tmp_path / "a") == ["s-000.tar", "s-001.tar"]
@@ -87,7 +87,7 @@ def test_urls_in_memory(root: Path, tmp_path: Path) -> None:
     assert code == 0 and "2 pictures already existed" in said
 
 
-def test_failures_are_listed_skipped_and_tried_again(root: Path, tmp_path: Path) -> None:
+def test_failures_are_listed_skipped_and_retried(root: Path, tmp_path: Path) -> None:
     pictures, out = tmp_path / "images", tmp_path / "o"
     pictures.mkdir()
     for k in range(2):
@@ -107,7 +107,7 @@ def test_failures_are_listed_skipped_and_tried_again(root: Path, tmp_path: Path)
     assert (out / "p1.png").read_bytes() == plain(root, 1)
 
 
-def test_a_pack_with_a_failed_picture_is_made_anew(root: Path, tmp_path: Path) -> None:
+def test_a_pack_with_a_failed_picture_is_rewritten(root: Path, tmp_path: Path) -> None:
     shard, out = tmp_path / "s.tar", tmp_path / "o"
     picture, unary = (root / "images/p0.png").read_bytes(), (root / "unaries/p0.npy").read_bytes()
     write_tar(shard, {"p0.png": picture, "p0.npy": unary, "p1.png": picture[:40], "p1.npy": unary})
@@ -138,20 +138,20 @@ def write_tar(path: Path, members: dict[str, bytes], **odd: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["../p.png", "/p.png", "a/../../p.png", "a\\p.png", ".png"])
-def test_names_that_lead_out_of_a_shard_are_refused(tmp_path: Path, name: str) -> None:
+def test_member_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / "s.tar", {"a.png": b"1", name: b"2"})
     with pytest.raises(FileError, match="expected names such as"):
         samples(str(tmp_path / "s.tar"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_members_that_are_no_files_are_refused(tmp_path: Path, kind: bytes) -> None:
+def test_members_other_than_files_are_refused(tmp_path: Path, kind: bytes) -> None:
     write_tar(tmp_path / "s.tar", {"a.png": b""}, type=kind, linkname="/etc/passwd")
     with pytest.raises(FileError, match="plain files"):
         samples(str(tmp_path / "s.tar"))
 
 
-def test_damaged_shards_are_refused_wherever_they_are_damaged(tmp_path: Path) -> None:
+def test_shards_damaged_anywhere_are_refused(tmp_path: Path) -> None:
     place = tmp_path / "s.tar"
     write_tar(place, {f"{k}.png": np.full(700, k, np.uint8).tobytes() for k in range(3)})
     whole = place.read_bytes()
@@ -165,7 +165,7 @@ def test_damaged_shards_are_refused_wherever_they_are_damaged(tmp_path: Path) ->
         samples(str(place))
 
 
-def test_a_key_twice_and_apart_is_refused(tmp_path: Path) -> None:
+def test_separated_members_of_one_key_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "s.tar", {"a.png": b"1", "b.png": b"2", "a.npy": b"3"})
     with pytest.raises(FileError, match="together"):
         samples(str(tmp_path / "s.tar"))
@@ -181,7 +181,7 @@ def test_a_key_twice_and_apart_is_refused(tmp_path: Path) -> None:
         (("--engine", "ray", "--num-cpus", "0"), "num-cpus"),
     ],
 )
-def test_wrong_options_are_said_before_any_work(
+def test_wrong_options_are_reported_before_any_work(
     root: Path, tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     code, _, errors = run(

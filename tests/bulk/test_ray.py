@@ -123,7 +123,7 @@ def test_packs_of_actors_hold_the_same_pictures(root: Path, cluster: Any) -> Non
     assert found == results(root / "plain")
 
 
-def test_a_driver_that_is_killed_goes_on_where_it_was(root: Path) -> None:
+def test_a_killed_driver_resumes(root: Path) -> None:
     """Also for Ctrl-C after that, which leaves no temporary file."""
     command = [sys.executable, "-m", "crfrnn", *map(str, words(root, "driver")), "--engine", "ray"]
     command += ["--actors", "2", "--skip-existing"]

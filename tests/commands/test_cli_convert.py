@@ -33,7 +33,7 @@ def test_caffe_to_folder_and_to_one_file(tmp_path: Path) -> None:
     assert torch.equal(folder.crf.compatibility, single.crf.compatibility)
 
 
-def test_torchvision_says_what_is_fresh(tmp_path: Path) -> None:
+def test_torchvision_reports_freshly_initialised_layers(tmp_path: Path) -> None:
     torch.save(foreign.vgg_state(), tmp_path / "vgg16.pth")
     out = tmp_path / "start.safetensors"
     code, said, _ = run(tmp_path / "vgg16.pth", "--from", "torchvision", "--labels", 5, "-o", out)

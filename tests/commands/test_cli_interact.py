@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
     return pixels
 
 
-def test_scribbles_give_what_the_function_gives(here: NDArray[np.uint8]) -> None:
+def test_scribbles_equal_the_function(here: NDArray[np.uint8]) -> None:
     code, said, error = run(
         "interact", "photos/a.png", "-s", "strokes/a.png", "--labels", 2, "--theta-beta", 30, "-T", 4,
         "--rounds", 2, "--components", 3, "--save-probabilities", "-o", "new/labels.png",

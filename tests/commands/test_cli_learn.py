@@ -195,7 +195,7 @@ def test_evaluating_folders_needs_no_unaries(root: Path, tmp_path: Path) -> None
     assert code == 2 and "(2 of this kind: p0, p1)" in errors and "nothing was written" in errors
 
 
-def test_black_and_white_truths_and_predictions_are_questioned(tmp_path: Path) -> None:
+def test_black_and_white_truths_and_predictions_are_reported(tmp_path: Path) -> None:
     root, white = make_pictures(tmp_path / "own", pictures=2), tmp_path / "white"
     white.mkdir()
     held = np.zeros(SIZE, np.uint8)

@@ -69,7 +69,7 @@ def test_doctor_names_what_matters() -> None:
         assert word in said
 
 
-def test_doctor_says_what_a_command_lacks_and_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_missing_packages_and_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("optuna", "h5py", "rasterio"):
         monkeypatch.setitem(sys.modules, module, None)
     code, said, _ = run("doctor", "--no-speed")
@@ -153,7 +153,7 @@ def test_the_demo_outlines_the_person_and_the_crf_improves_it() -> None:
     assert iou(found.labels) > max(0.89, iou(found.before))
 
 
-def test_debug_is_understood_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debug_is_accepted_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["accuracy", "no.png", "--debug"])
     assert ended.value.code == 2 and "Traceback" in capsys.readouterr().err

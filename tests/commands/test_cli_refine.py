@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
     return make_pictures(tmp_path, pictures=3)
 
 
-def test_one_picture_gives_what_the_layer_gives(root: Path) -> None:
+def test_one_picture_equals_the_layer(root: Path) -> None:
     out = root / "new" / "labels.png"
     code, said, _ = run(
         "refine",
@@ -54,7 +54,7 @@ def test_one_picture_gives_what_the_layer_gives(root: Path) -> None:
         assert picture.mode == "P" and picture.getpalette() == voc_palette().flatten().tolist()
 
 
-def test_folder_with_a_broken_picture_goes_on(root: Path) -> None:
+def test_a_damaged_picture_does_not_stop_a_folder(root: Path) -> None:
     (root / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     (root / "images" / "notes.txt").write_text("not a picture")
     (root / "unaries" / "p1.npy").write_bytes((root / "unaries" / "p1.npy").read_bytes()[:500])
@@ -94,7 +94,7 @@ def test_glob(root: Path) -> None:
     assert names(root / "o") == ["p1.png", "p1_panel.png", "p2.png", "p2_panel.png"]
 
 
-def test_scribbles_stay_as_they_were_drawn(root: Path) -> None:
+def test_scribbled_pixels_keep_their_labels(root: Path) -> None:
     drawn = np.full(SIZE, 255, np.uint8)
     drawn[3, 3:9], drawn[10, 12:15] = 2, 1
     write_label_png(root / "scribbles.png", drawn)
@@ -116,7 +116,7 @@ def test_scribbles_stay_as_they_were_drawn(root: Path) -> None:
     assert code == 0 and (found[drawn != 255] == drawn[drawn != 255]).all()
 
 
-def test_void_is_said_where_it_is_another_number(root: Path) -> None:
+def test_void_may_be_another_value(root: Path) -> None:
     held = np.full(SIZE, 11, np.uint8)
     held[:, :6], held[:, 16:] = 0, 1
     write_label_png(root / "map.png", held)
@@ -129,7 +129,7 @@ def test_void_is_said_where_it_is_another_number(root: Path) -> None:
         assert np.allclose(saved["probabilities"][:, held == 11], 0.5)
 
 
-def test_twelve_bits_are_pointed_out_and_scaled(root: Path) -> None:
+def test_twelve_bits_cause_a_warning_and_are_scaled(root: Path) -> None:
     """The warning's own --scale gives the labels of the 8-bit picture."""
     grey = np.asarray(Image.open(root / "images/p0.png").convert("L"))
     Image.fromarray(grey).save(root / "grey.png")
@@ -208,7 +208,7 @@ def test_usage_errors_are_one_line_and_code_2(root: Path, words: list[str], said
     assert len(errors.strip().splitlines()) == 1 and not (root / "o").exists()
 
 
-def test_params_beside_numbers_and_other_label_counts(root: Path) -> None:
+def test_params_with_numbers_or_other_label_counts_are_refused(root: Path) -> None:
     path = root / "five.safetensors"
     save_parameters(path, CRFRNN(5))
     common = [
@@ -255,7 +255,7 @@ def logits(root: Path, *more: object, image: object = "images", out: str = "o") 
             "-o", root / out, *more]  # fmt: skip
 
 
-def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
+def test_a_stopped_run_resumes_only_with_its_own_settings(root: Path) -> None:
     code, said, _ = run(*logits(root, "--no-panel"))
     assert code == 0 and "3 of 3 refined" in said
     (root / "o" / "p1.png").unlink()
@@ -272,7 +272,7 @@ def test_a_stopped_run_goes_on_with_its_own_settings_alone(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_folder_of_photographs_keeps_them_and_its_results_are_not_taken_for_photographs(root: Path) -> None:
+def test_results_in_a_folder_of_photographs_are_not_taken_for_photographs(root: Path) -> None:
     photographs = {p: p.read_bytes() for p in (root / "images").iterdir()}
     code, _, errors = run(*logits(root, out="images"))
     assert code == 2 and "would overwrite the input" in errors
@@ -288,7 +288,7 @@ def test_a_folder_of_photographs_keeps_them_and_its_results_are_not_taken_for_ph
     assert code == 2 and "p1_probabilities.npz" in errors and "did not write" in errors
 
 
-def test_pictures_of_one_name_keep_their_folders_and_find_their_own_unaries(root: Path) -> None:
+def test_pictures_of_equal_name_keep_their_folders_and_unaries(root: Path) -> None:
     for k, day in enumerate(("monday", "tuesday")):
         for kind, ending in (("images", "png"), ("unaries", "npy")):
             (root / kind / day).mkdir()
@@ -313,6 +313,6 @@ def test_a_picture_named_as_the_panel_of_another_is_refused_at_once(root: Path) 
 
 
 @pytest.mark.parametrize("place", ["/proc/x", "/dev/null", "/dev/null/x.png", "/sys/x", "images/p0.png/x"])
-def test_a_place_that_takes_no_files_is_one_line(root: Path, place: str) -> None:
+def test_an_unwritable_output_is_one_line(root: Path, place: str) -> None:
     code, _, errors = run(*logits(root, image="images/p0.png")[:-1], root / place)
     assert code == 2 and errors.startswith("error: -o") and errors.count("\n") == 1

@@ -130,7 +130,7 @@ COMMANDS = {"refine": refine, "tiles": tiles, "volume": volume}
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("row", TABLE)
-def test_numbers_mean_the_same_to_every_command(tmp_path: Path, row: str, command: str) -> None:
+def test_numbers_mean_the_same_in_every_command(tmp_path: Path, row: str, command: str) -> None:
     kind, values, options, expected = TABLE[row]
     errors, found = COMMANDS[command](tmp_path, kind, values, options)
     if isinstance(expected, str):
@@ -150,7 +150,7 @@ NO_MARGINALS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("row", "command"), NO_MARGINALS)
-def test_commands_that_give_no_marginals_accept_and_refuse_the_same(
+def test_commands_without_marginals_accept_and_refuse_the_same(
     tmp_path: Path, row: str, command: str
 ) -> None:
     kind, values, options, expected = TABLE[row]

@@ -102,7 +102,7 @@ def test_pictures_of_every_kind_in_one_folder(tmp_path: Path, colours: Path) -> 
             np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
-def test_a_picture_that_fails_is_reported_and_the_rest_goes_on(tmp_path: Path, colours: Path) -> None:
+def test_a_failed_picture_is_reported_and_the_others_are_done(tmp_path: Path, colours: Path) -> None:
     folder, out = photos(tmp_path / "in"), tmp_path / "out"
     whole = (folder / "p1.png").read_bytes()
     (folder / "p1.png").write_bytes(whole[: len(whole) // 2])
@@ -118,7 +118,7 @@ def test_a_picture_that_fails_is_reported_and_the_rest_goes_on(tmp_path: Path, c
     assert (out / "p0.png").read_bytes() == b"kept" and (out / "p1.png").is_file()
 
 
-def test_interrupting_leaves_whole_files_only(
+def test_an_interruption_leaves_only_complete_files(
     tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = photos(tmp_path / "in"), tmp_path / "out"
@@ -140,7 +140,7 @@ def test_interrupting_leaves_whole_files_only(
 
 
 @pytest.mark.slow
-def test_a_large_picture_is_cut_into_tiles_or_made_smaller(tmp_path: Path) -> None:
+def test_a_large_picture_is_tiled_or_downscaled(tmp_path: Path) -> None:
     torch.manual_seed(1)
     segmenter = Segmenter(LiteFPN(5, channels=8), CRFRNN(5), class_names=list("abcde"))
     segmenter.save_pretrained(tmp_path / "net")
@@ -191,7 +191,7 @@ def test_the_checkpoint_of_the_package_is_the_default(
         (["in", "-o", "in"], "would overwrite"),
     ],
 )
-def test_wrong_usage_is_one_line_before_any_work(
+def test_usage_errors_are_one_line_before_any_work(
     tmp_path: Path, colours: Path, monkeypatch: pytest.MonkeyPatch, words: list[object], says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -133,7 +133,7 @@ def test_no_predictions(kit):
     assert "predictions: expected a folder" in text
 
 
-def test_a_picture_that_exif_turns(kit):
+def test_a_picture_rotated_by_exif(kit):
     # What is predicted is the picture as it is seen: 7 × 5 here, stored as 5 × 7.
     place = kit / "VOCdevkit/VOC2012/JPEGImages" / f"{IDS[0]}.jpg"
     exif = Image.Exif()

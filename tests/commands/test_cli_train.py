@@ -68,7 +68,7 @@ main()
     ],
     ids=["Ctrl-C", "group"],
 )  # fmt: skip
-def test_a_signal_leaves_a_checkpoint_and_says_where(
+def test_a_signal_leaves_a_checkpoint_and_prints_its_path(
     tmp_path: Path,
     place: str,
     send: Callable[[subprocess.Popen[str]], None],

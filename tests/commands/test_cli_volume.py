@@ -44,7 +44,7 @@ def voxels(path: Path) -> np.ndarray:
     return np.asarray(load(path).dataobj)
 
 
-def test_it_gives_what_the_function_gives_with_the_affine_kept(root: Path) -> None:
+def test_it_equals_the_function_and_keeps_the_affine(root: Path) -> None:
     out = root / "new" / "out.nii.gz"
     code, said, _ = run(
         "volume", root / "t1.nii.gz", "-u", root / "p.nii.gz", "-o", out, "--theta-alpha", 5,

@@ -88,7 +88,7 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
 
 
 @pytest.mark.slow
-def test_the_package_imports_little_beside_torch() -> None:
+def test_the_package_imports_little_besides_torch() -> None:
     """A stable stand-in for "under 1.3 times torch's time": the modules, most of them torch's."""
     code = """
 import json, sys

@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_the_lattice(drawn: tuple[np.ndarray, np.ndarra
         np.testing.assert_allclose(result.reshape(K, -1).T, truth, rtol=1e-4, atol=1e-5)
 
 
-def test_one_picture_is_its_part_of_the_batch(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+def test_one_picture_equals_its_part_of_the_batch(drawn: tuple[np.ndarray, np.ndarray]) -> None:
     images, values = drawn
     out = np.zeros(K * H * W, np.float32)
     ours.bilateralfilter(images[1].flatten(), values[1].flatten(), out, H, W, RGB, XY)

@@ -111,7 +111,7 @@ def test_arguments_are_neither_kept_nor_changed():
     np.testing.assert_array_equal(np.array(crf.inference(3)), first)
 
 
-def test_read_only_arrays_are_taken():
+def test_read_only_arrays_are_accepted():
     """Memory-mapped files and decoders return such arrays; pydensecrf rejects them."""
     image = np.zeros((3, 4, 3), np.uint8)
     energy, features = ENERGY.copy(), np.zeros((2, 12), np.float32)

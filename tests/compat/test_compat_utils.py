@@ -81,7 +81,7 @@ def test_lists_are_arrays():
     assert utils.unary_from_softmax([[0.5, 0.5], [0.5, 0.5]]).shape == (2, 2)
 
 
-def test_old_names_say_so(caplog):
+def test_old_names_are_deprecated(caplog):
     with caplog.at_level(logging.WARNING):
         utils.compute_unary(LABELS, 4)
         utils.softmax_to_unary(SOFT[:, 1:])

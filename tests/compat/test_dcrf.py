@@ -69,7 +69,7 @@ def test_processes_of_joblib_take_one_thread_each() -> None:
         assert np.array_equal(labels, alone) and (taken, after) == (1, 3)
 
 
-def test_sizes_that_do_not_fit_are_named() -> None:
+def test_mismatched_sizes_are_named() -> None:
     post = DenseCRF(1, 3, 3, 10, 50, 5)
     with pytest.raises(ValueError, match=r"probmap: expected \[L, H, W\], got \(4, 5\)"):
         post(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5)))

@@ -196,7 +196,7 @@ def test_bandwidths_per_axis_must_fit_the_picture():
         CRFRNN(L, theta_beta=[1.0, 2.0])(UNARY, IMAGE)
 
 
-def test_large_but_finite_unaries_are_welcome():
+def test_large_but_finite_unaries_are_accepted():
     """Their sum overflows float32; they are finite all the same."""
     huge = torch.full((B, L, H, W), 3e38)
     assert torch.isfinite(field(huge)).all()

@@ -113,7 +113,7 @@ def test_overlapping_labels_have_gradients_and_a_fixed_point():
     assert torch.equal(mean_field(z, *settings, 4, activation="sigmoid", gradient="implicit"), z)
 
 
-def test_overlapping_labels_take_no_clamp():
+def test_overlapping_labels_refuse_a_clamp():
     z, image = inputs(1, labels=2)
     crf = CRFRNN(2, activation="sigmoid")
     with pytest.raises(ValueError, match=r"clamp: .*sigmoid.*100 where a label is present") as error:

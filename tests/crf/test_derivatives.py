@@ -283,7 +283,7 @@ def test_a_tolerance_is_refused_under_vmap() -> None:
         torch.vmap(crf, (0, None))(unary[None], image)
 
 
-def test_the_implicit_gradient_twice_and_no_more() -> None:
+def test_the_implicit_gradient_has_two_derivatives() -> None:
     options = {"iterations": 200, "bilateral_method": "exact", "spatial_weight": 0.3, "bilateral_weight": 0.5}
     crf = CRFRNN(2, **GENERIC, **options, gradient="implicit", tolerance=1e-13).double()
     unary, image = picture()

@@ -61,7 +61,7 @@ def test_mask_and_clamp_are_inputs_too() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_with_the_layer_behind_it() -> None:
+def test_a_network_followed_by_the_layer() -> None:
     segmenter = Segmenter(nn.Conv2d(3, 4, 3, padding=1), CRFRNN(4)).eval()
 
     def picture(*size: int) -> tuple[Tensor]:
@@ -107,7 +107,7 @@ def test_what_depends_on_values_is_refused_by_name(settings: dict[str, Any], rem
     torch.export.export(crf, pair((6, 7)))
 
 
-def test_torchscript_is_refused_and_leads_to_what_works() -> None:
+def test_torchscript_is_refused_and_the_remedy_works() -> None:
     crf, inputs = CRFRNN(3).eval(), pair((6, 7))
     for module in (crf, Segmenter(nn.Conv2d(3, 3, 1), crf)):
         with pytest.raises(NotImplementedError, match=r"torch\.jit\.script.*torch\.export\.export"):

@@ -211,7 +211,7 @@ def test_labels_come_into_play_and_leave(
     )
 
 
-def test_without_any_label_in_play_nothing_is_sent() -> None:
+def test_without_labels_in_play_there_are_no_messages() -> None:
     arguments: dict[str, Any] = random_problem(1, 12) | {"unary": torch.zeros(1, 12, *GRID)}
     arguments["kernels"] = [GaussianKernel.spatial(GRID, 1.5)] * 2
     assert torch.equal(mean_field(**arguments, in_play=0.5), arguments["unary"])
@@ -274,7 +274,7 @@ def test_other_thresholds_are_refused(value: Any, error: type[Exception]) -> Non
         CRFRNN(3, in_play=value)
 
 
-def test_overlapping_labels_take_none() -> None:
+def test_overlapping_labels_refuse_a_threshold() -> None:
     with pytest.raises(ValueError, match="in_play: expected 0 or None with activation='sigmoid'"):
         CRFRNN(3, activation="sigmoid", in_play=0.01)
 

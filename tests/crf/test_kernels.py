@@ -314,7 +314,7 @@ def test_bad_guide_components(components: object) -> None:
 
 
 @pytest.mark.parametrize("method", ["lattice", "exact"])
-def test_features_are_looked_at_once(method: str) -> None:
+def test_features_are_checked_once(method: str) -> None:
     """By the kernel: checking their range synchronises with the device, and needs a pass over all of them."""
 
     class Looks(TorchDispatchMode):
@@ -351,7 +351,7 @@ def test_a_kernel_keeps_its_points_and_bandwidths() -> None:
         (Separable((2, 3), torch.ones(2)), torch.rand(1, 6, 2), torch.ones(1, 6), TypeError, "mask: .*bool"),
     ],
 )
-def test_an_operator_has_to_fit_its_points(
+def test_an_operator_must_fit_its_points(
     operator: Any, features: Any, mask: Any, error: type[Exception], said: str
 ) -> None:
     with pytest.raises(error, match=said):

@@ -74,7 +74,7 @@ def test_arguments_are_checked_once(methods, dtype):
     assert {name: found[f"crf.check_{name}"] for name in once} == {**dict.fromkeys(once, 1), "image": 0}
 
 
-def test_preset_and_what_goes_before_it():
+def test_arguments_override_a_preset():
     crf = CRFRNN(2, preset="crfasrnn", theta_beta=7.0, label_weights="matrix")
     thetas = [crf.log_theta_alpha, crf.log_theta_beta, crf.log_theta_gamma]
     torch.testing.assert_close(torch.stack(thetas).exp(), torch.tensor([160.0, 7.0, 3.0]))

@@ -33,7 +33,7 @@ def answer(crf: CRFRNN, number: int) -> list[Tensor]:
 
 
 @pytest.mark.slow
-def test_eight_threads_on_one_layer_get_what_one_thread_gets() -> None:
+def test_eight_threads_on_one_layer_equal_one_thread() -> None:
     crf = CRFRNN(LABELS, label_weights="matrix")
     numbers = list(range(8)) * 3
     expected = [answer(crf, number) for number in range(8)]
@@ -105,7 +105,7 @@ for spare in (4, 12, 30, 60, 100, 4000):  # MiB
 
 @linux
 @pytest.mark.slow
-def test_the_end_of_memory_is_an_error_and_no_abort() -> None:
+def test_running_out_of_memory_is_an_error_and_no_abort() -> None:
     """At whatever moment: MemoryError of the core, or what torch raises for its own tensors."""
     command = [sys.executable, "-c", EXHAUSTED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

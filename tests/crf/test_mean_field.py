@@ -90,7 +90,7 @@ def test_batch_equals_singles(rng):
         torch.testing.assert_close(together[one], single, rtol=0, atol=1e-12)
 
 
-def test_masked_pixels_may_hold_anything_and_keep_it(rng):
+def test_masked_pixels_may_have_any_value_and_keep_it(rng):
     unary, kernels, mu = problem(rng)
     mask = torch.ones(1, *SIZE, dtype=torch.bool)
     mask[..., -1] = False
@@ -109,7 +109,7 @@ def test_masked_pixels_may_hold_anything_and_keep_it(rng):
     assert (leaf.grad[~inside] == 0).all()
 
 
-def test_clamped_label_wins_and_spreads():
+def test_a_clamped_label_is_kept_and_propagates():
     unary = torch.zeros(1, 3, 1, 7, dtype=torch.float64)
     clamp = torch.full((1, 1, 7), -1)
     clamp[0, 0, 3] = 2
@@ -287,7 +287,7 @@ def test_memory_of_backward(rng):
     assert ways["implicit"][1] == ways["implicit"][0]
 
 
-def test_implicit_says_when_there_is_no_fixed_point(rng):
+def test_implicit_reports_a_missing_fixed_point(rng):
     inputs = leaves(rng, scale=0.3)
     with pytest.warns(RuntimeWarning, match=r"converged fixed point.*more iterations"):
         solve({"iterations": 1, "gradient": "implicit"}, *inputs)

@@ -232,7 +232,7 @@ class Zeros(TorchDispatchMode):
         return out
 
 
-def test_backward_makes_no_zeros_for_what_has_no_gradient() -> None:
+def test_backward_allocates_no_zeros_without_a_gradient() -> None:
     crf, image = CRFRNN(4), torch.rand(1, 3, 30, 40) * 255
     logits = crf(torch.randn(1, 4, 30, 40, requires_grad=True), image, iterations=3)
     with Zeros() as zeros:

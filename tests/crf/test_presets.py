@@ -34,7 +34,7 @@ def test_a_preset_gives_what_the_project_gets_from_pydensecrf(names: tuple[str, 
         assert (quick.argmax(0) == theirs.argmax(0)).mean() > 0.99
 
 
-def test_what_is_given_beside_a_preset_goes_first() -> None:
+def test_options_override_a_preset() -> None:
     crf = CRFRNN(2, preset="manga")
     assert (crf.iterations, crf.normalization, crf.spatial_method) == (5, "none", "separable")
     crf = CRFRNN(2, preset="cutler", quality="classic")

@@ -93,7 +93,7 @@ def test_another_number_of_labels() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, 200.0, -30.0], ids=["NaN", "huge", "tiny"])
 @pytest.mark.parametrize("name", ["alpha", "beta", "gamma"])
-def test_parameters_that_training_drove_to_nonsense(name: str, value: float) -> None:
+def test_bandwidths_that_diverged_in_training(name: str, value: float) -> None:
     """The parameter is named, and the line in the message sets it to the package's default."""
     crf = CRFRNN(LABELS, spatial_method="lattice").eval()
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_parameters_that_training_drove_to_nonsense(name: str, value: float) -> 
 
 
 @pytest.mark.parametrize("name", ["spatial_weights", "bilateral_weights", "compatibility", "log_temperature"])
-def test_numbers_that_training_drove_to_nonsense(name: str) -> None:
+def test_parameters_that_became_nan_in_training(name: str) -> None:
     crf = CRFRNN(LABELS, temperature=1.0).eval()
     with torch.no_grad():
         getattr(crf, name).fill_(math.nan)
@@ -118,7 +118,7 @@ def test_numbers_that_training_drove_to_nonsense(name: str) -> None:
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("axes", ["lhw", "whl"])
-def test_a_unary_of_pixels_that_exif_turns(tmp_path: Path, orientation: int, axes: str) -> None:
+def test_a_unary_of_pixels_rotated_by_exif(tmp_path: Path, orientation: int, axes: str) -> None:
     """The scores are the picture itself, so that after the remedy they must equal the upright picture."""
     stored = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
     exif = Image.Exif()
@@ -173,7 +173,7 @@ PICTURES: dict[str, tuple[np.ndarray, np.ndarray]] = {
 
 
 @pytest.mark.parametrize("case", PICTURES)
-def test_pictures_given_to_the_pydensecrf_face(case: str) -> None:
+def test_pictures_given_to_the_pydensecrf_interface(case: str) -> None:
     """What the expression in the message makes of it is the photograph again."""
     from crfrnn.compat.pydensecrf import densecrf
 
@@ -187,7 +187,7 @@ def test_pictures_given_to_the_pydensecrf_face(case: str) -> None:
     crf.addPairwiseBilateral(3, 3, found, 1)
 
 
-def test_height_before_width_in_the_pydensecrf_face() -> None:
+def test_height_before_width_in_the_pydensecrf_interface() -> None:
     from crfrnn.compat.pydensecrf import densecrf
 
     told = message(lambda: densecrf.DenseCRF2D(6, 5, 2).addPairwiseBilateral(3, 3, PHOTO, 1))

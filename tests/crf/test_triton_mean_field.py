@@ -48,7 +48,7 @@ def test_mean_field_equals_the_general_path_with_every_gradient(case: str, on_tr
 
 @interpreted
 @pytest.mark.parametrize("labels, activation", [(257, "softmax"), (3, "relu")])
-def test_the_general_path_goes_over_the_same_lattice(
+def test_the_general_path_uses_the_same_lattice(
     labels: int, activation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Problems outside the operator's limits: more labels, another activation; against the native core."""
@@ -105,7 +105,7 @@ class NoLookingBack(TorchDispatchMode):
 
 @interpreted
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_loop_never_waits_for_the_device(grad: bool, on_triton: None) -> None:
+def test_the_loop_never_synchronises_with_the_device(grad: bool, on_triton: None) -> None:
     """With the check for finite values switched off: what a CUDA graph can hold."""
     crf, unary, image = crf_and_input()
     kernels = [k for k in crf.kernels(image)]

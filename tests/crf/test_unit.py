@@ -34,7 +34,7 @@ def said(call) -> list[str]:
 @pytest.mark.parametrize("preset", [None, "crfasrnn"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["0..1", "normalised", "grey z-scores"])
-def test_a_guide_in_another_unit_is_pointed_out(name, dtype, preset):
+def test_a_guide_in_another_unit_causes_a_warning(name, dtype, preset):
     grey = PHOTO.mean(1, keepdim=True)
     guide, range_, remedy = {
         "0..1": (PHOTO, "0..1", "255 * image"),
@@ -49,7 +49,7 @@ def test_a_guide_in_another_unit_is_pointed_out(name, dtype, preset):
     assert len(said(lambda: CRFRNN(2, preset=preset)(LOGITS, padded, mask=mask))) == 1
 
 
-def test_the_remedies_silence_it_and_bring_the_edges_back():
+def test_the_remedies_avoid_the_warning_and_restore_the_edges():
     crf = CRFRNN(2).eval()
     text = said(lambda: crf(LOGITS, PHOTO))[0]
     assert not said(lambda: crf(LOGITS, 255 * PHOTO))
@@ -76,11 +76,11 @@ def test_the_remedies_silence_it_and_bring_the_edges_back():
         100 * NORMALISED,
     ],
 )
-def test_other_guides_are_left_alone(guide):
+def test_other_guides_cause_no_warning(guide):
     assert not said(lambda: CRFRNN(2)(LOGITS, guide))
 
 
-def test_bandwidths_in_the_guides_unit_and_few_pixels_are_left_alone():
+def test_bandwidths_in_the_guides_unit_and_few_pixels_cause_no_warning():
     assert not said(lambda: CRFRNN(2, theta_beta=0.05)(LOGITS, PHOTO))
     assert not said(lambda: CRFRNN(2, theta_beta=0.3)(LOGITS, NORMALISED))
     assert not said(lambda: CRFRNN(2, theta_beta=[0.05, 0.05, 90.0])(LOGITS, PHOTO))
@@ -88,7 +88,7 @@ def test_bandwidths_in_the_guides_unit_and_few_pixels_are_left_alone():
 
 
 @pytest.mark.slow
-def test_it_is_said_once_and_not_to_the_compiler_or_torch_func():
+def test_it_warns_once_and_not_under_the_compiler_or_torch_func():
     crf = CRFRNN(2, bilateral_method="exact")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")
@@ -99,7 +99,7 @@ def test_it_is_said_once_and_not_to_the_compiler_or_torch_func():
     assert not said(lambda: torch.compile(crf, backend="eager")(LOGITS, PHOTO))
 
 
-def test_a_dark_tile_is_no_reason_but_a_picture_in_another_unit_is():
+def test_a_dark_tile_causes_no_warning_but_a_picture_in_another_unit_does():
     photo = np.tile(PHOTO[0].numpy(), (1, 4, 8))
     image = 255 * photo
     image[:, :, :128] *= 0.005  # the first tiles hold 0..1
@@ -115,7 +115,7 @@ def test_a_dark_tile_is_no_reason_but_a_picture_in_another_unit_is():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_processes_hand_their_warnings_back(tmp_path, processes):
+def test_warnings_of_processes_are_forwarded(tmp_path, processes):
     jobs = []
     for k in range(2):
         Image.fromarray((255 * PHOTO[0].permute(1, 2, 0)).byte().numpy()).save(tmp_path / f"{k}.png")
@@ -127,7 +127,7 @@ def test_processes_hand_their_warnings_back(tmp_path, processes):
     assert (tmp_path / "out" / "1.png").is_file()
 
 
-def test_probabilities_in_place_of_logits_are_pointed_out():
+def test_probabilities_in_place_of_logits_cause_a_warning():
     p, sigmoid = LOGITS.softmax(1), LOGITS.sigmoid()
     guide = (PHOTO * 255).to(torch.uint8)
     network = torch.nn.Identity()

@@ -67,7 +67,7 @@ def test_no_kernels() -> None:
     assert torch.equal(update(unary, marginals, [], [], normalize=False), unary)
 
 
-def test_the_native_core_refuses_what_does_not_fit() -> None:
+def test_the_native_core_refuses_mismatched_input() -> None:
     unary, marginals, kernels, _ = problem(3, "none")
     lattice = kernels[0].operator
     costs, out = torch.zeros(1, 3, 3), torch.empty_like(unary)

@@ -167,7 +167,7 @@ SHAPE = ("annotations", 4, "segmentation")
         (lambda _: "", "an empty file"),
     ],
 )
-def test_files_that_are_none(root, content, change, said):
+def test_invalid_files(root, content, change, said):
     with pytest.raises(ValueError, match=said) as caught:
         read(root, change(content))
     assert "instances_train2014.json" in str(caught.value)
@@ -226,7 +226,7 @@ def test_ids_of_any_form(root, content, write):
         (broken(("images", 1, "width"), "wide"), "a height and a width, got 30 and 'wide'"),
     ],
 )
-def test_ids_that_are_none(root, content, change, said):
+def test_invalid_ids(root, content, change, said):
     with pytest.raises(ValueError, match=said) as caught:
         read(root, change(content))
     assert "instances_train2014.json" in str(caught.value)
@@ -262,7 +262,7 @@ NUMBERS = st.one_of(st.integers(-60, 100), st.floats(-60, 100), st.floats(), st.
         ),
     )
 )
-def test_anything_is_refused_or_a_shape_of_the_right_size(segmentation):
+def test_any_input_is_refused_or_gives_a_shape_of_the_right_size(segmentation):
     import pycocotools.mask as tools
 
     try:
@@ -276,7 +276,7 @@ def test_anything_is_refused_or_a_shape_of_the_right_size(segmentation):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-def test_run_lengths_there_and_back(seed, share):
+def test_run_lengths_round_trip(seed, share):
     import pycocotools.mask as tools
 
     inside = np.random.default_rng(seed).random((37, 23)) < share

@@ -87,7 +87,7 @@ def test_pairs_in_one_folder(tmp_path):
     assert "e.png" in str(caught.value)
 
 
-def test_values_of_ones_own(two):
+def test_custom_values(two):
     for name in "abc":
         Image.fromarray(np.array([[0, 128], [255, 128]], np.uint8)).save(two / f"masks/{name}.png")
     (two / "labels.txt").write_text("128: cat\n0: floor\n255: light\n")
@@ -102,7 +102,7 @@ def test_values_of_ones_own(two):
     assert "0 at row 0, column 0; add a line '0: NAME'" in problems[0]
 
 
-def test_black_and_white_masks_are_questioned(two):
+def test_black_and_white_masks_are_reported(two):
     for name in "abc":
         mask(two / f"masks/{name}.png", [0, 255], [255, 0])
     (problem,) = folder_pictures(two, num_labels=2).check()
@@ -171,7 +171,7 @@ def test_every_problem_at_once(two):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_comments_count_for_no_label(tmp_path):
+def test_comments_are_not_labels(tmp_path):
     listing = tmp_path / "labels.txt"
     listing.write_text("# what the masks hold\n## by hand\nsky\nbolt #5\nsea\n# the end\n")
     assert LabelList.read(listing).names == ("sky", "bolt #5", "sea")
@@ -212,7 +212,7 @@ def test_lists_with_a_byte_order_mark(two, coding):
         ("sky\n#tag\nsea", "'#tag', which may be either"),
     ],
 )
-def test_lists_of_labels_that_are_none(tmp_path, text, said):
+def test_invalid_lists_of_labels(tmp_path, text, said):
     (tmp_path / "labels.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said) as caught:
         LabelList.read(tmp_path / "labels.txt")

@@ -69,7 +69,7 @@ def test_unaries_are_reduced_as_the_picture_is(tmp_path: Path) -> None:
     assert torch.equal(ReducedUnaries(logits, found)("a", (60, 90)), logits("a", (60, 90)))
 
 
-def test_small_ones_stay_and_the_order_too(tmp_path: Path) -> None:
+def test_small_pictures_and_the_order_are_unchanged(tmp_path: Path) -> None:
     for name, size in (("b", (9, 30)), ("a", (40, 20))):
         picture(tmp_path, name, ramp(*size), np.zeros(size, np.uint8))
     before = folder_pictures(tmp_path, num_labels=1)
@@ -82,7 +82,7 @@ def test_small_ones_stay_and_the_order_too(tmp_path: Path) -> None:
         reduced(before, 7)
 
 
-def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
+def test_a_recipe_can_request_it(tmp_path: Path) -> None:
     for part, seed in (("train", 1), ("val", 2)):
         mask = np.random.default_rng(seed).integers(0, 3, (32, 48)).astype(np.uint8)
         picture(tmp_path / part, f"{part}-1", ramp(32, 48) + seed, mask)

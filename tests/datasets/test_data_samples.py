@@ -73,7 +73,7 @@ def test_crop(height, width, rows, columns, seed):
     assert torch.equal(where - where[0], torch.stack((y, x), 1) - torch.stack((y[0], x[0])))
 
 
-def test_crops_reach_every_place():
+def test_crops_reach_every_position():
     places = {int(T.random_crop(marked(6, 1), (4, 1), seeded(k)).image[0, 0, 0]) for k in range(60)}
     assert places == {0, 1, 2}
     tops = {int(T.random_crop(marked(2, 1), (4, 1), seeded(k)).mask.nonzero()[0, 0]) for k in range(60)}

@@ -153,7 +153,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_files_made_to_harm(tmp_path, name):
+def test_malicious_files(tmp_path, name):
     content, said = HOSTILE[name]
     (tmp_path / "bad.mat").write_bytes(HEADER + content)
     tracemalloc.start()

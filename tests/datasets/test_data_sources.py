@@ -69,7 +69,7 @@ def test_damaged_files_of_both_parts_at_once(root):
 
 
 @pytest.mark.parametrize("decode", [True, False])
-def test_black_and_white_masks_are_questioned_and_void_has_any_number(tmp_path, decode):
+def test_black_and_white_masks_are_reported_and_void_may_be_any_value(tmp_path, decode):
     for part in ("train", "val"):
         for name in ("images", "masks"):
             (tmp_path / part / name).mkdir(parents=True)

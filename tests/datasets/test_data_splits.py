@@ -70,7 +70,7 @@ def test_years(tmp_path, year):
         voc_pictures(base, "train", year=other)
 
 
-def test_no_such_year(tmp_path):
+def test_unknown_year(tmp_path):
     with pytest.raises(ValueError, match=r"year: expected one of '2007', .*'2012', got '2006'"):
         voc_pictures(tmp_path, year="2006")
 
@@ -139,7 +139,7 @@ def test_real_lists(shared):
     assert usual == (given["train_aug"], given["val"])
 
 
-def test_looks_of_deep_and_see_through_pictures_are_those_that_are_read(tmp_path):
+def test_fingerprints_of_16_bit_and_transparent_pictures_are_of_the_pixels_read(tmp_path):
     grey = np.random.default_rng(0).integers(0, 200, (32, 32), np.uint8)
     Image.fromarray(grey).save(tmp_path / "a.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")  # 16 bits
@@ -150,7 +150,7 @@ def test_looks_of_deep_and_see_through_pictures_are_those_that_are_read(tmp_path
 
 
 @pytest.mark.real
-def test_real_pictures_are_told_apart(shared, tmp_path):
+def test_real_pictures_are_distinguished(shared, tmp_path):
     root = shared / "data/voc2012-person"
     train, val = voc_pictures(root, "train"), voc_pictures(root, "val")
     refuse_leaks(train.select(train.ids[::8]), val.select(val.ids[::8]))

@@ -70,13 +70,13 @@ def test_all_damaged_files_at_once(devkit):
     ("listing", "said"),
     [("", "at least one, got none"), ("p_0 p_0", "got twice: p_0"), ("../../etc/passwd", "plain ids")],
 )
-def test_lists_that_are_none(devkit, listing, said):
+def test_invalid_lists(devkit, listing, said):
     (devkit / "ImageSets/Segmentation/val.txt").write_text(listing)
     with pytest.raises(ValueError, match=said):
         voc_pictures(devkit)
 
 
-def test_no_devkit_no_list(devkit, tmp_path):
+def test_missing_devkit_and_list(devkit, tmp_path):
     with pytest.raises(ValueError, match=r"root: expected a folder with VOCdevkit/VOC2007.*unpacked"):
         voc_pictures(tmp_path, year="2007")
     with pytest.raises(ValueError, match=r"split: expected one of the lists in .*\(val\), got 'train'"):
@@ -106,7 +106,7 @@ def test_plain_folders(tmp_path):
         folder_pictures(tmp_path, images="photos")
 
 
-def test_where_shared_is(monkeypatch, tmp_path):
+def test_the_folder_of_real_data(monkeypatch, tmp_path):
     monkeypatch.setenv("CRFRNN_SHARED", str(tmp_path))
     assert shared_folder() == tmp_path.resolve()
     assert voc_person_folder() is None
@@ -147,7 +147,7 @@ def test_deeplab_grids_are_bilinear_on_the_canvas(tmp_path):
         ({"scale": 1.0, "zero_point": 1, "x": np.zeros((3, 0, 2), np.uint8)}, r"uint8 \[grid, grid, L\]"),
     ],
 )
-def test_deeplab_files_that_are_none(tmp_path, entries, said):
+def test_invalid_deeplab_files(tmp_path, entries, said):
     np.savez(tmp_path / "a.npz", **entries)
     with pytest.raises(ValueError, match=said):
         DeepLabUnaries.load(tmp_path / "a.npz")

@@ -60,7 +60,7 @@ def test_portions_do_not_change_the_draw(monkeypatch):
     assert bootstrap(counts, mean_iu, samples=100).low == pytest.approx(whole.low, abs=1e-12)
 
 
-def test_pairing_sees_what_single_intervals_hide():
+def test_pairing_finds_differences_that_single_intervals_hide():
     worse = matrices(5)
     better = worse.copy()
     for matrix in better:  # every picture a little better: 2 % of the errors of the first label repaired
@@ -103,7 +103,7 @@ def test_odd_but_valid():
         (np.ones((2, 2, 2)), {"level": 1.0}, "level: expected"),
     ],
 )
-def test_what_does_not_fit_is_named(counts, options, said):
+def test_mismatched_input_is_named(counts, options, said):
     with pytest.raises(ValueError, match=said):
         bootstrap(counts, mean_iu, **options)
     with pytest.raises(ValueError, match="baseline: expected shape"):

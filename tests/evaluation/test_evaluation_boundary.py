@@ -177,7 +177,7 @@ def test_a_perfect_prediction_is_perfect():
 
 
 @pytest.mark.parametrize("strange", [-7, 10**12, 255])
-def test_nothing_under_void_matters(strange):
+def test_predictions_under_void_are_ignored(strange):
     truth, guess = masks(5)
     other = np.where(truth == 255, strange, guess)
     for count in (boundary_iou_counts, boundary_f_counts, trimap_confusion):

@@ -116,6 +116,6 @@ def test_odd_but_valid():
         ([[0]], [[0]], 300, ValueError, "void: .*use -1"),
     ],
 )
-def test_what_does_not_fit_is_named(truth, guess, labels, error, said):
+def test_mismatched_input_is_named(truth, guess, labels, error, said):
     with pytest.raises(error, match=said):
         confusion_matrix(truth, guess, labels)

@@ -123,7 +123,7 @@ def test_nothing_of_a_bad_picture_is_counted(tmp_path):
         evaluator.compute().write_csv(tmp_path / "no" / "a.csv")
 
 
-def test_what_does_not_fit_is_named(result):
+def test_mismatched_input_is_named(result):
     with pytest.raises(ValueError, match="pictures: expected at least one"):
         evaluate([], 3)
     with pytest.raises(ValueError, match="class_names: expected 3 names, got 1"):
@@ -167,7 +167,7 @@ def test_methods_are_compared_over_the_labels_of_the_truth():
     assert "means over the 2 of 3 labels that occur in the truth" in found.markdown(samples=10)
 
 
-def test_white_truths_are_questioned():
+def test_white_truths_are_reported():
     white = np.array([[0, 255], [0, 255]])
     evaluator = Evaluator(2)
     evaluator.update("a", white, {"plain": np.zeros((2, 2), int)})

@@ -61,7 +61,7 @@ def lines(path: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_the_rows_score_as_evaluate_does_and_nothing_is_done_twice(root: Path, tmp_path: Path) -> None:
+def test_the_rows_have_the_scores_of_evaluate_and_work_is_not_repeated(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [root / "train", *source(root, "train"), "--val", root / "val", "--val-unaries",
              root / "val" / "unaries", "--epochs", 1, "--trials", 4, "-T", 2, "-o", out]  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_fold_of_train_and_what_is_refused(root: Path, tmp_path: Path) -> None
     assert not (tmp_path / "no" / "rows").exists()
 
 
-def test_fits_do_not_read_what_they_are_judged_on(root: Path, tmp_path: Path) -> None:
+def test_fits_do_not_read_the_evaluated_pictures(root: Path, tmp_path: Path) -> None:
     whole, read = dataset(root, "train"), list[str]()
 
     def noted(name: str, size: tuple[int, int]) -> Tensor:

@@ -138,7 +138,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
         experiment(tmp_path, trials=5)
 
 
-def test_an_interrupted_experiment_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_experiment_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = experiment(tmp_path, trials=0)
     plan = table1(work.recipe)
     work._judge(plan, plan.rows[0])
@@ -185,7 +185,7 @@ def test_trainings_may_start_from_a_learned_crf(tmp_path: Path) -> None:
     assert torch.equal(post.compatibility, CRFRNN(LABELS).compatibility)
 
 
-def test_val_stays_unseen_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_val_is_not_read_with_held_out_evaluation(tmp_path: Path) -> None:
     started = make(tmp_path, 8, stages=[{"name": "plain", "crf": False, "learn": ["head"], "epochs": 0},
                                         {"name": "joint"}])  # fmt: skip
     options = {"hold_out": 0.5, "judge_on": "held-out", "tune_pictures": 3}

@@ -44,7 +44,7 @@ def config(**more: object) -> RefinementConfig:
     return RefinementConfig(**given)  # pyright: ignore[reportArgumentType]
 
 
-def test_files_hold_what_evaluate_counts_and_nothing_is_done_twice(source: Source, tmp_path: Path) -> None:
+def test_files_hold_the_counts_of_evaluate_and_work_is_not_repeated(source: Source, tmp_path: Path) -> None:
     said: list[str] = []
     Refinement({"given": source}, tmp_path / "out", config(), say=said.append).run()
     files = {method: tmp_path / "out" / "given" / f"{method}.npz" for method in METHODS}
@@ -90,7 +90,7 @@ def test_files_hold_what_evaluate_counts_and_nothing_is_done_twice(source: Sourc
         Refinement({"given": other}, tmp_path / "out", config()).run()
 
 
-def test_a_search_that_was_stopped_goes_on(source: Source, tmp_path: Path) -> None:
+def test_a_stopped_search_resumes(source: Source, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if what == "crfrnn-tuned: trial 1":
             raise KeyboardInterrupt
@@ -107,7 +107,7 @@ def test_a_search_that_was_stopped_goes_on(source: Source, tmp_path: Path) -> No
     assert len(about["trials"]) == 3
 
 
-def test_numbers_that_the_search_finds_are_those_used_after_it(source: Source, tmp_path: Path) -> None:
+def test_the_best_parameters_of_the_search_are_used_after_it(source: Source, tmp_path: Path) -> None:
     """RankSEG after our CRF takes the CRF's searched parameters, a learned CRF starts there or is given."""
     saved = tmp_path / "given.safetensors"
     crf = CRFRNN(LABELS, theta_beta=9.0)
@@ -166,7 +166,7 @@ def _large() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone forgets peaks")
-def test_the_peak_of_a_call_is_measured_above_what_was_there() -> None:
+def test_the_peak_of_a_call_is_measured_above_the_memory_before() -> None:
     assert peak_memory(_small, _large) == pytest.approx(200, abs=10)
     assert peak_memory(_large, _small) < 30
 

@@ -99,7 +99,7 @@ def test_the_solver_without_smoothness_averages_cells_by_confidence() -> None:
     assert (found == wanted).mean() > 0.995  # colours at the border of two cells
 
 
-def test_the_solver_with_much_smoothness_joins_what_hangs_together() -> None:
+def test_the_solver_with_much_smoothness_averages_connected_cells() -> None:
     image = np.full((24, 30, 3), 120, np.uint8)
     logits = torch.zeros(2, 24, 30)
     logits[1, :, :12] = 2.0
@@ -110,7 +110,7 @@ def test_the_solver_with_much_smoothness_joins_what_hangs_together() -> None:
 
 
 @pytest.mark.parametrize("votes", ["labels", "probabilities"])
-def test_superpixels_vote(votes: str) -> None:
+def test_superpixels_take_the_majority_label(votes: str) -> None:
     from skimage.segmentation import slic
 
     one = scene(40, 50)
@@ -126,7 +126,7 @@ def test_superpixels_vote(votes: str) -> None:
 @pytest.mark.parametrize(
     "name", ["random-walker", "grabcut", "guided-filter", "bilateral-solver", "pamr", "crfrnn-default"]
 )
-def test_what_is_unknown_follows_the_edge(name: str) -> None:
+def test_unknown_pixels_follow_the_edge(name: str) -> None:
     """The result has the data set's label numbers, although one label in between has no seeds."""
     one, truth = halves(gap=4)
     found = refiner(name)
@@ -162,7 +162,7 @@ def test_pydensecrf_and_ours_are_the_libraries_calls() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["vector", "matrix"])
-def test_a_learned_crf_serves_some_of_its_labels(kind: str) -> None:
+def test_a_learned_crf_works_on_some_of_its_labels(kind: str) -> None:
     """Labels that are impossible send no message: removing them changes nothing."""
     one, crf = scene(), CRFRNN(12, label_weights=kind, temperature=1.3, iterations=4).eval()
     for parameter in (crf.spatial_weights, crf.bilateral_weights, crf.compatibility):

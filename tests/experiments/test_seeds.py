@@ -45,7 +45,7 @@ def test_the_mean_is_that_of_the_seeds_figures(metric: str) -> None:
     assert 0 < gain.high - gain.low < max(widths)  # what the seeds' networks do by chance averages out
 
 
-def test_runs_that_are_drawn_widen_the_interval_by_how_far_they_lie_apart() -> None:
+def test_resampled_runs_widen_the_interval_by_their_spread() -> None:
     """With equal pictures, only the spread of the means of n runs drawn from n remains."""
     runs = np.array([0.0, 1.0, 2.0, 7.0])
     counts = np.repeat(runs[None, :, None], 5, 0)
@@ -66,7 +66,7 @@ def test_runs_that_are_drawn_widen_the_interval_by_how_far_they_lie_apart() -> N
 
 
 @pytest.mark.parametrize("metric", ["mean_iu", "trimap_accuracy", "boundary_f"])
-def test_equal_seeds_say_what_one_says(metric: str) -> None:
+def test_equal_seeds_give_the_interval_of_one(metric: str) -> None:
     one = evaluation(2)
     twice = {0: one, 1: one}
     assert mean(twice, "a", metric, **OPTIONS) == pytest.approx(one.interval("a", metric, **OPTIONS))

@@ -77,14 +77,14 @@ def test_every_layer_of_its_network_has_learned(shared: Path) -> None:
     assert [name for name in weights if torch.equal(own[name], start[name].float())] == []
 
 
-def test_the_name_of_before_says_what_to_take() -> None:
+def test_a_removed_name_is_refused_with_its_successor() -> None:
     with pytest.raises(ValueError, match=r"lite-voc-person.*use deeplab-voc-person"):
         Segmenter.from_pretrained("lite-voc-person")
 
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_it_finds_people_on_pictures_that_it_never_saw() -> None:
+def test_it_finds_people_on_unseen_pictures() -> None:
     segmenter = Segmenter.from_pretrained(NAME)
     few = voc_pictures(SHARED / "data" / "voc2012-person", "val")
     few = few.select(few.ids[::26])

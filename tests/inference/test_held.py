@@ -63,7 +63,7 @@ def test_steps_are_the_labels_of_so_many_iterations(image: NDArray[np.uint8]) ->
     assert np.array_equal(next(Held(image).steps(unary, crf)), (unary[0] > 0).numpy())
 
 
-def test_one_logit_goes_on_from_where_it_was(image: NDArray[np.uint8]) -> None:
+def test_one_logit_continues_from_earlier_iterations(image: NDArray[np.uint8]) -> None:
     unary, crf = torch.randn(1, 24, 30), CRFRNN(1, theta_beta=40.0, iterations=3)
     held = Held(image)
     half = held.logits(unary, crf, iterations=2)
@@ -72,7 +72,7 @@ def test_one_logit_goes_on_from_where_it_was(image: NDArray[np.uint8]) -> None:
 
 
 @pytest.mark.parametrize("long_side", [None, 17])
-def test_a_seen_picture_answers_as_its_predictor_for_any_crf(
+def test_a_held_picture_equals_its_predictor_for_any_crf(
     image: NDArray[np.uint8], long_side: int | None
 ) -> None:
     network = torch.nn.Conv2d(3, 4, 3, padding=1)
@@ -87,7 +87,7 @@ def test_a_seen_picture_answers_as_its_predictor_for_any_crf(
         assert seen.at(crf, 17).probabilities.shape == (4, 14, 17)
 
 
-def test_a_held_picture_refuses_what_is_no_picture() -> None:
+def test_a_held_picture_refuses_invalid_pictures() -> None:
     with pytest.raises(ValueError, match="image: expected a tensor"):
         Held(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="image: expected uint8"):

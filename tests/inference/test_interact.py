@@ -72,7 +72,7 @@ def strokes() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("front", "behind"), [("coffee", "flower"), ("rocket", "chelsea")])
-def test_scribbles_find_the_object_and_stay(front: str, behind: str) -> None:
+def test_scribbles_find_the_object_and_keep_their_labels(front: str, behind: str) -> None:
     image, truth = composite(front, behind)
     drawn = strokes()
     found = segment_scribbles(image, drawn)
@@ -85,7 +85,7 @@ def test_scribbles_find_the_object_and_stay(front: str, behind: str) -> None:
     assert iou(seeded.labels, truth) > 0.6
 
 
-def test_corrections_in_a_box_are_held() -> None:
+def test_corrections_in_a_box_keep_their_labels() -> None:
     image, truth = composite("coffee", "rocket")
     fix = np.full(SIZE, -1)
     fix[50:60, 70:80] = 0
@@ -155,7 +155,7 @@ def test_an_own_layer_is_used() -> None:
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_boxes_of_people_are_better_than_the_boxes() -> None:
+def test_segmented_boxes_of_people_are_better_than_the_boxes() -> None:
     """VOC 2012 val, boxes computed from the masks of pictures with one compact person region."""
     folder = voc_person_folder()
     assert folder is not None
@@ -210,7 +210,7 @@ def test_bad_input_is_named(call: Any, named: str) -> None:
         call(np.zeros((*SIZE, 3), np.uint8))
 
 
-def test_white_strokes_are_questioned_and_the_remedies_work() -> None:
+def test_white_strokes_are_refused_and_the_remedies_work() -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     image[:, 4:] = 200
     scribbles = np.zeros((6, 8), np.uint8)

@@ -23,7 +23,7 @@ def halves(jobs: Sequence[int]) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"batch": 3}, {"batch": 2, "processes": 2}])
-def test_failures_end_nothing_and_everything_is_counted(how: dict[str, int]) -> None:
+def test_failures_do_not_stop_the_run_and_are_counted(how: dict[str, int]) -> None:
     values, seen = {}, []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -56,7 +56,7 @@ def test_a_tally_holds_what_was_done_before_an_exception() -> None:
     assert (tally.done, tally.failed) == (2, {})
 
 
-def test_processes_are_as_many_as_can_have_work() -> None:
+def test_there_are_no_more_processes_than_jobs() -> None:
     assert processes_for(None, "cpu", 1) == processes_for(None, "cuda", 9) == 1
     assert processes_for(3, "cpu", 1) == 3
     with pytest.raises(ValueError, match="processes: expected at least 1"):

@@ -59,7 +59,7 @@ class Local(nn.Module):
 
 
 @pytest.mark.parametrize("long_side", [None, 384])
-def test_a_local_network_says_in_tiles_what_it_says_of_the_whole_picture(long_side: int | None) -> None:
+def test_a_local_network_gives_in_tiles_the_logits_of_the_whole_picture(long_side: int | None) -> None:
     segmenter, image = Segmenter(Local()), PHOTOGRAPH[:280]  # 384: 256 rows, also a multiple of the stride
     whole = Predictor(segmenter, long_side=long_side)(image, probabilities=True)
     tiled = Predictor(segmenter, long_side=long_side, tile=256)(image, probabilities=True)
@@ -70,7 +70,7 @@ def test_a_local_network_says_in_tiles_what_it_says_of_the_whole_picture(long_si
     np.testing.assert_allclose(tiled.probabilities.sum(0), 1, atol=1e-5)
 
 
-def test_seams_of_a_crf_in_tiles_cannot_be_told_from_other_places() -> None:
+def test_errors_at_the_seams_of_tiles_are_those_of_other_places() -> None:
     predictor = Predictor(colour_segmenter(0.4), iterations=5)
     whole = predictor(PHOTOGRAPH, probabilities=True)
     tiled = Predictor(colour_segmenter(0.4), iterations=5, tile=256, overlap=64)(
@@ -143,7 +143,7 @@ def test_all_tiles_of_a_network_share_the_guide_s_principal_components() -> None
 
 
 @pytest.mark.parametrize("options", [{"tile": 256}, {"tile": 256, "use_crf": False}, {"memory": 4096}])
-def test_by_windows_gives_what_the_picture_in_memory_gives(options: dict[str, Any]) -> None:
+def test_windows_equal_the_picture_in_memory(options: dict[str, Any]) -> None:
     segmenter, image = colour_segmenter(0.4), InMemory(PHOTOGRAPH.transpose(2, 0, 1))
     expected = Predictor(segmenter, **options)(PHOTOGRAPH, probabilities=True)
     labels, p = np.full(PHOTOGRAPH.shape[:2], -1), np.zeros((4, *PHOTOGRAPH.shape[:2]), np.float32)

@@ -37,7 +37,7 @@ KINDS: dict[str, Picture] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("crf", [False, True])
-def test_one_picture_in_any_form_has_one_answer(kind: str, crf: bool) -> None:
+def test_one_picture_in_any_form_has_one_result(kind: str, crf: bool) -> None:
     found = Predictor(colour_segmenter(4.0), use_crf=crf)(KINDS[kind])
     assert found.crf is crf and found.labels.dtype == np.uint8
     np.testing.assert_array_equal(found.labels, nearest(FLAG))
@@ -45,7 +45,7 @@ def test_one_picture_in_any_form_has_one_answer(kind: str, crf: bool) -> None:
     assert [(a.name, a.pixels) for a in found.areas] == list(zip(NAMES, counts, strict=True))
 
 
-def test_what_is_transparent_is_paper_and_grey_is_grey() -> None:
+def test_transparency_becomes_white_and_grey_stays_grey() -> None:
     predictor = Predictor(colour_segmenter(4.0), use_crf=False)
     hidden = ALPHA.copy()
     hidden[:, :7, 3] = 0
@@ -112,7 +112,7 @@ def test_one_channel_is_background_and_foreground(tile: int | None) -> None:
         Predictor(Segmenter(BrightRed(), CRFRNN(1, activation="sigmoid")))
 
 
-def test_large_pictures_are_segmented_small_and_come_back_at_their_size() -> None:
+def test_large_pictures_are_segmented_downscaled_and_enlarged_again() -> None:
     large = FLAG.repeat(5, 0).repeat(5, 1)
     found = Predictor(colour_segmenter(4.0), long_side=60, use_crf=False)(large, probabilities=True)
     assert found.labels.shape == large.shape[:2] and found.probabilities is not None
@@ -126,7 +126,7 @@ def test_large_pictures_are_segmented_small_and_come_back_at_their_size() -> Non
 
 
 @pytest.mark.parametrize("options", [{}, {"long_side": 12}, {"tile": 16, "overlap": 8}])
-def test_clamped_pixels_keep_their_label_and_spread_it(options: dict[str, int]) -> None:
+def test_clamped_pixels_keep_and_propagate_their_label(options: dict[str, int]) -> None:
     clamp = np.full(FLAG.shape[:2], -1)
     clamp[2::4, 3:30] = 3
     held = clamp == 3
@@ -187,7 +187,7 @@ BAD = FLAG.astype(np.float32)
         ("nowhere.png", ValueError, "nowhere.png"),
     ],
 )
-def test_what_is_no_picture_is_refused(picture: Picture, error: type[Exception], says: str) -> None:
+def test_invalid_pictures_are_refused(picture: Picture, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         Predictor(colour_segmenter())(picture)
 

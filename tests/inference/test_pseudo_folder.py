@@ -43,7 +43,7 @@ def jobs(root: Path) -> list[Job]:
     return [Job(f"p{k}", root / f"images/p{k}.png", root / f"cams/p{k}.npz") for k in range(5)]
 
 
-def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) -> None:
+def test_files_equal_refine_labels_and_are_not_made_twice(root: Path) -> None:
     out, seen = root / "out", []
     report = write_pseudo_labels(jobs(root)[:3], out, processes=1, progress=lambda *n: seen.append(n))
     assert (report.done, report.skipped, report.failed) == (3, 0, {})
@@ -71,7 +71,7 @@ def test_files_hold_what_refine_labels_gives_and_are_not_made_twice(root: Path) 
 
 
 @pytest.mark.slow
-def test_processes_and_batches_give_the_same_and_a_bad_picture_ends_nothing(root: Path) -> None:
+def test_processes_and_batches_agree_and_survive_a_bad_picture(root: Path) -> None:
     (root / "images/p1.png").write_bytes(b"\x89PNG no picture")
     np.savez(root / "cams/p3.npz", keys=KEYS, high_res=np.zeros((2, 5, 5), np.float32))
     (root / "cams/p4.npz").unlink()
@@ -102,7 +102,7 @@ def test_only_the_job_that_kills_its_process_is_lost() -> None:
 
 
 @pytest.mark.slow
-def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_an_error(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from crfrnn.inference.workers import work_through\nlist(work_through(len, [[1]], 1))\n"
@@ -160,7 +160,7 @@ def test_usage_errors_are_named_before_any_work(root: Path, words: tuple[str, ..
     assert not (root / "o").exists() or names(root / "o") == []
 
 
-def test_pickled_dictionaries_are_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_pickled_dictionaries_are_refused_with_a_remedy(tmp_path: Path) -> None:
     maps = np.full((2, 4, 5), 0.5, np.float32)
     np.save(tmp_path / "irn.npy", {"keys": KEYS, "high_res": maps}, allow_pickle=True)  # pyright: ignore
     with pytest.raises(ValueError, match=r"pickled dictionary, which can run code.*numpy\.savez"):

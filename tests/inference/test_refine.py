@@ -80,6 +80,6 @@ def test_bad_input_is_named(crf: CRFRNN, image: Any, unary: Any, named: str) -> 
 
 
 @pytest.mark.parametrize("other", [None, CRFRNN, Segmenter(torch.nn.Conv2d(3, 3, 1), CRFRNN(3))])
-def test_what_is_no_layer_is_named(other: Any) -> None:
+def test_other_objects_than_layers_are_refused(other: Any) -> None:
     with pytest.raises(TypeError, match=r"^crf: expected a CRFRNN, got .*; from a Segmenter take its \.crf"):
         refine(np.zeros((4, 5, 3), np.uint8), torch.zeros(3, 4, 5), other)

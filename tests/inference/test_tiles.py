@@ -138,7 +138,7 @@ def test_refusals_name_the_argument(change: dict[str, Any], words: str) -> None:
         refine_tiles(write=lambda *_: None, **arguments)
 
 
-def test_a_larger_budget_gives_larger_tiles_and_never_more_than_it_says() -> None:
+def test_a_larger_budget_gives_larger_tiles_and_is_never_exceeded() -> None:
     def side(memory: float, vertices: float, overlap: int) -> int:
         needs = {"held": 128, "least": smallest(overlap), "most": 4096}
         return tile_within(memory, (30_000, 30_000), crf_pixel(21, vertices), 21, overlap, **needs)
@@ -152,7 +152,7 @@ def test_a_larger_budget_gives_larger_tiles_and_never_more_than_it_says() -> Non
         side(512, 1.5, 102)
 
 
-def test_scores_are_read_as_said() -> None:
+def test_scores_are_read_as_the_given_kind() -> None:
     p = np.array([[[0.25]], [[0.75]]], np.float32)
     assert torch.allclose(AsLogits("probabilities")(p).exp(), torch.from_numpy(p))
     hard = AsLogits("labels", 3, 0.8)(np.array([[[2, 255]]], np.uint8)).exp()
@@ -163,7 +163,7 @@ def test_scores_are_read_as_said() -> None:
         AsLogits("labels", 3)(p)
 
 
-def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
+def test_black_and_white_is_reported_over_the_whole_picture() -> None:
     """A single tile of only 0 and 255 is accepted, since another tile may contain labels."""
     image = np.zeros((3, 70, 300), np.uint8)
     white = np.zeros((1, 70, 300), np.uint8)
@@ -188,7 +188,7 @@ def test_black_and_white_is_questioned_over_the_whole_picture() -> None:
     assert (sheet.labels >= 0).all()
 
 
-def test_one_band_is_a_binary_problem_and_holes_are_welcome() -> None:
+def test_one_band_is_a_binary_problem_and_may_have_holes() -> None:
     p = np.array([[[0.2, np.nan], [0.9, 0.5]]], np.float32)
     with pytest.raises(ValueError, match=r"1 NaN.*row 0, column 1"):
         AsLogits("probabilities")(p)

@@ -75,7 +75,7 @@ def test_the_default_methods_are_the_same_within_the_lattice_error() -> None:
     assert np.abs(ours.probabilities - truth).mean() < 0.03
 
 
-def test_resampled_voxels_leave_the_answer_in_millimetres_alone() -> None:
+def test_the_result_in_millimetres_does_not_depend_on_the_voxels() -> None:
     """A volume of constant slabs, with slices of 1 mm and of 3 mm."""
     rng = np.random.default_rng(0)
     thick = rng.uniform(0, 255, (6, 6, 4))
@@ -107,7 +107,7 @@ def test_a_video_gains_from_its_neighbouring_frames() -> None:
     assert np.abs(apart.probabilities - joined.probabilities).max() > 0.01
 
 
-def test_outside_the_mask_nothing_changes_and_nothing_is_sent() -> None:
+def test_voxels_outside_the_mask_do_not_change_and_send_nothing() -> None:
     guide, p = sample()
     mask = np.ones(SHAPE, bool)
     mask[:, :2] = False
@@ -120,7 +120,7 @@ def test_outside_the_mask_nothing_changes_and_nothing_is_sent() -> None:
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, 0.0])
-def test_outside_the_mask_anything_is_welcome(hole: float) -> None:
+def test_any_value_is_accepted_outside_the_mask(hole: float) -> None:
     """SPM writes NaN outside the brain, and tissue maps are 0 there."""
     guide, p = sample()
     mask = np.ones(SHAPE, bool)
@@ -175,7 +175,7 @@ def test_refusals_name_the_argument(change: dict[str, object], words: str) -> No
         refine_volume(guide, np.ones((2, *SHAPE), int), SPACING)
 
 
-def test_logits_are_taken_as_they_stand() -> None:
+def test_logits_are_used_unchanged() -> None:
     guide, p = sample()
     logits = np.log(p)
     ours = refine_volume(guide, logits + 3, SPACING, kind="logits", iterations=0)
@@ -230,7 +230,7 @@ def test_codes_of_units(tmp_path: Path, code: int, millimetres: float) -> None:
 
 
 @pytest.mark.parametrize("code", [4, 7, 128 | 5])
-def test_unknown_codes_of_units_are_said(tmp_path: Path, code: int) -> None:
+def test_unknown_codes_of_units_cause_a_warning(tmp_path: Path, code: int) -> None:
     with pytest.warns(UserWarning, match=f"'.*a.nii': its unit of length has the code {code & 7}"):
         volume = coded(tmp_path, code)
     assert volume.spacing == (2, 2, 2)

@@ -59,7 +59,7 @@ def left_by(ending: signal.Signals | None, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(tmp_path: Path) -> None:
+def test_files_of_killed_runs_are_removed_and_those_of_running_ones_kept(tmp_path: Path) -> None:
     left_by(None, tmp_path)
     assert names(tmp_path) == ["ours", "result"]
     name = left_by(signal.SIGKILL, tmp_path)
@@ -71,7 +71,7 @@ def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(tmp_path: 
     assert names(tmp_path) == [other.name, "ours", "result"]
 
 
-def test_files_of_other_machines_go_after_a_day(tmp_path: Path) -> None:
+def test_files_of_other_machines_are_removed_after_a_day(tmp_path: Path) -> None:
     name = f".crfrnn-00000000-1-1-{'0' * 12}.tmp"
     for age, left in ((23, True), (25, False)):
         (tmp_path / name).touch()
@@ -82,7 +82,7 @@ def test_files_of_other_machines_go_after_a_day(tmp_path: Path) -> None:
         assert (tmp_path / name).exists() == left
 
 
-def test_a_number_that_another_process_has_by_now_is_not_the_same_process(tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_the_same_process(tmp_path: Path) -> None:
     if not Path("/proc/self/stat").is_file():
         pytest.skip("no /proc")
     own = temporary.temporary_name()
@@ -110,7 +110,7 @@ def test_names_of_255_bytes_are_written_and_longer_ones_refused(tmp_path: Path) 
         ("/proc/a", "no file can be created"),
     ],
 )
-def test_places_that_take_no_file(tmp_path: Path, place: str, says: str) -> None:
+def test_unwritable_places(tmp_path: Path, place: str, says: str) -> None:
     with pytest.raises(OutputError, match=says) as caught:
         write_text(tmp_path / place, "x")
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, OSError)
@@ -118,7 +118,7 @@ def test_places_that_take_no_file(tmp_path: Path, place: str, says: str) -> None
     assert type(again) is OutputError and str(again) == str(caught.value)
 
 
-def test_the_place_of_a_result_is_tried_before_the_work(tmp_path: Path) -> None:
+def test_the_place_of_a_result_is_checked_before_the_work(tmp_path: Path) -> None:
     assert prepared(tmp_path / "new" / "deep" / "a.csv").parent.is_dir()
     assert names(tmp_path / "new" / "deep") == []
     for place, says in (
@@ -129,7 +129,7 @@ def test_the_place_of_a_result_is_tried_before_the_work(tmp_path: Path) -> None:
             prepared(place)
 
 
-def test_every_measurement_tries_its_place_first() -> None:
+def test_every_measurement_checks_its_output_first() -> None:
     scripts = [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")]
     scripts = [p for p in scripts if re.search(r'"--(out|output|picture)"', p.read_text(encoding="utf-8"))]
     assert len(scripts) >= 11
@@ -139,13 +139,13 @@ def test_every_measurement_tries_its_place_first() -> None:
 
 
 @pytest.mark.parametrize("place", ["/proc/a/b", "/dev/null", "file/a"])
-def test_folders_that_cannot_be(tmp_path: Path, place: str) -> None:
+def test_folders_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="expected a folder"):
         new_folder(tmp_path / place)
 
 
-def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A file size limit simulates a full disk: the same calls fail in the same way."""
     write_text(tmp_path / "a.npz", "before")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -167,7 +167,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path: Path) -> N
         signal.signal(signal.SIGXFSZ, old)
 
 
-def test_errors_of_the_work_stay_what_they_are(tmp_path: Path) -> None:
+def test_errors_of_the_work_are_not_changed(tmp_path: Path) -> None:
     for error in (ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "input.npy")):
         with pytest.raises(type(error)) as caught, atomic(tmp_path / "a"):
             raise error

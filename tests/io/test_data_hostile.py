@@ -68,7 +68,7 @@ def test_code_in_a_pt(tmp_path):
     refused(tmp_path / "e.pt", "a dense tensor, got list")
 
 
-def test_bombs_are_refused_before_allocation(tmp_path):
+def test_decompression_bombs_are_refused_before_allocation(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy_header("(100000, 100000, 21)"))
     with (
         zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -105,7 +105,7 @@ def test_bombs_are_refused_before_allocation(tmp_path):
         tracemalloc.stop()
 
 
-def test_the_promised_size_refuses_before_the_data(tmp_path):
+def test_the_declared_size_is_checked_before_the_data(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy_header("(21, 5000, 5000)"))
     refused(
         tmp_path / "a.npy",
@@ -136,7 +136,7 @@ def test_the_promised_size_refuses_before_the_data(tmp_path):
         b"\x93NUMPY\x01\x00",
     ],
 )
-def test_headers_that_are_none(tmp_path, header):
+def test_invalid_headers(tmp_path, header):
     (tmp_path / "a.npy").write_bytes(header + bytes(24))
     refused(tmp_path / "a.npy", "expected")
 

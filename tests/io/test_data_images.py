@@ -16,7 +16,7 @@ RGB = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
 
 
 @pytest.mark.parametrize("ending", ["png", "bmp", "tiff", "ppm", "webp"])
-def test_lossless_formats_come_back(tmp_path, ending):
+def test_lossless_formats_round_trip(tmp_path, ending):
     Image.fromarray(RGB).save(tmp_path / f"a.{ending}", **({"lossless": True} if ending == "webp" else {}))
     found = read_image(tmp_path / f"a.{ending}")
     assert found.dtype == np.uint8
@@ -38,7 +38,7 @@ def test_exif_orientation(tmp_path, orientation):
 @pytest.mark.filterwarnings("ignore:.*depth allows:UserWarning")  # a dark picture
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
-def test_grey_tiffs_that_lie_on_their_side(tmp_path, orientation, dtype):
+def test_rotated_grey_tiffs(tmp_path, orientation, dtype):
     values = np.arange(35).reshape(5, 7).astype(dtype) * (257 if dtype == "u2" else 1)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -81,7 +81,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_fewer_bits_than_the_file_has_are_pointed_out(tmp_path, bits, ending):
+def test_unused_bits_cause_a_warning(tmp_path, bits, ending):
     """As written by cameras, microscopes and DICOM exports; the given scale converts them to 8 bits."""
     eight = np.arange(0, 250, 2, dtype=np.uint16).reshape(5, 25)
     path = tmp_path / f"a.{ending}"
@@ -118,7 +118,7 @@ def test_colour_of_sixteen_bits_keeps_its_upper_eight(tmp_path):
         read_image(tmp_path / "a.png", scale=(0, 4095))
 
 
-def test_a_scale_says_the_range_of_any_numbers(tmp_path):
+def test_a_scale_gives_the_range_of_any_numbers(tmp_path):
     values = np.array([[-1.0, 0.0, 0.5], [1.0, 2.0, 0.25]], np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(FileError, match="pass --scale LOW HIGH"):
@@ -172,7 +172,7 @@ def test_tiff_depths_are_right_or_refused(tmp_path, bits, zero_is):
     [("u1", 7, "7 bits"), ("u2", 10, "10 bits"), ("u2", 14, "14 bits"), ("i1", 8, "signed"),
      ("i2", 16, "signed"), ("f4", 16, "16 bits floating-point"), ("u4", 24, "24 bits")],
 )  # fmt: skip
-def test_other_tiffs_are_refused_in_words(tmp_path, dtype, nbits, said):
+def test_other_tiffs_are_refused_with_a_reason(tmp_path, dtype, nbits, said):
     save_tiff(tmp_path / "a.tif", np.ones((1, 5, 7), dtype), nbits=nbits)
     with pytest.raises(FileError, match=said):
         read_image(tmp_path / "a.tif")
@@ -181,7 +181,7 @@ def test_other_tiffs_are_refused_in_words(tmp_path, dtype, nbits, said):
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("compress", ["none", "deflate"])
 @pytest.mark.parametrize("tiled", [False, True])
-def test_channels_apart_are_right_or_refused(tmp_path, interleave, compress, tiled):
+def test_separate_channel_planes_are_right_or_refused(tmp_path, interleave, compress, tiled):
     read = 0
     tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16} if tiled else {}
     for bands, kind in ((1, "MINISBLACK"), (1, "MINISWHITE"), (2, "MINISBLACK"), (3, "RGB"), (4, "RGB")):
@@ -251,14 +251,14 @@ def test_huge_headers_are_refused_before_decoding(tmp_path, size):
         read_image(tmp_path / "a.png")
 
 
-def test_the_limit_is_the_callers(tmp_path):
+def test_the_caller_sets_the_limit(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", max_pixels=35).shape == (5, 7, 3)
     with pytest.raises(FileError, match=r"at most 34 pixels, got 7 × 5 = 35.*max_pixels"):
         read_image(tmp_path / "a.png", max_pixels=34)
 
 
-def test_what_is_no_picture(tmp_path):
+def test_invalid_pictures(tmp_path):
     with pytest.raises(FileError, match="nothing under that name"):
         read_image(tmp_path / "a.png")
     with pytest.raises(FileError, match="a folder"):

@@ -46,7 +46,7 @@ def refused(out: Path, *items: Item, says: str, **options: Any) -> None:
     assert before == {p: p.read_bytes() for p in out.parent.rglob("*") if p.is_file() and not p.is_symlink()}
 
 
-def test_the_same_command_again_writes_its_own_files_anew_or_goes_on(tmp_path: Path, source: Path) -> None:
+def test_a_repeated_command_rewrites_its_own_files_or_resumes(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "new" / "out"
     one = item(source, out, "a_panel.png", "a.png")
     assert make(out, one) == 0 and (out / "a.png").read_text() == "ours"
@@ -58,7 +58,7 @@ def test_the_same_command_again_writes_its_own_files_anew_or_goes_on(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])
-def test_what_the_program_did_not_write_stays(tmp_path: Path, source: Path, kind: str) -> None:
+def test_foreign_files_are_kept(tmp_path: Path, source: Path, kind: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     other, target = tmp_path / "other.png", out / "a.png"
@@ -78,7 +78,7 @@ def test_what_the_program_did_not_write_stays(tmp_path: Path, source: Path, kind
         assert make(out, item(source, out)) == 0
 
 
-def test_a_result_that_was_corrected_by_hand_stays(tmp_path: Path, source: Path) -> None:
+def test_a_result_corrected_by_hand_is_kept(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     make(out, item(source, out))
     (out / "a.png").write_text("corrected")
@@ -90,7 +90,7 @@ def test_a_result_that_was_corrected_by_hand_stays(tmp_path: Path, source: Path)
     assert (out / "a.png").read_text() == "anew"
 
 
-def test_an_input_is_never_written_over(tmp_path: Path, source: Path) -> None:
+def test_inputs_are_never_overwritten(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     truth = tmp_path / "truth.png"
@@ -145,7 +145,7 @@ def test_a_folder_is_not_continued_with_other_settings_or_inputs(tmp_path: Path,
     assert make(out, item(source, out), item(other, out), item(third, out), resume=True) == 2
 
 
-def test_settings_that_differ_are_named_one_by_one(tmp_path: Path, source: Path) -> None:
+def test_each_changed_setting_is_named(tmp_path: Path, source: Path) -> None:
     out, recipe = tmp_path / "out", {"levels": (0.3, 0.05), "theta": 3}
     make(out, item(source, out), theta=recipe)
     said = r"of theta.theta 3 \(now 4\), theta.weight not given \(now on\);"
@@ -153,7 +153,7 @@ def test_settings_that_differ_are_named_one_by_one(tmp_path: Path, source: Path)
 
 
 @pytest.mark.slow
-def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, source: Path) -> None:
+def test_an_output_file_may_be_reused_for_other_sources(tmp_path: Path, source: Path) -> None:
     other = source.with_name("b.jpg")
     other.write_bytes(b"photograph b")
     make(tmp_path, item(source, tmp_path, "x.png"), whole=False)
@@ -169,14 +169,14 @@ def test_a_file_by_name_may_be_named_again_for_other_sources(tmp_path: Path, sou
     refused(out, item(other, out, "x.png"), says="made from other inputs", whole=False)
 
 
-def test_files_by_name_do_not_bind_their_folder(tmp_path: Path, source: Path) -> None:
+def test_output_files_do_not_claim_their_folder(tmp_path: Path, source: Path) -> None:
     make(tmp_path, item(source, tmp_path, "x.png"), whole=False)
     make(tmp_path, item(source, tmp_path, "y.png"), theta=4, whole=False)
     make(tmp_path, item(source, tmp_path, "x.png"), theta=5, whole=False)
     assert make(tmp_path, item(source, tmp_path), theta=9) == 0
 
 
-def test_a_run_that_was_killed_goes_on_and_owns_no_more_than_it_wrote(tmp_path: Path, source: Path) -> None:
+def test_a_killed_run_resumes_and_owns_only_what_it_wrote(tmp_path: Path, source: Path) -> None:
     out, other = tmp_path / "out", source.with_name("b.jpg")
     other.write_bytes(b"photograph b")
     items = [item(source, out), item(other, out)]
@@ -207,7 +207,7 @@ def test_an_interrupted_rerun_with_other_settings_keeps_what_it_did_not_reach(
     assert make(out, *items, theta=4) == 0
 
 
-def test_nothing_written_leaves_no_list(tmp_path: Path, source: Path) -> None:
+def test_a_run_without_results_leaves_no_list(tmp_path: Path, source: Path) -> None:
     with claim(tmp_path / "out", "refine", {}, [item(source, tmp_path / "out")]):
         pass
     assert list((tmp_path / "out").iterdir()) == []
@@ -248,7 +248,7 @@ def test_the_list_is_small_json_that_names_settings_and_files(tmp_path: Path, so
     assert Manifest.read(out).own("a.png") and not Manifest.read(out).own("b.png")
 
 
-def test_identity_sees_every_byte_of_a_small_file_and_samples_of_a_large_one(tmp_path: Path) -> None:
+def test_the_identity_covers_all_of_a_small_file_and_samples_of_a_large_one(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(bytes(65536))
     large.write_bytes(bytes(2**20))
@@ -263,7 +263,7 @@ def test_identity_sees_every_byte_of_a_small_file_and_samples_of_a_large_one(tmp
     assert identity(tmp_path / "nothing") == ""
 
 
-def test_names_of_bytes_and_names_too_long(tmp_path: Path, source: Path) -> None:
+def test_undecodable_and_overlong_names(tmp_path: Path, source: Path) -> None:
     out = tmp_path / "out"
     strange = os.fsdecode(b"caf\xe9")
     try:
@@ -277,7 +277,7 @@ def test_names_of_bytes_and_names_too_long(tmp_path: Path, source: Path) -> None
     refused(out, item(source, out, "\u00e9" * 126 + ".png"), says="at most 255 bytes, got 256")
 
 
-def test_a_run_does_not_begin_among_files_of_others(tmp_path: Path) -> None:
+def test_a_run_does_not_start_among_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"of another network")
     names = ["log.csv", "model.safetensors"]
     with pytest.raises(FileError, match=r"one with 'model.safetensors' from elsewhere; name another"):

@@ -70,13 +70,13 @@ def test_the_stored_number_is_the_label_at_every_depth(tmp_path, bits):
         (np.array([[-1]]), ValueError, r"0\.\.255"),
     ],
 )
-def test_labels_that_no_png_holds(tmp_path, labels, error, said):
+def test_labels_that_do_not_fit_into_a_png(tmp_path, labels, error, said):
     with pytest.raises(error, match=said):
         write_label_png(tmp_path / "a.png", labels)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_writing_is_atomic(tmp_path, monkeypatch):
     target = tmp_path / "a.png"
     write_label_png(target, [[1]])
     before = target.read_bytes()
@@ -102,7 +102,7 @@ def test_no_such_folder(tmp_path):
         write_label_png(tmp_path / "a.png", [[1]], np.zeros((3, 4), np.uint8))
 
 
-def test_label_pngs_that_are_none(tmp_path):
+def test_invalid_label_pngs(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
     with pytest.raises(FileError, match=r"mode RGB.*kind='scribbles'"):
         read_label_png(tmp_path / "rgb.png")

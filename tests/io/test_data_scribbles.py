@@ -28,7 +28,7 @@ WHITE = np.array([[0, 255, 255], [0, 0, 255]], np.uint8)
 
 
 @pytest.mark.parametrize("name", ["grey.png", "indexed.png", "alpha.png", "a.npy", "a.npz", "a.pt"])
-def test_black_and_white_is_questioned(tmp_path, name):
+def test_black_and_white_is_reported(tmp_path, name):
     """255 means "unknown", so white pixels would be lost unless the caller states that meaning."""
     path = tmp_path / name
     if name == "indexed.png":
@@ -57,7 +57,7 @@ def test_black_and_white_is_questioned(tmp_path, name):
     assert read_label_map(tmp_path / "mended.npy", 2).tolist() == (WHITE > 0).astype(int).tolist()
 
 
-def test_unmarked_paper_is_no_mask_and_truth_values_are_labels(tmp_path):
+def test_an_unmarked_picture_is_no_mask_and_booleans_are_labels(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.full((2, 3), 255, np.uint8))
     assert (read_scribbles(path, 2) == -1).all()
@@ -130,7 +130,7 @@ def test_deep_grey_with_transparency(tmp_path):
     assert read_scribbles(tmp_path / "a.png", 3).tolist() == [[0, 1, -1]]
 
 
-def test_strange_colours_are_refused(tmp_path):
+def test_unknown_colours_are_refused(tmp_path):
     pixels = voc_palette()[LABELS]
     pixels[0, 1] = (120, 3, 3)  # a soft edge
     Image.fromarray(pixels).save(tmp_path / "a.png")

@@ -135,14 +135,14 @@ def test_labels_odd_but_valid():
     ],
 )
 @pytest.mark.parametrize("ending", ["npy", "pt"])
-def test_what_does_not_fit_is_named(tmp_path, array, options, said, ending):
+def test_mismatched_input_is_named(tmp_path, array, options, said, ending):
     path = save(tmp_path / f"a.{ending}", array)
     with np.errstate(over="ignore"), pytest.raises(ValueError, match=said) as caught:
         read_unary(path, **options)
     assert "; " in str(caught.value)  # suggests a fix
 
 
-def test_probabilities_read_as_logits_are_pointed_out(tmp_path):
+def test_probabilities_read_as_logits_cause_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="kind='probabilities'") as caught:
         read_unary(save(tmp_path / "a.npy", PROBABILITIES), kind="logits", axes="lhw")
     assert caught[0].filename == __file__  # points to the caller's code

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_gives_what_the_function_gives_with_the_georeference_kept(root: Path) -> None:
+def test_it_equals_the_function_and_keeps_the_georeference(root: Path) -> None:
     out = root / "new" / "out.tif"
     code, said, error = run(
         "tiles", root / "scene.tif", "-u", root / "scores.tif", "--kind", "logits", "-o", out, "--tile", 192,
@@ -101,7 +101,7 @@ def test_only_windows_are_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len([size for size in sizes if size != (128, 128)]) == 12  # excluding the sampled windows
 
 
-def test_pixels_without_data_stay_without(root: Path) -> None:
+def test_pixels_without_data_stay_without_data(root: Path) -> None:
     with rasterio.open(root / "scene.tif") as file:
         image = file.read().clip(1)
     image[:, 30:90, 50:120] = 0
@@ -151,7 +151,7 @@ def test_refusals_are_one_line_and_leave_nothing(
 
 
 @pytest.mark.slow
-def test_a_file_that_the_disk_cut_short_is_an_error_though_gdal_says_nothing(root: Path) -> None:
+def test_a_file_truncated_by_a_full_disk_is_an_error_even_if_gdal_reports_none(root: Path) -> None:
     """A file size limit simulates a full disk; GDAL reaches it when it closes the file."""
     if not hasattr(signal, "SIGXFSZ"):
         pytest.skip("no such limit here")
@@ -166,7 +166,7 @@ def test_a_file_that_the_disk_cut_short_is_an_error_though_gdal_says_nothing(roo
     assert names(root) == before
 
 
-def test_an_interrupted_file_is_not_there(root: Path) -> None:
+def test_an_interrupted_write_leaves_no_file(root: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         Raster(root / "scene.tif") as scene,

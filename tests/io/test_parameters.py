@@ -120,7 +120,7 @@ def _tampered(path: Path, tensors: dict[str, torch.Tensor] | None = None, **meta
         ({"log_theta_beta": torch.zeros(0)}, {}, "tensors"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_mismatched_parameters_are_refused(
     tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], says: str
 ) -> None:
     path = tmp_path / "crf.safetensors"

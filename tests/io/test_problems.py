@@ -27,7 +27,7 @@ def photographs(root: Path, *paths: str) -> None:
         Image.new("RGB", (9, 7), (30 * number, 90, 200 - number)).save(root / path)
 
 
-def test_many_problems_are_few_lines() -> None:
+def test_many_problems_are_summarised() -> None:
     many = [f"mask '/data/p{k}.png': expected 0..2, got {k + 3} at row {k}" for k in range(468)]
     lines = by_kind([*many[:400], "picture 'x': empty", *many[400:]])
     assert lines == [
@@ -46,7 +46,7 @@ def test_a_data_set_names_its_missing_masks_in_one_line(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 2 and "50 of this kind" in str(caught.value)
 
 
-def test_a_command_over_many_pictures_says_each_kind_once(tmp_path: Path) -> None:
+def test_a_command_over_many_pictures_reports_each_kind_once(tmp_path: Path) -> None:
     photographs(tmp_path, *(f"in/p{k}.jpg" for k in range(7)))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
     (tmp_path / "u").mkdir()
@@ -108,7 +108,7 @@ def test_recursive_keeps_the_folders(tmp_path: Path) -> None:
     assert {"a", "b", "2.png"} <= set(names(again)) and (again / "a" / "1.png").is_file()
 
 
-def test_progress_lines_come_now_and_then() -> None:
+def test_progress_lines_are_occasional() -> None:
     now, said = [0.0], []
     lines = Lines(said.append, clock=lambda: now[0])
     task = lines.add("refine", 1000)
@@ -165,7 +165,7 @@ def test_progress_goes_to_a_stream_without_a_terminal_and_to_a_log(
     ],
     ids=["refine", "pseudo-labels"],
 )
-def test_a_stopped_command_says_so_and_goes_on(
+def test_a_stopped_command_says_so_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple, said: str, more: tuple
 ) -> None:
     photographs(tmp_path, "in/0.jpg", "in/1.jpg", "in/2.jpg")

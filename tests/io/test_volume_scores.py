@@ -63,7 +63,7 @@ def test_nnunet_writes_the_axes_the_other_way_round(
 @pytest.mark.parametrize("axes", ["lxyz", "lzyx", "xyzl", "zyxl"])
 @pytest.mark.parametrize("ending", ["npy", "npz", "pt"])
 @pytest.mark.parametrize("batch", [False, True])
-def test_the_shape_says_the_order_of_an_array(
+def test_the_shape_determines_the_order_of_the_axes(
     tmp_path: Path, guide: Volume, axes: str, ending: str, batch: bool
 ) -> None:
     array = np.ascontiguousarray(P.transpose(["lxyz".index(a) for a in axes]))
@@ -77,7 +77,7 @@ def test_the_shape_says_the_order_of_an_array(
     assert (read_scores(path, guide, axes=axes) == P).all()
 
 
-def test_an_order_that_fits_twice_is_asked_for_except_of_nnunet(tmp_path: Path) -> None:
+def test_an_ambiguous_order_of_axes_is_refused_except_for_nnunet(tmp_path: Path) -> None:
     cube = P[:, :5, :5, :5]
     guide = guide_of(tmp_path, cube.shape[1:])
     turned = np.ascontiguousarray(cube.transpose(0, 3, 2, 1))
@@ -105,7 +105,7 @@ def test_a_file_for_each_label(tmp_path: Path, guide: Volume) -> None:
         read_scores([double, files[2]], guide)
 
 
-def test_sums_are_looked_at_within_the_mask(tmp_path: Path, guide: Volume) -> None:
+def test_sums_are_checked_within_the_mask(tmp_path: Path, guide: Volume) -> None:
     """Tissue maps are 0 outside the brain: with a mask all labels are given, without it one is missing."""
     brain = np.ones(SHAPE, bool)
     brain[:3] = False
@@ -170,7 +170,7 @@ def test_a_mask_for_each_label(tmp_path: Path, guide: Volume) -> None:
         read_scores([files[0], save(tmp_path / "map.nii.gz", LABELS.astype(np.uint8))], guide, kind="labels")
 
 
-def test_what_lies_elsewhere_is_refused_with_a_remedy_that_works(tmp_path: Path) -> None:
+def test_other_grids_are_refused_with_a_remedy_that_works(tmp_path: Path) -> None:
     """The same voxels stored right to left: nibabel.as_closest_canonical makes both agree."""
     guide = guide_of(tmp_path)
     flipped = AFFINE @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])

@@ -49,7 +49,7 @@ def test_the_adjoint_is_the_transpose(row: Row, mode: str) -> None:
 
 
 @rows
-def test_constants_survive(row: Row) -> None:
+def test_constants_are_preserved(row: Row) -> None:
     ones = torch.ones(2, POINTS, 2, dtype=row.dtype)
     after = row.kernel(picture())
     close(row, after @ (3 * ones), 3 * ones)
@@ -143,7 +143,7 @@ def test_a_point_without_neighbours_receives_nothing(row: Row) -> None:
 
 @rows
 @modes
-def test_exclude_self_takes_off_the_diagonal(row: Row, mode: str) -> None:
+def test_exclude_self_removes_the_diagonal(row: Row, mode: str) -> None:
     image = picture()
     dense = matrix(row.kernel(image, mode, exclude_self=True))
     raw = matrix(row.kernel(image, "none"))

@@ -25,7 +25,7 @@ def dense(features: torch.Tensor, queries: torch.Tensor | None = None) -> torch.
     channels=st.integers(0, 4),
     block=st.integers(1, 500),
 )
-def test_equals_the_formula_whatever_the_block(
+def test_equals_the_formula_for_any_block_size(
     batch: int, points: int, dimension: int, channels: int, block: int
 ) -> None:
     features = torch.randn(batch, points, dimension, dtype=F64)
@@ -36,7 +36,7 @@ def test_equals_the_formula_whatever_the_block(
     torch.testing.assert_close(out, dense(features) @ values)
 
 
-def test_queries_elsewhere() -> None:
+def test_queries_at_other_points() -> None:
     features, queries = torch.randn(2, 9, 3, dtype=F64), torch.randn(2, 4, 3, dtype=F64)
     values = torch.randn(2, 9, 2, dtype=F64)
     torch.testing.assert_close(exact_filter(features, values, queries), dense(features, queries) @ values)
@@ -88,7 +88,7 @@ def test_vmap_and_functional_gradients() -> None:
     torch.testing.assert_close(torch.func.grad(loss)(features[0]), torch.autograd.grad(loss(leaf), leaf)[0])
 
 
-def test_autocast_does_not_spoil_the_truth() -> None:
+def test_autocast_does_not_change_the_exact_sum() -> None:
     features, values = torch.randn(1, 30, 2), torch.rand(1, 30, 2)
     with torch.autocast("cpu", torch.bfloat16):
         out = Exact(features).filter(values)

@@ -21,7 +21,7 @@ def resident() -> float:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives pages back at once")
-def test_what_is_kept_can_be_given_back() -> None:
+def test_kept_memory_can_be_released() -> None:
     crf = CRFRNN(21, iterations=1)
     image, unary = torch.rand(1, 3, 300, 400) * 255, torch.randn(1, 21, 300, 400)
     with torch.no_grad():
@@ -32,6 +32,6 @@ def test_what_is_kept_can_be_given_back() -> None:
         assert torch.equal(crf(unary, image), before)
 
 
-def test_twice_and_with_nothing_kept() -> None:
+def test_releasing_twice_and_with_nothing_kept() -> None:
     release_memory()
     release_memory()

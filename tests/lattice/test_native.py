@@ -190,7 +190,7 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
-def test_a_handler_may_compute_and_let_the_call_go_on() -> None:
+def test_a_handler_may_compute_and_continue_the_call() -> None:
     """What it raises at the second signal ends the call, although a call of its own came between."""
     small = filter_and_gradients(np.float32, 3, 3, 1)
     expected, seen = small(), []
@@ -236,7 +236,7 @@ def test_other_threads_are_not_interrupted() -> None:
 
 
 @pytest.mark.slow
-def test_the_stub_is_what_the_module_gives() -> None:
+def test_the_stub_matches_the_module() -> None:
     script = Path(__file__).parents[2] / "scripts/stubs.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

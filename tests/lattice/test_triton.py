@@ -140,14 +140,14 @@ def test_the_gradient_of_features_copies_nothing_to_the_device_twice() -> None:
 
 @interpreted
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_autocast_leaves_the_weights_alone(backend: str) -> None:
+def test_autocast_does_not_change_the_weights(backend: str) -> None:
     features = torch.randn(1, 40, 3)
     expected = Lattice.build(features, "high", backend=backend).weights
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(Lattice.build(features, "high", backend=backend).weights, expected)
 
 
-def test_errors_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     module = backend.find("triton")
     monkeypatch.setattr(module, "INTERPRETED", False)
     with pytest.raises(ValueError, match=r'"triton" works on CUDA tensors, got one on cpu'):
@@ -179,7 +179,7 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="no GPU")
-def test_a_cuda_tensor_goes_to_triton_without_a_word() -> None:
+def test_a_cuda_tensor_uses_triton_by_default() -> None:
     features = torch.rand(1, 30, 3, device="cuda")
     built = Lattice.build(features)
     assert built.backend == "triton"

@@ -57,7 +57,7 @@ def test_it_runs_in_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (slope[:, 4] == 0).all() and (slope[:, :4] != 0).all()
 
 
-def test_nothing_in_nothing_out() -> None:
+def test_empty_input() -> None:
     for batch, points, channels, queries in ((0, 3, 2, 4), (2, 0, 2, 4), (2, 3, 0, 4), (2, 3, 2, 0)):
         features, values = torch.ones(batch, points, 3), torch.ones(batch, points, channels)
         out = exact_filter(features, values, torch.ones(batch, queries, 3))

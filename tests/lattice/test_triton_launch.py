@@ -50,7 +50,7 @@ def test_every_known_launch_is_what_a_lookup_gives(tmp_path: Path) -> None:
     assert found is not None and int(found[1]) > 5 * int(found[2]) > 1000
 
 
-def test_launches_that_are_not_alike_are_found(tmp_path: Path) -> None:
+def test_launches_that_differ_are_distinguished(tmp_path: Path) -> None:
     done = without_interpreter(tmp_path, "-c", UNLIKE)
     assert done.stdout == "2 launches of 1 known kernels are alike\n"
     assert "AssertionError: blur_axis: launches that are not alike" in done.stderr

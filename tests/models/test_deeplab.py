@@ -115,7 +115,7 @@ def written_down(network: DeepLab, picture: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (16, 50), (64, 81)])
-def test_any_size_against_the_network_written_down(size: tuple[int, int]) -> None:
+def test_any_size_against_the_network_written_out(size: tuple[int, int]) -> None:
     network = DeepLab(3, width=0.5).double().eval()
     with torch.no_grad():
         for name, value in network.named_parameters():
@@ -127,7 +127,7 @@ def test_any_size_against_the_network_written_down(size: tuple[int, int]) -> Non
         torch.testing.assert_close(got, written_down(network, picture), rtol=1e-9, atol=1e-9)
 
 
-def test_filled_up_pixels_are_the_mean_grey() -> None:
+def test_padded_pixels_have_the_mean_grey() -> None:
     """A grey border of the picture itself changes nothing; a mask fills up with the same grey."""
     network = DeepLab(3, width=0.5)
     nn.init.normal_(network.head.classifier.weight)

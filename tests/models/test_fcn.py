@@ -107,7 +107,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 31), (32, 33), (59, 8), (17, 64)])
-def test_any_size_against_the_network_written_down(size: tuple[int, int]) -> None:
+def test_any_size_against_the_network_written_out(size: tuple[int, int]) -> None:
     network = trained(FCN8s(3, **SMALL)).double()
     picture = torch.randn(1, 3, *size, dtype=torch.float64)
     with torch.no_grad():

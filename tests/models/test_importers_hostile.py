@@ -38,7 +38,7 @@ def v1_blob(content: bytes) -> bytes:
 
 
 @given(st.integers(0, 2**64 - 1))
-def test_varints_come_back(value: int) -> None:
+def test_varints_round_trip(value: int) -> None:
     data = foreign.varint(value)
     assert read_varint(memoryview(data), 0) == (value, len(data))
 
@@ -135,7 +135,7 @@ class RunsCode:
         return os.system, (f"touch {self.marker}",)
 
 
-def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
+def test_a_picture_is_refused_as_weights(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\xff\xd8\xff\xe0 a photograph")
     with pytest.raises(ValueError, match=r"a file that torch\.save wrote, got a file that begins"):
@@ -144,7 +144,7 @@ def test_a_picture_is_no_file_of_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("origin", ["pytorch", "torchvision"])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_a_pickle_that_wants_to_run_code_is_refused(origin: str, zipped: bool, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(origin: str, zipped: bool, tmp_path: Path) -> None:
     path, marker = tmp_path / "evil.pth", tmp_path / "ran"
     state = {"conv1_1.weight": torch.zeros(1), "x": RunsCode(marker)}
     if zipped:

@@ -149,7 +149,7 @@ def _edit(folder: Path, **changes: Any) -> None:
         ({"long_side": 0}, "long_side"),
     ],
 )
-def test_hostile_configurations_are_refused_before_memory_is_taken(
+def test_hostile_configurations_are_refused_before_allocation(
     tmp_path: Path, changes: dict[str, Any], complaint: str
 ) -> None:
     segmenter_with_everything().save_pretrained(tmp_path)

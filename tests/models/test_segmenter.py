@@ -95,7 +95,7 @@ def test_preprocessing_follows_the_network_unless_given() -> None:
     assert CAFFE_GUIDE(red).flatten().tolist() == pytest.approx([-103.939, -116.779, 255 - 123.68], abs=1e-4)
 
 
-def test_multiple_fills_up_with_the_mean_colour_and_cuts_off() -> None:
+def test_multiple_pads_with_the_mean_colour_and_crops() -> None:
     network, image = Answers(FORMS["tensor"]), picture(1, 21, 30)
     wanted = Preprocessing((10.0, 20.0, 30.0), multiple=8)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_multiple_fills_up_with_the_mean_colour_and_cuts_off() -> None:
     torch.testing.assert_close(got, full[:, :, :21, :30])
 
 
-def test_a_filled_up_picture_gives_what_it_gives_alone() -> None:
+def test_padding_does_not_change_the_result() -> None:
     """With a network of 1×1 reach the mask must leave no trace of the padding, whatever is in it."""
     segmenter = Segmenter(nn.Conv2d(3, 3, 1), CRFRNN(3))
     alone, filled = picture(1, 12, 15).float(), torch.full((1, 3, 20, 22), float("nan"))

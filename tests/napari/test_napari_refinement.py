@@ -116,7 +116,7 @@ def test_strokes_alone_are_completed_by_their_colours() -> None:
     assert (grey.labels == found.labels).all() and grey.labels.shape == (3, 24, 30)
 
 
-def test_what_one_array_per_label_leaves_over_is_the_background() -> None:
+def test_the_rest_of_one_array_per_label_is_the_background() -> None:
     p = probabilities(3, 24, 30)
     whole = refine_arrays(PHOTO, p, rgb=True, kind="probabilities", **SETTINGS)
     found = refine_arrays(PHOTO, [p[1], p[2]], rgb=True, kind="probabilities", **SETTINGS)
@@ -151,7 +151,7 @@ def test_a_session_builds_a_lattice_only_for_another_guide_or_other_bandwidths(
         assert np.array_equal(found.labels, fresh.labels), changed
 
 
-def test_a_session_can_be_left_between_two_steps() -> None:
+def test_a_session_can_be_cancelled_between_two_steps() -> None:
     request = Request(PHOTO, (1, 1), default_preset((1, 1)), (PHOTO[..., 0] // 128,), rgb=True)
     steps = Session().steps(request)
     assert [next(steps), next(steps)] == ["reading the layers", "building the lattice"]

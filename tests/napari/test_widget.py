@@ -69,7 +69,7 @@ def refined(viewer: Any) -> np.ndarray:
     return np.asarray(layer.data)
 
 
-def test_it_refines_labels_and_follows_every_slider(viewer: Any) -> None:
+def test_it_refines_labels_again_for_every_slider(viewer: Any) -> None:
     image = viewer.add_image(PICTURE, name="cells", contrast_limits=(10, 190))
     labels = viewer.add_labels(MAP, name="nuclei")
     widget = RefineWidget(viewer)
@@ -95,7 +95,7 @@ def test_it_refines_labels_and_follows_every_slider(viewer: Any) -> None:
     assert widget.request().preset == default_preset((1.0, 1.0))
 
 
-def test_painting_is_followed_and_strokes_are_held(viewer: Any) -> None:
+def test_painting_updates_the_result_and_strokes_are_kept(viewer: Any) -> None:
     viewer.add_image(PICTURE, name="cells")
     strokes = viewer.add_labels(np.zeros((32, 40), int), name="strokes")
     widget = RefineWidget(viewer)
@@ -239,7 +239,7 @@ def test_the_copied_python_gives_the_same_labels(viewer: Any, case: str) -> None
     assert tuple(viewer.layers[-1].scale) == tuple(viewer.layers[0].scale)
 
 
-def test_what_does_not_fit_is_said_in_the_widget(viewer: Any) -> None:
+def test_mismatched_layers_are_reported_in_the_widget(viewer: Any) -> None:
     widget = RefineWidget(viewer)
     settle(widget)
     assert widget.status.value == "Open an image."
@@ -270,7 +270,7 @@ def test_lengths_are_counted_in_the_pixels_of_the_image(viewer: Any) -> None:
     assert widget.theta_gamma.max == pytest.approx(40)
 
 
-def test_a_closed_widget_is_reached_by_nothing(viewer: Any) -> None:
+def test_a_closed_widget_receives_no_events(viewer: Any) -> None:
     image = viewer.add_image(PICTURE, name="cells")
     labels = viewer.add_labels(MAP, name="nuclei")
     widget = RefineWidget(viewer)

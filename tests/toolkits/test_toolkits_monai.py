@@ -101,7 +101,7 @@ def test_one_channel_is_the_probability_of_the_foreground() -> None:
     torch.testing.assert_close(same, found["z"], atol=1e-4, rtol=1e-3)
 
 
-def test_outside_the_mask_the_prediction_stays() -> None:
+def test_outside_the_mask_the_prediction_is_unchanged() -> None:
     image, logits = predicted()
     mask = torch.zeros(1, *SHAPE)
     mask[:, :6] = 1

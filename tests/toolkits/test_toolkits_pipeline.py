@@ -117,7 +117,7 @@ def test_it_is_saved_and_loaded_with_the_processor(
     assert read.size == {"height": 64, "width": 64} or read.size["height"] == 64
 
 
-def test_what_is_missing_is_named(model: Any, pictures: list[Image.Image]) -> None:
+def test_missing_packages_are_named(model: Any, pictures: list[Image.Image]) -> None:
     post = CRFPostProcessor(resizing(), crf())
     outputs = model(**post(pictures[0], return_tensors="pt"))
     with pytest.raises(ValueError, match=r"images: expected the pictures, got none; outside a pipeline"):

@@ -90,7 +90,7 @@ def test_weights_of_torchvision_bring_their_labels(monkeypatch: pytest.MonkeyPat
         from_torchvision(name, 20, weights="DEFAULT")
 
 
-def test_a_model_of_torchvision_as_it_is() -> None:
+def test_an_unchanged_model_of_torchvision() -> None:
     model = torchvision.models.get_model(
         "lraspp_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=5
     )

@@ -97,7 +97,7 @@ def test_folds_are_a_partition_and_follow_the_seed() -> None:
 
 
 @pytest.mark.slow
-def test_fit_betters_the_held_out_loss_and_is_repeatable(data: UnaryDataset, tmp_path: Path) -> None:
+def test_fit_improves_the_held_out_loss_and_is_reproducible(data: UnaryDataset, tmp_path: Path) -> None:
     config = replace(SMALL, select="loss")
     first = fit(data, start(), config, log=tmp_path / "log.csv")
     assert first.validation.figures()["loss"] < 0.9 * first.start.figures()["loss"]
@@ -110,7 +110,7 @@ def test_fit_betters_the_held_out_loss_and_is_repeatable(data: UnaryDataset, tmp
 
 
 @pytest.mark.slow
-def test_the_default_losses_better_the_held_out_iu(data: UnaryDataset) -> None:
+def test_the_default_losses_improve_the_held_out_iu(data: UnaryDataset) -> None:
     config = FitConfig(epochs=3, batch=1, folds=3, rate_weights=0.1)
     result = fit(data, start(), config)
     assert result.validation.figures()["mean_iu"] > result.start.figures()["mean_iu"] + 0.05
@@ -119,7 +119,7 @@ def test_the_default_losses_better_the_held_out_iu(data: UnaryDataset) -> None:
     assert len(set(groups)) == 2  # diagonal and off-diagonal
 
 
-def test_start_is_left_alone_and_zero_epochs_return_it(data: UnaryDataset) -> None:
+def test_start_is_not_changed_and_zero_epochs_return_it(data: UnaryDataset) -> None:
     crf = start()
     before = state(crf)
     result = fit(data, crf, replace(SMALL, epochs=0))
@@ -127,7 +127,7 @@ def test_start_is_left_alone_and_zero_epochs_return_it(data: UnaryDataset) -> No
     assert result.best_epoch == 0 and not result.crf.training
 
 
-def test_rates_that_ruin_everything_end_at_the_start(data: UnaryDataset) -> None:
+def test_rates_that_diverge_return_the_start(data: UnaryDataset) -> None:
     wild = replace(
         SMALL,
         epochs=2,
@@ -143,7 +143,7 @@ def test_rates_that_ruin_everything_end_at_the_start(data: UnaryDataset) -> None
     assert state(result.crf) == state(crf)
 
 
-def test_what_is_tied_or_frozen_stays_so(data: UnaryDataset) -> None:
+def test_tied_and_frozen_parameters_stay_so(data: UnaryDataset) -> None:
     config = replace(
         SMALL,
         epochs=1,
@@ -177,7 +177,7 @@ def test_control_c_keeps_the_best_so_far(data: UnaryDataset) -> None:
     assert stopped.history[1]["validation_loss"] == whole.history[1]["validation_loss"]
 
 
-def test_cross_fit_judges_every_picture_once(data: UnaryDataset, tmp_path: Path) -> None:
+def test_cross_fit_evaluates_every_picture_once(data: UnaryDataset, tmp_path: Path) -> None:
     mean, parts = cross_fit(data, start(), replace(SMALL, epochs=1), log=tmp_path / "a.csv")
     pixels = sum(int((data.truth(k) != 255).sum()) for k in range(len(data)))
     assert int(mean.validation.confusion.sum()) == pixels and mean.validation.pictures == len(data)

@@ -54,7 +54,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("culprit", "named", "spoil"), CASES, ids=[case[0] for case in CASES])
-def test_the_culprit_is_named(
+def test_the_origin_of_a_nan_is_named(
     tmp_path: Path, culprit: str, named: str, spoil: Callable[[Segmenter], None]
 ) -> None:
     loss = "sum" if culprit == "loss" else "mean"

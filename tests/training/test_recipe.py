@@ -85,12 +85,12 @@ def test_every_value_can_be_replaced() -> None:
         ("nothing", "KEY=VALUE"),
     ],
 )
-def test_settings_that_cannot_be_name_the_key(setting: str, said: str) -> None:
+def test_errors_of_invalid_settings_name_the_key(setting: str, said: str) -> None:
     with pytest.raises(ValueError, match=said.replace("[", r"\[")):
         load_recipe("cpu-small", [setting])
 
 
-def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+def test_invalid_recipe_files(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("a: [1")
     with pytest.raises(ValueError, match="expected YAML"):
@@ -158,7 +158,7 @@ def test_layers_learn_at_rates_of_their_own() -> None:
         Stage("all", layers={"*": -1.0})
 
 
-def test_a_network_starts_from_a_file_but_for_what_is_to_be_fresh(tmp_path: Path) -> None:
+def test_a_network_starts_from_a_file_except_its_fresh_layers(tmp_path: Path) -> None:
     given = DeepLab(21, width=0.5)
     save_file({name: value.half() for name, value in given.state_dict().items()}, tmp_path / "w.safetensors")
     network = {"name": "deeplab", "arguments": {"width": 0.5}, "start": str(tmp_path / "w.safetensors")}

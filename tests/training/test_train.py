@@ -149,7 +149,7 @@ def test_other_pictures_are_refused_in_the_same_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_size_of_its_pictures_goes_with_the_segmenter(tmp_path: Path) -> None:
+def test_the_segmenter_stores_the_size_of_its_pictures(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=[*one_stage(epochs=1), {"name": "more", "epochs": 0}])
     run(replace(recipe, data=replace(recipe.data, long_side=16)), tmp_path / "out")
     for folder in ("out", "out/only/segmenter", "out/more/segmenter"):
@@ -182,7 +182,7 @@ def test_norms_of_the_pretrained_part_may_keep_their_statistics(tmp_path: Path) 
     assert statistics <= moved[False] and moved[True] == moved[False] - statistics  # the rest is trained
 
 
-def test_a_stage_keeps_what_it_is_told_of_the_crf(tmp_path: Path) -> None:
+def test_a_stage_applies_its_settings_of_the_crf(tmp_path: Path) -> None:
     stages = one_stage(learn=["crf"], compatibility="fixed", share_labels=True, freeze=["log_theta_gamma"])
     crf = run(make(tmp_path, stages=stages), tmp_path / "out").crf
     assert crf is not None
@@ -221,7 +221,7 @@ def test_summed_and_mean_loss_are_translated_by_the_number_of_pixels(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_stage_ends_early_where_nothing_is_gained(tmp_path: Path) -> None:
+def test_a_stage_ends_early_without_improvement(tmp_path: Path) -> None:
     nothing = {"network": 0, "head": 0, "crf_weights": 1e-9, "crf_compatibility": 0, "crf_theta": 0}
     recipe = make(tmp_path, stages=one_stage(epochs=9, patience=2, rates=nothing, learn=["crf"]))
     with pytest.raises(Interrupted):
@@ -328,7 +328,7 @@ def test_mixed_precision_trains(tmp_path: Path) -> None:
     assert all(value.dtype == torch.float32 for value in done.segmenter.parameters())
 
 
-def test_data_that_are_wrong_are_named_before_training(tmp_path: Path) -> None:
+def test_invalid_data_are_named_before_training(tmp_path: Path) -> None:
     recipe = make(tmp_path)
     (tmp_path / "train" / "images" / "p1.png").write_bytes(b"no picture")
     (tmp_path / "train" / "masks" / "p2.png").write_bytes(b"no mask")

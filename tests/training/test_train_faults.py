@@ -26,7 +26,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits o
 
 @posix
 @pytest.mark.slow
-def test_a_training_that_is_killed_learns_the_same() -> None:
+def test_a_killed_training_resumes_to_the_same_weights() -> None:
     """Each kill method is scheduled once; if the run ends before the kill, the next method follows."""
     command = [sys.executable, str(KILL), "--kills", "6"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -49,7 +49,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 @posix
 @pytest.mark.slow
-def test_without_room_the_earlier_checkpoint_stays(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_earlier_checkpoint_is_kept(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=one_stage(epochs=2), checkpoint_minutes=1e-9)
     whole = train(recipe, tmp_path / "whole", trainer=CPU).segmenter.state_dict()
     with pytest.raises(Interrupted):
@@ -69,7 +69,7 @@ def test_without_room_the_earlier_checkpoint_stays(tmp_path: Path) -> None:
     assert all(torch.equal(value, after[name]) for name, value in whole.items())
 
 
-def test_a_folder_that_takes_no_files_is_named_before_the_first_step(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_named_before_the_first_step(tmp_path: Path) -> None:
     recipe = make(tmp_path, stages=one_stage(epochs=1))
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="expected a folder, got a file of that name; name another"):

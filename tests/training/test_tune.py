@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> UnaryDataset:
     return toy_data(tmp_path_factory.mktemp("toy"))
 
 
-def test_the_best_trial_wins_and_its_figure_is_true(data: UnaryDataset) -> None:
+def test_the_best_trial_is_taken_and_its_score_is_reproducible(data: UnaryDataset) -> None:
     result = tune(data, CONFIG)
     assert len(result.trials) == 4
     assert result.trials[0]["both"] == max(trial["both"] for trial in result.trials)
@@ -53,7 +53,7 @@ def test_a_study_is_resumed(data: UnaryDataset, tmp_path: Path, name: str) -> No
         tune(data, replace(CONFIG, metric="loss"), study=path)
 
 
-def test_an_interrupted_search_keeps_what_it_has(data: UnaryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_keeps_its_trials(data: UnaryDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", logged.append)
@@ -114,7 +114,7 @@ def foreign(path: Path, kind: str) -> None:
         *(("s.db", kind) for kind in ("text", "bytes", "database", "other study")),
     ],
 )
-def test_a_file_that_is_no_study_of_ours_stays_as_it_is(
+def test_a_foreign_file_given_as_study_is_unchanged(
     data: UnaryDataset, tmp_path: Path, name: str, kind: str
 ) -> None:
     path = tmp_path / name
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_study_of_ours_stays_as_it_is(
     assert path.read_bytes() == before and "\n" not in str(caught.value)
 
 
-def test_a_journal_that_was_cut_short_goes_on_without_its_last_line(
+def test_a_truncated_journal_resumes_without_its_last_line(
     data: UnaryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,7 +160,7 @@ def test_a_damaged_study_is_one_worded_error(data: UnaryDataset, tmp_path: Path,
         assert "\n" not in str(caught.value)
 
 
-def test_other_data_do_not_go_on_with_a_study(data: UnaryDataset, tmp_path: Path) -> None:
+def test_a_study_does_not_resume_with_other_data(data: UnaryDataset, tmp_path: Path) -> None:
     tune(data, replace(CONFIG, trials=1), study=tmp_path / "s.log")
     shifted = UnaryDataset(data.pictures, lambda name, size: data[data.ids.index(name)].unary + 1, LABELS)
     with pytest.raises(ValueError, match="study: expected a study with the same data"):
