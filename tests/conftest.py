@@ -17,7 +17,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background: processes would inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # if started in the background, processes would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # where a plugin imported torch before; tests of several threads set their number
 if not torch.cuda.is_available():
@@ -42,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.interpreter)
         if item.get_closest_marker("real") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real pictures in {SHARED} (set $CRFRNN_SHARED)"))
-    # Files with the most long tests first, so that no process ends long after the others.
+    # Files with the most slow tests first, so that no process ends long after the others.
     long = Counter(
         item.path for item in items if {"slow", "interpreter"} & {m.name for m in item.iter_markers()}
     )

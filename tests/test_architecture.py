@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""House rules that a machine can check: imports point down, in no circle; one licence line; no long file."""
+"""Rules of the layout: imports point down without circles; one licence line; no long file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = sorted(
     if p.suffix in (".py", ".cpp", ".hpp", ".h")
 )
 
-# A room may import only from rooms on lower floors, and not from others on its own floor.
+# A package may import only from packages on lower levels, not from others on its own level.
 FLOORS = [
     {"_native", "signals", "extras"},
     {"lattice"},
@@ -116,5 +116,5 @@ def test_init_files_are_tables_of_contents() -> None:
     for path in PACKAGE.rglob("__init__.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.If) and ast.unparse(node.test).startswith("TYPE_CHECKING"):
-                continue  # what type checkers read where names are imported late
+                continue  # for type checkers, where names are imported lazily
             assert isinstance(node, ast.Import | ast.ImportFrom | ast.Expr | ast.Assign | ast.Try), path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""benchmarks/pictures.py: its parts run on real pictures, and compare what they say they compare."""
+"""benchmarks/pictures.py: its parts run on real pictures, and compare the stated settings."""
 
 from __future__ import annotations
 

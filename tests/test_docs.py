@@ -56,7 +56,7 @@ def absent(need: str) -> bool:
 
 @pytest.fixture
 def modules() -> Iterator[None]:
-    """What a block installs under another library's name is gone afterwards."""
+    """Modules that a block installs under another library's name are removed afterwards."""
     before = dict(sys.modules)
     yield
     for name in set(sys.modules) - set(before):
@@ -126,7 +126,7 @@ def test_a_command_line_exists_with_its_options(words: list[str]) -> None:
     while hasattr(command, "commands"):  # experiment has commands of its own
         name, *words = words
         command = command.commands[name]
-    command.make_context(command.name, words)  # an exception for an option that is not there, or one missing
+    command.make_context(command.name, words)  # an exception for an unknown or a missing option
 
 
 def test_installation_lines_name_extras_and_no_release() -> None:

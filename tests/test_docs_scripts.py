@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What scripts/docs.py does to a page: equations, docstrings, tables."""
+"""The changes that scripts/docs.py makes to a page: equations, docstrings, tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_equations_become_pictures_and_code_stays(tmp_path: Path, monkeypatch: p
     assert len(images) == 4 and "$" not in text[: -len(code)]
     for _, source in images:
         drawn = (page.parent / source).read_text()
-        assert drawn.count("<path") >= 1 and "#ffffff" not in drawn  # ink alone, so that it can be inverted
+        assert (
+            drawn.count("<path") >= 1 and "#ffffff" not in drawn
+        )  # no background, so that it can be inverted
     assert images[0][0] == "&#92;theta&#95;&#92;alpha"
 
 
@@ -78,7 +80,7 @@ def test_the_package_s_equations_are_typeset_and_say_the_same(monkeypatch: pytes
         said = "".join(ElementTree.fromstring(drawn).itertext()).replace("1e-", "1e−")
         left_out = str.maketrans("²³ᵀ⁺₀₁₂₃₄₅₆₇₈₉₊₋", "23T+0123456789+−", " _^{}√")
         wanted = formula.translate(left_out)
-        if "√" in formula:  # a root has no brackets
+        if "√" in formula:  # a root needs no brackets
             wanted, said = (re.sub(r"[()]", "", text) for text in (wanted, said))
         assert said == wanted, formula
     assert typeset > 80

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The documentation builds by both builders, its links lead somewhere, it loads nothing from elsewhere."""
+"""The documentation builds with both builders, its links have targets, and it loads no other site."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class Page(HTMLParser):
-    """What a page links to, loads and names."""
+    """The links, loaded files and anchors of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ def outside(site: dict[Path, Page]) -> Iterator[tuple[str, str]]:
 
 
 def broken(site: dict[Path, Page]) -> Iterator[tuple[str, str]]:
-    """(page, link) of every link within the site that leads nowhere."""
+    """(page, link) of every link within the site without a target."""
     for path, page in site.items():
         for link in {*page.links, *page.loaded}:
             parts = urlsplit(link)

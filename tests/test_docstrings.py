@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The examples in the docstrings of every module give what they say."""
+"""The examples in the docstrings of every module give the stated results."""
 
 from __future__ import annotations
 

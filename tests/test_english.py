@@ -57,7 +57,7 @@ FILES = sorted(
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, text) of what is written for people in a file; names and code are left out."""
+    """(line, text) of the prose in a file, without names and code."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from in_python(text)

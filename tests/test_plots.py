@@ -127,7 +127,9 @@ def test_painted_is_the_overlay_with_a_legend_of_its_labels_beneath() -> None:
     assert (out[:100] == overlay(image, labels)).all() and out.shape[1] == 400 and len(out) > 100
     legend = {tuple(colour) for colour in out[100:].reshape(-1, 3).tolist()}
     assert tuple(voc_palette()[15].tolist()) in legend and CHANGED not in legend
-    assert painted(image[:, :9], labels[:, :9]).width >= 300  # a narrow picture leaves the names their room
+    assert (
+        painted(image[:, :9], labels[:, :9]).width >= 300
+    )  # a narrow picture still leaves room for the names
 
 
 def test_shrunk_pictures_keep_labels_labels() -> None:
@@ -143,7 +145,7 @@ def test_a_heat_map_is_white_at_0_and_blue_below() -> None:
     picture = np.asarray(heat_map(np.array([[-1.0, 0.0], [0.0, 0.0]]), ("a", "b"))).astype(int)
     blue, red = ((picture == colour).all(-1) for colour in ((5, 48, 97), (103, 0, 31)))
     white = (np.abs(picture - 247) <= 1).all(-1)
-    cell = blue.sum() - red.sum()  # the ends of the colour bar are of one size
+    cell = blue.sum() - red.sum()  # the colour bar is symmetric about 0
     assert cell > 400 and white.sum() == pytest.approx(3 * cell, rel=0.1)
     with pytest.raises(ValueError, match="L = 1 names"):
         heat_map(np.eye(2), ("a",))
@@ -170,7 +172,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are drawn, to read the numbers in them."""
+    """Collect the drawn figures, to read their data."""
     found: list[Any] = []
     really = charts.picture_of
 
@@ -238,7 +240,7 @@ def test_the_safe_palette_keeps_its_colours_apart_for_colour_blind_readers() -> 
     assert len(np.unique(colours, axis=0)) == 256
     for count, apart in ((8, 16), (21, 16), (81, 9), (256, 4)):
         assert least_difference(colours[:count]) > apart
-    assert least_difference(voc_palette(21)) < 2  # what it is for
+    assert least_difference(voc_palette(21)) < 2  # its purpose
     assert np.allclose(palette._lab(colours), rgb2lab(colours), atol=0.05)
 
 
@@ -247,7 +249,7 @@ def test_colours_as_seen_with_a_colour_deficiency() -> None:
     for deficiency in palette.DEFICIENCIES:
         assert np.abs(as_seen(greys, deficiency).astype(int) - greys).max() <= 1
         red, green = as_seen(np.array([[180, 0, 0], [60, 90, 0]], np.uint8), deficiency)
-        assert abs(int(red[2]) - int(green[2])) < 30  # what is left of their difference is lightness
+        assert abs(int(red[2]) - int(green[2])) < 30  # only a difference in lightness is left
     red = np.array([255, 0, 0], np.uint8)
     lightness = [palette._lab(as_seen(red, name)[None])[0, 0] for name in ("protanopia", "deuteranopia")]
     assert lightness[0] < lightness[1] - 10  # reds are dark to protanopes

@@ -21,7 +21,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def same_bits(monkeypatch: pytest.MonkeyPatch) -> Command:
     """The script's main function."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # which the script sets: put back afterwards
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # set by the script, restored afterwards
         monkeypatch.setenv(variable, "1")
     spec = importlib.util.spec_from_file_location("same_bits", ROOT / "scripts" / "same_bits.py")
     assert spec is not None and spec.loader is not None

@@ -134,7 +134,7 @@ print("largest difference of a probability:", f"{np.abs(ours - Q).max():.1e}")
 assert np.abs(ours - Q).max() < 1e-4
 
 # %% [markdown]
-# ## Why a library, then
+# ## Why a library
 #
 # The matrix has $N^2$ entries. A 500 × 500 photograph would need 62.5 billion per kernel, and half a minute
 # per iteration and label on a fast machine. The next page shows how a [lattice](lattice.md) computes the same

@@ -89,7 +89,7 @@ weight = reference.barycentric(elevated, base, rank)[0, :, 0]
 tiles(
     {
         "triangles, 5 by 5 bandwidths": (1 + triangle % 7).reshape(180, 180).numpy(),
-        "share of the first corner": weight.reshape(180, 180).numpy(),
+        "weight of the first vertex": weight.reshape(180, 180).numpy(),
     }
 )
 

@@ -54,7 +54,7 @@ unary = scores(truth, noise=2.5)
 row(image, unary, refined(unary, image), truth)
 
 # %% [markdown]
-# ## Thin things
+# ## Thin structures
 #
 # A line two pixels wide has few pixels of its own colour within range, and the spatial kernel outweighs them.
 # Here its colour is close to that of the background. A smaller spatial weight helps, but leaves specks
@@ -67,7 +67,7 @@ unary = scores(truth)
 row(image, unary, refined(unary, image, spatial_weight=4.0), truth)
 
 # %% [markdown]
-# ## Errors that are sure of themselves
+# ## Confident errors
 #
 # The CRF only moves borders. If the network misclassifies a whole region, the region stays misclassified,
 # with sharper borders.

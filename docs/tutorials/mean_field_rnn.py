@@ -63,7 +63,7 @@ tiles(
 )
 
 # %% [markdown]
-# ## It settles
+# ## Convergence
 #
 # The plot shows the mean change of a marginal per iteration. As the paper found, little changes after about
 # five iterations; it trains with $T = 5$ and tests with $T = 10$:
@@ -77,7 +77,7 @@ print([f"{change:.3f}" for change in changes])
 curves({"mean |Q(t) - Q(t-1)|": changes}, "iteration", "change of a marginal")
 
 # %% [markdown]
-# ## What a training signal at one pixel teaches
+# ## The gradient of a loss at one pixel
 #
 # Without a CRF, the loss at one pixel has a gradient only at that pixel's unary. With the CRF, the gradient
 # reaches every pixel that sent a message to it. The figures show $|\partial x_i / \partial U_j|$ for one
@@ -98,7 +98,7 @@ print({T: int((g > 1e-6).sum()) for T, g in gradients.items()}, "pixels get a gr
 tiles({f"T = {T}": np.sqrt(g / np.sort(g.ravel())[-20]) for T, g in gradients.items()}, height=130)
 
 # %% [markdown]
-# ## Learning it
+# ## Learn the parameters
 #
 # Kernel weights, compatibility and the bandwidths $\theta$ are parameters of the layer. We start from bad
 # values and minimise the loss. (One image is enough to see the effect; for real training, see

@@ -6,7 +6,7 @@
 # 2. Write the same model as a layer: batches, float64, a GPU.
 # 3. Use what pydensecrf cannot do: gradients.
 #
-# ## The script as it is
+# ## The original script
 #
 # The image is scikit-learn's china.jpg (CC BY 2.0) at half size, with scores estimated from scribbles.
 
@@ -100,7 +100,7 @@ assert losses[-1] < losses[0]
 # %% tags=["figure"]
 with torch.no_grad():
     after = layer(logits, guide)[0].argmax(0).numpy()
-tiles({"pydensecrf's numbers": seen(Q.argmax(0)), "after ten steps": seen(after)}, height=160)
+tiles({"pydensecrf's parameters": seen(Q.argmax(0)), "after ten steps": seen(after)}, height=160)
 
 # %% [markdown]
 # Ten steps on one image show that the parameters change, but do not give a better CRF: the sky over the lake

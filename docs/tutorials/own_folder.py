@@ -46,7 +46,7 @@ for name, lines in (("labels", ["ground", "round", "square"]), ("train", names[:
 from crfrnn.datasets import Source, prepare
 
 train, val = prepare([Source("folder", "shapes", "train")], [Source("folder", "shapes", "val")])
-print(len(train), "to learn from,", len(val), "to judge on; labels:", ", ".join(train.class_names))
+print(len(train), "for training,", len(val), "for evaluation; labels:", ", ".join(train.class_names))
 
 # %% tags=["figure"]
 from crfrnn.plots import tiles
@@ -58,7 +58,7 @@ for item in list(val)[:2]:
 tiles(shown, height=130)
 
 # %% [markdown]
-# ## First the network
+# ## Train the network
 #
 # Any module that returns logits works. This one is tiny, and like real networks it returns logits at a
 # quarter of the image resolution. `Segmenter` upsamples them.
@@ -97,7 +97,7 @@ def learn(epochs, rates, iterations):
 print("loss of the network alone:", round(learn(12, [(network, 3e-3)], iterations=0), 3))  # T = 0: no CRF
 
 # %% [markdown]
-# ## Then both
+# ## Train both
 #
 # We follow the paper's order: first the network, then everything end to end. The CRF has few parameters and
 # needs a higher learning rate than the network. We keep the plain network for the comparison.
@@ -110,7 +110,7 @@ print("loss end to end:", round(learn(8, [(network, 1e-3), (crf, 2e-2)], iterati
 _ = segmenter.eval()
 
 # %% [markdown]
-# ## Judge
+# ## Evaluate
 #
 # The scores use one confusion matrix over all images, as VOC does; the trimap score only counts pixels near
 # borders. In a fair comparison the plain network is trained for the same number of further steps:
@@ -126,14 +126,14 @@ with torch.no_grad():
         image = torch.from_numpy(item.image.copy()).permute(2, 0, 1)[None]
         found = {
             "network alone": plain(image, iterations=0),
-            "CRF behind it": plain(image),
+            "network, then CRF": plain(image),
             "end to end": segmenter(image),
         }
         results[item.id] = {name: logits.argmax(1)[0].numpy() for name, logits in found.items()}
         evaluator.update(item.id, item.mask, results[item.id])
 result = evaluator.compute()
 for method in result.methods:
-    print(f"{method:14s} mean IU {100 * result.score(method, 'mean_iu'):.1f}")
+    print(f"{method:17s} mean IU {100 * result.score(method, 'mean_iu'):.1f}")
 assert result.score("end to end", "mean_iu") > result.score("network alone", "mean_iu")
 
 # %% tags=["figure"]
@@ -141,7 +141,7 @@ first = val[0]
 tiles({"picture": first.image, **results[first.id], "mask": first.mask.astype(int)}, height=120, columns=5)
 
 # %% [markdown]
-# ## Keep and use it
+# ## Save and use it
 #
 # The result is a folder with safetensors and JSON; loading it runs no code. For a network class of your own,
 # pass the network when loading.

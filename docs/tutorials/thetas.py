@@ -2,12 +2,12 @@
 # %% [markdown]
 # # Choose the thetas
 #
-# Five numbers control the CRF. This page shows the effect of each on one photograph, and ends with how to
+# Five parameters control the CRF. This page shows the effect of each on one photograph, and ends with how to
 # choose them for your own images.
 #
 # $$k^{(1)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\gamma^2}\right), \qquad k^{(2)} = \exp\left(-\frac{|p_i - p_j|^2}{2\theta_\alpha^2} - \frac{|I_i - I_j|^2}{2\theta_\beta^2}\right)$$
 #
-# | | unit | question that it answers |
+# | | unit | question |
 # |---|---|---|
 # | $\theta_\alpha$ | pixels | how far apart may pixels of the same colour be to affect each other? |
 # | $\theta_\beta$ | steps of 0..255 | how different may their colours be? |
@@ -51,7 +51,7 @@ def changes(name, values):
 
 # %% tags=["figure"]
 tiles(
-    {"photograph": image, "unary alone": seen(unary.argmax(0).numpy()), "with the numbers above": seen(labels())},
+    {"photograph": image, "unary alone": seen(unary.argmax(0).numpy()), "with the parameters above": seen(labels())},
     height=150,
 )
 

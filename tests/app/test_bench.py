@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the page computes, without the page: its labels are those of its command and of its Python lines."""
+"""The computations of the page without a browser: its labels equal those of its command and Python lines."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: NDArray[np.ui
 
 
 def same_as_said(bench: Bench, numbers: dict[str, float], folder: Path) -> NDArray[np.uint8]:
-    """The labels that the page writes, and that its command and its Python lines write in `folder`, too."""
+    """The labels written by the page, after checking that its command and Python lines write the same."""
     files = {path.name: path for path in bench.files(numbers)}
     for path in files.values():
         if path.name not in ("photo.png", "photo_overlay.png", "photo.json"):

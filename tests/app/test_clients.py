@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Many clients of the page at once: the queue, the pictures that are kept, and load; by HTTP, no browser."""
+"""Many simultaneous clients of the page: queue, kept pictures and load; over HTTP, without a browser."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_two_requests_run_two_wait_and_others_are_refused(
         with pytest.raises(HTTPError) as refused:
             clients[4].join(number, [None, sent[4]])
         assert refused.value.code == 503 and b"full" in refused.value.read()
-        assert not running.acquire(timeout=0.5)  # no third one computes beside them
+        assert not running.acquire(timeout=0.5)  # no third one runs at the same time
         go.set()
         assert all(answer.result(60) for answer in answers)
-    assert clients[4].open(picture(1))  # there is room again
+    assert clients[4].open(picture(1))  # the queue has a free place again
 
 
 def test_the_pictures_of_the_latest_clients_are_kept(address: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page's numbers and the layer that they make."""
+"""The page's sliders and the layer built from them."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def photograph(folder: Path, name: str = "photo.png", turn: int = 0) -> Path:
 
 
 class Server:
-    """`crfrnn app` in a process of its own."""
+    """`crfrnn app` in a separate process."""
 
     def __init__(self, folder: Path) -> None:
         checkpoint = save_colours(folder / "network")
@@ -109,7 +109,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(server: Server, browser: Any) -> Iterator[Any]:
-    """Opens the page as a client of its own; every request must stay on this machine, no script may fail."""
+    """Opens the page as a separate client; all requests must stay on this machine, and no script may fail."""
     contexts, asked, failed = [], [], []
 
     def visit(**options: Any) -> Any:
@@ -136,14 +136,14 @@ def send(page: Any, where: str, path: Path) -> None:
 
 
 def opened(page: Any, path: Path) -> None:
-    """The photograph is uploaded and its result is there."""
+    """Upload the photograph and wait for its result."""
     send(page, "#photo-upload", path)
     page.wait_for_selector("#photo-legend table")
 
 
 def written(page: Any, tab: str, folder: Path) -> dict[str, Path]:
-    """Press "Write the files" and download them all."""
-    page.get_by_role("tab", name="Take it with you").locator("visible=true").click()
+    """Press "Create the files" and download them all."""
+    page.get_by_role("tab", name="Download").locator("visible=true").click()
     page.click(f"#{tab}-make")
     page.wait_for_selector(f"#{tab}-files a[download]")
     out = {}
@@ -184,7 +184,7 @@ def test_a_photograph_is_uploaded_turned_and_downloaded_as_its_command_writes_it
         assert (tmp_path / "segmented" / name).read_bytes() == files[name].read_bytes()
 
 
-def test_no_path_of_the_server_is_served(server: Server) -> None:
+def test_server_paths_are_not_served(server: Server) -> None:
     own = server.folder.parent / "network" / "config.json"
     for path in (
         "/etc/passwd",
@@ -198,7 +198,7 @@ def test_no_path_of_the_server_is_served(server: Server) -> None:
 
 
 def asked_directly(server: Server, data: list[Any], target: str) -> str:
-    """The response to a hand-made request for the event with the inputs desk and `target`."""
+    """The response to a manual request for the event with the inputs desk and `target`."""
     config = json.load(urlopen(f"{server.address}config"))
     ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
     (event,) = (d for d in config["dependencies"] if d["inputs"][1:] == [ids[target]] and d["backend_fn"])
@@ -220,7 +220,7 @@ def test_a_request_cannot_name_a_path_of_the_server_or_an_address(server: Server
     assert "root:" not in answer and "test-colours" not in answer and "Traceback" not in answer
 
 
-def test_the_handle_is_dragged(visit: Any, tmp_path: Path) -> None:
+def test_dragging_the_handle(visit: Any, tmp_path: Path) -> None:
     page = visit()
     opened(page, photograph(tmp_path))
 
@@ -269,7 +269,7 @@ def says(page: Any, selector: str, words: str) -> None:
     )
 
 
-def test_scribbles_are_painted_undone_and_written_as_command_and_python_lines_write_them(
+def test_scribbles_are_painted_undone_and_reproduced_by_command_and_python(
     visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, photo = visit(), photograph(tmp_path)
@@ -298,19 +298,19 @@ def test_scribbles_are_painted_undone_and_written_as_command_and_python_lines_wr
     assert np.array_equal(read_label_png("photo.png"), labels)
 
 
-def test_a_box_is_dragged(visit: Any, tmp_path: Path) -> None:
+def test_dragging_a_box(visit: Any, tmp_path: Path) -> None:
     page = visit()
     stroke = scribbling(page, photograph(tmp_path))
     page.click(".pad-box")
     stroke((0.97, 0.64), (0.45, 0.03))
     page.wait_for_selector("#scribbles-legend table")
     assert "object 1" in page.inner_text("#scribbles-legend")
-    page.get_by_role("tab", name="Take it with you").locator("visible=true").click()
+    page.get_by_role("tab", name="Download").locator("visible=true").click()
     says(page, "#scribbles-python", "segment_box(image, (8")
     says(page, "#scribbles-command", "crfrnn interact photograph.png --box 8")
 
 
-def test_scores_of_ones_own_give_what_refine_writes_and_its_errors(
+def test_own_scores_give_the_results_and_errors_of_refine(
     visit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, photo = visit(), photograph(tmp_path)
@@ -341,7 +341,7 @@ def test_scores_of_ones_own_give_what_refine_writes_and_its_errors(
     assert (tmp_path / "refined" / "photo.png").read_bytes() == files["photo.png"].read_bytes()
 
 
-def test_files_that_cannot_be_read_are_refused_in_the_commands_words(
+def test_unreadable_files_give_the_errors_of_the_command(
     visit: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -364,10 +364,10 @@ def test_files_that_cannot_be_read_are_refused_in_the_commands_words(
     page = visit()
     send(page, "#photo-upload", tmp_path / "heavy.bmp")
     says(page, ".toast-wrap", "maximum allowed size")
-    opened(visit(), photograph(tmp_path))  # and the server goes on
+    opened(visit(), photograph(tmp_path))  # the server still works
 
 
-def test_keys_alone_reach_everything(visit: Any, tmp_path: Path) -> None:
+def test_everything_is_reachable_by_keyboard(visit: Any, tmp_path: Path) -> None:
     page = visit()
 
     def tab_to(selector: str, most: int = 80) -> None:
@@ -404,7 +404,7 @@ def test_keys_alone_reach_everything(visit: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_screen_light_and_dark(visit: Any, tmp_path: Path, scheme: str) -> None:
+def test_a_narrow_screen_in_light_and_dark_mode(visit: Any, tmp_path: Path, scheme: str) -> None:
     page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
     opened(page, photograph(tmp_path))
     for name in ("Own scores", "Scribbles", "Photograph"):
@@ -437,7 +437,7 @@ CONTRAST = """selector => {
 }"""
 
 
-def test_two_clients_at_once_see_their_own(visit: Any, tmp_path: Path) -> None:
+def test_two_simultaneous_clients_are_isolated(visit: Any, tmp_path: Path) -> None:
     first, second = visit(), visit()
     one, other = photograph(tmp_path, "one.png"), photograph(tmp_path, "other.png", turn=1)
     send(first, "#photo-upload", one)
@@ -450,11 +450,11 @@ def test_two_clients_at_once_see_their_own(visit: Any, tmp_path: Path) -> None:
         page.locator("#photo-iterations input[type=number]").fill("0")
     for page, name in ((first, "one"), (second, "other")):
         says(page, "#photo-said", "0.0 % of the pixels")
-        page.get_by_role("tab", name="Take it with you").click()
+        page.get_by_role("tab", name="Download").click()
         says(page, "#photo-command", f"segment {name}.png")
 
 
-def test_the_server_ends_behind_what_it_computes(
+def test_the_server_stops_after_the_running_computation(
     tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread in native code while the interpreter ends would abort the process."""

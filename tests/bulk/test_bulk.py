@@ -100,7 +100,7 @@ def test_failures_are_listed_skipped_and_retried(root: Path, tmp_path: Path) -> 
     (line,) = (out / "failed.jsonl").read_text().splitlines()
     assert json.loads(line)["picture"] == "p1.png" and "image" in json.loads(line)["reason"]
     (pictures / "p1.png").write_bytes(whole)
-    code, said, errors = run(*words, "--skip-existing")  # not tried again
+    code, said, errors = run(*words, "--skip-existing")  # not retried
     assert code == 1 and said.startswith("0 pictures done") and "1 of 2 pictures failed" in errors
     code, said, _ = run(*words, "--retry-failed")
     assert code == 0 and said.startswith("1 pictures done") and names(out) == ["p0.png", "p1.png"]

@@ -30,7 +30,7 @@ PICTURES = 8 * KILLS
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures that take a moment each, with unaries, and their results in plain/."""
+    """Pictures whose inference takes a noticeable time, with unaries, and their results in plain/."""
     root = make_pictures(tmp_path_factory.mktemp("ray"), pictures=1)
     image = np.asarray(Image.open(root / "images/p0.png")).repeat(8, 0).repeat(8, 1)
     unary = np.load(root / "unaries/p0.npy").repeat(8, 1).repeat(8, 2)
@@ -79,7 +79,7 @@ def test_workers_killed_at_random_moments_lose_nothing(root: Path, cluster: Any)
     random, stop, killed = np.random.default_rng(0), threading.Event(), []
 
     def kill() -> None:
-        # Also while they start, where few are killed: the whole run may take less than a second.
+        # Also during their start, where few are killed: the whole run may take less than a second.
         while not stop.wait(random.uniform(0.02, 0.13 * KILLS)) and len(killed) < KILLS:
             there = workers()
             if there:

@@ -132,7 +132,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_foreign_files_are_kept_and_own_files_rewritten(case, inputs: Path) -> None:
     command, folder, files = case
     before = everything(inputs)
-    for name in files:  # each alone is enough, and nothing else is written
+    for name in files:  # each alone causes the error, and nothing else is written
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"mine")
         code, _, errors = command()
@@ -140,7 +140,7 @@ def test_foreign_files_are_kept_and_own_files_rewritten(case, inputs: Path) -> N
         assert everything(folder) == {name: b"mine"}
         (folder / name).unlink()
     (folder / files[-1]).write_bytes(b"mine")
-    for more in (["--overwrite"], [], []):  # over it when told to, then over its own
+    for more in (["--overwrite"], [], []):  # with --overwrite, and then its own file without
         code, _, errors = command(*more)
         assert code == 0, errors
         found = everything(folder)

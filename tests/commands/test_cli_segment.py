@@ -60,7 +60,7 @@ def test_one_photograph_gives_labels_overlay_and_areas(tmp_path: Path, colours: 
 
 
 def save_turned(path: Path) -> None:
-    """What a camera held upright writes: the picture lies on its side, EXIF says how."""
+    """As written by a camera held upright: the stored picture is rotated, and EXIF states the orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.rot90(FLAG).copy()).save(path, exif=exif)
@@ -96,7 +96,7 @@ def test_pictures_of_every_kind_in_one_folder(tmp_path: Path, colours: Path) -> 
     for name in WRITERS:
         found = read_label_png(tmp_path / "out" / f"{name.replace('.', '_')}.png")
         expected = np.where(TRUTH == 1, 1, 0) if name.startswith(("grey", "sixteen")) else TRUTH
-        if name.endswith(".jpg"):  # its colours bleed over borders
+        if name.endswith(".jpg"):  # JPEG blurs colours across borders
             assert found.shape == TRUTH.shape and (found == expected).mean() > 0.8
         else:
             np.testing.assert_array_equal(found, expected, err_msg=name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`crfrnn submit`: the archive that the VOC server takes, and everything that it would refuse."""
+"""`crfrnn submit`: the archive that the VOC server accepts, and all inputs that it would reject."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_archive(kit):
         assert picture.getpalette() == voc_palette().reshape(-1).tolist()
         assert (entry.mtime, entry.uid, entry.uname, entry.mode) == (0, 0, "", 0o644)
     first = (kit / "out.tar.gz").read_bytes()
-    assert first[4:8] == bytes(4)  # no time in the wrapping either
-    for name in IDS:  # the same labels, saved otherwise
+    assert first[4:8] == bytes(4)  # no time stamp in the gzip header either
+    for name in IDS:  # the same labels in another PNG format
         write_label_png(kit / f"labels/{name}.png", np.array(Image.open(kit / f"labels/{name}.png")))
     assert submit(kit)[0] == 0
     assert (kit / "out.tar.gz").read_bytes() == first
@@ -134,7 +134,7 @@ def test_no_predictions(kit):
 
 
 def test_a_picture_rotated_by_exif(kit):
-    # What is predicted is the picture as it is seen: 7 × 5 here, stored as 5 × 7.
+    # Predictions are of the upright picture: 7 × 5 here, stored as 5 × 7.
     place = kit / "VOCdevkit/VOC2012/JPEGImages" / f"{IDS[0]}.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6

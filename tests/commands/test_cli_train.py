@@ -101,7 +101,7 @@ def test_experiment_writes_its_report(tmp_path: Path) -> None:
     assert all(f"| {row} |" in text for row in ("plain", "post-processing", "end-to-end", "frozen-crf"))
     short = ["--train-iterations", "2", "--test-iterations", "1,3", "--no-keep-networks"]
     code, said, _ = run("experiment", "ablations", *words, *short)
-    assert code == 0 and "train plain" not in said  # the same network serves both
+    assert code == 0 and "train plain" not in said  # both use the same network
     assert {"train2-test1", "train2-test3", "potts", "relu", "robust"} <= set(names(out / "rows"))
     assert not list(out.rglob("model.safetensors")) and list(out.rglob("crf.safetensors"))
     code, _, error = run("experiment", "table2", *words)

@@ -17,7 +17,7 @@ from crfrnn.inference import refine_volume
 AFFINE = np.array([[-1.5, 0, 0, 40], [0, 1.0, 0, -9], [0, 0, 3.0, 2], [0, 0, 0, 1]])
 SHAPE = (12, 10, 6)
 
-load: Any = nibabel.load  # its types have no voxels
+load: Any = nibabel.load  # its type stubs lack the voxel data
 
 
 def save(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> Path:

@@ -78,7 +78,7 @@ def test_a_second_signal_during_the_exit_is_the_same_request() -> None:
     try:
         with signals.answered(lambda number: None, ending=True):
             os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # while modules are taken down: nothing happens
+        os.kill(os.getpid(), signal.SIGTERM)  # while modules are finalised: no effect
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         for number in signals.NUMBERS:

@@ -81,7 +81,7 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
 """
     at_once, operators, missing = _python(code)
     absent = ["PIL", "safetensors", "scipy", "torch._dynamo", "crfrnn.io", "crfrnn.datasets", "crfrnn.models"]
-    if torch.version.cuda is None:  # a torch for GPUs has its backend imported at once
+    if torch.version.cuda is None:  # a CUDA build of torch imports its backend immediately
         absent.append("triton")
     assert not set(absent) & set(at_once) and {"torch", "crfrnn.crf.layer"} <= set(at_once)
     assert operators and not missing
@@ -89,7 +89,7 @@ print(json.dumps([sorted(at_once), operators, [name for name in crfrnn.__all__ i
 
 @pytest.mark.slow
 def test_the_package_imports_little_besides_torch() -> None:
-    """A stable stand-in for "under 1.3 times torch's time": the modules, most of them torch's."""
+    """A stable substitute for "under 1.3 times torch's import time": the imported modules, mostly torch's."""
     code = """
 import json, sys
 import torch

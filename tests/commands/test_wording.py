@@ -51,7 +51,7 @@ def test_words(python: str, command: str) -> None:
 
 
 def test_following_the_words_of_refine(tmp_path: Path) -> None:
-    """From a wrong kind and a wrong layout to the picture, by what the errors say."""
+    """Correct a wrong kind and a wrong layout by following the errors."""
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (12, 15, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     np.save(tmp_path / "z.npy", rng.normal(size=(2, 12, 15)).astype(np.float32))

@@ -14,7 +14,7 @@ from classic_lattice import ClassicLattice
 from crfrnn.compat import bilateralfilter as ours
 
 N, K, H, W = 2, 3, 6, 7
-RGB, XY = 20.0, 4.17  # no pixel on the border of two simplices, where rounding decides
+RGB, XY = 20.0, 4.17  # no pixel on a border between simplices, where rounding would decide
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_every_public_name_of_pydensecrf():
 
 
 def test_keywords_and_positions_of_the_original():
-    """Calls that pydensecrf takes, by keyword and by position, with numbers for constants."""
+    """Calls that pydensecrf accepts, by keyword and by position, with integers for constants."""
     import pydensecrf.densecrf as theirs
 
     image = np.zeros((3, 4, 3), np.uint8)
@@ -261,7 +261,7 @@ def _refine(name):
 @pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
 def test_forked_workers_after_use_in_the_parent():
-    """The usual pool of old scripts: a parallel loop in a forked child would wait forever."""
+    """The usual process pool of old scripts: a parallel loop in a forked child would hang forever."""
     with threads(2):
         here = [_refine(name) for name in ("coffee", "rocket")]
         with multiprocessing.get_context("fork").Pool(2) as pool:

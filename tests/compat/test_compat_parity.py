@@ -24,7 +24,7 @@ NORMALIZATIONS = ("NO_NORMALIZATION", "NORMALIZE_BEFORE", "NORMALIZE_AFTER", "NO
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_combination_on_photographs(kernel, normalization, kind):
-    scale = 0.05 if normalization == "NO_NORMALIZATION" else 1.0  # there a row sums to dozens
+    scale = 0.05 if normalization == "NO_NORMALIZATION" else 1.0  # unnormalised rows sum to dozens
     compat = compatibilities(kind, scale=scale)
     changed = []
     for index, name in enumerate(PHOTOGRAPHS):
@@ -38,7 +38,7 @@ def test_every_combination_on_photographs(kernel, normalization, kind):
         q = mine.inference(5)
         assert_agree(q, other.inference(5))
         changed.append((np.argmax(q, 0) != energy.argmin(0)).mean())
-    assert np.mean(changed) > 0.05  # the pairwise terms did something
+    assert np.mean(changed) > 0.05  # the pairwise terms have an effect
 
 
 @pytest.mark.parametrize("kind", ["scalar", "vector", "matrix"])
@@ -61,11 +61,11 @@ def test_steps_and_divergence(normalization, kind):
         other.stepInference(*other_state)
         assert_agree(mine_state[0], other_state[0])
     np.testing.assert_allclose(np.array(mine_state[0]), np.array(mine.inference(4)), atol=1e-4)
-    assert [m.shape for m in mine_state[1:]] == [(0, 0), (0, 0)]  # as theirs look from outside
+    assert [m.shape for m in mine_state[1:]] == [(0, 0), (0, 0)]  # as the original prints them
 
 
 def test_divergence_lacks_the_half():
-    """Σ Q log Q + Σ U Q + <Q, C K Q> of three points, with a lattice written apart."""
+    """Σ Q log Q + Σ U Q + <Q, C K Q> of three points, with an independent lattice."""
     model = ours.DenseCRF(3, 2)
     energy = np.array([[0.1, 1, 0.4], [0.7, 0.2, 0.3]], np.float32)
     model.setUnaryEnergy(energy)

@@ -49,7 +49,7 @@ def test_the_originals_arrays(case):
     kept = [np.array(a) for a in arguments]
     ours, want = getattr(utils, name)(*arguments, **options), getattr(theirs, name)(*arguments, **options)
     assert type(ours) is np.ndarray and ours.dtype == want.dtype == np.float32
-    assert ours.flags.c_contiguous  # theirs is not always: then setUnaryEnergy refuses it
+    assert ours.flags.c_contiguous  # the original's is not always contiguous: then setUnaryEnergy refuses it
     np.testing.assert_allclose(ours, want, rtol=2e-6, atol=1e-6)
     for argument, before in zip(arguments, kept, strict=True):
         np.testing.assert_array_equal(argument, before)

@@ -49,7 +49,7 @@ def test_it_is_pickled_and_serves_several_threads() -> None:
 
 
 def labels_and_threads(post: DenseCRF, image: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Of a worker that has three threads: the argmax, the threads of an inference, and those after it."""
+    """In a worker with three threads: the argmax, the threads of an inference, and those after it."""
     torch.set_num_threads(3)
     with _engine.running():
         taken = torch.get_num_threads()

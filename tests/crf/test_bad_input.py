@@ -197,7 +197,7 @@ def test_bandwidths_per_axis_must_fit_the_picture():
 
 
 def test_large_but_finite_unaries_are_accepted():
-    """Their sum overflows float32; they are finite all the same."""
+    """Their sum overflows float32, but each is finite."""
     huge = torch.full((B, L, H, W), 3e38)
     assert torch.isfinite(field(huge)).all()
 

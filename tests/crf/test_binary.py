@@ -57,7 +57,7 @@ def test_one_logit_with_its_gradient_checked():
 
 
 def test_a_sigmoid_network_learns_through_it():
-    """A disk in noise: the layer must keep the single channel's evidence, and its weights must change."""
+    """A disk in noise: the single channel's evidence must be kept, and the layer's weights must change."""
     rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
     truth = ((rows - 11) ** 2 + (columns - 12) ** 2 < 49).float()[None, None]
     image = 40 + 160 * truth.expand(-1, 3, -1, -1)

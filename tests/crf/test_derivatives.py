@@ -20,7 +20,7 @@ from crfrnn.lattice import Lattice, exact_filter
 
 F64 = torch.float64
 close = torch.testing.assert_close
-# Off the lattice's ties, where finite differences mean something.
+# Away from the borders between simplices, where finite differences are valid.
 GENERIC = {"theta_alpha": 3.1234, "theta_beta": 61.567, "theta_gamma": 1.5321}
 
 
@@ -146,7 +146,7 @@ def test_forward_mode_of_layer_and_loss() -> None:
 
 
 def test_a_small_step_of_the_weights_keeps_its_digits() -> None:
-    """The derivative by the weights is a difference of two filters, taken at the weights' own length."""
+    """The derivative by the weights is a difference of two filters, with a step relative to the weights."""
     features, values = 2 * torch.randn(1, 40, 3), torch.randn(1, 40, 4)
     step = torch.randn_like(features)
 
@@ -255,7 +255,7 @@ def test_several_models_of_one_picture() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"exclude_self": True}], ids=["plain", "without self"])
 def test_nested_levels_of_one_size(options: dict[str, Any]) -> None:
-    """As many samples inside as outside: the level at which a lattice was built is not a matter of counts."""
+    """Equally many samples inside and outside: a lattice's vmap level cannot be inferred from counts."""
     crf = CRFRNN(2, **GENERIC, iterations=2, **options).double()
     unary, image = (t[:, None, ..., :1, :3] for t in picture(batch=6))
     every = torch.vmap(lambda i: torch.vmap(lambda u: crf(u, i))(unary))(image)
@@ -307,7 +307,7 @@ def test_the_implicit_gradient_has_two_derivatives() -> None:
 
 @pytest.mark.parametrize("theta", [3.0, 60.0, 1.5, 7.0])
 def test_a_layer_moved_to_float64_keeps_its_bandwidths(theta: float) -> None:
-    """exp of a logarithm rounded to float32 is another number in float64: enough to leave a tie."""
+    """exp of a logarithm rounded to float32 differs in float64: enough to change the simplex of a pixel."""
     crf = CRFRNN(2, theta_alpha=theta)
     before = float(crf.log_theta_alpha.exp().detach())
     assert float(crf.double().log_theta_alpha.exp().detach()) == pytest.approx(before, rel=4e-16)

@@ -25,7 +25,7 @@ def pair(size: tuple[int, int], batch: int = 2, dtype: torch.dtype = torch.float
 
 
 def exported(module: nn.Module, inputs: tuple[Tensor, ...], free: dict[str, Any]) -> nn.Module:
-    """Through a file, as another process gets it."""
+    """Save and load, as in another process."""
     file = io.BytesIO()
     torch.export.save(torch.export.export(module, inputs, dynamic_shapes=free), file)
     file.seek(0)
@@ -130,11 +130,11 @@ def node_inputs(crf: CRFRNN, inputs: tuple[Tensor, ...]) -> list[np.ndarray | No
     "settings", [{}, {"temperature": 2.0, "label_weights": "matrix", "theta_alpha": [9.0, 7.0]}]
 )
 def test_the_node_of_onnx_is_the_layer(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph has one node in the layer's place; run_node does what the layer does."""
+    """The graph has one node in place of the layer; run_node computes the same as the layer."""
     crf, inputs = CRFRNN(3, eval_iterations=3, **settings).eval(), pair((9, 8))
     attributes = {name: getattr(crf, name) for name in SETTINGS} | {"num_labels": 3, "iterations": 3}
-    attributes["precision"] = "auto"  # as earlier files have it
-    attributes["quality"] = crf.quality.encode()  # as the package onnx gives strings
+    attributes["precision"] = "auto"  # as in earlier files
+    attributes["quality"] = crf.quality.encode()  # as the package onnx returns strings
     assert (run_node(node_inputs(crf, inputs), attributes) == crf(*inputs).detach().numpy()).all()
     if not hasattr(getattr(torch.onnx, "ops", None), "symbolic"):
         pytest.skip("this torch has no nodes of one's own")

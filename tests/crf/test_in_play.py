@@ -23,7 +23,7 @@ GRID = (13, 17)
 
 
 def smooth(random: torch.Generator, *shape: int, grid: tuple[int, ...] = GRID) -> Tensor:
-    """Blobs: what a network or a camera gives, where few labels lie near the best one."""
+    """Blobs, as from a network or a camera: few labels are close to the best one."""
     return interpolate(torch.randn(*shape, 4, 5, generator=random), grid, mode="bilinear")
 
 
@@ -32,7 +32,7 @@ def random_problem(
 ) -> dict[str, Any]:
     """Arguments of `mean_field`; kind: of weights and compatibility."""
     random = torch.Generator().manual_seed(seed)
-    # From label to label weaker, so that some are in play, some are not, and some will be or have been.
+    # Weaker from label to label, so that some are in play, some are not, and some change.
     unary = 4 * smooth(random, batch, labels) - torch.linspace(0, 14, labels).view(-1, 1, 1)
     mask = torch.rand(batch, *GRID, generator=random) > 0.2 if chosen.pop("mask", False) else None
     known = torch.randint(labels, (batch, *GRID), generator=random)
@@ -65,7 +65,7 @@ def in_plain_torch(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Tensor:
 
 
 def sets_in_play(monkeypatch: pytest.MonkeyPatch, in_play: float, **arguments: Any) -> list[list[int]]:
-    """The labels in play before each iteration, from the start and what each number of iterations gives."""
+    """The labels in play before each iteration, from the start and the results of fewer iterations."""
     found = []
     for done in range(arguments["iterations"]):
         x = in_plain_torch(monkeypatch, **(arguments | {"iterations": done, "in_play": in_play}))
@@ -99,7 +99,7 @@ def test_the_native_core_equals_plain_torch(
     torch.testing.assert_close(
         ours, in_plain_torch(monkeypatch, **arguments, in_play=in_play), rtol=1e-4, atol=1e-4
     )
-    if in_play == 0.1:  # some label is out of play, or nothing was shown
+    if in_play == 0.1:  # some label must be out of play, or the test shows nothing
         assert not torch.allclose(ours, mean_field(**arguments), rtol=1e-4, atol=1e-4)
 
 
@@ -199,7 +199,7 @@ def test_labels_come_into_play_and_leave(
     monkeypatch: pytest.MonkeyPatch, kind: str, seed: int, in_play: float
 ) -> None:
     arguments: dict[str, Any] = random_problem(seed, 12, kind, batch=1, initial=True) | {"iterations": 6}
-    # The start has labels 0 and 1 alone; the unary has others, of which neighbours drive some out again.
+    # The start has only labels 0 and 1; the unary has others, some of which messages remove again.
     arguments["initial"] = arguments["unary"].clone()
     arguments["initial"][:, 2:] -= 40
     arguments["weights"] = [2 * weight for weight in arguments["weights"]]
@@ -218,7 +218,7 @@ def test_without_labels_in_play_there_are_no_messages() -> None:
 
 
 def test_marginals_far_from_the_unary() -> None:
-    """Weights of hundreds: exponentials of what the columns have moved by would overflow."""
+    """Weights of several hundred: exponentials of the change of the columns would overflow."""
     arguments = random_problem(8, 12)
     arguments["weights"] = [400.0 * w for w in arguments["weights"]]
     ours, exact = mean_field(**arguments, in_play=0.01), mean_field(**arguments, in_play=1e-12)
@@ -229,7 +229,7 @@ def test_marginals_far_from_the_unary() -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     arguments = random_problem(6, 5, mask=True)
     broken = arguments["unary"].clone()
-    broken[~arguments["mask"].unsqueeze(1).expand_as(broken)] = float("nan")  # padding may hold anything
+    broken[~arguments["mask"].unsqueeze(1).expand_as(broken)] = float("nan")  # padding may have any value
     valid = arguments["mask"][:, 0, 0].nonzero()
     clean = mean_field(**arguments, in_play=0.05)
     ours = mean_field(**(arguments | {"unary": broken}), in_play=0.05)
@@ -281,7 +281,7 @@ def test_overlapping_labels_refuse_a_threshold() -> None:
 
 @pytest.mark.real
 def test_marginals_of_real_pictures_stay_within_a_thousandth() -> None:
-    """T = 10, the numbers of the default preset, the threshold that evaluation takes by itself."""
+    """T = 10, the default parameters and the default threshold of evaluation."""
     shared = shared_folder()
     assert shared is not None
     folder = shared / "data" / "voc2012-person"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GaussianKernel: units, shapes, normalisation and gradients against formulas written out densely."""
+"""GaussianKernel: units, shapes, normalisation and gradients against dense formulas."""
 
 from __future__ import annotations
 
@@ -331,7 +331,7 @@ def test_features_are_checked_once(method: str) -> None:
 
 
 def test_a_kernel_keeps_its_points_and_bandwidths() -> None:
-    """Changed in place afterwards, they would filter with a normaliser of other points."""
+    """If they were changed in place afterwards, the normaliser would belong to other points."""
     points, theta, values = torch.rand(1, 6, 2), torch.tensor([1.0, 2.0]), torch.rand(1, 6, 3)
     kernels = GaussianKernel(points, method="exact"), GaussianKernel.spatial((2, 3), theta)
     before = [kernel @ values for kernel in kernels]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""CRFRNN: its parameters, its promises to torch, and every gradient."""
+"""CRFRNN: its parameters, its behaviour as a torch module, and every gradient."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_start():
 
 
 def checks_of(run):
-    """How often each function named check… of the validating modules runs, as "room.name"."""
+    """The number of calls of each function check… of the validating modules, as "package.name"."""
     seen = Counter()
 
     def watch(frame, event, _):
@@ -87,7 +87,7 @@ def test_arguments_override_a_preset():
 @pytest.mark.parametrize("exclude_self", [False, True])
 @pytest.mark.parametrize("size", [(12,), (5, 6), (3, 4, 3)], ids=["1-D", "2-D", "3-D"])
 def test_against_dense_matrices(label_weights, normalization, exclude_self, size):
-    """The whole layer, parameters off their start, one bandwidth per axis and channel, masked and clamped."""
+    """The whole layer: changed parameters, one bandwidth per axis and channel, mask and clamp."""
     unary, image = inputs(1, size, channels=2, dtype=torch.float64)
     axes = len(size)
     alpha, beta, gamma = [2.0, 3.5, 5.0][:axes], [40.0, 90.0], [0.9, 1.4, 2.0][:axes]
@@ -195,7 +195,7 @@ def test_float64_is_computed_in_float64(methods):
     single = crf(unary.float(), image.float())
     difference = (double - single).abs().max()
     assert 0 < difference < 1e-3
-    # Wiggles far below float32's resolution pass through.
+    # Changes far below float32's resolution have an effect.
     nudged = crf(unary + 1e-12, image)
     assert 0 < (nudged - double).abs().max() < 1e-10
 
@@ -266,7 +266,7 @@ def test_gradcheck_exact(normalization, methods):
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("quality", ["classic", "default", "high", "finest"])
 def test_gradcheck_lattice(normalization, quality):
-    """At bandwidths and colours off the lattice's ties."""
+    """At bandwidths and colours away from the borders between simplices."""
     check_every_gradient(normalization=normalization, quality=quality, **ALL_LATTICE)
 
 

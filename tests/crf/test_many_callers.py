@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One layer called from threads and from processes, and the end of memory; scripts/soak.py goes on longer."""
+"""One layer called from threads and processes, and running out of memory; scripts/soak.py runs longer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_eight_threads_on_one_layer_equal_one_thread() -> None:
 
 
 class Refined(Dataset):
-    """Pictures that a layer refines where they are loaded."""
+    """Pictures that a layer refines in the data loader."""
 
     def __init__(self) -> None:
         self.crf = CRFRNN(LABELS).eval()
@@ -106,7 +106,7 @@ for spare in (4, 12, 30, 60, 100, 4000):  # MiB
 @linux
 @pytest.mark.slow
 def test_running_out_of_memory_is_an_error_and_no_abort() -> None:
-    """At whatever moment: MemoryError of the core, or what torch raises for its own tensors."""
+    """At any moment: MemoryError of the core, or the error of torch for its own tensors."""
     command = [sys.executable, "-c", EXHAUSTED]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

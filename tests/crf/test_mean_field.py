@@ -229,7 +229,7 @@ def test_gradcheck(rng, options):
         options["clamp"] = torch.from_numpy(rng.integers(-1, LABELS, (1, *SIZE)))
     inputs = leaves(rng)
     assert gradcheck(lambda *t: solve(options, *t), inputs, nondet_tol=0, fast_mode=True)
-    # Entry by entry too, for what is small enough.
+    # Entry by entry too, if it is small enough.
     fixed = [t.detach() for t in inputs[1:3]]
     few = [inputs[0], *inputs[3:]]
     assert gradcheck(lambda u, v, m, mu: solve(options, u, *fixed, v, m, mu), few, nondet_tol=0)
@@ -274,7 +274,7 @@ def saved_bytes(function):
 
 
 def test_memory_of_backward(rng):
-    """Unrolled: one x per iteration and no more; implicit: the same for every T."""
+    """Unrolled: exactly one x per iteration; implicit: constant in T."""
     inputs = leaves(rng, scale=0.3)
     one = inputs[0].numel() * inputs[0].element_size()
     ways = {}

@@ -140,7 +140,7 @@ def test_why_the_operator_cannot_run_a_problem(reason: str | None, options: dict
     weights, mu = [1.0] * len(kernels), -torch.eye(labels)
     found = ops.can(Problem.of(unary, kernels, weights, mu, activation=activation))
     assert found is None if reason is None else found is not None and reason in found
-    out = mean_field(unary, kernels, weights, mu, 1, activation=activation)  # one way or the other
+    out = mean_field(unary, kernels, weights, mu, 1, activation=activation)  # native or general path
     double = mean_field(unary.double(), kernels, weights, mu.double(), 1, activation=activation)
     torch.testing.assert_close(out.double(), double, rtol=1e-4, atol=1e-4)
 
@@ -237,4 +237,4 @@ def test_backward_allocates_no_zeros_without_a_gradient() -> None:
     logits = crf(torch.randn(1, 4, 30, 40, requires_grad=True), image, iterations=3)
     with Zeros() as zeros:
         logits.sum().backward()
-    assert zeros.most < logits.numel()  # as large as all marginals and as the lattice's table, once
+    assert zeros.most < logits.numel()  # as large as all marginals, and as the lattice's table, once

@@ -48,7 +48,11 @@ def test_port_of_crfrnn(trained):
     """The port's parameters in our layer: its Mu is our -compatibility, matrices act from the left."""
     rng = np.random.default_rng(4)
     unary, image = 2 * rng.standard_normal((3, 7, 8)), rng.integers(0, 256, (3, 7, 8))
-    thetas = (5.1234, 83.21, 1.7321)  # off the lattice's ties, so that equal numbers can be required
+    thetas = (
+        5.1234,
+        83.21,
+        1.7321,
+    )  # away from the borders between simplices, so that equal numbers can be required
     w_spatial, w_bilateral, mu = 3 * np.eye(3), 5 * np.eye(3), np.eye(3)
     if trained:
         w_spatial, w_bilateral, mu = (
@@ -131,7 +135,7 @@ def test_pydensecrf_scalar(photograph, normalization, thetas):
     ours = run_ours(*photograph, spatial, bilateral, normalization, weights, -torch.eye(5))
     assert_parity(ours, theirs)
     unary = torch.softmax(torch.from_numpy(photograph[1]), 0).numpy()
-    assert (ours.argmax(0) != unary.argmax(0)).mean() > 0.05  # it did something
+    assert (ours.argmax(0) != unary.argmax(0)).mean() > 0.05  # it has an effect
 
 
 @pytest.mark.parametrize("normalization", ["after", "symmetric"])

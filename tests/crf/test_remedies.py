@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Remedies of errors, followed to the letter: expressions are taken out of the message and run."""
+"""Remedies of errors, followed literally: expressions are extracted from the message and run."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ PICTURES: dict[str, tuple[np.ndarray, np.ndarray]] = {
 
 @pytest.mark.parametrize("case", PICTURES)
 def test_pictures_given_to_the_pydensecrf_interface(case: str) -> None:
-    """What the expression in the message makes of it is the photograph again."""
+    """The expression in the message restores the photograph."""
     from crfrnn.compat.pydensecrf import densecrf
 
     rgbim, expected = PICTURES[case]

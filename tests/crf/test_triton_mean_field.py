@@ -27,7 +27,7 @@ SOME = ["plain", "40 labels", "150 labels", "matrices", "mask and clamp, damped"
 def on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the default backend of CUDA tensors for CPU tensors."""
     monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
-    monkeypatch.setattr("crfrnn.crf.triton.backward.PIECE", 8)  # several, and a rest
+    monkeypatch.setattr("crfrnn.crf.triton.backward.PIECE", 8)  # several chunks and a remainder
 
 
 def crf_and_input(labels: int = 4) -> tuple[CRFRNN, torch.Tensor, torch.Tensor]:
@@ -77,8 +77,10 @@ def test_same_bits_from_run_to_run(on_chip: None, on_triton: None) -> None:
 
 
 class NoLookingBack(TorchDispatchMode):
-    """Refuses every operation that makes the CPU wait for the device or learn a size from it, or that copies
-    a number of Python's to it; inside our operators as well, which the dispatcher would run unseen."""
+    """Refuses operations that synchronise with the device, read a size from it, or copy a number to it.
+
+    Inside the package's operators as well, which the dispatcher would otherwise run undetected.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class NoLookingBack(TorchDispatchMode):
 @interpreted
 @pytest.mark.parametrize("grad", [False, True])
 def test_the_loop_never_synchronises_with_the_device(grad: bool, on_triton: None) -> None:
-    """With the check for finite values switched off: what a CUDA graph can hold."""
+    """With the check for finite values disabled, as in a CUDA graph."""
     crf, unary, image = crf_and_input()
     kernels = [k for k in crf.kernels(image)]
     weights = (3.0, crf.bilateral_weights.detach())

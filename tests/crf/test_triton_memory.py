@@ -22,7 +22,7 @@ interpreted = pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here
 
 
 @interpreted
-@pytest.mark.parametrize("side, beta", [(16, 20.0), (40, 200.0)])  # many vertices a pixel; few
+@pytest.mark.parametrize("side, beta", [(16, 20.0), (40, 200.0)])  # many vertices per pixel; few
 def test_backward_holds_what_the_larger_kernel_needs(
     side: int, beta: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,7 +51,7 @@ def test_backward_holds_what_the_larger_kernel_needs(
     plane, rows = (
         unary.nbytes,
         4 * labels * max(len(table) for table in built.structure[4:]),
-    )  # a pass may have more
+    )  # a pass may need more
     small = 5 * built.weights.nbytes + 2**16  # weights with factors and in the splat's order, their gradient
     lattice_needs, gaussian_needs = max(2 * rows, rows + plane), 3 * plane
     first, second = max(lattice_needs, gaussian_needs), min(lattice_needs, gaussian_needs)

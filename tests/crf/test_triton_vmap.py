@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""vmap over the GPU lattice, there or in the interpreter: as the reference does it sample after sample."""
+"""vmap over the GPU lattice, on a GPU or in the interpreter, against the reference sample by sample."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ close = torch.testing.assert_close
 
 @pytest.fixture
 def tensors(on_chip: None) -> tuple[Tensor, Tensor]:
-    """Three samples of features [2, 11, 2] and values [2, 11, 3], off the lattice's ties."""
+    """Three samples of features [2, 11, 2] and values [2, 11, 3], away from the borders between simplices."""
     return 1.3 * torch.randn(3, 2, 11, 2, dtype=torch.float64), torch.randn(3, 2, 11, 3, dtype=torch.float64)
 
 
@@ -28,7 +28,7 @@ def tensors(on_chip: None) -> tuple[Tensor, Tensor]:
 def test_lattices_built_inside(
     tensors: tuple[Tensor, Tensor], quality: str, masked: bool, reverse: bool
 ) -> None:
-    """Every sample its own lattice, and the gradient of all by features and values."""
+    """A lattice per sample, and the gradients of all by features and values."""
     masks = torch.rand(3, 2, 11) > 0.3 if masked else torch.ones(3, 2, 11, dtype=torch.bool)
 
     def run(backend: str, f: Tensor, v: Tensor, m: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def test_lattices_built_inside(
 
 
 def test_a_lattice_built_outside(tensors: tuple[Tensor, Tensor]) -> None:
-    """The samples share it, and one backward pass serves many gradients at once."""
+    """The samples share one lattice, and one backward pass computes many gradients."""
     features, values = tensors[0][0].requires_grad_(), tensors[1].requires_grad_()
     built = Lattice.build(features, backend="triton")
     one_by_one = torch.stack([built.filter(v) for v in values])

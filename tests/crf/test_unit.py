@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Guides and unaries in other units than the CRF's get one warning, and nothing else does."""
+"""Guides and unaries in other units than the CRF's cause one warning, and no others do."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_remedies_avoid_the_warning_and_restore_the_edges():
         (PHOTO * 9).round(),  # the same as float
         torch.zeros_like(PHOTO),
         torch.full_like(PHOTO, 0.5),
-        180 + 4 * PHOTO,  # a piece of sky
+        180 + 4 * PHOTO,  # a crop of the sky
         255 * PHOTO - torch.tensor([124.0, 117, 104]).view(1, 3, 1, 1),  # Caffe's guide
         100 * NORMALISED,
     ],
@@ -157,6 +157,4 @@ def test_probabilities_in_place_of_logits_cause_a_warning():
         part = guide[..., : fine.shape[2], : fine.shape[3]]
         assert not said(lambda fine=fine, part=part: CRFRNN(2)(fine, part))
     assert not said(lambda: CRFRNN(2)(sigmoid, guide))
-    assert not said(
-        lambda: CRFRNN(1)(0.2 + 0.3 * sigmoid[:, :1], guide)
-    )  # as an untrained network may have it
+    assert not said(lambda: CRFRNN(1)(0.2 + 0.3 * sigmoid[:, :1], guide))  # as from an untrained network

@@ -46,7 +46,9 @@ def test_equals_an_iteration_of_mean_field(labels: int, normalization: str) -> N
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_plain_torch_gives_the_same(normalize: bool) -> None:
-    unary, marginals, kernels, costs = problem(5, "symmetric", masked=True)  # a mask is not native
+    unary, marginals, kernels, costs = problem(
+        5, "symmetric", masked=True
+    )  # masks are not supported natively
     masked = update(unary, marginals, kernels, costs, normalize)
     first, second = ((kernel @ marginals[None])[0] for kernel in kernels)
     x = unary - costs[0] * first - torch.einsum("lk,nk->nl", costs[1], second)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""COCO annotations as labels of VOC, against hand-made pictures, skimage and what the annotations say."""
+"""COCO annotations as labels of VOC, against hand-made pictures, skimage and the annotated areas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def box(x: int, y: int, width: int, height: int) -> list[list[int]]:
 
 
 def runs(inside: np.ndarray) -> dict[str, Any]:
-    """Run lengths down the columns, zeros first, written the slow way."""
+    """Run lengths down the columns, zeros first, by a plain loop."""
     counts, value = [0], False
     for pixel in inside.T.reshape(-1):
         if pixel != value:
@@ -189,7 +189,7 @@ def test_all_problems_at_once(root, content):
 
 @pytest.mark.parametrize("write", [str, float, "{:012d}".format])
 def test_ids_of_any_form(root, content, write):
-    content = copy.deepcopy(content)  # the categories are every test's
+    content = copy.deepcopy(content)  # the categories are shared by the tests
     content["categories"][1]["name"] = " Couch"
     for entry in (*content["images"], *content["categories"], *content["annotations"]):
         for name in ("id", "image_id", "category_id", "height", "width", "iscrowd", "ignore"):
@@ -240,7 +240,7 @@ def test_annotations_of_pictures_that_are_not_listed_are_counted(root, content):
 
 def test_odd_entries_do_no_harm(root, content):
     content["annotations"] += [
-        note(9, PERSON, [[1, 1, 5, 5]]),  # two corners: nothing, and no box either
+        note(9, PERSON, [[1, 1, 5, 5]]),  # two corners: no area, and not a box either
         note(9, PERSON, []),
     ]
     assert read(root, content).ids == ("a", "b")

@@ -134,7 +134,7 @@ def test_the_search_for_a_label_ends_with_the_first(two, monkeypatch):
 
 
 def test_void_under_another_number(two):
-    """CamVid's 11: as a line of labels.txt, or said by the caller, with names and without."""
+    """CamVid's void value 11: from labels.txt or given by the caller, with names and without."""
     for name in "abc":
         mask(two / f"masks/{name}.png", [0, 11, 1], [255, 1, 11])
     want = [[0, 255, 1], [255, 1, 255]]

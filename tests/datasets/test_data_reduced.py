@@ -42,7 +42,7 @@ def test_labels_by_the_nearest_centre_and_a_ramp_stays_a_ramp(tmp_path: Path) ->
     assert np.abs(item.image[inner].astype(int) - wanted[inner]).max() <= 1
     image, labels = item.tensors()
     assert image.shape == (3, 20, 30) and labels.shape == (20, 30)
-    assert np.array_equal(pickle.loads(pickle.dumps(item)).mask, item.mask)  # workers are sent it
+    assert np.array_equal(pickle.loads(pickle.dumps(item)).mask, item.mask)  # it is sent to workers
 
 
 def test_it_is_antialiased(tmp_path: Path) -> None:

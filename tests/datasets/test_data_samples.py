@@ -66,7 +66,7 @@ def test_crop(height, width, rows, columns, seed):
     assert int(part.mask.sum()) == min(height, rows) * min(width, columns)
     assert (part.labels[~part.mask] == 255).all()
     assert torch.allclose(part.image[:, ~part.mask], torch.tensor(T.MEAN_COLOUR)[:, None])
-    # Picture and labels still tell the same place, and the window is one piece.
+    # Picture and labels still encode the same position, and the window is contiguous.
     y, x = part.image[0][part.mask].long(), part.image[1][part.mask].long()
     assert torch.equal(part.labels[part.mask], (y * 5 + x) % 200)
     where = part.mask.nonzero()
@@ -94,7 +94,7 @@ def test_flip():
 def test_scale():
     sides = [T.random_scale(marked(24, 12), 0.5, 2.0, seeded(k)).labels.shape for k in range(300)]
     assert all(12 <= h <= 48 and abs(h - 2 * w) <= 1 for h, w in sides)
-    assert abs(sum(h < 24 for h, _ in sides) - 147) < 40  # as often smaller as larger
+    assert abs(sum(h < 24 for h, _ in sides) - 147) < 40  # enlarged as often as reduced
     assert T.random_scale(marked(1, 1), 0.1, 0.1, seeded()).labels.shape == (1, 1)
 
 
@@ -109,7 +109,7 @@ def test_colours():
         assert changed.labels is sample.labels
     grey = T.sample_of("a", torch.full((3, 2, 2), 100, dtype=torch.uint8), torch.zeros(2, 2).byte())
     bright = torch.stack([T.colour_jitter(grey, 0.2, 0.5, 0.5, seeded(k)).image for k in range(200)])
-    assert 80 <= bright.min() < 85  # contrast and saturation leave an even grey as it is
+    assert 80 <= bright.min() < 85  # contrast and saturation do not change a uniform grey
     assert 115 < bright.max() <= 120
     one = T.sample_of("a", torch.tensor([180, 120, 90]).byte()[:, None, None], torch.zeros(1, 1).byte())
     luma = 0.299 * 180 + 0.587 * 120 + 0.114 * 90

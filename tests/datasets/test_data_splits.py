@@ -79,7 +79,10 @@ def test_the_same_id(kits):
     train, val = sbd_pictures(kits[1], "trainval"), voc_pictures(kits[0], "val")
     leaks = find_leaks(train, val, pictures=False)
     assert [(leak.train, leak.val, leak.reason) for leak in leaks] == [("w1", "w1", "id"), ("w3", "w3", "id")]
-    assert [leak.val for leak in find_leaks(train, val)] == ["w1", "w3"]  # each once, for both reasons
+    assert [leak.val for leak in find_leaks(train, val)] == [
+        "w1",
+        "w3",
+    ]  # each reported once, for both reasons
     with pytest.raises(ValueError, match="expected no picture in both, got 2") as caught:
         refuse_leaks(train, val)
     assert "same id (2 of this kind: 'w1', 'w3')" in str(caught.value)
@@ -108,7 +111,7 @@ def test_the_same_picture_under_two_names(tmp_path):
     picture.resize((53, 41)).save(tmp_path / "val/copy.jpg", quality=60)
     ImageOps.mirror(picture).save(tmp_path / "val/mirrored.png")
     exif = Image.Exif()
-    exif[0x112] = 3  # saved upside down, and said so
+    exif[0x112] = 3  # saved upside down, with the EXIF orientation
     picture.rotate(180).save(tmp_path / "val/turned.jpg", quality=95, exif=exif)
     devkits.picture(tmp_path / "val/other.png", 77, (60, 90))
     train, val = (folder_pictures(tmp_path / name, masks=None) for name in ("train", "val"))

@@ -53,7 +53,7 @@ def test_resampling_is_with_whole_pictures():
 def test_portions_do_not_change_the_draw(monkeypatch):
     counts = matrices(2)
     whole = bootstrap(counts, mean_iu, samples=100)
-    # The package shows the function of this name in place of the module.
+    # In the package the function of this name hides the module.
     module = importlib.import_module("crfrnn.evaluation.bootstrap")
     monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * 40 * 7)
     assert bootstrap(counts, mean_iu, samples=100).value == whole.value

@@ -22,7 +22,7 @@ from crfrnn.evaluation.planes import dilate_disk, edges, erode_square, groups, p
 
 
 def masks(seed, labels=4, shape=(40, 53), void=True):
-    """Blobs with a void band around them, and a prediction whose blobs are a little elsewhere."""
+    """Blobs surrounded by a void band, and a prediction with slightly shifted blobs."""
     rng = np.random.default_rng(seed)
     fields = ndimage.gaussian_filter(rng.normal(size=(labels, *shape)), (0, 4, 4))
     truth = fields.argmax(0).astype(np.uint8)
@@ -61,7 +61,7 @@ def reference_inner_boundary(mask):
     """mask_to_boundary of Cheng et al.: one ring of zeros, iterated 3×3 erosion, the ring cut off again."""
     steps = max(1, round(0.02 * math.hypot(*mask.shape)))
     padded = np.pad(mask, 1)
-    # As OpenCV has it, what lies beyond the array takes no part in the erosion: only the ring of zeros does.
+    # As in OpenCV, pixels outside the array do not take part in the erosion; only the ring of zeros does.
     eroded = ndimage.binary_erosion(padded, np.ones((3, 3)), iterations=steps, border_value=1)[1:-1, 1:-1]
     return mask & np.logical_not(eroded)
 
@@ -163,7 +163,9 @@ def test_figures_over_a_data_set():
         [[[1, 0, 0, 1], [2, 0, 4, 5], [1, 0, 2, 0]], [[2, 0, 1, 0], [2, 0, 0, 0], [2, 0, 0, 0]]]
     )
     assert per_label_ratio(counts.sum(0)).tolist()[::2] == [0.75, 0.25]
-    assert per_label_ratio(counts.sum(0))[3] == 0.2  # predicted alone: it has a figure, the mean has not
+    assert (
+        per_label_ratio(counts.sum(0))[3] == 0.2
+    )  # predicted only: it has its own score, but does not enter the mean
     assert np.isnan(per_label_ratio(counts.sum(0))[1])
     assert mean_ratio(counts.sum(0)) == pytest.approx(0.5)
     assert mean_ratio(counts).shape == (2,)

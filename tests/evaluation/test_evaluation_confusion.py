@@ -97,7 +97,7 @@ def test_odd_but_valid():
     assert np.isnan(ConfusionMatrix(3).compute().mean_iu)
     assert ConfusionMatrix(3).per_picture.shape == (0, 3, 3)
     assert confusion_matrix(np.zeros((0, 4), int), np.zeros((0, 4), int), 2).sum() == 0
-    assert confusion_matrix([[255]], [[200]], 2).sum() == 0  # nothing is looked at under void
+    assert confusion_matrix([[255]], [[200]], 2).sum() == 0  # predictions under void are not checked
     assert confusion_matrix(torch.tensor([[1]]), torch.tensor([[1]], dtype=torch.uint8), 2)[1, 1] == 1
     assert confusion_matrix([[299]], [[0]], 300, void=-1)[299, 0] == 1
     assert np.isnan(pixel_accuracy(np.zeros((2, 2))))

@@ -140,7 +140,7 @@ def test_a_fold_of_train_and_what_is_refused(root: Path, tmp_path: Path) -> None
         assert max(labels.shape) == 16
     with (out / "unary-ablations_differences.csv").open() as stream:
         pairs = {(line["method"], line["minus"]) for line in csv.DictReader(stream)}
-    assert ("robust", "cross-entropy") in pairs  # the one thing it differs in
+    assert ("robust", "cross-entropy") in pairs  # the only difference
     refusals: list[tuple[list[object], str]] = [
         (["--row", "nonsense", *fold], "train1-test3"),
         (["--judge-on", "test"], "held-out"),
@@ -224,7 +224,7 @@ def test_the_robust_loss_of_a_fit() -> None:
 
 def test_a_fit_that_keeps_its_last_epoch(root: Path) -> None:
     data, start = dataset(root, "train"), CRFRNN(LABELS, iterations=2)
-    wild = replace(CONFIG, epochs=2, rate_weights=300.0, cosine=False)  # far past what is good
+    wild = replace(CONFIG, epochs=2, rate_weights=300.0, cosine=False)  # far too high
     best, last = (fit(data, start, replace(wild, select=select)) for select in ("loss", "last"))
     assert best.best_epoch < 2
     assert last.best_epoch == 2 and last.history[-1]["train_loss"] == best.history[-1]["train_loss"]

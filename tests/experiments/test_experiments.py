@@ -76,7 +76,7 @@ def test_table1_from_data_to_report(tmp_path: Path) -> None:
     work.run(plan)
     out = tmp_path / "out"
 
-    # The frozen CRF is the cross-validated one; end to end started from it and moved.
+    # The frozen CRF is the cross-validated one; end to end started from it and changed.
     numbers = json.loads((out / "tuned.json").read_text())["numbers"]
     frozen = load_parameters(out / "rows" / "frozen-crf" / "crf.safetensors").crf
     post = load_parameters(out / "rows" / "post-processing" / "crf.safetensors").crf
@@ -142,7 +142,7 @@ def test_an_interrupted_experiment_resumes(tmp_path: Path, monkeypatch: pytest.M
     work = experiment(tmp_path, trials=0)
     plan = table1(work.recipe)
     work._judge(plan, plan.rows[0])
-    (tmp_path / "out" / "rows" / "plain" / "row.json").unlink()  # judged in part, as after a power cut
+    (tmp_path / "out" / "rows" / "plain" / "row.json").unlink()  # partly evaluated, as after a power cut
     again = experiment(tmp_path, trials=0)
     again.run(Plan("short", plan.runs, plan.rows[:2], "plain", "end-to-end"))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -192,7 +192,7 @@ def test_val_is_not_read_with_held_out_evaluation(tmp_path: Path) -> None:
     unlearned = NetworkExperiment(started, tmp_path / "start", **options)
     assert set(unlearned.tuned_on.ids) <= set(unlearned.sets.train["train"].ids)
     assert len(unlearned.tuned_on) == 3 and unlearned.judged.ids == unlearned.held_out.ids
-    record = tmp_path / "start" / "experiment.json"  # as it was before a key was known
+    record = tmp_path / "start" / "experiment.json"  # as before a key was added
     about = json.loads(record.read_text())
     for stage in about["recipe"]["stages"]:
         del stage["second_momentum"]

@@ -29,7 +29,7 @@ METHODS = ("none", "crfrnn-tuned", "slic", "grabcut")
 
 @pytest.fixture(autouse=True)
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory of a method is measured in a process of its own: `peak_memory` has a test of its own."""
+    """Measure no memory here, which needs a process per method: `peak_memory` has its own test."""
     monkeypatch.setattr(refinement, "peak_memory", lambda small, large: 1.5)
 
 

@@ -106,7 +106,7 @@ def test_the_solver_with_much_smoothness_averages_connected_cells() -> None:
     logits[0, :, 12:] = 2.0
     one = Scene("a", image, logits.log_softmax(0), np.array([0, 1]), focus=1)
     found = bilateral_solver(one, sigma_spatial=6.0, sigma_luma=9.0, sigma_chroma=9.0, smoothness=1e5)
-    assert not found.any()  # 0 has more of the pixels, all of one colour
+    assert not found.any()  # label 0 has more pixels, all of one colour
 
 
 @pytest.mark.parametrize("votes", ["labels", "probabilities"])
@@ -180,7 +180,7 @@ def test_rankseg_after_a_crf_without_messages_is_rankseg() -> None:
     silent = after_crf({"spatial_weight": 1e-9, "bilateral_weight": 1e-9})
     assert np.array_equal(silent.run(one, **start), refiner("rankseg").run(one, **start))
     two = Scene("a", one.image, one.logits[:2].log_softmax(0), np.array([0, 1]), focus=1)
-    # Where one label is sure everywhere it takes all; the argmax of others may be moved.
+    # A label that is certain everywhere wins everywhere; the argmax of others may change.
     flat = Scene("a", one.image, torch.tensor([-9.0, 9.0])[:, None, None].expand(2, 14, 17), two.labels, 1)
     assert (refiner("rankseg").run(flat.corner(20), **start) == 1).all()
 

@@ -42,7 +42,7 @@ def test_the_mean_is_that_of_the_seeds_figures(metric: str) -> None:
     assert gain.value == pytest.approx(np.mean(scores["b"]) - np.mean(scores["a"]))
     single = [r.difference("b", "a", metric, **OPTIONS) for r in results.values()]
     widths = [s.high - s.low for s in single]
-    assert 0 < gain.high - gain.low < max(widths)  # what the seeds' networks do by chance averages out
+    assert 0 < gain.high - gain.low < max(widths)  # random differences of the networks average out
 
 
 def test_resampled_runs_widen_the_interval_by_their_spread() -> None:

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))  # as pytest has it
 
 if __name__ == "__main__":  # before torch, and in this process no CUDA: children are forked
-    os.environ.setdefault("CUDA_LAUNCH_BLOCKING", "1")  # the launch that fails is the one that is named
+    os.environ.setdefault("CUDA_LAUNCH_BLOCKING", "1")  # so that the error names the failing launch
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 import torch
@@ -167,9 +167,9 @@ class Result:
     name: str
     passed: bool
     seconds: float
-    worst: str  # the part furthest from its tolerance
+    worst: str  # the part with the largest error relative to its tolerance
     kernels: tuple[str, ...]
-    message: str = ""  # all that the compiler, the chip and Python said, of a case that failed
+    message: str = ""  # the complete output of compiler, device and Python for a failed case
     told: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -292,7 +292,7 @@ def main() -> int:
 
     kernels = every_kernel()
     chosen = [n for n in CASES if not options.quick or n in QUICK]
-    chosen.sort(key=lambda name: not name.startswith("mean field"))  # those with most to compile first
+    chosen.sort(key=lambda name: not name.startswith("mean field"))  # the longest compilations first
     failed, seen = 0, set[str]()
     with open(options.out or os.devnull, "w", encoding="utf-8") as file:
 

@@ -83,7 +83,7 @@ def compile_for_target(kernel: Any, constants: dict[str, Any], kinds: dict[str, 
     names = kernel.arg_names
     usual = kinds.get("", "*fp32")
     signature = {n: "constexpr" if n in constants else kinds.get(n, KINDS.get(n, usual)) for n in names}
-    # As a launch has it: tensors of their own begin at a multiple of 16 bytes.
+    # As at a launch: tensors begin at a multiple of 16 bytes.
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
     constexprs = {(names.index(n),): v for n, v in constants.items()}
     source = ASTSource(kernel, signature, constexprs=constexprs, attrs=aligned)
@@ -97,7 +97,7 @@ def compile_for_target(kernel: Any, constants: dict[str, Any], kinds: dict[str, 
 
 
 def resources(compiled: Any) -> str:
-    """Registers and stack as ptxas reports them, where Triton brings its tools along."""
+    """Registers and stack as reported by ptxas, if Triton includes its tools."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(compiled.asm["cubin"])

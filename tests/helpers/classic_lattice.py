@@ -33,9 +33,11 @@ class ClassicLattice:
     def _simplex(self, x):
         """The d + 1 corners around x with their barycentric coordinates."""
         size = self.size
-        nearest = np.ceil(x / size - 0.5) * size  # half-way down, and of equal offsets the lower axis first
+        nearest = (
+            np.ceil(x / size - 0.5) * size
+        )  # halves are rounded down, and of equal offsets the lower axis comes first
         order = np.argsort(nearest - x, kind="stable")
-        # Rounding may leave the plane: take it back where it went furthest.
+        # Rounding may leave the plane: correct it at the axes with the largest rounding errors.
         excess = round(float(nearest.sum()) / size)
         back = order[size - excess :] if excess > 0 else order[:-excess]
         nearest[back] -= size * np.sign(excess)
@@ -43,7 +45,7 @@ class ClassicLattice:
         offset = x - nearest
         falling = offset[order]
         for k in range(size):
-            # Corner k has moved the axes that come last in falling order down round the simplex.
+            # Corner k decrements the axes that come last in descending order.
             vertex = nearest + k
             vertex[order[size - k :]] -= size
             if k == 0:

@@ -18,7 +18,7 @@ STEPS = 60.0  # colour steps per unit
 
 
 class Colours(nn.Module):
-    """U(l) = -sharpness · |I - c_l|² / STEPS², less what is the same for all labels."""
+    """U(l) = -sharpness · |I - c_l|² / STEPS², without terms that are equal for all labels."""
 
     def __init__(self, sharpness: float = 1.0) -> None:
         super().__init__()

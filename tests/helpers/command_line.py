@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command `crfrnn` as tests run it: in this process, and in a process of its own that gets signals."""
+"""The command `crfrnn` as tests run it: in this process, and in a separate process that receives signals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
 
 
 def started(script: str, *words: str | Path, path: Path | None = None) -> subprocess.Popen[str]:
-    """A process of its own group that runs `script`; `path` goes before everything else on its path."""
+    """A process in its own group that runs `script`; `path` comes first on its module path."""
     places = [str(p) for p in (path, HERE, HERE.parents[1] / "src") if p is not None]
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, words)],

@@ -14,7 +14,7 @@ LABELS = 5
 
 @functools.cache
 def photograph(name, step=3):
-    """A piece of a photograph of scikit-image, UInt8[86, 120, 3] with step 3."""
+    """A crop of a photograph of scikit-image, UInt8[86, 120, 3] with step 3."""
     from skimage import data
 
     return np.ascontiguousarray(getattr(data, name)()[20:276:step, 60:420:step])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crfrnn.crf.kernels import GaussianKernel, SymmetrizedKernel
 
-THETA = {"theta_alpha": 3.1234, "theta_beta": 41.567}  # off the lattice's ties
+THETA = {"theta_alpha": 3.1234, "theta_beta": 41.567}  # away from the borders between simplices
 THETA_GAMMA = 2.3456
 LATTICES = ["reference"]
 if importlib.util.find_spec("crfrnn.lattice.cpu") is not None:
@@ -25,7 +25,7 @@ METHODS = [*LATTICES, "exact", "separable"]
 
 @dataclass(frozen=True)
 class Row:
-    """How to build a kernel over a picture, and how exact its arithmetic is."""
+    """How to build a kernel over a picture, and the accuracy of its arithmetic."""
 
     method: str
     dtype: torch.dtype
@@ -67,7 +67,7 @@ class Row:
 
 DTYPES = (torch.float32, torch.float64)
 ROWS = [Row(method, dtype) for method in METHODS if method != "triton" for dtype in DTYPES]
-# The interpreter is slow; in float64 it is held against the reference itself, below and in test_lattice.py.
+# The interpreter is slow; in float64 it is compared with the reference itself, below and in test_lattice.py.
 ROWS += [Row("triton", torch.float32)] if "triton" in LATTICES else []
 ROWS += [Row("triton", dtype, "cuda") for dtype in DTYPES]
 NORMALIZATIONS = ("none", "before", "after", "symmetric")

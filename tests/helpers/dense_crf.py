@@ -80,7 +80,7 @@ def as_matrix(weight, labels):
 def mean_field(
     unary, matrices, weights, mu, steps, damping=1.0, mask=None, clamp=None, share=softmax, start=None
 ):
-    """One picture, pixel by pixel as the formulas stand: unary [N, L] -> x [N, L]."""
+    """One picture, pixel by pixel by the formulas: unary [N, L] -> x [N, L]."""
     x = (unary if start is None else start).copy()
     for _ in range(steps):
         q = share(x)

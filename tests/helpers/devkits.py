@@ -26,7 +26,7 @@ def picture(path: Path, seed: int, size: tuple[int, int] = SIZE) -> None:
 
 
 def grey_png(path: Path, values: Any, bits: int, transparent: int | None = None) -> None:
-    """A grey PNG of 1, 2, 4 or 8 bits that holds the numbers as they are; Pillow writes none of 2 and 4."""
+    """A grey PNG of 1, 2, 4 or 8 bits that holds the numbers unchanged; Pillow cannot write 2 and 4 bits."""
     rows = [
         np.packbits((np.array(row, np.uint8)[:, None] >> np.arange(bits)[::-1] & 1).reshape(-1)).tobytes()
         for row in values

@@ -54,7 +54,7 @@ def weights(seed: int = 0) -> dict[str, list[Array]]:
 
 
 def caffe_unary(made: Mapping[str, Sequence[Array]], bgr: Tensor) -> Tensor:
-    """FCN-8s as the original network file says it: BGR in, padding 100, crops 5, 9 and 31."""
+    """FCN-8s as in the original network file: BGR input, padding 100, crops 5, 9 and 31."""
     w = {name: [torch.from_numpy(a).double() for a in arrays] for name, arrays in made.items()}
     x, pools = bgr, []
     for block, depth in enumerate(DEPTHS, 1):

@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-# Two, three, four and more packs of sixteen labels are rows of their own kind in the native core.
+# The native core has a separate row type for two, three, four and more packs of sixteen labels.
 ROWS = {f"{labels} labels": {"labels": labels} for labels in (16, 17, 33, 40, 49, 64, 65, 90, 150)}
 
 

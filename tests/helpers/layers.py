@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Small inputs of the layer, and a layer whose parameters are not at their start."""
+"""Small inputs of the layer, and a layer with changed parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def inputs(batch=2, size=SIZE, channels=3, labels=LABELS, dtype=torch.float32, s
 
 
 def shaken(crf, seed=1):
-    """The layer with every parameter moved off its start, as training leaves it."""
+    """The layer with every parameter changed, as after training."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in crf.parameters():

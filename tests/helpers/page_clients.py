@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Clients of the page without a browser: what its script sends and gets, by HTTP, many at a time."""
+"""Clients of the page without a browser: the requests of its script over HTTP, many at a time."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Client:
             return json.load(answer)
 
     def event(self, element: str, name: str) -> tuple[int, list[dict[str, Any]]]:
-        """The number of the function behind an event of an element, and its inputs."""
+        """The index of the function of an element's event, and its inputs."""
         parts = {part["id"]: part for part in self.config["components"]}
         for known in self.config["dependencies"]:
             for target, event in known["targets"]:
@@ -69,7 +69,7 @@ class Client:
         raise AssertionError(f"no {name} of {element}")
 
     def send(self, name: str, content: bytes) -> dict[str, Any]:
-        """Upload a file; what stands for it in an event."""
+        """Upload a file and return its representation in an event."""
         border = uuid.uuid4().hex
         head = f'--{border}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
         body = head.encode() + content + f"\r\n--{border}--\r\n".encode()
@@ -82,7 +82,7 @@ class Client:
         return self._json("gradio_api/queue/join", body)["event_id"]
 
     def answer(self) -> list[Any]:
-        """Wait for the result of what was put into the queue."""
+        """Wait for the result of a queued call."""
         address = f"{self.address}gradio_api/queue/data?session_hash={self.session}"
         with urlopen(address, timeout=WAIT) as stream:
             for line in stream:
@@ -98,12 +98,12 @@ class Client:
         return self.answer()
 
     def open(self, content: bytes) -> list[Any]:
-        """Drop a photograph on the first tab; its result."""
+        """Upload a photograph on the first tab and return its result."""
         number, _ = self.event("photo-upload", "upload")
         return self.call(number, [None, self.send("photo.png", content)])
 
     def turn(self, knob: str, value: float) -> list[Any]:
-        """Turn one number of the first tab, the others as they were at the start; the result."""
+        """Change one slider of the first tab, the others at their defaults, and return the result."""
         number, inputs = self.event(f"photo-{knob}", "input")
         values = [part["props"].get("value") for part in inputs]
         for place, part in enumerate(inputs):
@@ -114,7 +114,7 @@ class Client:
 
 @dataclass
 class Report:
-    """What clients saw and what the server held."""
+    """The results of the clients and the memory of the server."""
 
     clients: int
     seconds: float = 0.0
@@ -125,7 +125,7 @@ class Report:
 
     @property
     def growth(self) -> float:
-        """MiB from a third of the time on, when every session has its pictures, to the end."""
+        """Growth in MiB from a third of the time, when every session has its pictures, to the end."""
         return max(self.memory[len(self.memory) // 3 :]) - self.memory[len(self.memory) // 3]
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ def load(
     address: str, *, clients: int, seconds: float, watch: Callable[[], float],
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:  # fmt: skip
-    """Visitors that open a photograph, turn numbers at random, and now and then open another.
+    """Visitors that open a photograph, move sliders at random, and occasionally open another.
 
     Args: watch, MiB of the server; say, called with a line now and then.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A number of threads for a while; all tests begin with one. The names of those that run."""
+"""Set a number of threads temporarily (all tests begin with one); the names of running threads."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def threads(count: int) -> Iterator[None]:
 
 
 def thread_names() -> list[str]:
-    """Of this process, as the system has them; none where it does not say."""
+    """Threads of this process according to the system; empty where it does not report them."""
     return sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))

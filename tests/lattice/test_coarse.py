@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Wide spatial kernels, which the native operator takes through a coarser grid, against plain sums."""
+"""Wide spatial kernels, which the native operator computes on a coarser grid, against plain sums."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from crfrnn import CRFRNN, GaussianKernel, mean_field
 from threads import threads
 
 SHAPES = [(50, 70), (9, 300), (33, 33), (10, 40, 50), (1, 40), (40,)]
-WIDE = [2.9, 3.0, 3.7, 4.5, 6.0, 10.0]  # the first is narrow, the second the least that is wide
+WIDE = [2.9, 3.0, 3.7, 4.5, 6.0, 10.0]  # the first is narrow, the second the smallest wide one
 
 
 def message(shape: tuple[int, ...], theta: tuple[float, ...], labels: int, dtype: torch.dtype) -> Tensor:
-    """K softmax(u), with μ = -I and weights of 1: logits less unary."""
+    """K softmax(u), with μ = -I and weights of 1: logits minus unary."""
     random = torch.Generator().manual_seed(5)
     unary = 3 * torch.randn(2, labels, *shape, generator=random)
     kernel = GaussianKernel.spatial(shape, torch.tensor(theta, dtype=dtype))

@@ -21,7 +21,7 @@ POINTS = 6 * 7
 
 @pytest.fixture(autouse=True)
 def _on_the_device_of_the_row(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a test draws, it draws on the device that its row is about."""
+    """Random tensors of a test are created on the device of its row."""
     row = request.node.callspec.params.get("row") if hasattr(request.node, "callspec") else None
     if row is None or row.device == "cpu":
         yield
@@ -53,7 +53,7 @@ def test_constants_are_preserved(row: Row) -> None:
     ones = torch.ones(2, POINTS, 2, dtype=row.dtype)
     after = row.kernel(picture())
     close(row, after @ (3 * ones), 3 * ones)
-    if not row.is_lattice:  # K 1 = Kᵀ 1: what "after" does to constants, "before" does to the total
+    if not row.is_lattice:  # K 1 = Kᵀ 1: "after" preserves constants, "before" preserves the total
         values = row.values(2, POINTS)
         close(row, (row.kernel(picture(), "before") @ values).sum(1), values.sum(1))
 
@@ -91,7 +91,7 @@ def test_the_order_of_points_does_not_matter(row: Row, mode: str) -> None:
 def test_masked_padding_equals_no_padding(row: Row, mode: str, exclude_self: bool) -> None:
     image, values = picture(), row.values(2, POINTS)
     plain = row.kernel(image, mode, exclude_self=exclude_self) @ values
-    padded = torch.full((2, 3, 9, 11), torch.nan, dtype=torch.float64)  # whatever is there, it plays no part
+    padded = torch.full((2, 3, 9, 11), torch.nan, dtype=torch.float64)  # values there have no effect
     padded[..., :6, :7] = image
     filled = torch.full((2, 9, 11, 3), torch.nan, dtype=row.dtype)
     filled[:, :6, :7] = values.view(2, 6, 7, 3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exact filter against its formula written out densely."""
+"""The exact filter against its dense formula."""
 
 from __future__ import annotations
 

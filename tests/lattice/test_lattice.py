@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The permutohedral lattice against its definition, its peers and the exact sum."""
+"""The permutohedral lattice against its definition, other implementations and the exact sum."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_properties(
 @backends
 @dimensions
 def test_a_step_of_the_lattice_changes_nothing(backend: str, dimension: int) -> None:
-    """Translation by a lattice vector of remainder 0 carries the lattice into itself."""
+    """Translation by a lattice vector of remainder 0 maps the lattice onto itself."""
     features, values = torch.randn(1, 30, dimension, dtype=F64), torch.randn(1, 30, 2, dtype=F64)
     lift = reference.elevate(torch.eye(dimension, dtype=F64))  # rows: images of the unit vectors
     step = torch.zeros(dimension + 1, dtype=F64)
@@ -150,7 +150,7 @@ def test_many_rings_approach_a_shift_invariant_symmetric_filter(backend: str, to
 @backends
 @dimensions
 def test_groups_of_axes_are_those_of_the_definition(backend: str, dimension: int) -> None:
-    """Against a dictionary of vertices that is written from the paper."""
+    """Against a dictionary of vertices, implemented from the paper."""
     features, values = torch.randn(2, 13, dimension, dtype=F64), torch.randn(2, 13, 2, dtype=F64)
     truth = ClassicLattice(features[0].numpy()).apply(values[0].numpy(), reference.axis_groups(dimension, 3))
     lattice = Lattice.build(features, Quality(together=3), backend=backend)
@@ -158,7 +158,7 @@ def test_groups_of_axes_are_those_of_the_definition(backend: str, dimension: int
 
 
 def test_a_group_reaches_over_a_missing_vertex() -> None:
-    """Two vertices a step along two axes apart: axis by axis nothing passes, in a group of both a quarter."""
+    """Vertices a step along two axes apart: axis by axis nothing passes, in a group of both a quarter."""
     lifted = torch.tensor([[0.0, 4, -4, 0], [0, 0, 0, 0]], dtype=F64)  # a step up one axis, down the other
     features = (lifted @ torch.linalg.pinv(reference.elevate(torch.eye(3, dtype=F64))))[None]
     values = torch.tensor([[[0.0], [1.0]]], dtype=F64)
@@ -195,11 +195,11 @@ def test_the_response_to_itself_is_one_among_other_points(backend: str, dimensio
     lattice = Lattice.build(features, "high", backend=backend)
     response = lattice.diagonal()
     assert 0.999 < float(response.amax()) < 1 + 1e-9
-    assert float(response.mean()) > 0.95  # of points at the border some vertices are missing
+    assert float(response.mean()) > 0.95  # some vertices of border points are missing
 
 
-# Finite differences take hundreds of filters, too many for an interpreter: its gradients are held against the
-# reference's in test_conformance.py.
+# Finite differences take hundreds of filters, too many for the interpreter: its gradients are compared with
+# the reference's in test_conformance.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", [b for b in LATTICES if b != "triton"])
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 8])
@@ -207,7 +207,7 @@ def test_the_response_to_itself_is_one_among_other_points(backend: str, dimensio
 def test_gradients_at_generic_points(backend: str, dimension: int, quality: str) -> None:
     if dimension > 3 and quality == "finest":
         return
-    batch, points = (2, 5) if dimension <= 3 else (1, 4)  # thousands of vertices otherwise
+    batch, points = (2, 5) if dimension <= 3 else (1, 4)  # otherwise there are thousands of vertices
     features = torch.randn(batch, points, dimension, dtype=F64, requires_grad=True)
     values = torch.randn(batch, points, 2, dtype=F64, requires_grad=True)
 
@@ -220,7 +220,7 @@ def test_gradients_at_generic_points(backend: str, dimension: int, quality: str)
 
 @backends
 def test_keys_of_any_width(backend: str) -> None:
-    """Eight dimensions of float64 points spread wide need more than 64 bits for a vertex."""
+    """Widely spread float64 points in eight dimensions need more than 64 bits per vertex."""
     near = torch.randn(2, 6, 8, dtype=F64)
     far = near.clone()
     far[1] += 1e6 * torch.arange(1, 9)
@@ -271,7 +271,7 @@ def test_classic_equals_pydensecrf(backend: str, case: str) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize(("case", "classic"), [("demo", 0.067), ("readme", 0.058)])
 def test_accuracy_on_photographs(case: str, classic: float, shared: Path) -> None:
-    """Relative L2 against the exact sum at 96², mean of four photographs: everyone has .064 and .056."""
+    """Relative L2 against the exact sum at 96², mean of four photographs: others have .064 and .056."""
     sys.path.insert(0, str(shared))
     try:
         from inputs import PARAMS, photo_and_logits  # type: ignore[import-not-found]

@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def resident() -> float:
-    """MiB of this process that lie in memory."""
+    """Resident memory of this process, MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / MIB
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the native core does when memory runs out, a signal comes or a table is damaged."""
+"""The native core when memory runs out, a signal arrives or a table is damaged."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ WORK = {
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", WORK)
 def test_every_refused_allocation_is_a_memory_error(name: str, threads: int) -> None:
-    """Whichever block is refused: an exception, nothing leaked, and the next call is right."""
+    """For every refused block: an exception, no leak, and a correct next call."""
     work = WORK[name](threads)
     expected = work()
     in_use, refused = _native.memory_in_use(), 0
-    # Many blocks of one kind come one after the other: each of the first, then some of them.
+    # Many blocks of one kind are allocated in sequence: test each of the first, then some.
     for count in [*range(1, 120), *range(120, 4000, 37)]:
         _native.refuse_memory(count)
         try:
@@ -112,7 +112,7 @@ def test_every_refused_allocation_is_a_memory_error(name: str, threads: int) -> 
 
 
 def interrupted(work: Callable[[], Any], after: float) -> float:
-    """Seconds that `work` takes when Ctrl-C comes `after` so many; it must end in KeyboardInterrupt."""
+    """Seconds until `work` ends after Ctrl-C at `after` seconds; it must raise KeyboardInterrupt."""
     timer = threading.Timer(after, lambda: os.kill(os.getpid(), signal.SIGINT))
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_an_inference(threads: int) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 @pytest.mark.parametrize("name", ["build", "filter", "gradient", "backward"])
 def test_ctrl_c_ends_every_long_call(name: str) -> None:
-    """Each takes a second or more; the signal comes early, and most of that time is not spent."""
+    """Each takes a second or more; after an early signal most of that time must not be spent."""
     points = 400_000
     if name == "build":
         features = arrays((1, 5 * points, 3))
@@ -191,7 +191,7 @@ def test_ctrl_c_ends_every_long_call(name: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="os.kill sends no Ctrl-C there")
 def test_a_handler_may_compute_and_continue_the_call() -> None:
-    """What it raises at the second signal ends the call, although a call of its own came between."""
+    """An exception of the handler at the second signal ends the call, despite a nested call in between."""
     small = filter_and_gradients(np.float32, 3, 3, 1)
     expected, seen = small(), []
 
@@ -319,7 +319,7 @@ def test_damaged_tables_are_refused_or_harmless() -> None:
 
 
 def test_a_point_named_twice_is_refused_where_rows_are_found_by_it() -> None:
-    """Even where the sum of all points is right: two of them have become one between them."""
+    """Even if the sum of all points is correct: two points are replaced by one between them."""
     weights, table = _native.build(arrays((1, 50, 3)), None, 1.0, 0, 1, 1, 1)
     order = table[_native.header_words :][:50]
     order[(order == 3) | (order == 5)] = 4

@@ -86,7 +86,7 @@ def test_running_sums(count: int, side: int) -> None:
 
 def test_mass_has_the_same_bits_for_any_number_of_threads() -> None:
     masses = []
-    for count in (1, 2, 3):  # 600 pixels: enough for the threads of a matrix product
+    for count in (1, 2, 3):  # 600 pixels: enough for a multi-threaded matrix product
         with threads(count):
             masses.append(Separable((30, 600), torch.tensor([5.0, 5.0])).mass())
     assert all(torch.equal(mass, masses[0]) for mass in masses)

@@ -49,7 +49,7 @@ def test_keys_wider_than_an_integer(quality: str) -> None:
 @pytest.mark.usefixtures("on_chip")
 @pytest.mark.parametrize("dtype, dimension, far", [(torch.float32, 8, 1e5), (F64, 5, 1e9)])
 def test_keys_far_from_the_origin(dtype: torch.dtype, dimension: int, far: float) -> None:
-    """One axis with a large offset: what is subtracted from all keys does not fit 64 bits, the keys do."""
+    """One axis with a large offset: the offset of all keys does not fit 64 bits, the keys do."""
     features = 60 * torch.rand(1, 30, dimension, dtype=dtype)
     features[..., 0] = features[..., 0] / 20 + far
     values = torch.randn(1, 30, 2, dtype=dtype)
@@ -95,7 +95,7 @@ def test_the_band_equals_the_separable_filter(grid: tuple[int, ...]) -> None:
 @interpreted
 @pytest.mark.parametrize("length, width", [(500, 10500), (2049, 257), (3, 1), (10**5, 10**6)])
 def test_a_band_fits_the_tiles_of_the_interpreter(length: int, width: int) -> None:
-    """A picture of 500 x 500 with 21 labels did not: Triton takes 2²⁰ numbers in a tile."""
+    """A picture of 500 x 500 with 21 labels did not fit: Triton allows 2²⁰ numbers in a tile."""
     from crfrnn.crf.triton.band import band_tile
 
     high, taps, columns = band_tile(length, width)
@@ -128,7 +128,7 @@ def test_opcheck(name: str) -> None:
 
 @interpreted
 def test_the_gradient_of_features_copies_nothing_to_the_device_twice() -> None:
-    """A copy waits for the device and breaks the capture of a graph: the constants are kept there."""
+    """A copy synchronises and breaks the capture of a graph: the constants are kept on the device."""
     from crfrnn.lattice.triton import build
 
     one, two = (build._scales(3, scale, torch.float32, torch.device("cpu")) for scale in (1.0, 1.0))
@@ -172,8 +172,8 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     assert done.stdout.count("shared memory") == 30
     assert not re.search(r" [1-9]\d* bytes of stack", done.stdout), done.stdout  # a spill
     shared = [int(n) for n in re.findall(r"(\d+) bytes of shared memory", done.stdout)]
-    assert max(shared) <= 227 * 1024, done.stdout  # what a program of an H100 or H200 may have
-    # Rows of a lattice come four numbers at a time: all of a blur's, a vertex of each corner in the update.
+    assert max(shared) <= 227 * 1024, done.stdout  # the limit for a program on an H100 or H200
+    # Rows of a lattice are read four numbers at a time: all of a blur's, one vertex per corner in the update.
     loads = re.findall(r"^(\w+) *\d*:.*loads of one, two, four: \d+, \d+, (\d+)$", done.stdout, re.MULTILINE)
     assert ("blur_axis", "6") in loads and ("update_kernel", "6") in loads, done.stdout
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("on_chip")
 
 @pytest.fixture(autouse=True)
 def _on_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What CUDA tensors get by default, for CPU tensors."""
+    """Use the default backend of CUDA tensors for CPU tensors."""
     backend.find("triton")  # torch.compile cannot trace its import
     monkeypatch.setitem(backend.BY_DEVICE, "cpu", "triton")
 
@@ -47,7 +47,7 @@ def test_equals_the_torch_version_with_every_gradient(
 
 
 def test_it_runs_in_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests here would pass by the torch version too."""
+    """Without this check the tests would also pass with the torch version."""
     monkeypatch.setattr(reference, "kernel_blocks", None)
     features = torch.randn(1, 9, 3, requires_grad=True)
     kernel = GaussianKernel(features, method="exact", mask=torch.arange(9)[None] != 4)

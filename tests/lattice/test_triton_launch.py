@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Launches that skip Triton's lookup: are they what it would give? And the input of the GPU's benchmark."""
+"""Launches that skip Triton's lookup equal those of the lookup; the input of the GPU's benchmark."""
 
 from __future__ import annotations
 

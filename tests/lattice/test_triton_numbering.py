@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Two ways to number the vertices of a lattice on the GPU, there or in the interpreter: the same tables."""
+"""Two ways to number the vertices of a lattice, on a GPU or in the interpreter, give the same tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_equals_plain_python(keys: list[int], kind: torch.dtype, how: str) -> No
 
 
 def test_wide_keys_and_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several programs, and keys that hash to one slot: they walk on, round the table's end as well."""
+    """Several programs, and keys with the same hash: probing continues, also around the end of the table."""
     monkeypatch.setattr(numbering, "block", lambda fast, count: 32)
     random = torch.Generator().manual_seed(1)
     pool = torch.randint(2**61, (60,), generator=random, device="cpu")
@@ -50,7 +50,7 @@ def test_wide_keys_and_collisions(monkeypatch: pytest.MonkeyPatch) -> None:
     out = numbering.number_keys(keys.to(TRITON_DEVICE), "hash")
     assert [t.tolist() for t in out] == list(by_hand(keys.tolist()))
     product = (keys.unique() * 0x1E3779B97F4A7C15) >> (63 - 11) & 2047
-    assert len(product.unique()) < len(product)  # the case does hold collisions
+    assert len(product.unique()) < len(product)  # the case contains collisions
 
 
 @pytest.mark.parametrize("quality", ["classic", "high"])

@@ -85,7 +85,7 @@ def test_every_layer_is_that_of_the_published_table(shared: Path, width: float) 
 
 
 def written_down(network: DeepLab, picture: Tensor) -> Tensor:
-    """The network once more, as TensorFlow's graph has it: "SAME" padding worked out from each size."""
+    """The network reimplemented as in TensorFlow's graph: "SAME" padding computed from each size."""
     w = network.state_dict()
 
     def conv(x: Tensor, name: str, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -128,7 +128,7 @@ def test_any_size_against_the_network_written_out(size: tuple[int, int]) -> None
 
 
 def test_padded_pixels_have_the_mean_grey() -> None:
-    """A grey border of the picture itself changes nothing; a mask fills up with the same grey."""
+    """A grey border of the picture changes nothing; a mask pads with the same grey."""
     network = DeepLab(3, width=0.5)
     nn.init.normal_(network.head.classifier.weight)
     segmenter = Segmenter(network).eval()
@@ -214,5 +214,5 @@ def test_labels_on_real_pictures(shared: Path) -> None:
     assert np.corrcoef(torch.cat(ours), torch.cat(theirs))[0, 1] > 0.99
     assert np.mean(agree) > 0.98
     scores = {name: 100 * float(mean_iu_of_truth(matrix)) for name, matrix in counts.items()}
-    # On 24 pictures a label's score hangs on a few of them; on all 311 they are 67.6, 60.6 and 67.4.
+    # On 24 pictures a label's score depends on a few of them; on all 311 they are 67.6, 60.6 and 67.4.
     assert abs(scores[1.0] - scores["given"]) < 3 and abs(scores[0.5] - scores["given"]) < 3, scores

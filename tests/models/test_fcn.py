@@ -45,7 +45,7 @@ CROPS = {
 
 @pytest.mark.parametrize("stage", CROPS)
 def test_sizes_and_crops_at_500(stage: type[FCN]) -> None:
-    with torch.device("meta"):  # VGG-16 itself, without its 134 million numbers
+    with torch.device("meta"):  # VGG-16 itself, without its 134 million parameters
         network = stage(21)
         picture = torch.zeros(1, 3, 500, 500)
     assert network.crops == CROPS[stage]
@@ -71,7 +71,7 @@ def test_sizes_and_crops_at_500(stage: type[FCN]) -> None:
 
 
 def straight(network: FCN8s, picture: Tensor) -> Tensor:
-    """FCN-8s written down once more, with the released model's numbers."""
+    """FCN-8s reimplemented, with the constants of the released model."""
     w = dict(network.named_parameters())
 
     def conv(x: Tensor, name: str, padding: int = 0) -> Tensor:
@@ -84,7 +84,7 @@ def straight(network: FCN8s, picture: Tensor) -> Tensor:
     for block, depth in enumerate((2, 2, 3, 3, 3), 1):
         for number in range(1, depth + 1):
             x = conv(x, f"conv{block}_{number}", 100 if (block, number) == (1, 1) else 1).clamp_min(0)
-        if x.shape[2] % 2:  # rounding up is a last row and column that never wins
+        if x.shape[2] % 2:  # rounding up adds a last row and column that are never the maximum
             x = F.pad(x, (0, 0, 0, 1), value=-torch.inf)
         if x.shape[3] % 2:
             x = F.pad(x, (0, 1), value=-torch.inf)
@@ -99,7 +99,7 @@ def straight(network: FCN8s, picture: Tensor) -> Tensor:
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Numbers that differ everywhere; score layers start at zero."""
+    """Random parameters, since score layers start at zero."""
     with torch.no_grad():
         for value in network.parameters():
             value.copy_(torch.randn_like(value) * 0.3)
@@ -153,7 +153,7 @@ def test_a_stage_starts_as_the_one_before(coarse: type[FCN], fine: type[FCN]) ->
     same = [name for name, value in before.state_dict().items() if name in own]
     assert len(same) >= 32 and all(torch.equal(before.state_dict()[n], own[n]) for n in same)
     assert all(bool((own[n] == 0).all()) for n in own if n.startswith("score_pool") and n not in same)
-    # Where scores rise evenly, two bilinear enlargements are one; a crop that is off by one would show.
+    # For linear scores two bilinear enlargements equal one; an error of one pixel in a crop would be visible.
     picture, inner = torch.randn(1, 3, 140, 160), (..., slice(45, 96), slice(45, 128))
     found = before.features(picture)
     rows, columns = (torch.arange(n, dtype=torch.float32) for n in found["fc7"].shape[2:])
@@ -235,9 +235,9 @@ def test_light_network_has_any_size_and_few_parameters() -> None:
 
 
 def test_light_network_moves_with_the_picture() -> None:
-    """A shift by its stride moves the logits as far: maps are enlarged to where they lie."""
+    """A shift by the stride shifts the logits equally: enlarged maps are aligned with the picture."""
     network = LiteFPN(3).eval()
-    nn.init.zeros_(network.context.weight)  # the mean over the picture is the one thing that may differ
+    nn.init.zeros_(network.context.weight)  # only the mean over the picture may differ
     picture = torch.zeros(1, 3, 193, 193)
     picture[:, :, 90:100, 80:90] = torch.randn(1, 3, 10, 10)
     moved = torch.roll(picture, (16, 16), (2, 3))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Other people's weights: the whole converted system against the formulas of the one that wrote the file."""
+"""Published weights: the converted system against the formulas of the system that wrote the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from crfrnn.models import CAFFE, IMAGENET, FCN8s
 from crfrnn.models.importers import READERS, convert
 from crfrnn.models.registry import recipe_of
 
-THETAS = (5.1234, 83.21, 1.7321)  # off the lattice's ties, so that equal numbers can be required
+THETAS = (
+    5.1234,
+    83.21,
+    1.7321,
+)  # away from the borders between simplices, so that equal numbers can be required
 
 
 def write_h5(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -89,7 +93,7 @@ def test_the_converted_system_is_the_original(kind: str, tmp_path: Path) -> None
 
 
 def test_signs_of_the_three_systems(tmp_path: Path) -> None:
-    """Caffe and Keras subtract, the port adds: what is a Potts model there must be one here."""
+    """Caffe and Keras subtract, the port adds: a Potts model there must be one here."""
     made = foreign.weights()
     made["inference1"][2] = -np.eye(foreign.LABELS, dtype=np.float32)
     state = foreign.port_state(made)

@@ -62,7 +62,7 @@ class Graph:
         return len(self.tensors) - 1
 
     def map(self, scale: float = INPUT_SCALE) -> int:
-        """What lies between two operators: no data; the sides do not matter here."""
+        """An intermediate tensor between two operators: no data; its size does not matter here."""
         return self.tensor((1, 1, 1, 1), tflite.TensorType.UINT8, scale=(scale,), zero=(128,))
 
     def operator(self, code: int, inputs: list[int], options: int | None = None, scale: float = 0.02) -> int:
@@ -167,7 +167,7 @@ CODES = [
 def written(
     network: DeepLab, kind: str = "uint8", pooled_first: bool = True
 ) -> tuple[bytes, dict[str, Tensor]]:
-    """The network as TensorFlow Lite has it: its operators in the order in which they run."""
+    """The network as in TensorFlow Lite: its operators in execution order."""
     graph = Graph(kind)
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
     scales = {graph.map(): INPUT_SCALE}
@@ -229,7 +229,7 @@ def test_weights_come_back_dequantised(
     own = network.state_dict()
     for name, value in want.items():
         assert torch.equal(got[name], value), name
-        # The file holds what was put in, to half a step of at most 256.
+        # The file holds the original weights, to half a quantisation step (at most 256 steps).
         spread = float(own[name].max() - own[name].min())
         assert float((got[name] - own[name]).abs().max()) <= spread / 254 + 1e-3, name
     with pytest.raises(ValueError, match="labels: expected 21 as in the file, got 5; omit it here"):
@@ -287,7 +287,7 @@ def test_other_graphs_and_damage_are_refused(tmp_path: Path, network: DeepLab) -
 
 @pytest.mark.slow
 def test_mutated_files_give_weights_or_an_error(tmp_path: Path) -> None:
-    """Whatever byte of the structure differs: an error that names the file, or the 110 tensors; at once."""
+    """For any changed byte of the structure: an error that names the file, or the 110 tensors, quickly."""
     torch.manual_seed(0)
     data, _ = written(DeepLab(2, width=0.5))
     path, rng, errors = tmp_path / "net.tflite", np.random.default_rng(1), 0

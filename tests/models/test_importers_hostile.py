@@ -52,7 +52,7 @@ def test_any_bytes_give_fields_or_an_error(data: bytes) -> None:
         ]
     except WireError:
         return
-    # Everything was parsed: written again it has the same fields.
+    # Everything was parsed: rewritten it has the same fields.
     again = b""
     for number, kind, value in found:
         key = foreign.varint(number << 3 | kind)
@@ -86,7 +86,7 @@ def test_a_changed_byte_gives_weights_or_one_error(folder: Path, where: float, b
     content[int(where * len(content))] = byte
     try:
         convert(caffe(folder / "b", bytes(content)), "caffe")
-    except ValueError as error:  # never another kind, and this network lacks layers in any case
+    except ValueError as error:  # never another error type; this network lacks layers in any case
         assert str(error)
     else:
         raise AssertionError("one layer is no network")

@@ -213,7 +213,7 @@ def test_packaged_checkpoints_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_hub_by_its_mixin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upload and download with the two functions that reach outside replaced by a folder."""
+    """Upload and download, with the two network functions replaced by a folder."""
     from huggingface_hub import hub_mixin as mixin
 
     from crfrnn.models import hub

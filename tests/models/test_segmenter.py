@@ -107,7 +107,7 @@ def test_multiple_pads_with_the_mean_colour_and_crops() -> None:
 
 
 def test_padding_does_not_change_the_result() -> None:
-    """With a network of 1×1 reach the mask must leave no trace of the padding, whatever is in it."""
+    """With a 1×1 receptive field, the mask must remove any influence of the padding, for any values in it."""
     segmenter = Segmenter(nn.Conv2d(3, 3, 1), CRFRNN(3))
     alone, filled = picture(1, 12, 15).float(), torch.full((1, 3, 20, 22), float("nan"))
     filled[:, :, :12, :15] = alone

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The napari widget, offscreen: it shows what the arrays give, follows every change, and napari finds it."""
+"""The napari widget, offscreen: results equal those for arrays and follow changes, and napari finds it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def settle(widget: RefineWidget) -> None:
-    """All changes are inferred."""
+    """Wait until all changes are processed."""
     until(lambda: not widget._timer.isActive() and widget._worker is None and not widget._waiting)
 
 
@@ -158,7 +158,7 @@ def test_a_result_that_is_kept_is_not_overwritten_and_can_be_refined(viewer: Any
 
 
 def test_only_the_newest_of_many_changes_is_shown(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first inference is held up; what changes meanwhile makes it stop, and it is never shown."""
+    """The first inference is delayed; a change in the meantime cancels it, and it is never shown."""
     go, ran = threading.Event(), []
     problem = refinement._problem
 

@@ -91,7 +91,7 @@ def test_pictures_probabilities_and_plain_tensors() -> None:
 
 
 def test_one_channel_is_the_probability_of_the_foreground() -> None:
-    """As ``Activationsd(sigmoid=True)`` gives it, for a sigmoid's logits and for its probabilities."""
+    """As returned by ``Activationsd(sigmoid=True)``, for a sigmoid's logits and for its probabilities."""
     image, z = torch.rand(3, 14, 11) * 255, torch.randn(1, 14, 11)
     item = {"image": image, "z": z, "p": z.sigmoid(), "both": torch.cat([torch.zeros_like(z), z])}
     found = CRFd(["z", "both"], "image", theta_alpha=6.0)(item)

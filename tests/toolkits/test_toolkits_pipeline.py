@@ -25,7 +25,7 @@ SIZES = ((50, 70), (64, 40), (33, 48))
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """SegFormer whose labels change from place to place."""
+    """SegFormer with labels that vary over the picture."""
     torch.manual_seed(3)
     made = segformer()
     for parameter in made.decode_head.parameters():

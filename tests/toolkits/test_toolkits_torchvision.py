@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""torchvision, and what stands on it: timm and segmentation-models-pytorch; random weights."""
+"""torchvision, and packages based on it: timm and segmentation-models-pytorch; random weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if importlib.util.find_spec("torchvision") is None:
 
 try:
     import torchvision
-except RuntimeError:  # built for another torch: it looks up schemas of operators that it could not load
+except RuntimeError:  # built for another torch: it looks up schemas of operators that were not loaded
     DECLARED = torch.library.Library("torchvision", "DEF")
     DECLARED.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     DECLARED.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -67,7 +67,7 @@ def test_torchvision_models_meet_the_crf(name: str, tmp_path: Path) -> None:
 
 
 def test_weights_of_torchvision_bring_their_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its own enum of weights; the download is answered with a random model's."""
+    """Its own enum of weights; the download is replaced by random weights."""
     name = "deeplabv3_mobilenet_v3_large"
     weights = torchvision.models.get_model_weights(name).DEFAULT
     random = torchvision.models.get_model(

@@ -146,7 +146,7 @@ class Returns(nn.Module):
 
 @torch.no_grad()
 def test_scores_of_queries_are_the_processors() -> None:
-    """On masks of 384², which the processor does not resize, its own scores must come out."""
+    """On masks of 384², which the processor does not resize, the scores must equal the processor's."""
     outputs = SimpleNamespace(
         class_queries_logits=3 * torch.randn(1, 4, LABELS + 1),
         masks_queries_logits=4 * torch.randn(1, 4, 384, 384),

@@ -41,7 +41,7 @@ KNOBS = (
         "Pixels. Pixels of one colour influence each other over about this distance.", 1, 300, 0.1,
     ),
     Knob(
-        "theta_beta", "Which colours count as one · θβ",
+        "theta_beta", "Which colours count as equal · θβ",
         "Steps of 0..255. Smaller: weaker edges stop the labels.", 0.5, 100, 0.1,
     ),
     Knob(
@@ -50,12 +50,12 @@ KNOBS = (
     ),
     Knob(
         "bilateral_weight", "Weight of colour",
-        "Larger: pixels of one colour count more against the first guess.", -5, 30, 0.1,
+        "Larger: pixels of one colour count more, relative to the first labels.", -5, 30, 0.1,
     ),
     Knob(
         "spatial_weight", "Weight of smoothing", "Larger: smoother borders, fewer small spots.", -5, 30, 0.1,
     ),
-    Knob("iterations", "Iterations · T", "How often all labels are updated. 0: the first guess.", 0, 15, 1),
+    Knob("iterations", "Iterations · T", "Number of updates of all labels. 0: the first labels.", 0, 15, 1),
 )  # fmt: skip
 THETAS = ("theta_alpha", "theta_beta", "theta_gamma")
 WEIGHTS = ("bilateral_weight", "spatial_weight")

@@ -44,13 +44,13 @@ ARRAYS = [".npy", ".npz", ".pt", ".pth", ".png"]
 LEAD = """
 # What a dense CRF does to your picture
 
-A network, or a few strokes of yours, gives every pixel a first label, ragged near the edges of things. A
-*conditional random field* (CRF) then compares every pixel with every other one: those that lie near each
-other and have similar colours pull each other towards the same label, so that labels end where things end.
+A network, or a few strokes of yours, gives every pixel a first label, often a wrong one near the edges of
+objects. A *conditional random field* (CRF) then compares every pixel with every other one: pixels that are
+near each other and similar in colour favour the same label, so that labels end where objects end.
 """
 FILES = (
     "The label map (PNG, one number per pixel), the picture with its labels, the areas as text, and the "
-    "parameters of the CRF: what the lines below write and read."
+    "parameters of the CRF. The lines below write and read the same files."
 )
 KEEP = 3600  # seconds that pictures and results of a client are kept
 
@@ -130,7 +130,7 @@ def _photograph(options: Options, network: Network, folder: Path) -> None:
                 "photo",
                 "network alone",
                 FILES,
-                "Take an example, or drop a photograph: its labels appear here.",
+                "Choose an example, or drop a photograph: its labels appear here.",
             )
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("photo")
@@ -151,12 +151,12 @@ def _scribbles(options: Options, folder: Path) -> None:
         with gr.Column(elem_classes=["source"]):
             source, buttons = _source("scribbles", folder)
             count = gr.Slider(
-                2, MOST_LABELS, value=2, step=1, label="How many things, the background included",
+                2, MOST_LABELS, value=2, step=1, label="Number of labels, the background included",
                 elem_id="scribbles-count", buttons=[],
             )  # fmt: skip
             gr.Markdown(
-                "Paint a stroke on the background and one on each thing, or press *Box* and drag one around "
-                "one thing; the CRF completes them. The colours must differ."
+                "Paint a stroke on the background and one on each object, or press *Box* and drag a box "
+                "around one object; the CRF completes them. Their colours must differ."
             )
             colours = ["#{:02x}{:02x}{:02x}".format(*c) for c in safe_palette(MOST_LABELS).tolist()]
             pad = gr.HTML(
@@ -167,8 +167,8 @@ def _scribbles(options: Options, folder: Path) -> None:
             out = result(
                 "scribbles", "colours alone",
                 FILES + " The photograph, at most "
-                f"{WORK_SIDE} pixels long here, and the strokes are among them.",
-                "Take an example, or drop a photograph; then paint on it.",
+                f"{WORK_SIDE} pixels long here, and the strokes are included.",
+                "Choose an example, or drop a photograph; then paint on it.",
             )  # fmt: skip
         with gr.Column(elem_classes=["numbers"]):
             knobs = sliders("scribbles")
@@ -223,7 +223,7 @@ def _scores(options: Options) -> None:
             kind = gr.Dropdown(
                 list(PICTURE_KINDS),
                 value="logits",
-                label="What the numbers are (--kind)",
+                label="Kind of the scores (--kind)",
                 elem_id="scores-kind",
             )
             layout = gr.Dropdown(
@@ -235,10 +235,12 @@ def _scores(options: Options) -> None:
                     None, label="Number of labels (--labels)", precision=0, elem_id="scores-labels"
                 )
                 gt_prob = gr.Number(
-                    Reading.gt_prob, label="How sure a given label is (--gt-prob)", elem_id="scores-gt-prob"
+                    Reading.gt_prob,
+                    label="Probability of a given label (--gt-prob)",
+                    elem_id="scores-gt-prob",
                 )
                 void = gr.Number(
-                    None, label="Value that is no label (--void)", precision=0, elem_id="scores-void"
+                    None, label="Value of unlabelled pixels (--void)", precision=0, elem_id="scores-void"
                 )
                 key = gr.Textbox(
                     "", label="Entry of an .npz or .pt file (--key)", max_length=200, elem_id="scores-key"

@@ -163,10 +163,10 @@ class Sliders:
 
 def sliders(tab: str) -> Sliders:
     marks = gr.HTML(elem_classes=["marks"])
-    with gr.Accordion("Turn the numbers", open=True):
+    with gr.Accordion("Adjust the CRF", open=True):
         with gr.Row():
             preset = gr.Dropdown(
-                [OWN, *PAGE_PRESETS], value=OWN, label="Begin with", elem_id=f"{tab}-preset", min_width=200
+                [OWN, *PAGE_PRESETS], value=OWN, label="Start from", elem_id=f"{tab}-preset", min_width=200
             )
             reset = gr.Button("Reset to defaults", size="sm", min_width=120)
         begun = preset_numbers("default")
@@ -249,9 +249,9 @@ def result(tab: str, before: str, files: str, hint: str) -> Result:
     said = gr.HTML(hint, elem_classes=["said"], elem_id=f"{tab}-said")
     film_open = gr.State(False)
     with gr.Tabs(overflow_behavior="wrap"):
-        with gr.Tab("What is where") as first:
+        with gr.Tab("Areas") as first:
             legend = gr.HTML(elem_id=f"{tab}-legend")
-        with gr.Tab("How sure is it?") as second:
+        with gr.Tab("Uncertainty") as second:
             gr.Markdown("The stronger the orange, the less certain the label (entropy of the marginals).")
             uncertain = gr.Image(
                 show_label=False, format="jpeg", interactive=False, elem_id=f"{tab}-uncertain",
@@ -263,9 +263,9 @@ def result(tab: str, before: str, files: str, hint: str) -> Result:
                 show_label=False, format="jpeg", interactive=False, columns=3, object_fit="contain",
                 elem_id=f"{tab}-film", buttons=["fullscreen"], height="auto",
             )  # fmt: skip
-        with gr.Tab("Take it with you") as fourth:
+        with gr.Tab("Download") as fourth:
             gr.Markdown(files)
-            make = gr.Button("Write the files", variant="primary", elem_id=f"{tab}-make")
+            make = gr.Button("Create the files", variant="primary", elem_id=f"{tab}-make")
             downloads = gr.File(
                 label="Files", file_count="multiple", interactive=False, visible=False, elem_id=f"{tab}-files"
             )

@@ -81,7 +81,7 @@ Layout = Annotated[
 GtProb = Annotated[float, typer.Option("--gt-prob", help="Probability of a given label (labels, scribbles).")]
 Scale = Annotated[
     tuple[float, float] | None,
-    typer.Option("--scale", help="LOW HIGH: numbers of the guide that become 0 and 255."),
+    typer.Option("--scale", help="LOW HIGH: values of the guide that become 0 and 255."),
 ]
 Void = Annotated[
     int | None, typer.Option("--void", help="Value of unlabelled pixels in masks and label maps (255).")
@@ -98,7 +98,7 @@ SkipExisting = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Overwrite files of other settings or origin, except inputs.")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Take every k-th picture, N in all.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Use only this many pictures, evenly spaced.")]
 
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,7 +17,9 @@ def convert(
         Path,
         typer.Option("--output", "-o", help="A folder, or FILE.safetensors with the configuration in it."),
     ],
-    origin: Annotated[str, typer.Option("--from", help="caffe, keras, pytorch, torchvision, deeplab.")],
+    origin: Annotated[
+        str, typer.Option("--from", help="Origin of the file: caffe, keras, pytorch, torchvision, deeplab.")
+    ],
     labels: common.Labels = None,
     half: Annotated[bool, typer.Option("--half", help="Store the network's weights in 16 bits.")] = False,
     overwrite: common.Overwrite = False,

@@ -70,7 +70,7 @@ def doctor(
         bool, typer.Option("--speed/--no-speed", help="Time the published problem here; takes a few seconds.")
     ] = True,
 ) -> None:
-    """Print versions, missing packages, working backends, and this machine's speed beside the published one.
+    """Print versions, missing packages, working backends, and this machine's speed against the published one.
 
     Each backend is run on a small problem and compared with the reference. One line per command states OK,
     or what is missing and how to install it.

@@ -34,18 +34,22 @@ def fit(
         Path | None, typer.Option("--start", help="Parameter file to start from, such as tune's.")
     ] = None,
     preset: common.Preset = None,
-    label_weights: Annotated[str, typer.Option("--label-weights", help="vector or matrix.")] = "vector",
+    label_weights: Annotated[
+        str, typer.Option("--label-weights", help="Weights per kernel: vector or matrix.")
+    ] = "vector",
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
-    epochs: Annotated[int | None, typer.Option("--epochs", help="At most.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Maximum number of epochs.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Pictures per step.")] = None,
-    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the training pictures.")] = None,
-    fold: Annotated[int | None, typer.Option("--fold", help="The part that is held out.")] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Number of folds of the training pictures.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option("--fold", help="The fold that is held out.")] = None,
     all_folds: Annotated[
         bool, typer.Option("--all-folds", help="Fit once per fold, save the mean of the parameters.")
     ] = False,
     patience: Annotated[
-        int | None, typer.Option("--patience", help="Stop after this many epochs without gain.")
+        int | None, typer.Option("--patience", help="Stop after this many epochs without improvement.")
     ] = None,
     select: Annotated[
         str | None, typer.Option("--select", help="Held-out figure: mean_iu, trimap_iu, both, loss; or last.")

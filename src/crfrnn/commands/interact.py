@@ -29,7 +29,9 @@ def interact(
     scribbles: Annotated[
         Path | None,
         typer.Option(
-            "--scribbles", "-s", help="A PNG or array of scribbled labels, or a folder of them by stem."
+            "--scribbles",
+            "-s",
+            help="A PNG or array of scribbled labels, or a folder of them named like the pictures.",
         ),
     ] = None,
     box: Annotated[
@@ -39,10 +41,12 @@ def interact(
     labels: common.Labels = None,
     void: common.Void = None,
     key: common.Key = None,
-    components: Annotated[int, typer.Option("--components", help="Gaussians of a label's colours.")] = 5,
+    components: Annotated[
+        int, typer.Option("--components", help="Gaussians in each label's colour model.")
+    ] = 5,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", help="Rounds of colours and CRF. Default: 1, with a box at most 5."),
+        typer.Option("--rounds", help="Rounds of colour model and CRF. Default: 1, with a box at most 5."),
     ] = None,
     params: common.Params = None,
     theta_alpha: common.ThetaAlpha = None,

@@ -28,9 +28,10 @@ _ENDINGS = {
 def pseudo_labels(
     images: Pictures,
     maps: Annotated[
-        str, typer.Option("--maps", "-m", help="The folder of maps, by stem; in shards their ending.")
+        str,
+        typer.Option("--maps", "-m", help="Folder of maps named like the pictures; in shards their ending."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the label maps.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the label maps.")],
     recipe: Annotated[
         str,
         typer.Option(
@@ -72,7 +73,7 @@ def pseudo_labels(
     shard_size: bulk.ShardSize = 1000,
     retry_failed: bulk.RetryFailed = False,
 ) -> None:
-    """Pseudo-labels for weak supervision: activation maps, dense CRF, label maps with 255 where unsure.
+    """Make pseudo-labels for weak supervision from activation maps with the dense CRF; 255 where uncertain.
 
     Repeat the command to resume a stopped run. Exit code 0: all pictures done; 1: some failed (each is
     reported at the end, the others are done); 2: usage.

@@ -27,7 +27,11 @@ def refine(
     images: Pictures,
     unary: Annotated[
         str,
-        typer.Option("--unary", "-u", help="Its unary, or a folder of them by stem; in shards their ending."),
+        typer.Option(
+            "--unary",
+            "-u",
+            help="Unary file, or a folder of them named like the pictures; in shards their ending.",
+        ),
     ],
     output: Output,
     kind: common.Kind,

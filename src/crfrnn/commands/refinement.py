@@ -84,10 +84,10 @@ def refinement(
 ) -> None:
     """Compare ways to refine scores along edges: search their parameters, evaluate and time them.
 
-    No refinement, pydensecrf2, crfrnn with default, searched and learned numbers, RankSEG alone and after it,
-    SLIC, guided filter, bilateral solver, PAMR, PAR, GrabCut, random walker. Each method's parameters are
-    searched with equally many trials on ROOT's split; OUTPUT gets refinement.md with CSV, JSON and pictures.
-    Repeat the command to resume. Needs the extra peers.
+    No refinement, pydensecrf2, crfrnn with default, searched and learned parameters, RankSEG alone and after
+    crfrnn, SLIC, guided filter, bilateral solver, PAMR, PAR, GrabCut, random walker. Each method's parameters
+    are searched with equally many trials on ROOT's split; OUTPUT gets refinement.md with CSV, JSON and
+    pictures. Repeat the command to resume. Needs the extra peers.
 
     Example: crfrnn experiment refinement VOCdevkit --unaries logits/ --layout lhw -o out
 

@@ -31,7 +31,9 @@ def tiles(
     iterations: common.Iterations = None,
     quality: common.Quality = "default",
     guide_components: common.GuideComponents = None,
-    memory: Annotated[float, typer.Option("--memory", help="MiB, in addition to Python's 300.")] = 2048,
+    memory: Annotated[
+        float, typer.Option("--memory", help="Memory in MiB, besides about 300 of Python.")
+    ] = 2048,
     tile: Annotated[int | None, typer.Option("--tile", help="Side of the tiles, pixels.")] = None,
     overlap: Annotated[
         int | None, typer.Option("--overlap", help="Pixels that tiles share; default: 3 theta-alpha.")

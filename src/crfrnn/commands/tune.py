@@ -29,7 +29,9 @@ def tune(
     study: Annotated[
         Path | None, typer.Option("--study", help="File for the trials; resumed if it exists.")
     ] = None,
-    folds: Annotated[int | None, typer.Option("--folds", help="Parts of the training pictures.")] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Number of folds of the training pictures.")
+    ] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="mean_iu, trimap_iu, both (their mean) or loss.")
     ] = None,

@@ -42,7 +42,9 @@ def volume(
         int | None, typer.Option("--void", help="The number in a label map that means unknown.")
     ] = None,
     scale: common.Scale = None,
-    mask: Annotated[Path | None, typer.Option("--mask", help="Only where this volume is above 0.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="Refine only where this volume is above 0.")
+    ] = None,
     theta_alpha: Annotated[
         float | None, typer.Option("--theta-alpha", help="Bilateral bandwidth, mm.")
     ] = None,

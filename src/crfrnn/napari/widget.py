@@ -77,7 +77,7 @@ class RefineWidget(Container):
         self._watched: list[tuple[Any, Callable[..., Any]]] = []
 
         self.image = ComboBox(
-            label="Image", choices=self._image_layers, tooltip="The edges that labels follow"
+            label="Image", choices=self._image_layers, tooltip="The image whose edges the labels follow"
         )
         self.scores = Select(
             label="Labels or scores",
@@ -122,7 +122,7 @@ class RefineWidget(Container):
         self.keep = PushButton(text="Keep result", tooltip="The next result goes to a new layer")
         self.defaults = PushButton(text="Defaults", tooltip="Reset lengths, weights and iterations")
         self.copy = PushButton(
-            text="Copy as Python", tooltip="Code for napari's console that gives the same result"
+            text="Copy as Python", tooltip="Copy code for napari's console that gives the same result"
         )
         self.status = Label(value="")
         label: QLabel = self.status.native
