@@ -21,11 +21,11 @@ MAKEFLAGS += --no-print-directory
 help:
 	@echo 'make demo    install into $(VENV), segment two photographs, print where the pictures are'
 	@echo 'make app     the page in a browser: a photograph, its labels, the sliders'
-	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" chooses tests, WORKERS=4 takes four processes)'
-	@echo 'make test-fast  the tests that take a moment: neither slow ones nor those in the interpreter of Triton'
-	@echo 'make test-toolkits  tests beside torchvision, timm and segmentation-models-pytorch, in a folder of their own'
+	@echo 'make test    lint, types, tests        (PYTEST="-k lattice" selects tests, WORKERS=4 uses four processes)'
+	@echo 'make test-fast  the quick tests: without slow ones and those in the interpreter of Triton'
+	@echo 'make test-toolkits  tests with torchvision, timm and segmentation-models-pytorch, installed in a separate folder'
 	@echo 'make docs    the documentation site, in build/site'
-	@echo 'make bench   speed and memory beside pydensecrf2, as table and CSV'
+	@echo 'make bench   speed and memory compared with pydensecrf2, as table and CSV'
 	@echo 'make hooks   ruff, clang-format and pyright before every commit, by pre-commit'
 	@echo 'make clean   remove $(VENV), build and demo-output'
 

@@ -46,7 +46,7 @@ def make(folder: Path, side: int, seed: int = 0) -> tuple[Path, Path]:
         x = np.arange(side)
         for top in range(0, side, ROWS):
             y = np.arange(top, min(side, top + ROWS))
-            # Borders that wave: no grid of the tiles falls on them.
+            # Wavy borders, which coincide with no grid of tiles.
             at = (y[:, None] + 9 * np.sin(x / 31)).astype(int).clip(0, side - 1) // CELL, x[None] // CELL
             noisy = colours[at] + rng.normal(0, 6, (*at[0].shape, 3)).astype(np.float32)
             window = Window(0, top, side, len(y))

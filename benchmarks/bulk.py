@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Pictures a second of `--engine ray` with one actor and with two, in turn, and the ratio: efficiency.
+"""Pictures per second of `--engine ray` with one and two actors, alternating, and their ratio: efficiency.
 
-python benchmarks/bulk.py [pictures] [rounds]   (alone on the machine, or the ratio means little)
+python benchmarks/bulk.py [pictures] [rounds]   (on an otherwise idle machine, or the ratio means little)
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _pictures(root: Path, count: int) -> None:
 
 
 def _rate(root: Path, step: LabelStep, actors: int, pictures: int, name: str) -> float:
-    """From the first result to the last: starting actors is no work on pictures."""
+    """Timed from the first result to the last, without the start of the actors."""
     moments: list[float] = []
 
     def pair(words: object) -> dict[Path, tuple[Path, ...]]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The same script with pydensecrf2 and with crfrnn.compat.pydensecrf, in turn in one run: time and agreement.
+"""The same script with pydensecrf2 and crfrnn.compat.pydensecrf, alternating in one run: time, agreement.
 
-Inputs and parameters as in `benchmarks/engine.py`: 500×500, 21 labels, building included, argmax of the
-marginals taken. "first": a picture whose size was not seen before; "next": pictures of one size, whose
-spatial kernel is kept. "class": the class DenseCRF of utils/dcrf.py with settings in use, seconds a picture,
-called in a loop and by joblib's processes, as the projects that share the class call it; on that photograph,
-where all 21 labels are in play, and with "pictures" on the first of VOC 2012 `val`, person subset, with their
-DeepLab unaries.
+Inputs and parameters as in `benchmarks/engine.py`: 500×500, 21 labels, including the lattice build and the
+argmax of the marginals. "first": a picture of a new size; "next": further pictures of this size, whose
+spatial kernel is kept. "class": the class DenseCRF of utils/dcrf.py with settings in use, seconds per
+picture, called in a loop and by joblib's processes, as in the projects that contain the class; on that
+photograph, where all 21 labels are in play, and with "pictures" on the first of VOC 2012 `val`, person
+subset, with their DeepLab unaries.
+
 Run it alone on the machine: python benchmarks/compat.py --parts class
 """
 
@@ -90,7 +91,7 @@ def measure(runs: int, size: int) -> list[tuple[str, float, float, float, float]
 
 
 def their_class(setting: Preset, image: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """What the class of utils/dcrf.py does, with pydensecrf2."""
+    """The class of utils/dcrf.py with pydensecrf2."""
     labels, height, width = probabilities.shape
     crf = theirs.DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(np.ascontiguousarray(their_utils.unary_from_softmax(probabilities)))
@@ -111,7 +112,7 @@ def our_class(setting: Preset, image: np.ndarray, probabilities: np.ndarray) -> 
 
 
 def argmax_of(function: Any, *case: Any) -> np.ndarray:
-    """What a worker sends back: labels, a fiftieth of the marginals' bytes."""
+    """The result of a worker: labels, a fiftieth of the marginals' bytes."""
     return function(*case).argmax(0).astype(np.uint8)
 
 
@@ -141,7 +142,7 @@ def val_pictures() -> list[Case]:
 
 
 def measure_class(cases: list[Case], where: str, runs: int) -> list[tuple[str, float, float, float, float]]:
-    """The rows of `measure` for the class, seconds a picture: in a loop with all threads, and by joblib."""
+    """The rows of `measure` for the class, seconds per picture: in a loop with all threads, and by joblib."""
     rows = []
     both = (our_class, their_class)
     with joblib.Parallel(n_jobs=PROCESSES) as parallel:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Time, memory and marginals of the engine beside pydensecrf2, in turn in one run: `make bench`.
+"""Time, memory and marginals of the engine and of pydensecrf2, alternating in one run: `make bench`.
 
 Inputs: scikit-image photographs resized to 500×500 (and 1000×1000) with coarse, noisy 21-label unaries, made
 here from a fixed seed. "demo": θ_α 160, θ_β 3, θ_γ 3, weights 5 and 3; "readme": 80, 13, 3, weights 10 and 3.
@@ -62,7 +62,7 @@ def numbers(case: str) -> Preset:
 
 
 def layer(case: str, labels: int = LABELS, quality: str = "default") -> crfrnn.CRFRNN:
-    """The layer with a case's parameters; its bandwidths take no gradient, all else does."""
+    """The layer with a case's parameters; all of them but the bandwidths take gradients."""
     crf = crfrnn.CRFRNN(labels, preset=numbers(case), quality=quality)
     for name, parameter in crf.named_parameters():
         parameter.requires_grad_("theta" not in name)
@@ -83,7 +83,7 @@ def forward(
 
 def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> torch.Tensor:
     unary, guide = tensors(image, logits)
-    # The loss is not the layer's work: its gradient is given (a fresh copy of the unary: any numbers do).
+    # The loss is not part of the layer, so its gradient is given (a copy of the unary; any values do).
     gradient = unary.clone()
     unary.requires_grad_()
     layer(case, len(logits))(unary, guide, iterations=iterations).backward(gradient)
@@ -92,7 +92,7 @@ def forward_backward(case: str, image: np.ndarray, logits: np.ndarray, iteration
 
 
 def peer(case: str, image: np.ndarray, logits: np.ndarray, iterations: int) -> np.ndarray:
-    """pydensecrf2 with the same kernels, one thread as it comes, normalised after like ours."""
+    """pydensecrf2 with the same kernels, its one thread, normalised after like ours."""
     five = numbers(case)
     height, width = image.shape[:2]
     crf = dcrf.DenseCRF2D(width, height, len(logits))
@@ -163,7 +163,7 @@ def peak_memory(work: str, case: str = "demo") -> float:
 
 
 def bandwidth() -> float:
-    """GB/s that a large copy reaches with all threads: the machine's own limit."""
+    """GB/s of a large copy with all threads, the limit of the machine."""
     source = torch.randn(64 * 2**20)
     target = torch.empty_like(source)
     seconds = in_turn([lambda: target.copy_(source)], 5)[0]
@@ -205,7 +205,7 @@ def measure(runs: int) -> list[tuple[str, float, float, str]]:
 
 
 def machine_and_versions() -> tuple[str, str]:
-    """What the figures depend on, for the head of a table."""
+    """The machine and versions, for the head of a table."""
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_native.instruction_set()}"
     versions = f"crfrnn {version('crfrnn')}, torch {torch.__version__}, pydensecrf2 {version('pydensecrf2')}"
     return machine, versions

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The engine on a GPU in one call of a few minutes: builds, checks, times, writes CSV.
 
-    python benchmarks/gpu.py --out gpu.csv            # needs torch with CUDA, nothing but the package
+    python benchmarks/gpu.py --out gpu.csv            # needs torch with CUDA and the package only
     TRITON_INTERPRET=1 python benchmarks/gpu.py --device cpu --size 6  # a dry run
 
 Columns: what, case, value, unit, note. Times are medians of device events. "share of the copy bandwidth": the
-state that a kernel must read and write once, over its time, over the bandwidth of a copy in the same run.
-Parts that fail are rows too; no part is begun after `--seconds`. On a GPU every part is first run once beside
-the others, unmeasured, so that kernels are compiled by all processors at once.
+bytes that a kernel must read and write once, divided by its time and by the bandwidth of a copy in the same
+run. Failed parts are rows too; no part is started after `--seconds`. On a GPU all parts first run once in
+parallel, unmeasured, so that all processors compile kernels.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def agreement(bench: Bench) -> Iterator[Row]:
 
 
 def double(bench: Bench) -> Iterator[Row]:
-    """The filter in float64, many corners a vertex, both ways."""
+    """The filter in float64 with many corners per vertex, in both directions."""
     side = min(bench.size, 96)
     _, image = bench.picture(2, 1, (side, side))
     features = crfrnn.GaussianKernel.bilateral(image.double(), 40.0, 60.0, backend="triton").features
@@ -154,7 +154,7 @@ def loop(bench: Bench) -> Iterator[Row]:
 
 
 def step(bench: Bench) -> Iterator[Row]:
-    """A training step of FCN-8s with the CRF on top, full pictures, and what of it is the network's."""
+    """A training step of FCN-8s with the CRF on whole pictures, and the share of the network."""
     unary, image = bench.picture()
     small: dict[str, Any] = {} if bench.gpu else {"widths": (2, 2, 2, 2, 2), "hidden": 2}
     network, target = crfrnn.FCN8s(21, **small).to(bench.device), unary.argmax(1)
@@ -171,7 +171,7 @@ def step(bench: Bench) -> Iterator[Row]:
 
 
 def points(bench: Bench) -> Iterator[Row]:
-    """A cloud as large as the one WarpConvNet is quoted for: 196,608 points, 6 features, 3 channels.
+    """A point cloud of the size in WarpConvNet's published figures: 196,608 points, 6 features, 3 channels.
 
     The walls of a room of 6 m with smooth colours, 0.1 m and 20 colour steps for one bandwidth.
     """
@@ -225,9 +225,10 @@ def plan(bench: Bench) -> dict[str, Callable[[], Iterator[Row]]]:
 
 
 def warm(device: str, size: int, names: Sequence[str], seconds: float) -> None:
-    """Run each part once, side by side: kernels are compiled and kept in Triton's cache.
+    """Run each part once in parallel, so that kernels are compiled and kept in Triton's cache.
 
-    Before anything here touches the device: the processes are forked. What fails is said when it is measured.
+    Must be called before the device is used here, because the processes are forked. Failures are reported
+    when the part is measured.
     """
     context, bench = multiprocessing.get_context("fork"), Bench(device, size, quick=True)
     work: list[Callable[[], Any]] = [
@@ -265,7 +266,7 @@ def main() -> int:
     options = parser.parse_args()
     ready(parser, options.out)
     if options.device == "cpu":
-        backends.BY_DEVICE["cpu"] = "triton"  # what CUDA tensors get
+        backends.BY_DEVICE["cpu"] = "triton"  # the default of CUDA tensors
     start, failed = time.monotonic(), 0
     names = list(plan(Bench(options.device, options.size)))
     if options.parts:
@@ -293,7 +294,7 @@ def main() -> int:
                 for what, case, value, unit, note in work():
                     table.writerow([what, case, f"{value:.6g}", unit, note])
                     print(f"{what:36} {case:36} {value:12.5g} {unit} {note}", flush=True)
-            except Exception as error:  # the other parts still tell something
+            except Exception as error:  # the other parts are still useful
                 failed += 1
                 traceback.print_exc()
                 table.writerow([part, "failed", "", "", f"{type(error).__name__}: {error}"[:300]])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the parts of `gpu.py` share: a device, a stopwatch, inputs."""
+"""Shared by the parts of `gpu.py`: a device, a timer, inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = tuple[str, str, float, str, str]
 
 
 class Bench:
-    """A device, sizes and a stopwatch."""
+    """A device, sizes and a timer."""
 
     def __init__(self, device: str, size: int, quick: bool = False) -> None:
         """quick: everything once, unmeasured."""
@@ -26,7 +26,7 @@ class Bench:
         self.device, self.size, self.gpu, self.bandwidth = torch.device(device), size, device != "cpu", 1.0
 
     def milliseconds(self, work: Callable[[], Any], warm: int = 3) -> float:
-        """Median of 20, each waited for."""
+        """Median of 20, each synchronised."""
         for _ in range(warm if self.gpu and not self.quick else 0):
             work()
         if not self.gpu or self.quick:
@@ -45,7 +45,7 @@ class Bench:
         return statistics.median(times)
 
     def queueing(self, work: Callable[[], Any]) -> float:
-        """Median milliseconds until the CPU is free again, the GPU idle before."""
+        """Median milliseconds until the call returns on the CPU, starting with an idle GPU."""
         times = []
         for _ in range(20 if self.gpu and not self.quick else 1):
             if self.gpu:
@@ -56,7 +56,7 @@ class Bench:
         return statistics.median(times)
 
     def peak(self, work: Callable[[], Any]) -> float:
-        """MiB above what was held before."""
+        """MiB above the memory allocated before."""
         if not self.gpu:
             return float("nan")
         torch.cuda.reset_peak_memory_stats()
@@ -72,11 +72,11 @@ class Bench:
         grid: tuple[int, ...] | None = None,
         competing: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Unary and image: flat regions with edges, shading, noise, filling a lattice as a photograph does.
+        """Unary and image: flat regions with edges, shading and noise, with as many vertices as a photograph.
 
-        151,865 vertices at 500 x 500 under "demo" and 19,037 under "readme"; the photograph that
-        `benchmarks/engine.py` takes, scikit-image's astronaut, makes 150,340 and 19,630. Of the labels,
-        `competing` (default: all) have a chance anywhere; the others are improbable, as on real pictures.
+        151,865 vertices at 500 x 500 under "demo" and 19,037 under "readme"; the photograph of
+        `benchmarks/engine.py`, scikit-image's astronaut, gives 150,340 and 19,630. `competing` labels
+        (default: all) are plausible somewhere; the others are improbable, as on real pictures.
         """
         grid = grid or (self.size, self.size)
         random = torch.Generator().manual_seed(0)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What the CPU does for mean field on a GPU, without one: kernels launched, operations of torch, time.
+"""The CPU's part of mean field on a GPU, measured without one: launched kernels, torch operations, time.
 
     python benchmarks/gpu_host.py            # needs Triton beside torch, no GPU
-    python benchmarks/gpu_host.py --check    # is every launch what looking it up would give?
+    python benchmarks/gpu_host.py --check    # compare every launch with a lookup
 
-Kernels are compiled for an H100 and launched by a driver that only counts, so the time is that of Python
-alone: arguments, lookups, allocations. A loop of small kernels is never faster than this. "looked up":
-Triton looks for the kernel at every launch, as `kernel[grid](...)` does; "known": `Launcher` does it once.
-Numbers mean nothing here, shapes are small; the time does not follow them.
+Kernels are compiled for an H100 and launched by a driver that only counts, so only Python's time is measured:
+arguments, lookups, allocations. It is a lower bound for a loop of small kernels. "looked up": Triton looks
+the kernel up at every launch, as in `kernel[grid](...)`; "known": `Launcher` does so once. Values are
+arbitrary and shapes small; the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def problem(
 ) -> Problem:
     """A lattice of five dimensions with three passes of its splat, and a Gaussian over the grid.
 
-    `pieces`: the rows that each pass makes, those of the last are the vertices.
+    `pieces`: the number of rows after each pass; the last one is the number of vertices.
     """
     points, size, vertices = side * side, 6, pieces[-1]
     index = torch.int32
@@ -102,7 +102,7 @@ def problem(
 
 
 def gradients(task: Problem, bandwidths: bool) -> list[KernelGradient]:
-    """Where those of the kernels go: with bandwidths held, nowhere."""
+    """Where the gradients of the kernels are written: nowhere if bandwidths are fixed."""
     if not bandwidths:
         return [KernelGradient(None, None, None, None)] * 2
     points = task.grid[0] * task.grid[1]
@@ -126,7 +126,7 @@ def work(task: Problem) -> dict[str, Callable[[], Any]]:
 
 
 def rarer() -> dict[str, Callable[[], Any]]:
-    """What else a GPU is asked to launch: other labels, masks, damping; filters of every type."""
+    """Further launches: other numbers of labels, masks, damping; filters of every type."""
     calls: dict[str, Callable[[], Any]] = {}
     for labels in (1, 40, 150):
         mask, clamp = torch.ones(SIDE * SIDE, dtype=torch.uint8), torch.full((SIDE * SIDE,), -1).int()
@@ -149,7 +149,7 @@ def rarer() -> dict[str, Callable[[], Any]]:
 
 
 def built() -> dict[str, Callable[[], Any]]:
-    """What builds a lattice, numbers its vertices and sums exactly: launches of one kernel each."""
+    """Launches of the kernels that build a lattice, number its vertices and compute exact sums."""
     calls: dict[str, Callable[[], Any]] = {}
     for kind in (torch.float32, torch.float64):
         for dim in (1, 5, 8):
@@ -205,9 +205,9 @@ def measure(driver: Counting, calls: dict[str, Callable[[], Any]]) -> None:
 
 
 def check(calls: dict[str, Callable[[], Any]]) -> None:
-    """Looks up every launch and compares with what was known."""
+    """Looks up every launch and compares it with the cached one."""
     known: dict[tuple[int, Any], Any] = {}
-    launchers: list[Launcher] = []  # alive: an identity is used once
+    launchers: list[Launcher] = []  # kept alive, so that identities are unique
     launches = 0
 
     def looked_up(self: Launcher, programs: int, across: int, *args: Any) -> None:

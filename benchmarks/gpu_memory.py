@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What mean field holds on a GPU, without one: bytes of all tensors by count, in planes of the unary.
+"""The memory of mean field on a GPU, counted without one: bytes of all tensors, in planes of the unary.
 
     python benchmarks/gpu_memory.py          # needs Triton beside torch, no GPU
 
-500 x 500 pixels, 21 labels, T = 5, a lattice of the sizes that scikit-image's astronaut makes under "demo".
-Kernels are launched by a driver that does nothing (benchmarks/gpu_host.py); tensors lie on the CPU.
+500 x 500 pixels, 21 labels, T = 5, a lattice of the size of scikit-image's astronaut under "demo". Kernels
+are launched by a driver that does nothing (benchmarks/gpu_host.py); tensors are on the CPU.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from crfrnn.crf.triton.problem import LatticeKernel
 from gpu_host import LABELS, Counting, gradients, problem
 
 SIDE, ITERATIONS = 500, 5
-PIECES = (176_148, 150_501, 150_340)  # rows of the splat's passes; the last are the vertices
+PIECES = (176_148, 150_501, 150_340)  # rows after the splat's passes; the last number is that of the vertices
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, from its beginning on, and their peak."""
+    """Counts the bytes of all storages that operations create while it is active, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Peak(TorchDispatchMode):
         self.live[key] = storage.nbytes()
         weakref.finalize(storage, self.live.pop, key, None)
         if self.held > self.peak:
-            gc.collect()  # the interpreter leaves cycles that hold its arguments
+            gc.collect()  # the interpreter leaves reference cycles that keep its arguments alive
             self.peak = max(self.peak, self.held)
 
 

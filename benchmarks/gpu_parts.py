@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `gpu.py` is made of: rows about single kernels, the build, memory, the exact sum."""
+"""Parts of `gpu.py`: rows about single kernels, the build, memory, the exact sum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gpu_bench import PARAMETERS, Bench, Row
 @triton.jit
 def _splat_atomically(values, rows, weights, corner, points, vertices, channels, width, SIZE: tl.constexpr,
                       BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """What others do: rows[corner[p, r]] += w[p, r] values[p], in whatever order."""
+    """As in other packages: rows[corner[p, r]] += w[p, r] values[p], in any order."""
     point = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column = tl.arange(0, COLUMNS)[None, :]
     here, wide = point < points, column < channels
@@ -46,7 +46,7 @@ def copy(bench: Bench) -> Iterator[Row]:
 
 
 def parts(bench: Bench) -> Iterator[Row]:
-    """Every kernel of an iteration: its time, and the share of the copy bandwidth that its state moves at."""
+    """Every kernel of an iteration: its time, and its share of the copy bandwidth."""
     labels, (_, image) = 21, bench.picture()
     operator: Any = bench.layer().kernels(image)[1].operator
     structure, weights = Structure.of(operator.structure), operator.weights.detach()
@@ -99,7 +99,7 @@ def builds(bench: Bench) -> Iterator[Row]:
 
 
 def memory(bench: Bench) -> Iterator[Row]:
-    """Forward + backward at T = 5, build included, beside what the plan of the project permits."""
+    """Forward + backward at T = 5, build included, and the permitted limit."""
     labels, iterations = 21, 5
     (unary, image), crf = bench.picture(labels), bench.layer(labels)
     unary.requires_grad_()
@@ -115,7 +115,7 @@ def memory(bench: Bench) -> Iterator[Row]:
         values += 4 * rows * labels
     gradients = sum(4 * t.numel() for t in wanted)
     permitted = (plane + gradients + iterations * plane + 1.5 * values) / 2**20
-    call()  # a first call allots workspaces of libraries as well
+    call()  # the first call also allocates workspaces of libraries
     used = bench.peak(call)
     yield "peak memory, forward + backward T = 5", "demo", used, "MiB above the inputs", ""
     note = "output, gradients, marginals of each iteration, 1.5 times the values of each kernel"
@@ -146,6 +146,6 @@ def exact_sum(bench: Bench) -> Iterator[Row]:
 
 
 def _relative(ours: Tensor, truth: Tensor) -> float:
-    """Of the normalised answers."""
+    """Relative error of the normalised results."""
     ours, truth = (x[..., :-1] / x[..., -1:] for x in (ours, truth))
     return float((ours - truth).norm() / truth.norm())

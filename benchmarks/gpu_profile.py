@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every kernel of a forward and a backward pass: how often, how long, the state it moves over that time."""
+"""Every kernel of a forward and a backward pass: number of calls, time, and bytes moved per time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS, ITERATIONS = 21, 5
 
 
 def profile(bench: Bench) -> Iterator[Row]:
-    """By the driver's own clock, one call of forward + backward, build included; the longest first."""
+    """By the driver's clock, one call of forward + backward, build included; longest first."""
     (unary, image), crf = bench.picture(LABELS), bench.layer(LABELS)
     operator: Any = crf.kernels(image)[1].operator
     states = state(Structure.of(operator.structure), unary[0, 0].numel())
@@ -46,7 +46,7 @@ def profile(bench: Bench) -> Iterator[Row]:
 
 
 def state(structure: Structure, points: int) -> dict[str, int]:
-    """Bytes that each kernel must read and write once, all its launches in one call of `profile` together.
+    """Bytes that each kernel must read and write once, summed over its launches in one call of `profile`.
 
     >>> tables = [torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, 2, 5), torch.zeros(6)]
     >>> state(Structure.of([*tables, torch.zeros(5), torch.zeros(0), torch.zeros(0)]), 2)["start_kernel"]

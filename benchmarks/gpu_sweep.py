@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A part of `gpu.py`: lengths and sizes that were chosen without a GPU, tried one by one."""
+"""A part of `gpu.py`: tries other values of lengths and sizes that were chosen without a GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS = 21
 
 @contextmanager
 def changed(owner: ModuleType | type, **values: Any) -> Iterator[None]:
-    """`owner` with other attributes inside."""
+    """`owner` with other attributes within the context."""
     before = {name: getattr(owner, name) for name in values}
     try:
         for name, value in values.items():
@@ -54,7 +54,7 @@ def settings(bench: Bench) -> list[Callable[[], Iterator[Row]]]:
 
 
 def sweep(bench: Bench) -> Iterator[Row]:
-    """All settings one after another; one that does not compile is a row without a number."""
+    """All settings in sequence; one that does not compile is a row without a number."""
     for setting in settings(bench):
         try:
             yield from setting()
@@ -73,7 +73,7 @@ def _lattice(bench: Bench) -> tuple[Structure, torch.Tensor, torch.Tensor]:
 
 
 def _piece(bench: Bench, piece: int) -> Iterator[Row]:
-    """Corners that a row of the splat's passes sums; "demo" has few corners a vertex, one colour has many."""
+    """Corners summed per row of the splat's passes; "demo" has few corners per vertex, one colour many."""
     alpha, beta, *_ = PARAMETERS["demo"]
     _, image = bench.picture(2)
     for name, guide in (("demo", image), ("one colour", image.mean((2, 3), keepdim=True).expand_as(image))):
@@ -110,7 +110,7 @@ def _passes(bench: Bench, rows: int, warps: int) -> Iterator[Row]:
 
 
 def _update(bench: Bench, labels: int, pixels: int, warps: int) -> Iterator[Row]:
-    """All ten iterations: nothing but the kernels over pixels differs."""
+    """All ten iterations, since only the kernels over pixels differ."""
     unary, image = bench.picture(labels)
     crf = bench.layer(labels).requires_grad_(False)
     kernels, weights = crf.kernels(image), [crf.spatial_weights, crf.bilateral_weights]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Time by the number of labels, beside pydensecrf2 in turn in one run: python benchmarks/labels.py
+"""Time by the number of labels, alternating with pydensecrf2 in one run: python benchmarks/labels.py
 
 Inputs as in engine.py, with as many regions as labels: 21 (VOC), 40 (NYU), 60 (Pascal Context), 81 (COCO),
 150 (ADE20K). The forward pass has T = 10, the step (forward and backward, all gradients but those of the

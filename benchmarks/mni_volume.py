@@ -2,8 +2,8 @@
 """A real volume: coarse, noisy tissue maps of the MNI 152 template, refined along its T1 image.
 
 The template and its grey and white matter maps come with nilearn (nothing is downloaded). The maps are
-averaged over cubes, brought back to the voxels, disturbed, refined; Dice is taken against the arg max of
-the maps as shipped.
+averaged over cubes, interpolated to the voxels, disturbed and refined; Dice is computed against the arg max
+of the original maps.
 
     python benchmarks/mni_volume.py --picture docs/images/mni_volume.jpg
 """
@@ -47,7 +47,7 @@ def template(resolution: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def worsen(maps: NDArray[np.float32], cube: int, noise: float, seed: int) -> NDArray[np.float32]:
-    """Averages over cubes, spread back linearly, with Gaussian noise on the logits of every voxel."""
+    """Averages over cubes, interpolated linearly, with Gaussian noise on the logits of every voxel."""
     generator = torch.Generator().manual_seed(seed)
     p = torch.from_numpy(maps)[None]
     coarse = torch.nn.functional.avg_pool3d(p, cube, ceil_mode=True, count_include_pad=False)
@@ -74,7 +74,7 @@ def picture(t1: NDArray[np.float32], rows: dict[str, NDArray[np.int64]]) -> Imag
             plane = np.flipud(np.take(grey, at[axis], axis).T)
             shown = np.flipud(np.take(labels, at[axis], axis).T)
             rgb = np.repeat(plane[..., None], 3, 2)
-            if name != "T1":  # voxels are few: the light lines of `overlay` would hide them
+            if name != "T1":  # there are few voxels, and the light lines of `overlay` would hide them
                 rgb = np.where(shown[..., None] == 0, rgb, 0.45 * rgb + 0.55 * COLOURS[shown]).astype(
                     np.uint8
                 )

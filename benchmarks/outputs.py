@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a measurement writes to: tried before it begins, so that minutes of work are not lost at the end."""
+"""Output files of a measurement, checked before it begins, so that its work is not lost at the end."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The engine on real pictures, each ratio in turn in one run, in four parts:
+"""The engine on real pictures, each ratio from alternating calls in one run, in four parts:
 
-21       the first `val` pictures of the VOC 2012 person subset with their DeepLab unaries, the numbers of the
-         default preset, T = 10: pydensecrf2 over crfrnn.
+21       the first `val` pictures of the VOC 2012 person subset with their DeepLab unaries, default
+         parameters, T = 10: pydensecrf2 over crfrnn.
 81       the same with 60 further labels, the tail of a softmax: at each pixel a further label lies ten below
          the best of the 21, plus a standard normal number per label and point of a 33 × 33 grid over the
-         picture, bilinear between the points, from a seed that the picture's id fixes.
-network  the default preset at T = 5 over the forward pass of the DeepLabV3-MobileNetV2 in front of it, on the
+         picture, bilinear between the points, from a seed given by the picture's id.
+network  the default preset at T = 5 over the forward pass of its DeepLabV3-MobileNetV2, on the
          same pictures enlarged to 513 × 513.
 high     quality "high" over "classic" at T = 10, on the inputs "demo" and "readme" of engine.py.
 
@@ -43,13 +43,13 @@ from outputs import ready
 
 PARTS = ("21", "81", "network", "high")
 PRESET = "default"
-FURTHER = 60  # labels beyond VOC's 21: together as many as COCO has
+FURTHER = 60  # labels beyond VOC's 21, 81 in all, as in COCO
 BELOW, GRID = 10.0, 33
 THRESHOLDS = (0.003, 0.01, 0.03)
 SIDE = 513
 FOLDER = "data/voc2012-person"
 WEIGHTS = "weights/deeplabv3_mnv2_voc_fp16.safetensors"
-PHOTOGRAPH_RUNS = 7  # there is one photograph, where the other parts have a hundred pictures
+PHOTOGRAPH_RUNS = 7  # one photograph; the other parts have a hundred pictures
 
 
 class Row(NamedTuple):
@@ -65,7 +65,7 @@ class Row(NamedTuple):
     under: str
     under_seconds: float
     ratio: float
-    runs: int  # of which the seconds are medians
+    runs: int  # number of calls, of which the seconds are medians
     above: tuple[float, ...] = (math.nan,) * len(THRESHOLDS)
     difference: float = math.nan  # the largest of the marginals
     equal: float = math.nan  # share of pixels with the same label
@@ -80,7 +80,7 @@ HEAD = [*Row._fields[:11], *SHARES, "largest |ΔQ|", "equal labels"]
 
 
 def with_further_labels(name: str, logits: np.ndarray, further: int = FURTHER) -> np.ndarray:
-    """Float32[L, H, W] → Float32[L + further, H, W], as the head of this file says of part "81"."""
+    """Float32[L, H, W] → Float32[L + further, H, W], as described for part "81" at the top of this file."""
     seed = int.from_bytes(name.encode(), "little") % 2**63
     coarse = torch.randn(1, further, GRID, GRID, generator=torch.Generator().manual_seed(seed))
     noise = interpolate(coarse, logits.shape[1:], mode="bilinear", align_corners=True)[0].numpy()
@@ -96,7 +96,7 @@ def shares_above(logits: np.ndarray) -> tuple[float, ...]:
 def beside_the_peer(
     part: str, name: str, image: np.ndarray, logits: np.ndarray, runs: int, warm_up: bool
 ) -> Row:
-    """pydensecrf2 over crfrnn, and how far their marginals agree."""
+    """pydensecrf2 over crfrnn, and the agreement of their marginals."""
     found: dict[str, np.ndarray] = {}
 
     def own() -> None:
@@ -115,7 +115,7 @@ def beside_the_peer(
 
 
 def behind_the_network(network: DeepLab, name: str, image: np.ndarray, runs: int, warm_up: bool) -> Row:
-    """The CRF at T = 5 over the network's forward pass, which makes its unary, on the enlarged picture."""
+    """The CRF at T = 5 over the network's forward pass, which computes its unary, on the enlarged picture."""
     planes = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     picture = interpolate(planes, (SIDE, SIDE), mode="bilinear").round().byte()
     values, crf = network.preprocessing(picture), layer(PRESET).eval()
@@ -136,7 +136,7 @@ def high_over_classic(case: str, image: np.ndarray, logits: np.ndarray, runs: in
 
 
 def rows_of(part: str, shared: Path, pictures: list[LabelledPicture], runs: int) -> Iterator[Row]:
-    """The rows of one part, as they come; the first input of a part warms it up."""
+    """The rows of one part as they are measured; the first input of a part is the warm-up."""
     if part == "high":
         image, logits = photograph_and_logits("astronaut", 500)
         for case in CASES:
@@ -157,7 +157,7 @@ def rows_of(part: str, shared: Path, pictures: list[LabelledPicture], runs: int)
 
 
 def summary(rows: list[Row], title: str) -> Table:
-    """One column a part: ratios picture by picture and of the totals, mean shares, the worst difference."""
+    """One column per part: ratios per picture and of the totals, mean shares, the largest difference."""
     parts = [[row for row in rows if row.part == part] for part in dict.fromkeys(row.part for row in rows)]
     table = Table("part", *(own[0].part for own in parts), title=title)
 

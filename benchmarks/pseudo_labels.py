@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Pseudo-labels per second on real pictures, reading and writing included, and what COCO val would take.
+"""Pseudo-labels per second on real pictures, with reading and writing, and the estimated time for COCO val.
 
 Pictures at their own size, each with IRN's CRF (10 iterations): VOC person with the 21 labels of its DeepLab
 unaries; COCO train2017 (the small selection) with 81 labels, of which 21 are the packaged network's and the
 others the tail of a softmax (pictures.py); and the same VOC pictures with activation maps of two classes,
 IRN's whole step of two inferences, whose maps are coarse random blobs from a fixed seed. The time of the
 first two depends on how many labels are in play (docs/engine.md). Rates are taken between the first finished
-pictures and the last, without the start of the processes. pydensecrf2 and ours are then timed in turn on one
-thread, picture in memory, inference alone.
+pictures and the last, without the start of the processes. pydensecrf2 and ours are then timed alternately on
+one thread, pictures in memory, inference only.
 
 Run it alone on the machine: python benchmarks/pseudo_labels.py; on a GPU: --device cuda --batch 4
 """
@@ -61,7 +61,7 @@ Scores = Callable[[Path], np.ndarray]  # Float32[labels, H, W] of a picture's si
 
 
 def blobs(labels: int, path: Path) -> np.ndarray:
-    """Smooth random blobs that compete."""
+    """Smooth random blobs, all plausible."""
     height, width = read_image(path).shape[:2]
     generator = torch.Generator().manual_seed(int.from_bytes(path.stem.encode(), "little") % 2**31)
     coarse = 2 * torch.randn(1, labels, height // 24 + 2, width // 24 + 2, generator=generator)
@@ -92,7 +92,7 @@ def packaged() -> Scores:
 
 
 def prepare(paths: list[Path], kind: str, scores: Scores, folder: Path) -> list[Job]:
-    """The files of maps that a network would have left: float16 logits .npy, or .npz with keys."""
+    """Files of maps as saved by a network: float16 logits in .npy, or .npz with keys."""
     jobs = []
     for path in paths:
         values = scores(path)
@@ -108,7 +108,7 @@ def prepare(paths: list[Path], kind: str, scores: Scores, folder: Path) -> list[
 
 
 def rate(jobs: list[Job], kind: str, folder: Path, processes: int, batch: int, device: str) -> float:
-    """Pictures per second of a whole run, once its processes are at work."""
+    """Pictures per second of a whole run, after its processes have started."""
     ticks: list[float] = []
     report = write_pseudo_labels(
         jobs, folder, kind=kind, axes="lhw" if kind == "logits" else None, processes=processes, batch=batch,
@@ -121,7 +121,7 @@ def rate(jobs: list[Job], kind: str, folder: Path, processes: int, batch: int, d
 
 
 def single(paths: list[Path], scores: Scores, device: str) -> tuple[float, float]:
-    """Median seconds a picture, ours and pydensecrf2, one thread each."""
+    """Median seconds per picture, ours and pydensecrf2, one thread each."""
     import pydensecrf.densecrf as dcrf
 
     recipe, ours, theirs = CAM_CRFS["irn"], [], []
@@ -152,7 +152,7 @@ def single(paths: list[Path], scores: Scores, device: str) -> tuple[float, float
 
 
 def measure(shared: Path, arguments: argparse.Namespace) -> list[Row]:
-    """Rows: what, pictures, mean size, pictures a second, hours for COCO val, seconds a picture of both."""
+    """Rows: name, pictures, mean size, pictures per second, hours for COCO val, seconds per picture."""
     rows: list[Row] = []
     for name, (where, kind) in CASES.items():
         scores = {"21 labels": partial(deeplab, shared), "81 labels": packaged}.get(

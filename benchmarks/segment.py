@@ -2,10 +2,10 @@
 """Seconds of a 500×500 photograph from file to label map, and the CRF's share of them.
 
 "file to labels" is `Predictor` on a JPEG file, with and without the CRF; "network" and "CRF" are the two
-parts of its segmenter on a picture in memory, lattice included; all in turn in one run, medians. "command" is
-`crfrnn segment` from its start to its end, imports and overlay included, the better of two. Photographs:
-scikit-image's, resized. `--network fcn8s` (the paper's) or another by name has random weights, as the small
-one has without a packaged checkpoint: then labels mean nothing, and the CRF meets the same picture.
+parts of its segmenter on a picture in memory, lattice included; alternating in one run, medians. "command" is
+`crfrnn segment` from start to end, imports and overlay included, the faster of two runs. Photographs:
+scikit-image's, resized. `--network fcn8s` (the paper's) or another name has random weights: its labels are
+meaningless, but the CRF processes the same picture.
 
 Run it alone on the machine: python benchmarks/segment.py
 """
@@ -52,7 +52,7 @@ Row = tuple[str, float, float, float, float, float, float]
 
 
 def segmenter_and_name(checkpoint: str | None, network: str | None, folder: Path) -> tuple[Path | str, str]:
-    """What `from_pretrained` takes, and how it is called in the table."""
+    """The argument of `from_pretrained`, and its name in the table."""
     if checkpoint is not None:
         return checkpoint, checkpoint
     names = packaged_checkpoints()

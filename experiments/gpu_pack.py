@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Pictures and ImageNet weights for `gpu_table1.py`, packed small enough to travel to a machine with a GPU.
+"""Pictures and ImageNet weights for `gpu_table1.py`, packed to be copied to a machine with a GPU.
 
     python experiments/gpu_pack.py            # from $CRFRNN_SHARED into build/gpu-data, which git ignores
 
 pictures.zip holds the VOC 2012 person subset (train, val) and COCO's pictures with VOC's labels (coco) at a
-longer side of 320 pixels: JPEG, masks as PNG. The photographs carry their owners' terms: for research, not to
-be published.
+longer side of 320 pixels: JPEG, masks as PNG. The photographs are subject to their owners' terms: for
+research, not to be published.
 """
 
 from __future__ import annotations

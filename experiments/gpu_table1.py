@@ -6,9 +6,9 @@
 
 plain: FCN-8s from ImageNet's VGG-16 (fc6 and fc7 newly initialised). crf: followed by the default layer, not
 learned. frozen-crf: the layer learned, the network frozen. plain-further and end-to-end continue from plain
-for as many seconds each, without and with the layer. Evaluated on the VOC 2012 person subset at 320 pixels,
-not comparable with full-set results. A row is written as soon as it is known. Training time is limited, so
-another GPU gives other figures.
+for equally many seconds, without and with the layer. Evaluated on the VOC 2012 person subset at 320 pixels,
+not comparable with full-set results. A row is written as soon as it is finished. Training time is limited, so
+the figures depend on the GPU.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from crfrnn.io.files import prepared
 from crfrnn.models import load_vgg16
 
 LABELS, SIDE, TRIMAP = 21, 320, 5
-# Of the seconds for training, by the clock.
+# Shares of the training time.
 SHARES = {"plain": 0.5, "frozen-crf": 0.1, "plain-further": 0.2, "end-to-end": 0.2}
-RATES = {"network": 1e-4, "crf": 5e-3}  # Adam's; the network's is a fifth behind `plain`
+RATES = {"network": 1e-4, "crf": 5e-3}  # of Adam; the network's is a fifth of it after `plain`
 Row = list[Any]
 
 
@@ -99,7 +99,7 @@ class Run:
         return crfrnn.Segmenter(network, crfrnn.CRFRNN(LABELS) if crf else None).to(self.device)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Without an end: shuffled, mirrored, scaled by 0.7 to 1.4 about a random place."""
+        """Endless batches: shuffled, mirrored, scaled by 0.7 to 1.4 about a random point."""
         while True:
             order = torch.randperm(len(self.train), generator=self.random)
             for some in order.split(self.batch):
@@ -116,7 +116,7 @@ class Run:
                     return F.grid_sample(x.float(), grid, how, align_corners=False)
 
                 image = moved(self.train.image[some], "bilinear")
-                # Labels and mask go one up, so that what lies outside, which is 0, is void and no pixel.
+                # Labels and mask are shifted by one, so that 0, outside the picture, means void and no pixel.
                 labels = moved(self.train.truth[some, None].float() + 1, "nearest")[:, 0].long() - 1
                 mask = moved(self.train.mask[some, None], "nearest")[:, 0] > 0
                 yield image, torch.where(mask & (labels >= 0), labels, VOID), mask
@@ -128,7 +128,7 @@ class Run:
         return unary.float() if segmenter.crf is None else segmenter.crf(unary.float(), image, mask=mask)
 
     def learn(self, segmenter: crfrnn.Segmenter, seconds: float, rate: float, hold: bool = False) -> int:
-        """Adam for `seconds`, its rate falling as a cosine of the time; the steps that it took."""
+        """Adam for `seconds` with a cosine schedule over the time; returns the number of steps."""
         segmenter.train()
         segmenter.network.requires_grad_(not hold).train(not hold)
         groups = [] if hold else [{"params": [*segmenter.network.parameters()], "lr": rate}]
@@ -166,7 +166,7 @@ class Run:
 
 
 def counted(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """All pixels, and those within TRIMAP pixels of the void; what was filled up is cut off first."""
+    """All pixels, and those within TRIMAP pixels of void; padding is cropped first."""
     truth, guess = pair
     inside = truth != VOID
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
@@ -220,7 +220,7 @@ def main() -> int:
         network, batch = crfrnn.FCN8s(LABELS), options.batch
         (weights,) = options.data.glob("*.safetensors")
         load_vgg16(network, weights)
-        # What reading took, and a share for judging five rows, go off.
+        # Without the time of reading, and a share for the evaluation of five rows.
         seconds = max(0.75 * (options.seconds - (time.monotonic() - begun)), 5.0)
     print(
         f"{len(train)} pictures to learn from, {len(val)} to judge on, {seconds:.0f} s of training",
@@ -229,7 +229,7 @@ def main() -> int:
     run = Run(train, val, options.device, batch, network)
 
     def compile_first(plain: crfrnn.Segmenter) -> None:
-        """Kernels are compiled before the clock counts."""
+        """Compile the kernels before the time is measured."""
         image, labels, mask = next(run.batches())
         trial = run.segmenter(copy.deepcopy(plain.network), True)
         F.cross_entropy(run.logits(trial, image, mask), labels, ignore_index=VOID).backward()

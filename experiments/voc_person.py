@@ -48,7 +48,7 @@ def plain(image: NDArray[np.uint8], unary: Tensor) -> NDArray[np.int64]:
 
 
 def pydensecrf(image: NDArray[np.uint8], unary: Tensor) -> NDArray[np.int64]:
-    """At the best settings known for it on these pictures: Gaussian (3, 1), bilateral (4, 67, 3)."""
+    """At its best known settings on these pictures: Gaussian (3, 1), bilateral (4, 67, 3)."""
     import pydensecrf.densecrf as dcrf
 
     labels, height, width = unary.shape
@@ -72,7 +72,7 @@ def ours(crf: CRFRNN) -> Method:
 
 
 def methods(folder: Path, only: Sequence[str] = ()) -> dict[str, Method]:
-    """By name; with `only` those whose name has one of these words in it."""
+    """Methods by name; with `only`, those whose names contain one of these words."""
     table: dict[str, Callable[[], Method]] = {
         "plain": lambda: plain,
         "pydensecrf2 (3, 1), (4, 67, 3)": lambda: pydensecrf,
@@ -121,7 +121,7 @@ class Job:
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation of all workers' pictures: counts side by side, curves added."""
+    """The evaluation of all workers' pictures: counts concatenated, curves summed."""
     first = parts[0]
     return Evaluation(
         ids=tuple(i for part in parts for i in part.ids),
@@ -200,7 +200,7 @@ def main() -> None:
         print("\n" + result.markdown(intervals=False))
         return
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pydensecrf2"))
-    took = f"; {time.perf_counter() - begun:.0f} s" if options.cache is None else ""  # kept maps cost no time
+    took = f"; {time.perf_counter() - begun:.0f} s" if options.cache is None else ""  # cached maps take none
     machine = f"{platform.machine()}, Python {platform.python_version()}, {packages}{took}."
     text = markdown(result, options.split, machine)
     write_text(place[".md"], text)

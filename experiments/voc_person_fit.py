@@ -35,11 +35,11 @@ from crfrnn.training import SetIoU, load_parameters, save_parameters
 from voc_person_train import LABELS, STEPS_OF_TEST, STRIDE, Picture, compare, pictures_of_train, scores
 
 STEPS_OF_FIT, TRIMAP, CROSS_ENTROPY = 4, 0.5, 0.02
-LEAST, MOST = 0.03, 16  # of `Picture.read`: more labels than where nothing is learned by gradient
+LEAST, MOST = 0.03, 16  # of `Picture.read`: keeps more labels than the other scripts, for the gradient
 
 
 def run(crf: CRFRNN, picture: Picture, iterations: int) -> Tensor:
-    """Logits of all labels, Float[L, h, w]; the impossible ones far below."""
+    """Logits of all labels, Float[L, h, w]; impossible labels get very low ones."""
     assert crf.log_temperature is not None
     alpha, gamma = crf.log_theta_alpha.exp() / STRIDE, crf.log_theta_gamma.exp() / STRIDE
     kernels = (
@@ -53,7 +53,7 @@ def run(crf: CRFRNN, picture: Picture, iterations: int) -> Tensor:
 
 
 def learn(crf: CRFRNN, pictures: list[Picture], epochs: int, rate: float, batch: int, seed: int) -> None:
-    """Adam on everything but μ (with full matrices W it adds nothing), rates falling along a half cosine."""
+    """Adam on all parameters but μ (redundant with full matrices W), with a cosine schedule."""
     crf.compatibility.requires_grad_(False)
     matrices = [crf.spatial_weights, crf.bilateral_weights]
     logs = [value for name, value in crf.named_parameters() if name.startswith("log_")]
@@ -103,7 +103,7 @@ def start(file: Path | None) -> CRFRNN:
 
 
 def mean_of(models: Sequence[CRFRNN]) -> CRFRNN:
-    """The mean of the models' numbers (of bandwidths and temperature: the geometric one)."""
+    """The mean of the models' parameters (geometric for bandwidths and temperature)."""
     mean = start(None)
     states = [model.state_dict() for model in models]
     mean.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})

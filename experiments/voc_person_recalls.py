@@ -4,10 +4,10 @@
     python experiments/voc_person_recalls.py -o docs/results/voc_person_recalls.safetensors
 
 A label l that the default parameters often miss is favoured by ``b_l = strength · (1 - recall_l)``, with the
-recall counted over the pictures that teach, and b = 0 for the background. The kernels are normalised, so they
-keep constants, and the marginals sum to 1: adding ``b 1ᵀ`` to W_s, the spatial kernel's L×L matrix, adds
-exactly b to the logits of every iteration. Nothing is back-propagated: one number is free, and it is judged
-out of fold, every picture by the recalls of the other folds. voc_person_fit.py learns by gradient instead.
+recall over the training pictures, and b = 0 for the background. The kernels are normalised, so they preserve
+constants, and the marginals sum to 1: adding ``b 1ᵀ`` to W_s, the spatial kernel's L×L matrix, adds exactly b
+to the logits of every iteration. Nothing is back-propagated: there is one free parameter, evaluated out of
+fold, every picture with the recalls of the other folds. voc_person_fit.py learns by gradient instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Counts = NDArray[np.int64]  # [pictures, 2, L, L], as `Picture.confusion`
 
 
 def matrices(numbers: Preset, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """W_s with the bias Float[L] in it, and W_b: Float[L, L] each."""
+    """W_s including the bias Float[L], and W_b: Float[L, L] each."""
     eye = torch.eye(LABELS)
     return numbers.spatial_weight * eye + bias[:, None], numbers.bilateral_weight * eye
 
@@ -59,7 +59,7 @@ def favour(counts: Counts, strength: float) -> Tensor:
 
 
 def write(path: Path, five: Counts, judged: Counts, options: argparse.Namespace) -> None:
-    """The file: recalls of all pictures; `judged`, out of fold, gives the scores in it."""
+    """Write the file with the recalls of all pictures; its scores are those of `judged`, out of fold."""
     numbers = PRESETS["default"]
     crf = CRFRNN(LABELS, preset="default", label_weights="matrix", iterations=STEPS_OF_TEST)
     spatial, bilateral = matrices(numbers, favour(five, options.strength))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The `train` pictures of the person subset as voc_person_{tune,recalls,fit}.py look at them.
+"""The `train` pictures of the person subset as used by voc_person_{tune,recalls,fit}.py.
 
 Two shortcuts make them ten times as fast on two cores: every second pixel of every second row, with θ_α and
-θ_γ halved to match, and only the labels that the unary thinks possible somewhere in the picture.
+θ_γ halved to match, and only the labels that are possible somewhere in the picture according to the unary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LABELS, STRIDE, WIDTH, STEPS_OF_TEST = len(VOC_CLASSES), 2, 5, 5
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture on the coarser grid, with its possible labels alone: `labels` says which they are."""
+    """One picture on the coarser grid, with only its possible labels, which are listed in `labels`."""
 
     id: str
     image: Tensor  # UInt8[1, 3, h, w]
@@ -87,7 +87,7 @@ def compare(ours: NDArray[np.int64], theirs: NDArray[np.int64], name: str) -> No
 
 
 def pictures_of_train(limit: int | None = None, least: float = 0.1, most: int = 9) -> list[Picture]:
-    """The `train` pictures in a drawn order, of which fold f of k is ``[f::k]``; see `Picture.read`."""
+    """The `train` pictures in random order, of which fold f of k is ``[f::k]``; see `Picture.read`."""
     folder = voc_person_folder()
     if folder is None:
         raise SystemExit("the real pictures are not here: set $CRFRNN_SHARED to the folder that holds data/")

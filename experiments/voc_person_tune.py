@@ -4,8 +4,8 @@
     python experiments/voc_person_tune.py --seconds 620 --seed 200 -o /tmp/trials.csv
 
 `crfrnn.training.tune` with a shortcut: of the five parameters only θ_α and θ_β make a lattice, so every pair
-that TPE draws is tried with up to four draws of the other three. A setting is given up after the first fold
-if it is there below the 60 % quantile of the earlier ones. Grid as in voc_person_train.py.
+that TPE draws is tried with up to four draws of the other three. A setting is abandoned after the first fold
+if it is below the 60 % quantile of the earlier ones there. Grid as in voc_person_train.py.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ RANGES = {
     "spatial_weight": (0.3, 12.0),
     "bilateral_weight": (0.8, 15.0),
 }
-# Tried first: the numbers that were the default before, DeepLab's, guesses around them, and the two best of
-# an earlier search, of 34 settings, that had a temperature too.
+# Tried first: the previous default parameters, DeepLab's, variations of them, and the two best of an earlier
+# search over 34 settings, which also had a temperature.
 STARTS = (
     (58, 4.5, 1.6, 2.3, 3.75),
     PRESETS["deeplab"],
@@ -67,7 +67,7 @@ class Search:
 
     @torch.no_grad()
     def value(self, numbers: dict[str, float], kernels: dict[str, GaussianKernel]) -> float:
-        """Mean of mean IU and trimap IU; of a setting given up, what the first fold lets one expect."""
+        """Mean of mean IU and trimap IU; for an abandoned setting, the estimate from the first fold."""
         counts: list[Counts] = []
         for place, p in enumerate(self.pictures, 1):
             if p.id not in kernels:
@@ -90,7 +90,7 @@ class Search:
         return found
 
     def out_of_fold(self) -> Counts:
-        """Each fold with the numbers that are best on the other folds."""
+        """Each fold with the parameters that are best on the other folds."""
         parts, start = [], 0
         for end in self.ends:
             others = np.ones(len(self.pictures), dtype=bool)

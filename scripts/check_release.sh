@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# What a user gets: builds sdist and wheel from the checkout's tracked files, builds the wheel once more from the sdist, installs
-# it into an empty environment and runs the README's lines there, outside the checkout.
+# Tests an installation as a user gets it: builds sdist and wheel from the checkout's tracked files, builds the wheel again from the
+# sdist, installs it into an empty environment and runs the README's lines there, outside the checkout.
 #
 #   scripts/check_release.sh [FOLDER]     FOLDER (build/release) receives the sdist, the wheel and the environment
 #
@@ -24,7 +24,7 @@ case "$(uname -s)" in
   Linux) torch="torch==$version+cpu" ;;
   *) torch="torch==$version" ;;
 esac
-# Without +cpu an install on Linux would bring the CUDA build. Taken from where pip looks anyway, else from PyTorch's own index.
+# Without +cpu an install on Linux would download the CUDA build. Try pip's configured index first, then PyTorch's.
 pip install --quiet -c constraints.txt "$torch" 2>/dev/null ||
   pip install --quiet -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
 pip install --quiet -c constraints.txt scikit-build-core nanobind ninja build
@@ -78,7 +78,7 @@ for block in found:
     exec(compile(block, "README.md", "exec"), {})
 print(f"release: {len(found)} Python block(s) of the README ran")
 
-# The files that the README's command lines name.
+# The files that the README's command lines use.
 import numpy as np
 from PIL import Image
 from skimage import data

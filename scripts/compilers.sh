@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # scripts/compilers.sh [clang|arm|windows|all] [cases] [first case]
 #
-# Builds the native core with the compilers and for the processors that the tests do not meet, and fuzzes what can be run here:
+# Builds the native core with compilers and for processors that the tests do not cover, and fuzzes the builds that run here:
 # clang: Clang. arm: GCC for 64-bit ARM, run by an emulator. windows: GCC for Windows (MinGW), run by Wine.
 set -euo pipefail
 cd "$(dirname "$0")/.."

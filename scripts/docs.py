@@ -3,9 +3,9 @@
 
     python scripts/docs.py                     build/site by MkDocs; tutorials as build/notebooks/*.ipynb
     python scripts/docs.py --builder zensical  the same pages by Zensical
-    python scripts/docs.py --pages-only        build/docs alone, what both builders read
+    python scripts/docs.py --pages-only        build/docs only, the input of both builders
 
-Needs the extras `docs`, `demo`, `plots`, `train` and `medical`; nothing is fetched from the network.
+Needs the extras `docs`, `demo`, `plots`, `train` and `medical`; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import docs_tutorials
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, BUILD = ROOT / "docs", ROOT / "build"
 PAGES, SITE, NOTEBOOKS = BUILD / "docs", BUILD / "site", BUILD / "notebooks"
-# Left out of the pages: sources of what is generated.
+# Not copied to the pages: sources of generated files.
 _SOURCES = shutil.ignore_patterns("*.py", "__pycache__", "*.safetensors", "tuned.json")
 
 
 def write_pages() -> None:
-    """Refill build/docs with everything that the builders read."""
+    """Write build/docs, the complete input of the builders."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(SOURCE, PAGES, ignore=_SOURCES)
     for source in sorted((SOURCE / "tutorials").glob("*.py")):

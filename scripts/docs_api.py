@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pages of the API: for every room the names that it exports, whose docstrings mkdocstrings renders."""
+"""Pages of the API: the exported names of every package; mkdocstrings renders their docstrings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Page, what is on it, and the modules whose public names it shows; of the package itself its own list.
+# Page, description, and the modules whose public names it shows; for the package itself its own list.
 ROOMS = (
     ("crf", "The model: layer, mean field, kernels, energies, losses", ("crfrnn.crf",)),
     ("lattice", "Lattices and exact filters", ("crfrnn.lattice",)),
@@ -32,7 +32,7 @@ ROOMS = (
 
 
 def write(folder: Path) -> None:
-    """Write a page per room and the page of the package's own names."""
+    """Write a page per subpackage and the page of the package's own names."""
     folder.mkdir(parents=True, exist_ok=True)
     package = importlib.import_module("crfrnn")
     lines = ["# API", "", "Names of the package itself:", "", "| | |", "|---|---|"]

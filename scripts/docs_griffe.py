@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Docstrings as mkdocstrings reads them: examples in fences, an argument a line, equations typeset."""
+"""Docstrings prepared for mkdocstrings: examples in fences, one argument per line, equations typeset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Readable(griffe.Extension):
     """Rewrites every docstring before it is parsed."""
 
     def on_object(self, *, obj: Any, **kwargs: Any) -> None:
-        """Every object once, when its module has been read."""
+        """Visit every object once, after its module has been read."""
         if obj.docstring:
             obj.docstring.value = readable(obj.docstring.value)
 

@@ -27,7 +27,7 @@ _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+[a-z]{2,}")
 
 
 def addresses(text: str) -> list[str]:
-    """Addresses of other sites in a text, DOI as addresses of doi.org; what stands in fences is left out.
+    """Addresses of other sites in a text, DOIs as addresses of doi.org; without those in fences.
 
     >>> addresses("See <https://a.org/b>, doi:10.1145/1015706.1015720, section 3.")
     ['https://a.org/b', 'https://doi.org/10.1145/1015706.1015720']
@@ -37,7 +37,7 @@ def addresses(text: str) -> list[str]:
 
 
 def wrong(address: str) -> str:
-    """What is wrong with the form of an address; "" where it is right.
+    """What is wrong with the form of an address; "" if it is correct.
 
     >>> wrong("https://doi.org/10.1145/1015706.1015720"), wrong("https://doi.org/1015706")
     ('', 'no DOI: 10.NUMBER/NAME')
@@ -55,7 +55,7 @@ def wrong(address: str) -> str:
 
 
 def unreachable(address: str, seconds: float = 20) -> str:
-    """What the server says against an address; "" where it answers."""
+    """The error of the server for an address; "" if it responds."""
     for method in ("HEAD", "GET"):  # some servers refuse HEAD
         request = Request(address, method=method, headers={"User-Agent": "Mozilla/5.0 (crfrnn docs)"})
         try:
@@ -63,7 +63,7 @@ def unreachable(address: str, seconds: float = 20) -> str:
                 return ""
         except HTTPError as error:
             said = f"answers {error.code}"
-            if error.code in (401, 403, 418, 429):  # there, but not for programs
+            if error.code in (401, 403, 418, 429):  # it exists, but rejects programs
                 return ""
         except (URLError, TimeoutError, OSError) as error:
             said = f"does not answer: {error}"

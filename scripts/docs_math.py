@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib import mathtext
 from matplotlib.font_manager import FontProperties
 
-SIZE = 13.0  # points; a page's text is some 12
-# Code first, so that a $ in it is none of ours; then blocks, then what stands in a line.
+SIZE = 13.0  # points; the text of a page has about 12
+# Code first, so that a $ in it is ignored; then blocks, then equations within a line.
 _PARTS = re.compile(
     r"(?P<code>^[ ]*(?P<fence>`{3,}|~{3,}).*?^[ ]*(?P=fence)[ ]*$|(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`))"
     r"|^[ ]*\$\$(?P<block>.+?)\$\$[ ]*$"
@@ -25,7 +25,7 @@ _PARTS = re.compile(
 
 
 def draw_equations(page: Path, root: Path) -> None:
-    """Put a picture in the place of every $…$ and $$…$$ of a page below `root`.
+    """Replace every $…$ and $$…$$ of a page below `root` by a picture.
 
     The lines of a block end with two backslashes.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Equations of docstrings as MathML: ``Q_i(l) = exp(-½ |f_i - f_j|²)`` is typeset where the API is shown.
+"""Equations of docstrings as MathML: ``Q_i(l) = exp(-½ |f_i - f_j|²)`` is typeset on the API pages.
 
-Docstrings keep the notation that `help` shows: Greek letters and operators as they are, ``_`` before a
-subscript, ``^`` before a superscript, ``{…}`` around what belongs together. Browsers draw MathML themselves:
+Docstrings keep a notation that is readable in `help`: Greek letters and operators unchanged, ``_`` before a
+subscript, ``^`` before a superscript, ``{…}`` around groups. Browsers draw MathML themselves:
 no script, no font, no network.
 """
 
@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 _INLINE = re.compile(r"``(?P<formula>[^`]+)``")
-# What only an equation has: a letter or sign of mathematics, a subscript of one letter, or "Q = ".
+# Recognises an equation: a mathematical letter or sign, a subscript of one letter, or "Q = ".
 _SIGNS = "α-ωΑ-ΩΣ∂·←≤≥√‖½²³ᵀ⁺₀-₉₊₋"
 _LOOKS = re.compile(rf"[{_SIGNS}]|\b[A-Za-z]\w*_[a-z]\b|^[A-Za-z] = |^\(\w - |\)\^\w")
 _CODE = re.compile(
@@ -26,15 +26,15 @@ _TOKEN = re.compile(
     r"|(?P<angle><(?=[A-Z][^<>]*,[^<>]*>)|(?<=[\w)ᵀ])>)|(?P<operator>[-+=/·←≤≥<>|‖,;:±×'])"
 )
 _PLAIN = str.maketrans("²³ᵀ⁺⁻₀₁₂₃₄₅₆₇₈₉₊₋", "23T+−0123456789+−")
-_LARGE = ("Σ", "max", "min", "argmax", "mean")  # what they range over stands below them
+_LARGE = ("Σ", "max", "min", "argmax", "mean")  # their range is set below them
 
 
 class NotAnEquation(ValueError):
-    """The text is code, or has a sign that is not known here."""
+    """The text is code, or contains an unknown sign."""
 
 
 def typeset(text: str) -> str:
-    """The text with each equation in double backticks as MathML; other code stays as it is.
+    """The text with each equation in double backticks as MathML; other code is unchanged.
 
     >>> typeset("See ``theta_alpha``: ``θ_α``.")
     'See ``theta_alpha``: <span class="formula"><math><msub><mi>θ</mi><mi>α</mi></msub></math></span>.'
@@ -56,7 +56,7 @@ def typeset(text: str) -> str:
 def mathml(formula: str) -> str:
     """One equation.
 
-    Raises: NotAnEquation for a sign that is not known, or brackets that do not close.
+    Raises: NotAnEquation for an unknown sign, or unbalanced brackets.
 
     >>> mathml("√(2 θ_α)")
     '<math><msqrt><mn>2</mn><mspace width="0.2em"/><msub><mi>θ</mi><mi>α</mi></msub></msqrt></math>'

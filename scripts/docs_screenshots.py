@@ -36,7 +36,7 @@ STROKES = (
 
 @contextmanager
 def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
-    """The page in a context of its own."""
+    """The page in a new browser context."""
     context = browser.new_context(device_scale_factor=1, **options)
     page = context.new_page()
     page.set_default_timeout(WAIT)
@@ -54,7 +54,7 @@ def photograph(page: Any) -> None:
 
 
 def scribbles(page: Any) -> None:
-    """Strokes on the flower and on what is behind it."""
+    """Strokes on the flower and on its background."""
     page.get_by_role("tab", name="Scribbles").click()
     page.click("#scribbles-flower")
     page.wait_for_selector("canvas.pad-canvas.ready")
@@ -74,7 +74,7 @@ def scribbles(page: Any) -> None:
 
 
 def settled(page: Any) -> None:
-    """Until what is said has stayed the same for a second."""
+    """Wait until the status text has been unchanged for a second."""
     before = None
     while (said := page.locator(".said").all_inner_texts()) != before:
         before = said

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Pages from CSV files: what the benchmarks wrote last, and the published accuracy with its trimap curves."""
+"""Pages from CSV files: the latest results of the benchmarks, the published accuracy, trimap curves."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def scores(rows: Rows) -> list[str]:
 
 
 def differences(rows: Rows) -> list[str]:
-    """A line per pair of methods, a column per metric; bold where the interval does not hold 0.
+    """A line per pair of methods, a column per metric; bold where the interval excludes 0.
 
     >>> differences([{"row": "a", "minus": "b", "metric": "mean_iu", "mean": "2", "low": "1", "high": "3"}])
     ['| | mean IU |', '|---|---:|', '| a minus b | **2.0 [1.0, 3.0]** |']
@@ -118,7 +118,7 @@ def table(file: Path) -> list[str]:
 
 
 def read(file: Path) -> Rows:
-    """The lines of a CSV file by their heads."""
+    """The lines of a CSV file as mappings."""
     with file.open(encoding="utf-8", newline="") as stream:
         return [{k: v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(stream)]
 

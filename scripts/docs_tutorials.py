@@ -39,13 +39,13 @@ def write(source: Path, pages: Path, notebooks: Path) -> None:
     notebooks.mkdir(parents=True, exist_ok=True)
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(NEEDS))
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"cell-{number}"  # drawn at random otherwise, and every build would differ
+        cell["id"] = f"cell-{number}"  # otherwise random, so that every build would differ
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nbformat.write(notebook, notebooks / f"{source.stem}.ipynb")
 
 
 def executed(source: Path, notebook: Any, pages: Path) -> list[str]:
-    """The page's Markdown, in parts; figures are written to `pages`. Cells run in a folder of their own."""
+    """The page's Markdown, in parts; figures are written to `pages`. Cells run in a separate folder."""
     shell: Any = InteractiveShell.instance()
     shell.reset()
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def heading(markdown: str) -> str:
 
 def _code(shell: Any, source: Path, number: int, cell: Any, pages: Path, title: str) -> list[str]:
     results: list[dict[str, Any]] = []
-    shell.display_trap.hook = CapturingDisplayHook(shell, results)  # of the last line's value
+    shell.display_trap.hook = CapturingDisplayHook(shell, results)  # the value of the last line
     with capture_output() as said:
         result = shell.run_cell(cell.source)
     if not result.success:

@@ -4,10 +4,10 @@
     scripts/fuzz.py readers [NAME ...] [--seconds 60] [--corpus build/fuzz]
     scripts/fuzz.py native [--seconds 60] [--corpus build/fuzz]
 
-Inputs that reach new code are kept in the folder and are where the next run starts; so are the small ones of
-tests/fuzz-corpus, which the tests of the readers replay. An input that a reader does not refuse by its own
-error, that crashes, or that takes more than 10 s or 3 GB is written to crash-*, timeout-* or oom-* there and
-ends that reader's run; exit status 1. `python -m pip install atheris` first.
+Inputs that reach new code are kept in the folder, and the next run starts from them and from the small ones
+of tests/fuzz-corpus, which the tests of the readers replay. An input that a reader does not reject with its
+own error, that crashes, or that takes more than 10 s or 3 GB is written to crash-*, timeout-* or oom-* there
+and ends that reader's run; exit status 1. `python -m pip install atheris` first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIMITS = ["-timeout=10", "-rss_limit_mb=3000", "-print_final_stats=1", "-use_val
 
 
 def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
-    """In a process of its own: atheris ends it."""
+    """Run in a separate process, because atheris ends it."""
     atheris = import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
         readers = import_module("readers")
@@ -42,7 +42,7 @@ def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
     with readers.at_hand(reader) as (home, path):
         for _ in reader.seeds(path):  # further files that a reader needs, such as pictures, stay there
             pass
-        readers.attempt(reader, home, path, path.read_bytes())  # late imports are not the fuzzer's time
+        readers.attempt(reader, home, path, path.read_bytes())  # late imports, before the time is measured
         folders = [str(folder), *kept(name)]
         atheris.Setup(
             [name, *options, *folders], lambda data: readers.attempt(reader, home, path, bytes(data))

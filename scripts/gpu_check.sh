@@ -3,17 +3,17 @@
 # scripts/gpu_check.sh [--dry-run] [--seconds N] [build] [smoke] [tests] [bench] [train]
 #
 # Builds, checks, times and trains on a GPU in one command of at most N seconds (480), phase by phase. Every phase has
-# a limit of its own and writes as it goes, so that a crash or the limit loses nothing: into $OUT, else build/gpu.
+# its own time limit and writes results as it proceeds, so that a crash or the limit loses nothing: to $OUT, or build/gpu.
 #
 #   summary.txt             a line per phase: exit status, seconds
 #   build.log               the native core (or the wheel crfrnn-*.whl in build/gpu-data)
-#   smoke.log               every Triton kernel once, each in a process of its own, with the whole message of what fails
+#   smoke.log               every Triton kernel once, each in a separate process, with the complete message of a failure
 #   tests.log               the rows triton-cuda of the conformance suite, the tests of the Triton kernels
 #   gpu.csv gpu.log         benchmarks/gpu.py
-#   table1.csv train.log    experiments/gpu_table1.py on build/gpu-data (experiments/gpu_pack.py), with the time that is left
+#   table1.csv train.log    experiments/gpu_table1.py on build/gpu-data (experiments/gpu_pack.py), with the remaining time
 #
 # Needs torch with CUDA, Triton, and what builds the package (scikit-build-core, nanobind, cmake, ninja); no network.
-# --dry-run goes the same way on a CPU, in Triton's interpreter, with tiny inputs; it builds nothing.
+# --dry-run runs the same phases on a CPU, in Triton's interpreter, with tiny inputs; it builds nothing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,7 +50,7 @@ failed=0
 
 say() { echo "$*" | tee -a "$out/summary.txt"; }
 
-# phase NAME LIMIT LOG COMMAND ...: at most LIMIT seconds, and no more than are left; what it says goes to LOG
+# phase NAME LIMIT LOG COMMAND ...: at most LIMIT seconds, and no more than remain; its output goes to LOG
 phase() {
   local name="$1" limit="$2" log="$out/$3" begun=$SECONDS left=$((end - SECONDS - 5)) status
   shift 3
@@ -92,10 +92,10 @@ smoke() {
 }
 
 run_tests() {
-  # Two compile everything for an H100, one launch after another: they need no GPU, and have run without one.
+  # Two of them compile every launch for an H100: they need no GPU, and have run without one.
   local which='triton and not every_known_launch and not compiles_for_a_gpu' side_by_side=()
   [ -z "$dry" ] || which='triton and constants_survive'
-  # One worker for each core but two: each has the GPU's driver and a compiler of its own.
+  # One worker per core, minus two: each uses the GPU's driver and runs a compiler.
   "$python" -c 'import xdist' 2>/dev/null && side_by_side=(-n "$((cores > 2 ? cores - 2 : 1))")
   "$python" -m pytest -q "${side_by_side[@]}" -p no:cacheprovider --timeout 60 -k "$which" \
     tests/lattice/test_conformance.py tests/lattice/test_triton*.py tests/crf/test_triton*.py

@@ -4,10 +4,10 @@
     scripts/kill_training.py [--kills 20] [--seed 0]
 
 A tiny network with dropout, running means, random changes of the pictures and data-loader workers is
-trained in three stages by a recipe, with a checkpoint after every step. It is killed in a step, while a
-checkpoint is written, just after that, in a validation, by the death of a loader's worker, or after a random
-time, and then resumed by the same call. All files written are compared with those of an uninterrupted run;
-exit status 1 if anything differs.
+trained in three stages by a recipe, with a checkpoint after every step. It is killed during a step, while a
+checkpoint is written, just after that, during a validation, by the death of a loader's worker, or after a
+random time, and then resumed by the same call. All files written are compared with those of an uninterrupted
+run; exit status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def kill_a_worker(_: object) -> None:
 
 
 def run(chosen: Recipe, folder: Path, kind: str | None, calls: int) -> None:
-    """In a process of its own."""
+    """Run in a separate process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     torch.set_num_threads(1)
     if kind == "step":
@@ -94,11 +94,11 @@ def run(chosen: Recipe, folder: Path, kind: str | None, calls: int) -> None:
 
 
 def left_by(folder: Path) -> dict[str, Any]:
-    """Every file but the seconds of the logs; what is temporary counts, too."""
+    """Every file without the seconds of the logs; including temporary files."""
     found: dict[str, Any] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content: Any = path.read_bytes()
-        if path.suffix == ".safetensors":  # its metadata stand in an order of chance
+        if path.suffix == ".safetensors":  # its metadata are in random order
             tensors, metadata = read_safetensors(path)
             content = {name: (v.dtype, v.shape, v.numpy().tobytes()) for name, v in tensors.items()}, metadata
         elif path.suffix == ".csv":
@@ -106,7 +106,7 @@ def left_by(folder: Path) -> dict[str, Any]:
             column = lines[0].index(b"seconds")
             content = b"\n".join(b",".join(v for i, v in enumerate(line) if i != column) for line in lines)
         elif path.name == "done.json":
-            continue  # the log in another form
+            continue  # the same log in another format
         found[str(path.relative_to(folder))] = content
     return found
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The picture of docs/napari.md: the widget beside coins that a threshold has labelled, before and after.
+"""The picture of docs/napari.md: the widget next to coins labelled by a threshold, before and after.
 
-Needs the extras napari and demo, a binding of Qt with its libraries of X, and a display:
+Needs the extras napari and demo, a Qt binding with its X libraries, and a display:
 ``xvfb-run -a -s "-screen 0 1500x950x24" python scripts/napari_picture.py docs/images/napari.png``.
 """
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Whether a change keeps every number to the bit: hashes of results and gradients before it and after it.
+"""Check that a change keeps every number bit for bit: hashes of results and gradients before and after.
 
-    python scripts/same_bits.py dump before.json      # in the tree as it was
-    python scripts/same_bits.py dump after.json       # in the tree as it is
+    python scripts/same_bits.py dump before.json      # before the change
+    python scripts/same_bits.py dump after.json       # after the change
     python scripts/same_bits.py compare before.json after.json
 
-`dump --only layer,kernels` computes some sections, and `compare` judges those that both files have. The
-script uses the public API and the command line alone and is one file, so that it runs in any checkout:
-internals may move between the two dumps. Inputs depend on the name of their case alone, and everything runs
-on one thread. Hashes belong to one machine (instruction set, torch's products of matrices): make both dumps
-on it.
+`dump --only layer,kernels` computes some sections, and `compare` compares those in both files. The script is
+one file and only uses the public API and the command line, so that it runs in any checkout, and internals may
+change between the two dumps. Inputs depend only on the name of their case, and everything runs on one thread.
+Hashes are valid for one machine (instruction set, torch's matrix products): make both dumps on it.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Recorder:
         self.title, self.hashes = title, Hashes()
 
     def case(self, name: str, run: Callable[..., dict[str, Any]], *words: Any, **options: Any) -> None:
-        """`run` gives results by name; an exception is a result, too: its type."""
+        """`run` returns results by name; an exception is a result too, by its type."""
         torch.manual_seed(zlib.crc32(name.encode()))
         place = f"{self.title}/{name}"
         try:
@@ -81,7 +80,7 @@ class Recorder:
 
 
 def digest(value: Any) -> str:
-    """Of dtype, shape and bytes of a tensor or array; other values as they are written."""
+    """A hash of dtype, shape and bytes of a tensor or array; of other values, of their text."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous()
         value = (value.view(torch.int16) if value.dtype == torch.bfloat16 else value).numpy()
@@ -92,7 +91,7 @@ def digest(value: Any) -> str:
 
 
 def gradients(out: Tensor, leaves: dict[str, Tensor], prefix: str = "") -> dict[str, Any]:
-    """`out` and the gradients of a weighted sum of it; "none" where it does not depend on a leaf."""
+    """`out` and the gradients of a weighted sum of it; "none" for a leaf it does not depend on."""
     weight = torch.randn(out.shape, dtype=out.dtype)
     total = (out * weight).sum()
     grads: Sequence[Tensor | None] = [None] * len(leaves)
@@ -128,7 +127,7 @@ def run_layer(
     """The layer's logits and every gradient."""
     unary, image = scene(labels, grid, dtype, batch, channels)
     crf = CRFRNN(labels, **{"quality": "classic", **THETA, **options})
-    with torch.no_grad():  # every parameter off its start, so that no term is zero or equal to another
+    with torch.no_grad():  # every parameter changed, so that no term is zero or equal to another
         for parameter in crf.parameters():
             parameter.mul_(1 + 0.05 * torch.rand(parameter.shape))
         crf.compatibility.add_(0.03 * torch.rand(crf.compatibility.shape))
@@ -529,7 +528,7 @@ def threads(record: Recorder) -> None:
 
 
 def files_below(folder: Path) -> dict[str, Any]:
-    """Every array and label map, decoded, so that compression does not matter; no pictures to look at."""
+    """Every array and label map, decoded, so that compression has no effect; no overlays and panels."""
     found: dict[str, Any] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
@@ -658,7 +657,7 @@ def dump(path: Path, only: Iterable[str]) -> None:
 
 
 def compare(old: Path, new: Path) -> list[str]:
-    """A line per difference; empty where all hashes of the sections that both files have are the same."""
+    """A line per difference; empty if all hashes of the common sections are equal."""
     before, after = (json.loads(path.read_text()) for path in (old, new))
     said = [f"not comparable: {k} {v}, {after['where'].get(k)}" for k, v in before["where"].items()
             if v != after["where"].get(k)]  # fmt: skip

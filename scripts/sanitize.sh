@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 # scripts/sanitize.sh [address|thread|all] [cases] [first case]
 #
-# Builds the native core under a sanitizer, proves that the sanitizer stops the faults it is there for, then fuzzes.
+# Builds the native core under a sanitizer, checks that the sanitizer stops deliberate faults, then fuzzes.
 # address: AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer, threads by OpenMP as in a wheel.
-# thread: ThreadSanitizer, threads by std::thread (it does not see into libgomp).
+# thread: ThreadSanitizer, threads by std::thread (it cannot analyse libgomp).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

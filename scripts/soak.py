@@ -3,9 +3,9 @@
 
     scripts/soak.py pictures [--count 10000]      random sizes, labels, dtypes, masks, methods, gradients
     scripts/soak.py ctrl-c [--side 4000]          seconds from Ctrl-C to KeyboardInterrupt inside the core
-    scripts/soak.py page [--clients 20]           the page of `crfrnn app` under clients at once
+    scripts/soak.py page [--clients 20]           the page of `crfrnn app` under simultaneous clients
 
-Each prints its measurements while it runs, and exits with 1 where a limit is exceeded: memory within 5 MiB
+Each prints its measurements while it runs, and exits with 1 if a limit is exceeded: memory within 5 MiB
 after the warm-up, a response within half a second, no error of the page.
 """
 
@@ -30,12 +30,12 @@ import torch
 from crfrnn import CRFRNN, release_memory
 
 MIB = 2**20
-GROWTH, ANSWER = 5.0, 0.5  # MiB, seconds: what is promised
-LARGEST = 160  # pixels a side
+GROWTH, ANSWER = 5.0, 0.5  # MiB, seconds: the limits
+LARGEST = 160  # pixels per side
 
 
 def resident(process: int | str = "self") -> float:
-    """MiB of a process that lie in memory."""
+    """Resident memory of a process, MiB."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / MIB
 
 
@@ -74,7 +74,7 @@ def one_picture(chance: random.Random, side: int = 0, labels: int = 0) -> None:
 
 def soak_pictures(arguments: argparse.Namespace) -> int:
     chance, began = random.Random(arguments.seed), time.monotonic()
-    for dtype_seed in range(8):  # the largest of all, so that nothing later is the first of its size
+    for dtype_seed in range(8):  # the largest case, so that no later one is larger
         one_picture(random.Random(dtype_seed), LARGEST, 40)
     warm = min(1000, arguments.count // 4)
     figures: list[float] = []
@@ -184,7 +184,7 @@ def main() -> int:
     for each in jobs.choices.values():
         each.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it for background jobs
     torch.manual_seed(arguments.seed)
     return int(arguments.job(arguments))
 

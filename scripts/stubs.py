@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """scripts/stubs.py [--check]: writes src/crfrnn/_native.pyi with nanobind's stub generator.
 
-The compiled module must be up to date. With --check the file is compared and left as it is; exit status 1
-says that it differs.
+The compiled module must be up to date. With --check the file is compared and not changed; exit status 1 means
+that it differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 def generate() -> str:
     generator = StubGen(_native, quiet=True)
     generator.put(_native)
-    # Arguments are taken from every library with DLPack; this package passes numpy arrays and torch tensors.
+    # Arguments may come from any library with DLPack; this package passes numpy arrays and torch tensors.
     taken = re.compile(r"Annotated\[(NDArray\[[\w.]+\])(?=, dict\([^()]*(?:\([^()]*\))[^()]*device=)")
     text = HEADER + taken.sub(r"Annotated[\1 | Tensor", generator.get())
     for command in (["check", "--select", "I", "--fix", "--quiet"], ["format"]):

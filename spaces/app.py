@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page of crfrnn, served at the port that a Space of Hugging Face listens to."""
+"""The page of crfrnn, served on the port that a Hugging Face Space expects."""
 
 import os
 
