@@ -19,14 +19,15 @@ struct LabelSet {
 };
 
 // The labels that have a column in the rows, in ascending order. A label that leaves play keeps its column,
-// without sending messages, until the rows get a new layout.
+// without sending messages, until the rows get a new layout. Few columns are padded to a narrow row
+// (rows.hpp) by columns without a label, whose logit is minus_infinity.
 struct Columns {
-  int64_t count = 0;
-  int32_t label[most_labels];   // of a column
+  int64_t count = 0, used = 0;  // used: without the padding
+  int32_t label[most_labels];   // of a column, -1: none
   int32_t column[most_labels];  // of a label, -1: none
   bool sends[most_labels];      // of a column: whether its label is in play
 
-  Columns(const LabelSet& set, int64_t labels) {
+  Columns(const LabelSet& set, int64_t labels, bool pads) {
     for (int64_t l = 0; l < labels; ++l) {
       column[l] = set.has[l] ? static_cast<int32_t>(count) : -1;
       if (set.has[l]) label[count++] = static_cast<int32_t>(l);
@@ -35,10 +36,12 @@ struct Columns {
       label[count++] = 0;
       column[0] = 0;
     }
+    used = count;
+    while (pads && count < padded(used)) label[count++] = -1;
     choose(set);
   }
   void choose(const LabelSet& set) {
-    for (int64_t c = 0; c < count; ++c) sends[c] = set.has[label[c]];
+    for (int64_t c = 0; c < count; ++c) sends[c] = label[c] >= 0 && set.has[label[c]];
   }
 };
 
@@ -65,11 +68,12 @@ struct Watch {
     float* most = highest(part) + at;
     P::max(P::load(most), marginal).store(most);
   }
-  // The maximum over all parts.
-  float highest(int64_t parts, int64_t at) const {
+  // The maximum over all parts; `apart`: and over every such number of a pack.
+  float highest(int64_t parts, int64_t at, int64_t apart = P::lanes) const {
     float most = 0.f;
     for (int64_t part = 0; part < parts; ++part)
-      if (highest(part)[at] > most) most = highest(part)[at];
+      for (int64_t i = at; i < at / P::lanes * P::lanes + P::lanes; i += apart)
+        if (highest(part)[i] > most) most = highest(part)[i];
     return most;
   }
   bool entered(int64_t parts, int64_t label) const {

@@ -35,7 +35,7 @@ struct Play {
       again = again || (set.has[l] && columns.column[l] < 0);
     }
     columns.choose(set);
-    const auto width = [](int64_t count) { return RowShape<float, 0>::width_of(count < 1 ? 1 : count); };
+    const auto width = [](int64_t count) { return RowShape<float, 0>::width_of(padded(count < 1 ? 1 : count)); };
     return again || (whole.iterations - done > 2 && width(set.size(whole.labels)) < width(columns.count));
   }
 
@@ -89,9 +89,9 @@ struct Play {
         for (int64_t c = 0; c < count_of; c += P::lanes) {
           P tile[P::lanes], marginals[P::lanes];
           for (int j = 0; j < P::lanes; ++j) {
-            const bool any = c + j < count_of;
+            const bool any = c + j < columns.used;
             const int64_t l = any ? columns.label[c + j] : 0;
-            tile[j] = any ? P::load(from + l * n + i * P::lanes, some_pixels) : P::zero();
+            tile[j] = any ? P::load(from + l * n + i * P::lanes, some_pixels) : P::set(minus_infinity);
             marginals[j] =
                 any ? exp(valid.load(start_from + l * n, i, count) - start_at) * factor : P::zero();
           }
@@ -110,7 +110,7 @@ struct Play {
           if (is_held<false>(whole, order.pixel[row]))
             write_known(whole, order.pixel[row], columns, q + row * count_of);
           else if (before)
-            for (int64_t c = 0; c < count_of; ++c) {
+            for (int64_t c = 0; c < columns.used; ++c) {
               const int32_t old = before->columns.column[columns.label[c]];
               if (old >= 0) q[row * count_of + c] = before->marginals[row * before->columns.count + old];
             }
@@ -120,18 +120,20 @@ struct Play {
   }
 
   // The same if all labels are in play: in the order used without δ. Returns false if a value is not finite.
-  bool lay_out_all(float* u, float* q) const {
-    if (!planes_to_rows(whole, order, unary, u)) return false;
-    if (initial && !planes_to_rows(whole, order, initial, q)) return false;
-    clear_pad(whole, q);
+  bool lay_out_all(const Columns& columns, float* u, float* q) const {
+    const int64_t width = columns.count;
+    if (!planes_to_rows(whole, order, unary, u, width, minus_infinity)) return false;
+    if (initial && !planes_to_rows(whole, order, initial, q, width, minus_infinity)) return false;
+    const Narrow narrow(whole, columns);
+    clear_pad(narrow.problem, q);
     const float* start = initial ? q : u;
-    with_packs(whole, [&]<int NP>() {
-      const Packs<NP> packs(whole);
+    with_padded_packs(narrow.problem, [&]<int NP>() {
+      const Packs<NP> packs(narrow.problem);
       parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) {
           P x[Packs<NP>::capacity];
-          packs.load_logits(start + row * whole.labels, x);
-          crfrnn::CRFRNN_ISA::write_marginals(whole, order.pixel[row], x, packs, q + row * whole.labels);
+          packs.load_logits(start + row * width, x);
+          crfrnn::CRFRNN_ISA::write_marginals(whole, order.pixel[row], x, packs, q + row * width);
         }
       });
     });
@@ -164,7 +166,7 @@ struct Play {
       if (!next) return true;
       if (choose(columns, watch, [&](int64_t l) {
             const int32_t c = columns.column[l];
-            return c >= 0 && watch.highest(fixed_parts, c) >= whole.in_play;
+            return c >= 0 && watch.highest(fixed_parts, c, NP < 0 ? -NP : P::lanes) >= whole.in_play;
           }))
         return false;
     }
@@ -188,7 +190,7 @@ struct Play {
           for (int p = 0; p < P::lanes; ++p)
             tile[p] = p < count - i ? P::load(x + place[p] * count_of + c, some_columns) : P::zero();
           P::transpose(tile);
-          for (int64_t j = 0; j < P::lanes && c + j < count_of; ++j)
+          for (int64_t j = 0; j < P::lanes && c + j < columns.used; ++j)
             tile[j].store(logits + from + columns.label[c + j] * n + i, some_pixels);
         }
       }
@@ -212,22 +214,22 @@ struct Play {
       add_known();
     }
     Share* shares = share_rows.as<Share>();
-    Columns columns(set, whole.labels);
+    Columns columns(set, whole.labels, true);
     Buffer unary_rows(bytes(total * columns.count)), marginal_rows(bytes(total * columns.count));
     bool finite = true;
-    if (columns.count == whole.labels)
-      finite = lay_out_all(unary_rows.as<float>(), marginal_rows.as<float>());
+    if (columns.used == whole.labels)
+      finite = lay_out_all(columns, unary_rows.as<float>(), marginal_rows.as<float>());
     else
       lay_out(columns, top, start, start_top, start_scale, nullptr, unary_rows.as<float>(),
               marginal_rows.as<float>(), shares);
     if (!finite) return false;
     for (bool finished = false;;) {
-      with_packs(Narrow(whole, columns).problem, [&]<int NP>() {
+      with_padded_packs(Narrow(whole, columns).problem, [&]<int NP>() {
         finished = lean_stage<NP>(columns, unary_rows.as<float>(), marginal_rows.as<float>(),
-                                  columns.count == whole.labels ? nullptr : shares);
+                                  columns.used == whole.labels ? nullptr : shares);
       });
       if (finished) break;
-      const Columns following(set, whole.labels);
+      const Columns following(set, whole.labels, true);
       if (!looked) look(whole, unary, top, scale, nullptr);
       looked = true;
       const LastStage before{columns, marginal_rows.as<float>()};
@@ -329,7 +331,7 @@ struct Play {
     add_known();
     const Packs<0> wide(whole);
     for (bool finished = false; !finished;) {
-      Columns columns(set, whole.labels);
+      Columns columns(set, whole.labels, false);
       const Buffer marginal_rows(bytes(total * columns.count));
       float* q = marginal_rows.as<float>();
       gather_marginals(columns, wide, fresh && !done ? u : state, q);

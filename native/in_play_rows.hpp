@@ -33,8 +33,9 @@ struct Narrow {
     for (int m = 0; m < whole.kernel_count; ++m)
       for (int64_t r = 0; r < columns.count; ++r)
         for (int64_t c = 0; c < columns.count; ++c) {
+          const bool any = columns.label[r] >= 0 && columns.sends[c];
           const float* from = whole.transform + (m * whole.labels + columns.label[r]) * whole.labels;
-          *to++ = columns.sends[c] ? from[columns.label[c]] : 0.f;
+          *to++ = any ? from[columns.label[c]] : 0.f;
         }
   }
 };
@@ -59,7 +60,7 @@ struct LeanForward {
 
   CRFRNN_INLINE void operator()(int64_t row, const P* sliced, int part) const {
     const Packs<NP>& packs = inbox.packs;
-    const int64_t pixel = inbox.pixel_of[row], at = row * packs.labels;
+    const int64_t pixel = inbox.pixel_of[row], at = row * packs.step();
     inbox.ask(row, u);
     if (is_held<common>(problem, pixel)) {
       if (next) write_known(problem, pixel, columns, next + at);
@@ -74,12 +75,54 @@ struct LeanForward {
       shares ? write_shared(row, pixel, x, part) : write_whole(row, x, part);
   }
 
+  // Several narrow rows, from `row` on: the parts of a pack.
+  CRFRNN_INLINE void parts(int64_t row, P sliced, int part) const requires(NP < 0 && common) {
+    constexpr int W = -NP;
+    inbox.ask_parts(row);
+    float* const own = u + row * W;
+    const P x = inbox.take_parts(row, sliced, P::load(own));
+    if (!next) return x.store(own);
+    P e = exp(x), sum, most = P::zero();
+    if (shares) {
+      Share* const share = shares + row;
+      const auto of = [&](float Share::* number) CRFRNN_INLINE_LAMBDA {
+        return P::template spread<W>([&](int g) CRFRNN_INLINE_LAMBDA { return &(share[g].*number); });
+      };
+      e = exp(x - of(&Share::top));
+      sum = e.template part_sums<W>() + of(&Share::rest);
+      most = of(&Share::most);
+    } else {
+      sum = e.template part_sums<W>();
+    }
+    if (!P::all_less(P::set(1e-10f), sum) || !P::all_less(sum, P::set(1e30f)))
+      return write_each(row, x, part);
+    const P scale = P::set(1.f) / sum, q = e * scale;
+    watch.see(part, 0, q);
+    q.store(next + row * W);
+    if (!shares) return;
+    scale.template store_parts<W>([&](int g) CRFRNN_INLINE_LAMBDA { return &shares[row + g].scale; });
+    if (!P::all_less(most * scale, P::set(whole.in_play)))
+      for (int g = 0; g < Packs<NP>::together; ++g)
+        if (shares[row + g].most * shares[row + g].scale >= whole.in_play)
+          note_entering(inbox.pixel_of[row + g], shares[row + g], part);
+  }
+  // The same, one row at a time, where a sum is far from 1. Rare.
+  CRFRNN_NOINLINE void write_each(int64_t row, const P& x, int part) const requires(NP < 0) {
+    alignas(64) float numbers[P::lanes];
+    x.store(numbers);
+    for (int g = 0; g < Packs<NP>::together; ++g) {
+      P one;
+      inbox.packs.load_logits(numbers + g * -NP, &one);
+      shares ? write_shared(row + g, inbox.pixel_of[row + g], &one, part) : write_whole(row + g, &one, part);
+    }
+  }
+
   CRFRNN_INLINE void write_whole(int64_t row, const P* x, int part) const {
     const Packs<NP>& packs = inbox.packs;
     P e[Packs<NP>::capacity];
     softmax_packs(x, packs, e);
     for (int b = 0; b < packs; ++b) watch.see(part, b * P::lanes, e[b]);
-    packs.store(e, next + row * packs.labels);
+    packs.store(e, next + row * packs.step());
   }
 
   CRFRNN_INLINE void write_shared(int64_t row, int64_t pixel, const P* x, int part) const {
@@ -103,7 +146,7 @@ struct LeanForward {
       e[b] = e[b] * factor;
       watch.see(part, b * P::lanes, e[b]);
     }
-    packs.store(e, next + row * packs.labels);
+    packs.store(e, next + row * packs.step());
     if (share.most * share.scale >= whole.in_play) note_entering(pixel, share, part);
   }
 

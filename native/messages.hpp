@@ -22,7 +22,7 @@ struct PixelRows {
   CRFRNN_INLINE void operator()(int64_t p, P* out) const {
     const int64_t row = !pixel_of ? p : place ? place[pixel_of[p]] : pixel_of[p];
     if (pixel_of && !place) ask_scattered<float>(pixel_of, points, p, rows, packs.labels, packs);
-    packs.load(rows + row * packs.labels, out);
+    packs.load(rows + row * packs.step(), out);
     if (!scale) return;
     const P factor = P::set(scale[scaled ? scaled[p] : row]);
     for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;

@@ -117,6 +117,53 @@ struct Pack {
   }
   static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
   static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, T>(rows); }
+
+  // The remaining functions serve narrow rows, of W = 4 or 8 numbers: a pack holds lanes / W of them, its
+  // *parts*.
+  // One row; the other lanes are zero.
+  template <int W>
+  static CRFRNN_INLINE Pack load_row(const T* p) {
+    CRFRNN_LANES(i < W ? p[i] : T(0))
+  }
+  template <int W>
+  CRFRNN_INLINE void store_row(T* p) const {
+    for (int i = 0; i < W; ++i) p[i] = v[i];
+  }
+  // The row at(g) in part g.
+  template <int W, class At>
+  static CRFRNN_INLINE Pack rows(const At& at) {
+    Pack r;
+    for (int g = 0; g < lanes / W; ++g)
+      for (int i = 0; i < W; ++i) r.v[g * W + i] = at(g)[i];
+    return r;
+  }
+  // The number *at(g) in all lanes of part g.
+  template <int W, class At>
+  static CRFRNN_INLINE Pack spread(const At& at) {
+    CRFRNN_LANES(*at(i / W))
+  }
+  // In all lanes of a part the sum of its lanes, added in the order of sum().
+  template <int W>
+  CRFRNN_INLINE Pack part_sums() const {
+    T s[lanes / W];
+    for (int g = 0; g < lanes / W; ++g) {
+      s[g] = 0;
+      for (int i = 0; i < W; ++i) s[g] += v[g * W + i];
+    }
+    CRFRNN_LANES(s[i / W])
+  }
+  // The first lane of part g to *at(g).
+  template <int W, class At>
+  CRFRNN_INLINE void store_parts(const At& at) const {
+    for (int g = 0; g < lanes / W; ++g) *at(g) = v[g * W];
+  }
+  CRFRNN_INLINE Pack operator/(Pack o) const {CRFRNN_LANES(v[i] / o.v[i])}
+  // a < b in every lane; false if one is not a number
+  static CRFRNN_INLINE bool all_less(Pack a, Pack b) {
+    bool all = true;
+    for (int i = 0; i < lanes; ++i) all = all && a.v[i] < b.v[i];
+    return all;
+  }
 #undef CRFRNN_LANES
 };
 

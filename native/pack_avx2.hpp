@@ -77,6 +77,54 @@ struct Pack<float> {
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.b), bias), 23))};
   }
   static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
+  // One row of W numbers.
+  template <int W>
+  static CRFRNN_INLINE Pack load_row(const float* p) {
+    if constexpr (W == 4) return {_mm256_zextps128_ps256(_mm_loadu_ps(p)), _mm256_setzero_ps()};
+    return {_mm256_loadu_ps(p), _mm256_setzero_ps()};
+  }
+  template <int W>
+  CRFRNN_INLINE void store_row(float* p) const {
+    if constexpr (W == 4)
+      _mm_storeu_ps(p, _mm256_castps256_ps128(a));
+    else
+      _mm256_storeu_ps(p, a);
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack rows(const At& at) {
+    if constexpr (W == 4)
+      return {_mm256_loadu2_m128(at(1), at(0)), _mm256_loadu2_m128(at(3), at(2))};
+    else
+      return {_mm256_loadu_ps(at(0)), _mm256_loadu_ps(at(1))};
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack spread(const At& at) {
+    const auto one = [&](int g) { return _mm256_broadcast_ss(at(g)); };
+    if constexpr (W == 4)
+      return {_mm256_blend_ps(one(0), one(1), 0xf0), _mm256_blend_ps(one(2), one(3), 0xf0)};
+    else
+      return {one(0), one(1)};
+  }
+  template <int W>
+  CRFRNN_INLINE Pack part_sums() const {
+    const auto sums = [](__m256 s) {
+      if constexpr (W == 8) s = _mm256_add_ps(s, _mm256_permute2f128_ps(s, s, 1));
+      s = _mm256_add_ps(s, _mm256_permute_ps(s, 0x4e));
+      return _mm256_add_ps(s, _mm256_permute_ps(s, 0xb1));
+    };
+    return {sums(a), sums(b)};
+  }
+  template <int W, class At>
+  CRFRNN_INLINE void store_parts(const At& at) const {
+    alignas(32) float lane[lanes];
+    store(lane);
+    for (int g = 0; g < lanes / W; ++g) *at(g) = lane[g * W];
+  }
+  CRFRNN_INLINE Pack operator/(Pack o) const { return {_mm256_div_ps(a, o.a), _mm256_div_ps(b, o.b)}; }
+  static CRFRNN_INLINE bool all_less(Pack x, Pack y) {
+    return _mm256_movemask_ps(_mm256_and_ps(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ),
+                                            _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))) == 0xff;
+  }
   static CRFRNN_INLINE void transpose(Pack* rows) { transpose_in_memory<Pack, float>(rows); }
 };
 

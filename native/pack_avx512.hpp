@@ -54,6 +54,59 @@ struct Pack<float> {
     constexpr int fraction = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
     return {_mm512_scalef_ps(exp2_fraction(Pack{_mm512_reduce_ps(t.v, fraction)}).v, t.v)};
   }
+  // One row of W numbers.
+  template <int W>
+  static CRFRNN_INLINE Pack load_row(const float* p) {
+    if constexpr (W == 4) return {_mm512_zextps128_ps512(_mm_loadu_ps(p))};
+    return {_mm512_zextps256_ps512(_mm256_loadu_ps(p))};
+  }
+  template <int W>
+  CRFRNN_INLINE void store_row(float* p) const {
+    if constexpr (W == 4)
+      _mm_storeu_ps(p, _mm512_castps512_ps128(v));
+    else
+      _mm256_storeu_ps(p, _mm512_castps512_ps256(v));
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack rows(const At& at) {
+    if constexpr (W == 4) {
+      const auto quarter = [&](int g) { return _mm_loadu_ps(at(g)); };
+      __m512 r = _mm512_zextps128_ps512(quarter(0));
+      r = _mm512_mask_broadcast_f32x4(r, 0x00f0, quarter(1));
+      r = _mm512_mask_broadcast_f32x4(r, 0x0f00, quarter(2));
+      return {_mm512_mask_broadcast_f32x4(r, 0xf000, quarter(3))};
+    }
+    return {_mm512_mask_broadcast_f32x8(_mm512_zextps256_ps512(_mm256_loadu_ps(at(0))), 0xff00,
+                                        _mm256_loadu_ps(at(1)))};
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack spread(const At& at) {
+    const auto one = [&](int g) { return _mm_load_ss(at(g)); };
+    __m512 r = _mm512_broadcastss_ps(one(0));
+    if constexpr (W == 4) {
+      r = _mm512_mask_broadcastss_ps(r, 0x00f0, one(1));
+      r = _mm512_mask_broadcastss_ps(r, 0x0f00, one(2));
+      return {_mm512_mask_broadcastss_ps(r, 0xf000, one(3))};
+    }
+    return {_mm512_mask_broadcastss_ps(r, 0xff00, one(1))};
+  }
+  template <int W>
+  CRFRNN_INLINE Pack part_sums() const {
+    __m512 s = v;
+    if constexpr (W == 8) s = _mm512_add_ps(s, _mm512_shuffle_f32x4(s, s, 0xb1));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    return {_mm512_add_ps(s, _mm512_permute_ps(s, 0xb1))};
+  }
+  template <int W, class At>
+  CRFRNN_INLINE void store_parts(const At& at) const {
+    alignas(64) float lane[lanes];
+    store(lane);
+    for (int g = 0; g < lanes / W; ++g) *at(g) = lane[g * W];
+  }
+  CRFRNN_INLINE Pack operator/(Pack o) const { return {_mm512_div_ps(v, o.v)}; }
+  static CRFRNN_INLINE bool all_less(Pack a, Pack b) {
+    return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ) == 0xffff;
+  }
   static CRFRNN_INLINE void transpose(Pack* rows) {
     __m512 a[16], b[16];
     for (int i = 0; i < 16; i += 2) {  // pairs of rows

@@ -104,6 +104,47 @@ struct Pack<float> {
   }
   static CRFRNN_INLINE Pack exp2i(Pack n) { return {exp2i(n.a), exp2i(n.b), exp2i(n.c), exp2i(n.d)}; }
   static CRFRNN_INLINE Pack exp2(Pack t) { return exp2_by_parts(t); }
+  // One row of W numbers.
+  template <int W>
+  static CRFRNN_INLINE Pack load_row(const float* p) {
+    const Quad none = vdupq_n_f32(0.f);
+    return {vld1q_f32(p), W == 8 ? vld1q_f32(p + W - 4) : none, none, none};
+  }
+  template <int W>
+  CRFRNN_INLINE void store_row(float* p) const {
+    vst1q_f32(p, a);
+    if constexpr (W == 8) vst1q_f32(p + 4, b);
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack rows(const At& at) {
+    if constexpr (W == 4)
+      return {vld1q_f32(at(0)), vld1q_f32(at(1)), vld1q_f32(at(2)), vld1q_f32(at(3))};
+    else
+      return {vld1q_f32(at(0)), vld1q_f32(at(0) + 4), vld1q_f32(at(1)), vld1q_f32(at(1) + 4)};
+  }
+  template <int W, class At>
+  static CRFRNN_INLINE Pack spread(const At& at) {
+    const auto one = [&](int quad) { return vld1q_dup_f32(at(4 * quad / W)); };
+    return {one(0), one(1), one(2), one(3)};
+  }
+  template <int W>
+  CRFRNN_INLINE Pack part_sums() const {
+    const auto all = [](Quad q) { return vdupq_n_f32(vaddvq_f32(q)); };
+    if constexpr (W == 4) return {all(a), all(b), all(c), all(d)};
+    const Quad low = all(vaddq_f32(a, b)), high = all(vaddq_f32(c, d));
+    return {low, low, high, high};
+  }
+  template <int W, class At>
+  CRFRNN_INLINE void store_parts(const At& at) const {
+    const Quad quads[4] = {a, b, c, d};
+    for (int g = 0; g < lanes / W; ++g) *at(g) = vgetq_lane_f32(quads[g * W / 4], 0);
+  }
+  CRFRNN_INLINE Pack operator/(Pack o) const { return CRFRNN_QUADS(vdivq_f32, (*this), o); }
+  static CRFRNN_INLINE bool all_less(Pack x, Pack y) {
+    const uint32x4_t less = vandq_u32(vandq_u32(vcltq_f32(x.a, y.a), vcltq_f32(x.b, y.b)),
+                                      vandq_u32(vcltq_f32(x.c, y.c), vcltq_f32(x.d, y.d)));
+    return vminvq_u32(less) != 0;
+  }
 
   // Transposes four rows of four.
   static CRFRNN_INLINE void transpose(Quad& p, Quad& q, Quad& r, Quad& s) {

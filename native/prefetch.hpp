@@ -33,6 +33,9 @@ CRFRNN_INLINE void prefetch(const void* p) {
 }
 
 constexpr int64_t ahead = 16;  // rows between the prefetch of a row and its read
+// The same for narrow rows, which take little time: arrays that are read in order, too, because a walk reads
+// a dozen of them in turn and the processor's own prefetching does not follow.
+constexpr int64_t far_ahead = 64;
 
 CRFRNN_INLINE void prefetch_bytes(const void* p, int64_t bytes) {
   for (int64_t at = 0; at < bytes; at += 64) prefetch(static_cast<const char*>(p) + at);

@@ -95,12 +95,13 @@ CRFRNN_INLINE void ask_for_rows(const Problem& problem, const float* rows, const
     prefetch_bytes(rows + int64_t{place[p]} * problem.labels, bytes);
 }
 
-// planes [batch][labels][pixels] -> rows [total][labels], followed by zeros. Returns false if a pixel that is
-// not masked contains NaN or infinity.
-inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
+// planes [batch][labels][pixels] -> rows [total][width], followed by zeros; numbers beyond the labels are
+// `pad`. Returns false if a pixel that is not masked contains NaN or infinity.
+inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows,
+                           int64_t width, float pad) {
   using P = Pack<float>;
   const int64_t labels = problem.labels, n = problem.pixels;
-  clear_pad(problem, rows);
+  for (int64_t i = 0; i < Problem::room; ++i) rows[problem.total() * width + i] = 0.f;
   std::atomic<bool> finite{true};
   each_block(problem, [&](int64_t b, int64_t at, int count) {
     const int32_t* place = order.row + b * n + at;
@@ -109,12 +110,12 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
     P difference = P::zero(), tile[P::lanes];  // difference: becomes NaN if a value is not finite
     for (int64_t l = 0; l < labels; l += P::lanes) {
       for (int i = 0; i < P::lanes; ++i) {
-        tile[i] = l + i < labels ? P::load(planes + (b * labels + l + i) * n + at, some_pixels) : P::zero();
+        tile[i] = l + i < labels ? P::load(planes + (b * labels + l + i) * n + at, some_pixels) : P::set(pad);
         difference = difference + (tile[i] - tile[i]);
       }
       P::transpose(tile);
-      const auto some_labels = P::Lanes::first(labels - l);
-      for (int p = 0; p < count; ++p) tile[p].store(rows + int64_t{place[p]} * labels + l, some_labels);
+      const auto some_numbers = P::Lanes::first(width - l);
+      for (int p = 0; p < count; ++p) tile[p].store(rows + int64_t{place[p]} * width + l, some_numbers);
     }
     alignas(64) float lane[P::lanes];
     difference.store(lane);
@@ -123,6 +124,10 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
         finite.store(false, std::memory_order_relaxed);
   });
   return finite.load();
+}
+
+inline bool planes_to_rows(const Problem& problem, const Order& order, const float* planes, float* rows) {
+  return planes_to_rows(problem, order, planes, rows, problem.labels, 0.f);
 }
 
 inline void rows_to_planes(const Problem& problem, const Order& order, const float* rows, float* planes) {
@@ -145,11 +150,12 @@ inline void rows_to_planes(const Problem& problem, const Order& order, const flo
 }
 
 // A row of labels as packs: a constant number NP, so that rows stay in registers, or a runtime number (NP =
-// 0).
+// 0). NP = -4 and -8: narrow rows of so many labels, `together` of which fit in one pack.
 template <int NP>
 struct Packs {
   using P = Pack<float>;
-  static constexpr int capacity = NP ? NP : most_packs;
+  static constexpr int capacity = NP == 0 ? most_packs : NP < 0 ? 1 : NP;
+  static constexpr int together = NP < 0 ? P::lanes / -NP : 1;
   int64_t labels;
   int count;
   P::Lanes tail;  // the labels of the last pack
@@ -157,11 +163,17 @@ struct Packs {
   explicit Packs(const Problem& problem)
       : labels(problem.labels), count(static_cast<int>(problem.width() / P::lanes)),
         tail(P::Lanes::first(problem.labels - (problem.width() - P::lanes))) {}
-  CRFRNN_INLINE operator int() const { return NP ? NP : count; }
-  CRFRNN_INLINE int64_t width() const { return int64_t{NP ? NP : count} * P::lanes; }
+  CRFRNN_INLINE operator int() const { return NP ? capacity : count; }
+  CRFRNN_INLINE int64_t width() const { return int64_t{*this} * P::lanes; }
+  // Numbers from one row to the next: a constant for narrow rows.
+  CRFRNN_INLINE int64_t step() const { return NP < 0 ? -NP : labels; }
 
   // Loads the labels of a row; the lanes beyond them are zero.
   CRFRNN_INLINE void load(const float* row, P* out) const {
+    if constexpr (NP < 0) {
+      *out = P::template load_row<-NP>(row);
+      return;
+    }
     const int last = *this - 1;
     for (int b = 0; b < last; ++b) out[b] = P::load(row + b * P::lanes);
     out[last] = P::load(row + last * P::lanes, tail);
@@ -173,6 +185,7 @@ struct Packs {
   }
   // Stores only the labels: the next row begins directly after them.
   CRFRNN_INLINE void store(const P* packs, float* row) const {
+    if constexpr (NP < 0) return packs->template store_row<-NP>(row);
     const int last = *this - 1;
     for (int b = 0; b < last; ++b) packs[b].store(row + b * P::lanes);
     packs[last].store(row + last * P::lanes, tail);
@@ -182,7 +195,7 @@ struct Packs {
 // Calls f with the number of packs: a constant up to 64 labels, for which rows fit in registers; otherwise 0
 // (read at run time).
 #if CRFRNN_SPECIALISED
-#define CRFRNN_EACH_PACKS(use) use(0) use(1) use(2) use(3) use(4)
+#define CRFRNN_EACH_PACKS(use) use(0) use(1) use(2) use(3) use(4) use(-4) use(-8)
 #else
 #define CRFRNN_EACH_PACKS(use) use(0)
 #endif
@@ -197,6 +210,19 @@ void with_packs(const Problem& problem, const F& f) {
     if (packs == 4) return f.template operator()<4>();
   }
   f.template operator()<0>();
+}
+
+// The same for rows that are padded to 4 or 8 labels if they have no more.
+constexpr int64_t padded(int64_t labels) {
+  return !specialised || labels > 8 ? labels : labels > 4 ? 8 : 4;
+}
+template <class F>
+void with_padded_packs(const Problem& problem, const F& f) {
+  if constexpr (specialised) {
+    if (problem.labels == 4) return f.template operator()<-4>();
+    if (problem.labels == 8) return f.template operator()<-8>();
+  }
+  with_packs(problem, f);
 }
 
 template <int NP>

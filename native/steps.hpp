@@ -159,6 +159,26 @@ struct Leading {
       else
         apart(body, row, sum, part);
     }
+    // Narrow rows: the sums of `some` points, from `row` on, in the parts of a pack.
+    CRFRNN_INLINE void parts(int64_t row, int some, P sums, int part) const requires(NP < 0) {
+      constexpr int together = Packs<NP>::together;
+      if constexpr (requires { body.parts(row, sums, part); }) {
+        if (some == together) {
+          const P f = P::set(factor);
+          sums = sums * (scale ? P::template spread<-NP>([&](int g) { return scale + row + g; }) * f : f);
+          return body.parts(row, sums, part);
+        }
+      }
+      alone(row, some, sums, part);
+    }
+    CRFRNN_NOINLINE void alone(int64_t row, int some, P sums, int part) const {
+      alignas(64) float numbers[P::lanes];
+      sums.store(numbers);
+      for (int g = 0; g < some; ++g) {
+        P sum = P::template load_row<-NP>(numbers + g * -NP);
+        (*this)(row + g, &sum, part);
+      }
+    }
     void finish(int64_t begin, int64_t end, int part) const
         requires requires(const Body& like) { like.finish(begin, end, part); } {
       body.finish(begin, end, part);
@@ -236,18 +256,18 @@ struct Inbox {
     if (!common || !is_common(leading.problem, leading, transforms)) return;
     other_scale = scales[1 - first];
     for (int b = 0; b < held && b < packs; ++b) {
-      weight[b] = P::load(transforms[first].columns.template as<float>() + b * P::lanes);
-      other_weight[b] = P::load(transforms[1 - first].columns.template as<float>() + b * P::lanes);
+      weight[b] = diagonal(transforms[first], b);
+      other_weight[b] = diagonal(transforms[1 - first], b);
     }
   }
 
   // Prefetches data needed soon: the scattered rows and, in the common case, the row of `own`.
   CRFRNN_INLINE void ask(int64_t row, const float* own) const {
     if (row > last) return;
-    const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.labels;
+    const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.step();
     if constexpr (common) {
       for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
-      for (int b = 0; b < packs; ++b) prefetch(own + (row + ahead) * packs.labels + b * P::lanes);
+      for (int b = 0; b < packs; ++b) prefetch(own + (row + ahead) * packs.step() + b * P::lanes);
     } else {
       prefetch_bytes(early, scattered_size);
     }
@@ -260,7 +280,7 @@ struct Inbox {
     const int64_t pixel = pixel_of[row];
     P other[Packs<NP>::capacity];
     if constexpr (common) {
-      packs.load(scattered + pixel * packs.labels, other);
+      packs.load(scattered + pixel * packs.step(), other);
       const P scale = P::set(other_scale ? other_scale[row] : 1.f);
       for (int b = 0; b < packs; ++b) other[b] = other[b] * scale;
       seen(first, sliced);
@@ -278,10 +298,33 @@ struct Inbox {
     }
   }
 
+  // Narrow rows in the common case: the parts of `sliced` and of the result belong to the rows from `row` on.
+  CRFRNN_INLINE P take_parts(int64_t row, P sliced, P x) const requires(NP < 0 && common) {
+    P other = P::template rows<-NP>([&](int g) CRFRNN_INLINE_LAMBDA {
+      return scattered + int64_t{pixel_of[row + g]} * -NP;
+    });
+    const auto scale = [&](int g) CRFRNN_INLINE_LAMBDA { return other_scale + row + g; };
+    if (other_scale) other = other * P::template spread<-NP>(scale);
+    return P::fma(other_weight[0], other, P::fma(weight[0], sliced, x));
+  }
+  CRFRNN_INLINE void ask_parts(int64_t row) const requires(NP < 0) {
+    for (int g = 0; g < Packs<NP>::together; ++g) {
+      const int64_t later = row + g + far_ahead <= last ? row + g + far_ahead : row + g;
+      prefetch(scattered + int64_t{pixel_of[later]} * -NP);
+    }
+  }
+
  private:
+  // Pack b of the diagonal of A_m; narrow rows: in each part.
+  static P diagonal(const Transform& transform, int b) {
+    const float* of = transform.columns.template as<float>() + b * P::lanes;
+    if constexpr (NP < 0) return P::template rows<-NP>([&](int) { return of; });
+    return P::load(of);
+  }
+
   CRFRNN_INLINE const P* message(int64_t m, int64_t row, int64_t pixel, const P* sliced, P* out) const {
     if (!rows[m]) return sliced;
-    packs.load(rows[m] + pixel * packs.labels, out);
+    packs.load(rows[m] + pixel * packs.step(), out);
     if (!scales[m]) return out;
     const P factor = P::set(scales[m][row]);
     for (int b = 0; b < packs; ++b) out[b] = out[b] * factor;

@@ -75,12 +75,18 @@ struct Sweep {
     const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
     const int32_t* minus = plus + lattice.vertices;
     const Shape row = shape;
-    const T* const none = zero - lattice.vertices * row.width;
+    const T* const none = zero - lattice.vertices * row.step();
     const T *const up[2] = {above, none}, *const down[2] = {below, none};
     const P half = P::set(T(0.5));
-    for (int64_t v = begin; v < end; ++v, self += row.width, out += row.width) {
-      const T* a = up[plus[v] == absent] + plus[v] * row.width;
-      const T* b = down[minus[v] == absent] + minus[v] * row.width;
+    for (int64_t v = begin; v < end; ++v, self += row.step(), out += row.step()) {
+      const T* a = up[plus[v] == absent] + plus[v] * row.step();
+      const T* b = down[minus[v] == absent] + minus[v] * row.step();
+      if constexpr (NB < 0) {
+        prefetch(plus + v + far_ahead);
+        prefetch(minus + v + far_ahead);
+        prefetch(self + far_ahead * row.step());
+        prefetch(a + far_ahead * row.step());
+      }
       for (int i = 0; i < row.packs(); ++i)
         row.store(P::fma(half, row.load(a, i) + row.load(b, i), row.load(self, i)), out, i);
     }
@@ -93,13 +99,15 @@ struct Sweep {
     if (chains.begin == chains.end) return;
     const Shape like = shape;
     const P half = P::set(T(0.5)), yes = P::set(T(1));
-    const auto row_of = [&](int32_t entry) { return rows + (entry ^ (entry >> 31)) * like.width; };
+    static constexpr T link[2] = {1, 0};  // a table: the compiler would make an unpredictable branch
+    const auto row_of = [&](int32_t entry) { return rows + (entry ^ (entry >> 31)) * like.step(); };
     P before[Shape::capacity], here[Shape::capacity];
     T* row = row_of(*chains.begin);
     for (int b = 0; b < like.packs(); ++b) before[b] = P::zero(), here[b] = like.load(row, b);
     for (const int32_t* at = chains.begin; at < chains.end; ++at) {
       T* following = row_of(at[at + 1 < chains.end]);
-      const P linked = P::set(*at < 0 ? T(0) : T(1));
+      if constexpr (NB < 0) prefetch(at + far_ahead);
+      const P linked = P::set(link[static_cast<uint32_t>(*at) >> 31]);
       for (int b = 0; b < like.packs(); ++b) {
         const P after = like.load(following, b);
         like.store(P::fma(half, before[b] + P::if_equal(linked, yes, after), here[b]), row, b);
@@ -126,26 +134,26 @@ struct Sweep {
     }
     const int32_t* mask = lattice.link_mask + which * lattice.vertices;
     const int32_t* link = lattice.link + lattice.slab_link[which * lattice.slabs + slab];
-    for (int64_t v = begin; v < end; ++v, out += like.width) {
-      const T* self = rows[0] + v * like.width;
+    for (int64_t v = begin; v < end; ++v, out += like.step()) {
+      const T* self = rows[0] + v * like.step();
       uint32_t left = static_cast<uint32_t>(mask[v]);
       if constexpr (NB != 0) {
-        P sum[NB];
-        for (int b = 0; b < NB; ++b) sum[b] = like.load(self, b);
+        P sum[Shape::capacity];
+        for (int b = 0; b < like.packs(); ++b) sum[b] = like.load(self, b);
         for (; left; left &= left - 1, ++link) {
           const int n = std::countr_zero(left);
-          const T* row = rows[n] + *link * like.width;
+          const T* row = rows[n] + *link * like.step();
           const P factor = P::set(share[n]);
-          for (int b = 0; b < NB; ++b) sum[b] = P::fma(factor, like.load(row, b), sum[b]);
+          for (int b = 0; b < like.packs(); ++b) sum[b] = P::fma(factor, like.load(row, b), sum[b]);
         }
-        for (int b = 0; b < NB; ++b) like.store(sum[b], out, b);
+        for (int b = 0; b < like.packs(); ++b) like.store(sum[b], out, b);
       } else {
         const T* row[AxisGroup::most_offsets];
         P factor[AxisGroup::most_offsets];
         int count = 0;
         for (; left; left &= left - 1, ++count) {
           const int n = std::countr_zero(left);
-          row[count] = rows[n] + *link++ * like.width;
+          row[count] = rows[n] + *link++ * like.step();
           factor[count] = P::set(share[n]);
         }
         for (int b = 0; b < like.packs(); ++b) {
@@ -164,10 +172,10 @@ struct Sweep {
   void splat(int64_t slab, const Source& source, T* own, T* next) const {
     const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
     if (own && next == own + (border - base) * shape.width)
-      return splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA {
+      return splat_to<V>(slab, source, [=, width = shape.step()](int64_t v) CRFRNN_INLINE_LAMBDA {
         return own + (v - base) * width;
       });
-    splat_to<V>(slab, source, [=, width = shape.width](int64_t v) CRFRNN_INLINE_LAMBDA {
+    splat_to<V>(slab, source, [=, width = shape.step()](int64_t v) CRFRNN_INLINE_LAMBDA {
       T* rows = v < border ? own : next;
       return rows ? rows + (v - (v < border ? base : border)) * width : nullptr;
     });
@@ -181,24 +189,24 @@ struct Sweep {
     const Shape like = shape;
     int64_t p = lattice.simplex_start[lattice.slab_simplex[slab]];
     for (int64_t s = lattice.slab_simplex[slab]; s < end; ++s) {
-      P sum[V ? V : max_dim + 1][NB], value[NB];
+      P sum[V ? V : max_dim + 1][Shape::capacity], value[Shape::capacity];
       source(p, value);
       for (int k = 0; k < corners; ++k) {
         const P wk = P::set(weights[p * corners + k]);
-        for (int b = 0; b < NB; ++b) sum[k][b] = wk * value[b];
+        for (int b = 0; b < like.packs(); ++b) sum[k][b] = wk * value[b];
       }
       for (++p; p < lattice.simplex_start[s + 1]; ++p) {
         source(p, value);
         for (int k = 0; k < corners; ++k) {
           const P wk = P::set(weights[p * corners + k]);
-          for (int b = 0; b < NB; ++b) sum[k][b] = P::fma(wk, value[b], sum[k][b]);
+          for (int b = 0; b < like.packs(); ++b) sum[k][b] = P::fma(wk, value[b], sum[k][b]);
         }
       }
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k) {
         T* row = row_of(vertex[k]);
         if (row)
-          for (int b = 0; b < NB; ++b) like.store(like.load(row, b) + sum[k][b], row, b);
+          for (int b = 0; b < like.packs(); ++b) like.store(like.load(row, b) + sum[k][b], row, b);
       }
     }
   }
@@ -381,19 +389,19 @@ struct Sweep {
     const int corners = V ? V : lattice.dim + 1;
     const T* const rows[2] = {own, next};  // a table instead of an unpredictable branch
     const Shape like = shape;
-    const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.width; };
+    const auto row_of = [&](int64_t v) { return rows[v >= border] + v * like.step(); };
     for (int64_t s = begin; s < end; ++s) {
-      P row[V ? V : max_dim + 1][NB];
+      P row[V ? V : max_dim + 1][Shape::capacity];
       const int32_t* vertex = lattice.simplex_vertex + s * corners;
       for (int k = 0; k < corners; ++k)
-        for (int b = 0; b < NB; ++b) row[k][b] = like.load(row_of(vertex[k]), b);
+        for (int b = 0; b < like.packs(); ++b) row[k][b] = like.load(row_of(vertex[k]), b);
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         const T* w = weights + p * corners;
-        P sum[NB];
-        for (int b = 0; b < NB; ++b) sum[b] = P::set(w[0]) * row[0][b];
+        P sum[Shape::capacity];
+        for (int b = 0; b < like.packs(); ++b) sum[b] = P::set(w[0]) * row[0][b];
         for (int k = 1; k < corners; ++k) {
           const P wk = P::set(w[k]);
-          for (int b = 0; b < NB; ++b) sum[b] = P::fma(wk, row[k][b], sum[b]);
+          for (int b = 0; b < like.packs(); ++b) sum[b] = P::fma(wk, row[k][b], sum[b]);
         }
         sink(p, sum);
       }
@@ -410,7 +418,7 @@ struct Sweep {
       const T* row[V ? V : max_dim + 1];
       for (int k = 0; k < corners; ++k) {
         const int64_t v = lattice.simplex_vertex[s * corners + k];
-        row[k] = (v < border ? own : next) + v * like.width;
+        row[k] = (v < border ? own : next) + v * like.step();
       }
       for (int64_t p = lattice.simplex_start[s]; p < lattice.simplex_start[s + 1]; ++p) {
         P wk[V ? V : max_dim + 1], sum[Shape::capacity];
@@ -456,7 +464,7 @@ struct Sweep {
 // every specialisation adds seconds of compile time.
 template <int NB, class F>
 CRFRNN_INLINE void with_corners(int dim, const F& f) {
-  if constexpr (specialised && (NB == 1 || NB == 2)) {
+  if constexpr (specialised && (NB == 1 || NB == 2 || NB < 0)) {
     if (dim == 2) return f.template operator()<3>();
     if (dim == 3) return f.template operator()<4>();
   }

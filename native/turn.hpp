@@ -5,7 +5,7 @@
 // The new rows overwrite the old ones: the rows of a slab are no longer read when the splat reaches it.
 #pragma once
 
-#include "sweep.hpp"
+#include "narrow.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 
@@ -121,9 +121,16 @@ struct Turn {
       const T* own_rows = finished[slab % 2] - base * sweep.shape.width;
       const T* next_rows = finished[(slab + 1) % 2] - border * sweep.shape.width;
       const auto take = [&](const auto& to) CRFRNN_INLINE_LAMBDA {
-        sweep.template slice<V>(
-            lattice.slab_simplex[slab], lattice.slab_simplex[slab + 1], own_rows, next_rows, border,
-            [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
+        const int64_t begin = lattice.slab_simplex[slab], end = lattice.slab_simplex[slab + 1];
+        if constexpr (NB < 0)
+          slice_parts<V>(sweep, begin, end, own_rows, next_rows, border,
+                         [&](int64_t p, int some, Pack<T> sums) CRFRNN_INLINE_LAMBDA {
+                           to.parts(p, some, sums, static_cast<int>(part));
+                         });
+        else
+          sweep.template slice<V>(
+              begin, end, own_rows, next_rows, border,
+              [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
         if constexpr (requires { to.finish(int64_t{}, int64_t{}, 0); })
           to.finish(lattice.simplex_start[lattice.slab_simplex[slab]],
                     lattice.simplex_start[lattice.slab_simplex[slab + 1]], static_cast<int>(part));
