@@ -44,11 +44,13 @@ def picture(number: int, size: tuple[int, int] = (120, 180)) -> bytes:
 class Client:
     """One visitor with a session of its own.
 
+    Args: forwarded, the address that a reverse proxy on this machine would pass on.
     Raises: HTTPError where the server refuses a request; RuntimeError where what it computes fails.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, forwarded: str | None = None) -> None:
         self.address, self.session = address, uuid.uuid4().hex[:11]
+        self.headers = {} if forwarded is None else {"X-Forwarded-For": forwarded}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -56,7 +58,8 @@ class Client:
 
     def _json(self, path: str, body: object = None, kind: str = "application/json") -> Any:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        with urlopen(Request(self.address + path, data, {"Content-Type": kind}), timeout=WAIT) as answer:
+        headers = {**self.headers, "Content-Type": kind}
+        with urlopen(Request(self.address + path, data, headers), timeout=WAIT) as answer:
             return json.load(answer)
 
     def event(self, element: str, name: str) -> tuple[int, list[dict[str, Any]]]:

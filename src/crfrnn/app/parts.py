@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import html
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -89,19 +88,13 @@ def _refuse_address(path: Any) -> None:
 
 @dataclass
 class Desk:
-    """The server's state of one client in one tab; it handles one request at a time."""
+    """The server's state of one client in one tab; `crfrnn.app.turns` gives it one request at a time."""
 
     bench: Bench | None = None
 
-    def __post_init__(self) -> None:
-        self.busy = threading.Lock()
-
-    def __deepcopy__(self, memo: object) -> Desk:
-        return Desk()
-
 
 def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a handler: one-line errors as in the commands, without server paths; one request per client.
+    """Decorate a handler: one-line errors as in the commands, without server paths.
 
     The wrapped function receives the client's desk as its first argument.
     """
@@ -110,10 +103,6 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
         @functools.wraps(work)
         def run(desk: Desk | None, *given: Any) -> Any:
             desk = Desk() if desk is None else desk
-            if not desk.busy.acquire(timeout=60):
-                raise error(
-                    "the page: expected one request at a time, got several; wait until the first is done"
-                )
             try:
                 with options.work:
                     return work(desk, *given)
@@ -123,8 +112,6 @@ def guarded(options: Options) -> Callable[[Callable[..., Any]], Callable[..., An
                 raise error(
                     "memory: expected enough for this picture, got too little; use a smaller one"
                 ) from None
-            finally:
-                desk.busy.release()
 
         return run
 
@@ -355,12 +342,13 @@ def wire(tab: str, desk: gr.State, knobs: Sliders, out: Result, options: Options
             raise ValueError(f"a picture: expected one, got none; {NO_PICTURE}")
         return gr.update(value=[str(path) for path in desk.bench.files(checked(values))], visible=True)
 
-    films = {"fn": film, "inputs": [desk, out.film_open, *knobs.knobs], "outputs": out.film, **EVENT}
-    for knob in knobs.knobs:
-        knob.input(
-            turn, [desk, *knobs.knobs], out.shown, trigger_mode="always_last", show_progress="minimal",
-            show_progress_on=out.said, **EVENT,
-        ).then(**films)  # fmt: skip
+    # Of the events that occur during a request, only the last is sent.
+    last = {"trigger_mode": "always_last", **EVENT}
+    films = {"fn": film, "inputs": [desk, out.film_open, *knobs.knobs], "outputs": out.film, **last}
+    gr.on(
+        [knob.input for knob in knobs.knobs], turn, [desk, *knobs.knobs], out.shown, show_progress="minimal",
+        show_progress_on=out.said, **last,
+    ).then(**films)  # fmt: skip
     target = [*knobs.set, *out.shown]
     knobs.preset.input(begin, [desk, knobs.preset], target, **EVENT).then(**films)
     knobs.reset.click(lambda: OWN, None, knobs.preset, **AT_ONCE).then(

@@ -21,6 +21,8 @@ PATIENCE = 60  # seconds to wait for running computations at the end
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SHARE": "False", "GRADIO_SSR_MODE": "False",
     "GRADIO_MCP_SERVER": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Gradio's statistics of the latest requests, rebuilt after each one by default; nothing here shows them.
+    "GRADIO_ANALYTICS_MAX_EVENTS": "100", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
 }  # fmt: skip
 
 
@@ -39,10 +41,12 @@ def served(options: Options) -> Iterator[str]:
         gradio = optional("gradio", "web", "the page in a browser")
         from crfrnn.app.page import build
         from crfrnn.app.parts import read
+        from crfrnn.app.turns import take_turns
 
         Image.MAX_IMAGE_PIXELS = options.max_pixels  # for pictures decoded by Gradio itself
         page = build(options, own)
         page.queue(max_size=options.clients, api_open=False, default_concurrency_limit=2)
+        take_turns(page._queue)
         theme = gradio.themes.Default(
             primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
         ).set(  # the theme's colours have too little contrast
