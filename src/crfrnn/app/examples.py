@@ -60,8 +60,8 @@ def _sklearn(name: str) -> Callable[[], Any]:
 
 
 EXAMPLES = (
-    Example("Cat", "cat.png", "skimage", _skimage("chelsea"), "Stéfan van der Walt, CC0"),
     Example("Astronaut", "astronaut.png", "skimage", _skimage("astronaut"), "NASA, public domain"),
+    Example("Cat", "cat.png", "skimage", _skimage("chelsea"), "Stéfan van der Walt, CC0"),
     Example("Temple", "china.png", "sklearn", _sklearn("china.jpg"), "danielbuechele, CC BY 2.0"),
     Example("Flower", "flower.png", "sklearn", _sklearn("flower.jpg"), "vultilion, CC BY 2.0"),
 )
