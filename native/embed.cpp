@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "embed.hpp"
 
+#include "prefetch.hpp"
 #include "simd.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -12,6 +13,8 @@ void elevation_scales(int dim, double scale, T* out) {
   for (int i = 0; i < dim; ++i)
     out[i] = static_cast<T>(scale * std::sqrt(2.0 / 3.0) * (dim + 1) / std::sqrt((i + 1.0) * (i + 2.0)));
 }
+
+constexpr int64_t blocks_ahead = 6;  // blocks between the prefetch of a block's lines and their writes
 
 // Above this limit, coordinates no longer distinguish adjacent integers.
 template <class T>
@@ -123,7 +126,16 @@ int embed_points(const T* features, int64_t begin, int64_t end, int dim, double 
   P low[room], high[room];
   for (int i = 0; i < d; ++i) low[i] = P::set(limit<T>), high[i] = P::set(-limit<T>);
   constexpr int block = embed_block<T>;
+  const auto ask = [](const void* first, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) prefetch_to_write(static_cast<const char*>(first) + at);
+  };
   for (int64_t p = begin; p < end; p += block) {
+    // Without this, stores to lines that another core has written fill the store buffer, and it waits.
+    if (const int64_t later = p + blocks_ahead * block; later + block <= end) {
+      ask(out.coordinates + later * d, block * d * static_cast<int64_t>(sizeof(Coordinate<T>)));
+      ask(out.rank + later * (d + 1), block * (d + 1));
+      ask(out.weights + later * (d + 1), block * (d + 1) * static_cast<int64_t>(sizeof(T)));
+    }
     const int bad = embed_one<T, D>(features, p, static_cast<int>(end - p < block ? end - p : block), d,
                                     scales, out, low, high);
     if (bad) return bad;

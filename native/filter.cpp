@@ -106,7 +106,8 @@ struct SingleColumn {
   template <int V>
   void splat(const T* values, T* rows) const {
     const int count = V ? V : corners;
-    const int64_t chunks = sweep_chunks(lattice, threads);
+    // one chunk per thread, because each repeats the simplices of a slab
+    const int64_t chunks = threads < 1 ? 1 : threads;
     parallel_for(chunks, threads, [&](int64_t c, int) {
       const int64_t low = chunk_slab(lattice, c, chunks), high = chunk_slab(lattice, c + 1, chunks);
       if (low == high) return;

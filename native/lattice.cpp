@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "corners.hpp"
 #include "dispatch.hpp"
 #include "layout.hpp"
 #include "links.hpp"
@@ -14,17 +15,6 @@
 
 namespace crfrnn {
 namespace {
-
-// Reads the ranks of a simplex from the end of its key; the last rank follows from the others.
-template <int W>
-void permutation_of(const Key<W>& key, int n, int bits, uint8_t* rank) {
-  int left = n * (n - 1) / 2;
-  for (int i = n - 2, at = 0; i >= 0; --i, at += bits) {
-    rank[i] = static_cast<uint8_t>(key.bits_at(at, (1u << bits) - 1));
-    left -= rank[i];
-  }
-  rank[n - 1] = static_cast<uint8_t>(left);
-}
 
 // The valid points: all points, or a list of them.
 struct Points {
@@ -75,66 +65,21 @@ Array<Keyed<W>> simplex_keys(const Points& points, const Embedded<T>& embedded, 
   return items;
 }
 
-// The corners of all simplices: for each chunk of simplices, every distinct vertex once, found by hashing,
-// because neighbouring simplices share most vertices.
+// Adds rings of missing vertices around `keys`; returns the new numbers of the given ones.
 template <int W>
-struct Corners {
-  static constexpr int64_t chunk = 4096;
-  List<List<Key<W>>> lists;  // the vertices of each chunk
-  Array<int32_t> place;      // [simplices][dim + 1] in the list of the chunk
-  Array<uint8_t> rank;       // [simplices][dim + 1]
-
-  Corners(const Array<Keyed<W>>& items, const List<int32_t>& first, const Layout& layout, int rank_bits,
-          int threads)
-      : lists((first.size() - 1 + size_t{chunk} - 1) / size_t{chunk}),
-        place((first.size() - 1) * static_cast<size_t>(layout.dim + 1)), rank(place.size()) {
-    const int dim = layout.dim, corners = dim + 1, lead = layout.lead;
-    const int64_t simplices = static_cast<int64_t>(first.size()) - 1;
-    const Key<W> one_up = key_of<W>(1) << layout.shift[lead];
-    Key<W> step[max_dim + 1];
-    for (int i = 0; i <= dim; ++i) step[i] = layout.step<W>(i);
-    parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
-      const int64_t begin = c * chunk, end = std::min(simplices, begin + chunk);
-      RecentKeys<W> recent(static_cast<size_t>((end - begin) * corners));
-      for (int64_t s = begin; s < end; ++s) {
-        // Everything is read from the sorted key, because the points themselves are scattered in memory.
-        const Key<W> sorted_key = items[static_cast<size_t>(first[static_cast<size_t>(s)])].key;
-        uint8_t* r = &rank[static_cast<size_t>(s * corners)];
-        permutation_of(sorted_key, corners, rank_bits, r);
-        int axis_of[max_dim + 1];
-        for (int i = 0; i <= dim; ++i) axis_of[r[i]] = i;
-        // Corner r + 1 is corner r moved one step backwards along the axis with rank d - r.
-        Key<W> key = sorted_key >> (dim * rank_bits);
-        if (r[lead] > r[lead + 1]) key = key + one_up;
-        for (int k = 0; k <= dim; ++k) {
-          place[static_cast<size_t>(s * corners + k)] = recent.place_of(key);
-          if (k < dim) key = key + step[axis_of[dim - k]];
-        }
-      }
-      lists[static_cast<size_t>(c)] = recent.keys();
-    });
-  }
-};
-
-// The distinct vertices of all chunks, sorted, plus rings of missing vertices around them. position: the
-// index of each vertex of the concatenated lists of the chunks.
-template <int W>
-Sorted<W> all_vertices(List<List<Key<W>>>&& lists, const Layout& layout, const BuildOptions& options) {
-  Sorted<W> sorted = sort_unique(std::move(lists), options.threads);
-  if (options.rings <= 0) return sorted;
-  List<Key<W>>& keys = sorted.keys;
+List<int32_t> add_rings(List<Key<W>>& keys, const Layout& layout, const BuildOptions& options) {
+  List<int32_t> moved;
+  if (options.rings <= 0) return moved;
   List<Key<W>> grown = keys;
   for (int ring = 0; ring < options.rings; ++ring)
     grown = grow(grown, layout, options.ring_support, options.threads);
-  List<int32_t> moved(keys.size());
+  moved.resize(keys.size());
   for (size_t i = 0, j = 0; i < keys.size(); ++i) {
     while (!(grown[j] == keys[i])) ++j;
     moved[i] = static_cast<int32_t>(j);
   }
-  for (size_t i = 0; i < sorted.position.size(); ++i)
-    sorted.position[i] = moved[static_cast<size_t>(sorted.position[i])];
   keys.swap(grown);
-  return sorted;
+  return moved;
 }
 
 // The starts of the slabs, plus an empty slab wherever a single f_lead has no vertices, because an offset of
@@ -162,12 +107,9 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
   const List<int32_t> first = run_starts(valid.count, threads, [&](int64_t i) {
     return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
   });
-  Corners<W> corner(items, first, layout, rank_bits, threads);
-  List<int64_t> offset(corner.lists.size() + 1, 0);
-  for (size_t c = 0; c < corner.lists.size(); ++c)
-    offset[c + 1] = offset[c] + static_cast<int64_t>(corner.lists[c].size());
-  const Sorted<W> sorted = all_vertices(std::move(corner.lists), layout, options);
-  const List<Key<W>>& keys = sorted.keys;
+  Corners<W> corners_of(items, first, layout, rank_bits, threads);
+  List<Key<W>> keys = corners_of.keys(threads);
+  const List<int32_t> moved = add_rings(keys, layout, options);
   List<int32_t> slab_vertex = run_starts(static_cast<int64_t>(keys.size()), threads, [&](int64_t v) {
     return keys[static_cast<size_t>(v)] >> layout.slab_shift ==
            keys[static_cast<size_t>(v) - 1] >> layout.slab_shift;
@@ -202,15 +144,7 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
       writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
   });
   std::copy(first.begin(), first.end(), writable(view.simplex_start));
-  parallel_ranges(view.simplices, Corners<W>::chunk, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s)
-      for (int64_t at = s * corners; at < (s + 1) * corners; ++at) {
-        const int64_t vertex =
-            offset[static_cast<size_t>(s / Corners<W>::chunk)] + corner.place[static_cast<size_t>(at)];
-        writable(view.simplex_vertex)[at] = sorted.position[static_cast<size_t>(vertex)];
-        writable(view.simplex_rank)[at] = corner.rank[static_cast<size_t>(at)];
-      }
-  });
+  corners_of.write(moved, writable(view.simplex_vertex), writable(view.simplex_rank), threads);
   // Clears the bytes that pad the ranks to whole words, so that the same points always give a bit-identical
   // table.
   std::fill(writable(view.simplex_rank) + view.simplices * corners,
@@ -225,12 +159,7 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
     });
   } else {
     find_neighbours(view, keys, layout, writable(view.neighbour), threads);
-    parallel_for((corners - 2) * view.slabs, threads, [&](int64_t task, int) {
-      const int64_t which = task / view.slabs, slab = task % view.slabs,
-                    axis = which < lead ? which : which + 2;
-      link_chains(view, axis, slab, writable(view.chain) + which * view.vertices,
-                  writable(view.chain_end)[which * view.slabs + slab]);
-    });
+    list_chains(view, writable(view.chain), writable(view.chain_end), threads);
   }
   int64_t s = 0;
   for (int64_t slab = 0; slab < view.slabs; ++slab) {
@@ -243,7 +172,12 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
       return items[static_cast<size_t>(first[static_cast<size_t>(simplex)])].key >>
              (layout.slab_shift + layout.dim * rank_bits);
     };
-    while (s < view.simplices && slab_of(s) == here) ++s;
+    // the end of the slab: by steps that double, then by ever shorter ones
+    int64_t step = 1;
+    const auto inside = [&] { return s + step <= view.simplices && slab_of(s + step - 1) == here; };
+    for (; inside(); step *= 2) s += step;
+    for (; step > 0; step /= 2)
+      if (inside()) s += step;
   }
   writable(view.slab_simplex)[view.slabs] = static_cast<int32_t>(s);
   return table;

@@ -83,32 +83,70 @@ void find_neighbours(const Lattice& lattice, const List<Key<W>>& keys, const Lay
   });
 }
 
-// Lists the runs of neighbours of one slab (lattice.hpp), each from one end to the other. Branch-free as
-// well: when a run ends, the next one begins in the same turn.
-inline void link_chains(const Lattice& lattice, int64_t axis, int64_t slab, int32_t* list, int32_t& filled) {
-  const int32_t absent = static_cast<int32_t>(lattice.vertices);
-  const int32_t* plus = lattice.neighbour + 2 * axis * lattice.vertices;
-  const int32_t* minus = plus + lattice.vertices;
-  const int32_t begin = lattice.slab_vertex[slab], end = lattice.slab_vertex[slab + 1];
-  List<int32_t> heads(static_cast<size_t>(end - begin) + 2);  // padding: one more is read after the last
-  size_t runs = 0;
-  int32_t linked = 0;
-  for (int32_t v = begin; v < end; ++v) {
-    const bool any = plus[v] != absent;
-    heads[runs] = v;
-    runs += any & (minus[v] == absent);
-    linked += any | (minus[v] != absent);
-  }
-  int32_t u = heads[0];
+// Lists the runs of neighbours of one slab (lattice.hpp) along one axis, each from one end to the other.
+// Branch-free as well: when a run ends, the next one begins in the same turn.
+struct Chain {
+  const int32_t *plus, *minus;
+  int32_t begin, end, absent;  // the vertices of the slab; no neighbour
+  int32_t *list, *filled;
+  List<int32_t> heads;
+  int32_t u, at, linked = 0;  // u: the vertex listed next, at position `at`
   size_t next = 1;
-  for (int32_t at = begin; at < begin + linked; ++at) {
-    const int32_t ended = plus[u] == absent;
-    list[at] = (u - begin) ^ -ended;
-    u = plus[u] + ((heads[next] - plus[u]) & -ended);
+
+  Chain(const Lattice& lattice, int64_t axis, int64_t slab, int32_t* list_, int32_t* filled_)
+      : plus(lattice.neighbour + 2 * axis * lattice.vertices), minus(plus + lattice.vertices),
+        begin(lattice.slab_vertex[slab]), end(lattice.slab_vertex[slab + 1]),
+        absent(static_cast<int32_t>(lattice.vertices)), list(list_), filled(filled_),
+        heads(static_cast<size_t>(end - begin) + 2) {  // padding: one more is read after the last
+    size_t runs = 0;
+    for (int32_t v = begin; v < end; ++v) {
+      const bool any = plus[v] != absent;
+      heads[runs] = v;
+      runs += any & (minus[v] == absent);
+      linked += any | (minus[v] != absent);
+    }
+    u = heads[0];
+    at = begin;
+  }
+  int32_t left() const { return begin + linked - at; }
+  void turn() {
+    const int32_t after = plus[u], ended = after == absent;
+    list[at++] = (u - begin) ^ -ended;
+    u = after + ((heads[next] - after) & -ended);
     next += static_cast<size_t>(ended);
   }
-  filled = begin + linked;
-  std::fill(list + begin + linked, list + end, 0);
+  void finish() {
+    while (left() > 0) turn();
+    *filled = at;
+    std::fill(list + at, list + end, 0);
+  }
+};
+
+// Several chains at a time, because in each, every turn waits for the load of the one before.
+template <size_t N>
+void link_chains(std::array<Chain, N> chains) {
+  int32_t turns = chains[0].left();
+  for (const Chain& chain : chains) turns = std::min(turns, chain.left());
+  for (; turns > 0; --turns)
+    for (Chain& chain : chains) chain.turn();
+  for (Chain& chain : chains) chain.finish();
+}
+
+// Lists all runs of neighbours inside slabs: chain and chain_end of the table.
+inline void list_chains(const Lattice& lattice, int32_t* chain, int32_t* chain_end, int threads) {
+  constexpr int64_t together = 4;
+  const int64_t inner = lattice.dim - 1, groups = (inner + together - 1) / together;
+  parallel_for(groups * lattice.slabs, threads, [&](int64_t task, int) {
+    const int64_t slab = task / groups;
+    const auto one = [&](int64_t which) {
+      return Chain(lattice, which < lattice.lead ? which : which + 2, slab, chain + which * lattice.vertices,
+                   chain_end + which * lattice.slabs + slab);
+    };
+    int64_t which = task % groups * together;
+    if (inner - which >= together)
+      return link_chains<4>({one(which), one(which + 1), one(which + 2), one(which + 3)});
+    for (; which < inner; ++which) link_chains<1>({one(which)});
+  });
 }
 
 }  // namespace crfrnn

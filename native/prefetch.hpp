@@ -32,6 +32,17 @@ CRFRNN_INLINE void prefetch(const void* p) {
 #endif
 }
 
+// The same for a line that will be written. If another core has written it last, this core then also owns it.
+CRFRNN_INLINE void prefetch_to_write(const void* p) {
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+  __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));  // needs no flag of the compiler
+#elif defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(p, 1);
+#else
+  prefetch(p);
+#endif
+}
+
 constexpr int64_t ahead = 16;  // rows between the prefetch of a row and its read
 // The same for narrow rows, which take little time: arrays that are read in order, too, because a walk reads
 // a dozen of them in turn and the processor's own prefetching does not follow.

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "array.hpp"
 #include "keys.hpp"
 #include "list.hpp"
 #include "parallel.hpp"
+#include "prefetch.hpp"
 
 namespace crfrnn {
 
@@ -102,7 +104,11 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   begin[buckets] = n;
   parallel_for(parts, threads, [&](int64_t t, int) {
     int64_t* c = count.data() + t * buckets;
-    each_in_turn(part(t), part(t + 1), [&](int64_t i) { other[c[bucket(items[i])]++] = items[i]; });
+    each_in_turn(part(t), part(t + 1), [&](int64_t i) {
+      const int64_t at = c[bucket(items[i])]++;
+      prefetch_to_write(other + at + 8);
+      other[at] = items[i];
+    });
   });
   parallel_for(buckets, threads, [&](int64_t b, int) {
     const int64_t low = begin[static_cast<size_t>(b)], size = begin[static_cast<size_t>(b) + 1] - low;
@@ -114,6 +120,64 @@ void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
   for (uint32_t b = 0; b < buckets; ++b)  // buckets that do not fit in the cache are sorted recursively
     if (begin[b + 1] - begin[b] > cached)
       sort_items(items + begin[b], other + begin[b], begin[b + 1] - begin[b], threads);
+}
+
+// Sorts n numbers by their bits [low, high), in `passes` passes from the lowest bits up; `other` has room for
+// as many. Returns the buffer that holds the result.
+template <int passes>
+uint64_t* sort_numbers(uint64_t* from, uint64_t* to, int64_t n, int low, int high) {
+  constexpr int most_bits = 11;
+  const int bits = (high - low + passes - 1) / passes;
+  const uint32_t digits = 1u << bits;
+  uint32_t count[passes][1 << most_bits];
+  for (int p = 0; p < passes; ++p) std::fill(count[p], count[p] + digits, 0u);
+  for (int64_t i = 0; i < n; ++i) {
+    uint64_t number = from[i] >> low;
+    for (int p = 0; p < passes; ++p, number >>= bits) ++count[p][number & (digits - 1)];
+  }
+  for (int p = 0; p < passes; ++p, low += bits) {
+    uint32_t sum = 0;
+    for (uint32_t d = 0; d < digits; ++d) sum += std::exchange(count[p][d], sum);
+    for (int64_t i = 0; i < n; ++i) to[count[p][from[i] >> low & (digits - 1)]++] = from[i];
+    std::swap(from, to);
+  }
+  return from;
+}
+
+// Calls take(key, its index) for n keys in ascending order, in one thread. Equal keys come in any order.
+template <int W, class Take>
+void each_sorted(const Key<W>* keys, int64_t n, const Take& take) {
+  if constexpr (W == 1) {  // key and index in one number, if all bits fit
+    uint64_t differing = 0;
+    for (int64_t i = 0; i < n; ++i) differing |= keys[i].word[0] ^ keys[0].word[0];
+    const int bits = std::bit_width(differing), index_bits = std::bit_width(static_cast<uint64_t>(n));
+    if (bits + index_bits <= 64) {
+      const uint64_t own = bits ? ~uint64_t{0} >> (64 - bits) : 0, index = (uint64_t{1} << index_bits) - 1;
+      Array<uint64_t> numbers(static_cast<size_t>(n)), other(static_cast<size_t>(n));
+      for (int64_t i = 0; i < n; ++i)
+        numbers[static_cast<size_t>(i)] = (keys[i].word[0] & own) << index_bits | static_cast<uint64_t>(i);
+      uint64_t* sorted = numbers.data();
+      const int end = index_bits + bits;
+      if (n < 256 || bits > 44)  // counting would take longer
+        std::sort(sorted, sorted + n);
+      else if (bits > 33)
+        sorted = sort_numbers<4>(sorted, other.data(), n, index_bits, end);
+      else if (bits > 22)
+        sorted = sort_numbers<3>(sorted, other.data(), n, index_bits, end);
+      else
+        sorted = sort_numbers<2>(sorted, other.data(), n, index_bits, end);
+      for (int64_t i = 0; i < n; ++i) {
+        const uint64_t number = sorted[i];
+        take(Key<W>{{(keys[0].word[0] & ~own) | number >> index_bits}}, static_cast<int64_t>(number & index));
+      }
+      return;
+    }
+  }
+  Array<Keyed<W>> items(static_cast<size_t>(n)), other(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) items[static_cast<size_t>(i)] = {keys[i], static_cast<int32_t>(i)};
+  sort_items(items.data(), other.data(), n, 1);
+  for (int64_t i = 0; i < n; ++i)
+    take(items[static_cast<size_t>(i)].key, items[static_cast<size_t>(i)].value);
 }
 
 template <int W>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Distinct keys, by hashing for a small set and by sorting for a large one; and the rings of missing vertices
-// around them.
+// Distinct keys, by hashing; runs of equal items; and the rings of missing vertices around a set of keys.
 #pragma once
 
 #include <algorithm>
@@ -14,27 +13,32 @@
 namespace crfrnn {
 
 // Keys most of which recur soon. Each is stored when it is first seen, and occasionally again if another key
-// has taken its slot. Whether a key is present is unpredictable, so the code is branch-free.
+// has taken its slot. Whether a key is present is unpredictable, so the code is branch-free. A slot holds the
+// key itself: comparing with the stored keys would make each look-up wait for the addresses of earlier stores.
 template <int W>
 class RecentKeys {
  public:
-  explicit RecentKeys(size_t most) : keys_(most + 1), slots_(slot_count, 0) { keys_[0] = Key<W>::zero(); }
+  explicit RecentKeys(size_t most) : keys_(most + 1), slots_(slot_count, Slot{Key<W>::zero(), -1}) {}
 
   int32_t place_of(const Key<W>& key) {
-    int32_t& slot = slots_[key.hash() & (slot_count - 1)];
-    const bool there = (slot != 0) & (keys_[static_cast<size_t>(slot)] == key);
-    count_ += !there;
-    // written one past the last key if the key is already present, which has no effect
-    keys_[static_cast<size_t>(count_ + there)] = key;
-    slot = there ? slot : count_;
-    return slot - 1;
+    Slot& slot = slots_[key.hash() & (slot_count - 1)];
+    const int32_t there = static_cast<int32_t>(slot.place >= 0) & static_cast<int32_t>(slot.key == key);
+    keys_[static_cast<size_t>(count_)] = key;  // has no effect if the key is already present
+    const int32_t place = count_ + ((slot.place - count_) & -there);
+    slot = {key, place};
+    count_ += 1 - there;
+    return place;
   }
-  List<Key<W>> keys() const { return {keys_.data() + 1, keys_.data() + 1 + count_}; }
+  List<Key<W>> keys() const { return {keys_.data(), keys_.data() + count_}; }
 
  private:
-  static constexpr size_t slot_count = 1 << 14;
-  Array<Key<W>> keys_;  // index 0 is a placeholder
-  List<int32_t> slots_;
+  static constexpr size_t slot_count = 1 << 13;
+  struct Slot {
+    Key<W> key;
+    int32_t place;
+  };
+  Array<Key<W>> keys_;
+  List<Slot> slots_;
   int32_t count_ = 0;
 };
 
@@ -58,43 +62,6 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
   List<int32_t> out;
   for (const auto& list : lists) out.insert(out.end(), list.begin(), list.end());
   out.push_back(static_cast<int32_t>(n));
-  return out;
-}
-
-template <int W>
-struct Sorted {
-  List<Key<W>> keys;        // distinct, ascending
-  Array<int32_t> position;  // index in `keys` of each input item
-};
-
-// Sorts keys (given as one list per chunk) and removes duplicates.
-template <int W>
-Sorted<W> sort_unique(List<List<Key<W>>> lists, int threads) {
-  List<size_t> offset(lists.size() + 1, 0);
-  for (size_t i = 0; i < lists.size(); ++i) offset[i + 1] = offset[i] + lists[i].size();
-  Array<Keyed<W>> items(offset.back());
-  parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
-    const List<Key<W>> list = std::move(lists[static_cast<size_t>(c)]);
-    const size_t at = offset[static_cast<size_t>(c)];
-    for (size_t i = 0; i < list.size(); ++i) items[at + i] = {list[i], static_cast<int32_t>(at + i)};
-  });
-  sort_keyed(items, threads);
-  const auto starts = run_starts(static_cast<int64_t>(items.size()), threads, [&](int64_t i) {
-    return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
-  });
-  const int64_t distinct = static_cast<int64_t>(starts.size()) - 1;
-  Sorted<W> out;
-  out.position = Array<int32_t>(items.size());
-  out.keys.resize(static_cast<size_t>(distinct));
-  parallel_ranges(distinct, 4096, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const size_t first = static_cast<size_t>(starts[static_cast<size_t>(k)]),
-                   last = static_cast<size_t>(starts[static_cast<size_t>(k) + 1]);
-      out.keys[static_cast<size_t>(k)] = items[first].key;
-      for (size_t i = first; i < last; ++i)
-        out.position[static_cast<size_t>(items[i].value)] = static_cast<int32_t>(k);
-    }
-  });
   return out;
 }
 
