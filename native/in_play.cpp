@@ -35,7 +35,9 @@ struct Play {
       again = again || (set.has[l] && columns.column[l] < 0);
     }
     columns.choose(set);
-    const auto width = [](int64_t count) { return RowShape<float, 0>::width_of(padded(count < 1 ? 1 : count)); };
+    const auto width = [](int64_t count) {
+      return RowShape<float, 0>::width_of(padded(count < 1 ? 1 : count));
+    };
     return again || (whole.iterations - done > 2 && width(set.size(whole.labels)) < width(columns.count));
   }
 

@@ -15,6 +15,7 @@ struct Share {
   float most;   // the largest term of that sum
   float scale;  // of the last softmax: the marginal of such a label is exp(U_l - top) scale
 };
+static_assert(sizeof(Share) == 4 * sizeof(float));  // read as rows of four numbers
 
 // The problem reduced to the columns: their part of A_m, with zeros for labels that send no messages.
 struct Narrow {
@@ -71,50 +72,63 @@ struct LeanForward {
     inbox.template take<false>(row, sliced, x, [](int64_t, const P*) CRFRNN_INLINE_LAMBDA {});
     if (!next)
       packs.store(x, u + at);
+    else if (narrow)
+      packs.store(x, next + at);
     else if (!is_held<common>(problem, pixel))
       shares ? write_shared(row, pixel, x, part) : write_whole(row, x, part);
   }
 
-  // Several narrow rows, from `row` on: the parts of a pack.
-  CRFRNN_INLINE void parts(int64_t row, P sliced, int part) const requires(NP < 0 && common) {
-    constexpr int W = -NP;
+  // Narrow rows in the common case: the walk writes x of several rows at a time, the parts of a pack, and
+  // `finish` replaces the x of a slab by Q. In one loop, the softmax would wait for the slice of each pack.
+  static constexpr bool narrow = NP < 0 && common;
+
+  CRFRNN_INLINE void parts(int64_t row, P sliced, int) const requires(narrow) {
     inbox.ask_parts(row);
-    float* const own = u + row * W;
-    const P x = inbox.take_parts(row, sliced, P::load(own));
-    if (!next) return x.store(own);
-    P e = exp(x), sum, most = P::zero();
-    if (shares) {
-      Share* const share = shares + row;
-      const auto of = [&](float Share::* number) CRFRNN_INLINE_LAMBDA {
-        return P::template spread<W>([&](int g) CRFRNN_INLINE_LAMBDA { return &(share[g].*number); });
-      };
-      e = exp(x - of(&Share::top));
-      sum = e.template part_sums<W>() + of(&Share::rest);
-      most = of(&Share::most);
-    } else {
-      sum = e.template part_sums<W>();
-    }
-    if (!P::all_less(P::set(1e-10f), sum) || !P::all_less(sum, P::set(1e30f)))
-      return write_each(row, x, part);
-    const P scale = P::set(1.f) / sum, q = e * scale;
-    watch.see(part, 0, q);
-    q.store(next + row * W);
-    if (!shares) return;
-    scale.template store_parts<W>([&](int g) CRFRNN_INLINE_LAMBDA { return &shares[row + g].scale; });
-    if (!P::all_less(most * scale, P::set(whole.in_play)))
-      for (int g = 0; g < Packs<NP>::together; ++g)
+    float* const own = u + row * -NP;
+    inbox.take_parts(row, sliced, P::load(own)).store(next ? next + row * -NP : own);
+  }
+
+  void finish(int64_t begin, int64_t end, int part) const requires(narrow) {
+    if (!next) return;
+    constexpr int together = Packs<NP>::together;
+    P highest = P::zero();
+    int64_t row = begin;
+    for (; row + together <= end; row += together)
+      if (!(shares ? normalise<true>(row, highest, part) : normalise<false>(row, highest, part)))
+        for (int g = 0; g < together; ++g) write_alone(row + g, part);
+    for (; row < end; ++row) write_alone(row, part);
+    watch.see(part, 0, highest);
+  }
+
+  // Computes Q of `together` rows; returns false, and writes nothing, if a sum is far from 1.
+  template <bool shared>
+  CRFRNN_INLINE bool normalise(int64_t row, P& highest, int part) const requires(narrow) {
+    constexpr int W = -NP;
+    float* const q = next + row * W;
+    float* const share = shared ? &shares[row].top : nullptr;
+    P e = P::load(q);
+    if constexpr (shared) e = e - P::template field<W, 0>(share);
+    e = exp(e);
+    P sum = e.template part_sums<W>();
+    if constexpr (shared) sum = sum + P::template field<W, 1>(share);
+    if (!P::all_less(P::set(1e-10f), sum) || !P::all_less(sum, P::set(1e30f))) return false;
+    const P scale = P::set(1.f) / sum, marginals = e * scale;
+    highest = P::max(highest, marginals);
+    marginals.store(q);
+    if constexpr (shared) {
+      const bool enters = !P::all_less(P::template field<W, 2>(share) * scale, P::set(whole.in_play));
+      scale.template store_field<W, 3>(share);
+      for (int g = 0; enters && g < Packs<NP>::together; ++g)
         if (shares[row + g].most * shares[row + g].scale >= whole.in_play)
           note_entering(inbox.pixel_of[row + g], shares[row + g], part);
-  }
-  // The same, one row at a time, where a sum is far from 1. Rare.
-  CRFRNN_NOINLINE void write_each(int64_t row, const P& x, int part) const requires(NP < 0) {
-    alignas(64) float numbers[P::lanes];
-    x.store(numbers);
-    for (int g = 0; g < Packs<NP>::together; ++g) {
-      P one;
-      inbox.packs.load_logits(numbers + g * -NP, &one);
-      shares ? write_shared(row + g, inbox.pixel_of[row + g], &one, part) : write_whole(row + g, &one, part);
     }
+    return true;
+  }
+
+  CRFRNN_NOINLINE void write_alone(int64_t row, int part) const requires(narrow) {
+    P x;
+    inbox.packs.load_logits(next + row * -NP, &x);
+    shares ? write_shared(row, inbox.pixel_of[row], &x, part) : write_whole(row, &x, part);
   }
 
   CRFRNN_INLINE void write_whole(int64_t row, const P* x, int part) const {

@@ -2,44 +2,56 @@
 // The slice for narrow rows (row_shape.hpp), of which several points are processed at a time.
 #pragma once
 
+#include <type_traits>
+
 #include "sweep.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
 
-// As Sweep::slice, but calls sink(p, some, pack), where part g of the pack holds the sum of point p + g; `some`
-// parts are valid.
-template <int V, class T, int NB, class Sink>
-CRFRNN_INLINE void slice_parts(const Sweep<T, NB>& sweep, int64_t begin, int64_t end, const T* own,
-                               const T* next, int64_t border, const Sink& sink) {
+// Numbers k of parts g: out[k] has table[g * V + k] in all lanes of part g.
+template <int W, int V, class T>
+CRFRNN_INLINE void spread_columns(const T* table, Pack<T>* out) {
   using P = Pack<T>;
-  constexpr int width = -NB, parts = P::lanes / width;
+  if constexpr (requires { P::template spread_columns<W>(table, out, std::integral_constant<int, V>{}); })
+    return P::template spread_columns<W>(table, out, std::integral_constant<int, V>{});
+  for (int k = 0; k < V; ++k)
+    out[k] = P::template spread<W>([&](int g) CRFRNN_INLINE_LAMBDA { return table + g * V + k; });
+}
+
+// As Sweep::slice, from rows indexed from vertex 0, but calls sink(p, some, pack), where part g of the pack
+// holds the sum of point p + g; `some` parts are valid.
+template <int V, class T, int NB, class Sink>
+CRFRNN_INLINE void slice_parts(const Sweep<T, NB>& sweep, int64_t begin, int64_t end, const T* rows,
+                               const Sink& sink) {
+  using P = Pack<T>;
+  constexpr int width = -NB, parts = P::lanes / width, most = V ? V : max_dim + 1;
   const Lattice& lattice = sweep.lattice;
   const int corners = V ? V : lattice.dim + 1;
-  const T* const rows[2] = {own, next};  // a table instead of an unpredictable branch
   const T* const weights = sweep.weights;
   const int32_t *const start = lattice.simplex_start, *const corner = lattice.simplex_vertex;
   const int64_t last = start[end];
   int64_t s = begin - 1;
   const auto sums = [&](int64_t p, int some) CRFRNN_INLINE_LAMBDA {
-    const T* const later = weights + (p + far_ahead) * corners;
-    prefetch(later);
-    prefetch(later + P::lanes);
+    const T* const weight = weights + p * corners;
+    prefetch(weight + far_ahead * corners);
+    prefetch(weight + far_ahead * corners + P::lanes);
     const int32_t* vertex[parts];
-    const T* weight[parts];
+    P wk[most];
     for (int g = 0; g < parts; ++g) {
-      const int64_t at = g < some ? p + g : last - 1;  // parts beyond the last point repeat it
-      s += start[s + 1] <= at;                         // again not a branch
+      s += g < some && start[s + 1] <= p + g;  // not a branch: it would be unpredictable
       vertex[g] = corner + s * corners;
-      weight[g] = weights + at * corners;
     }
+    if (V && some == parts)
+      spread_columns<width, most>(weight, wk);
+    else
+      for (int k = 0; k < corners; ++k)
+        wk[k] = P::template spread<width>([&](int g) { return weight + (g < some ? g * corners : 0) + k; });
     P sum;
     for (int k = 0; k < corners; ++k) {
       const P row = P::template rows<width>([&](int g) CRFRNN_INLINE_LAMBDA {
-        const int64_t v = vertex[g][k];
-        return rows[v >= border] + v * width;
+        return rows + int64_t{vertex[g][k]} * width;
       });
-      const P wk = P::template spread<width>([&](int g) CRFRNN_INLINE_LAMBDA { return weight[g] + k; });
-      sum = k == 0 ? wk * row : P::fma(wk, row, sum);
+      sum = k == 0 ? wk[k] * row : P::fma(wk[k], row, sum);
     }
     sink(p, some, sum);
   };

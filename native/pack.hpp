@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "prefetch.hpp"
 
@@ -152,10 +153,15 @@ struct Pack {
     }
     CRFRNN_LANES(s[i / W])
   }
-  // The first lane of part g to *at(g).
-  template <int W, class At>
-  CRFRNN_INLINE void store_parts(const At& at) const {
-    for (int g = 0; g < lanes / W; ++g) *at(g) = v[g * W];
+  // Number F of four in all lanes of part g: x[4 g + F].
+  template <int W, int F>
+  static CRFRNN_INLINE Pack field(const T* x) {
+    CRFRNN_LANES(x[4 * (i / W) + F])
+  }
+  // The first lane of part g to x[4 g + F].
+  template <int W, int F>
+  CRFRNN_INLINE void store_field(T* x) const {
+    for (int g = 0; g < lanes / W; ++g) x[4 * g + F] = v[g * W];
   }
   CRFRNN_INLINE Pack operator/(Pack o) const {CRFRNN_LANES(v[i] / o.v[i])}
   // a < b in every lane; false if one is not a number

@@ -114,11 +114,15 @@ struct Pack<float> {
     };
     return {sums(a), sums(b)};
   }
-  template <int W, class At>
-  CRFRNN_INLINE void store_parts(const At& at) const {
+  template <int W, int F>
+  static CRFRNN_INLINE Pack field(const float* x) {
+    return spread<W>([&](int g) CRFRNN_INLINE_LAMBDA { return x + 4 * g + F; });
+  }
+  template <int W, int F>
+  CRFRNN_INLINE void store_field(float* x) const {
     alignas(32) float lane[lanes];
     store(lane);
-    for (int g = 0; g < lanes / W; ++g) *at(g) = lane[g * W];
+    for (int g = 0; g < lanes / W; ++g) x[4 * g + F] = lane[g * W];
   }
   CRFRNN_INLINE Pack operator/(Pack o) const { return {_mm256_div_ps(a, o.a), _mm256_div_ps(b, o.b)}; }
   static CRFRNN_INLINE bool all_less(Pack x, Pack y) {

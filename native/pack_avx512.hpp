@@ -90,18 +90,47 @@ struct Pack<float> {
     }
     return {_mm512_mask_broadcastss_ps(r, 0xff00, one(1))};
   }
+  // spread_columns() of narrow.hpp for six numbers a part.
+  template <int W>
+  static CRFRNN_INLINE void spread_columns(const float* table, Pack* out, std::integral_constant<int, 6>) {
+    const __m512i part = W == 4 ? _mm512_setr_epi32(0, 0, 0, 0, 6, 6, 6, 6, 20, 20, 20, 20, 26, 26, 26, 26)
+                                : _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 6, 6, 6, 6, 6, 6, 6, 6);
+    if constexpr (W == 4) {  // numbers 0 to 15, and 8 to 23 as numbers 16 to 31 of a pair of registers
+      const __m512 low = _mm512_loadu_ps(table), high = _mm512_loadu_ps(table + 8);
+      for (int k = 0; k < 6; ++k) {
+        const __m512i last = _mm512_set1_epi32(k);
+        out[k].v = _mm512_permutex2var_ps(low, _mm512_add_epi32(part, last), high);
+      }
+    } else {
+      const __m512 all = _mm512_maskz_loadu_ps(0x0fff, table);
+      for (int k = 0; k < 6; ++k)
+        out[k].v = _mm512_permutexvar_ps(_mm512_add_epi32(part, _mm512_set1_epi32(k)), all);
+    }
+  }
+  // Number F of four in all lanes of part g: x[4 g + F].
+  template <int W, int F>
+  static CRFRNN_INLINE Pack field(const float* x) {
+    if constexpr (W == 4) return {_mm512_permute_ps(_mm512_loadu_ps(x), F * 0x55)};
+    const __m512i part = _mm512_setr_epi32(F, F, F, F, F, F, F, F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F,
+                                           4 + F, 4 + F);
+    return {_mm512_permutexvar_ps(part, _mm512_zextps256_ps512(_mm256_loadu_ps(x)))};
+  }
+  // The first lane of part g to x[4 g + F].
+  template <int W, int F>
+  CRFRNN_INLINE void store_field(float* x) const {
+    if constexpr (W == 4) {
+      _mm512_storeu_ps(x, _mm512_mask_mov_ps(_mm512_loadu_ps(x), 0x1111 << F, v));
+    } else {
+      const __m256 both = _mm512_castps512_ps256(_mm512_shuffle_f32x4(v, v, 0x08));
+      _mm256_storeu_ps(x, _mm256_blend_ps(_mm256_loadu_ps(x), both, 0x11 << F));
+    }
+  }
   template <int W>
   CRFRNN_INLINE Pack part_sums() const {
     __m512 s = v;
     if constexpr (W == 8) s = _mm512_add_ps(s, _mm512_shuffle_f32x4(s, s, 0xb1));
     s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
     return {_mm512_add_ps(s, _mm512_permute_ps(s, 0xb1))};
-  }
-  template <int W, class At>
-  CRFRNN_INLINE void store_parts(const At& at) const {
-    alignas(64) float lane[lanes];
-    store(lane);
-    for (int g = 0; g < lanes / W; ++g) *at(g) = lane[g * W];
   }
   CRFRNN_INLINE Pack operator/(Pack o) const { return {_mm512_div_ps(v, o.v)}; }
   static CRFRNN_INLINE bool all_less(Pack a, Pack b) {

@@ -134,10 +134,14 @@ struct Pack<float> {
     const Quad low = all(vaddq_f32(a, b)), high = all(vaddq_f32(c, d));
     return {low, low, high, high};
   }
-  template <int W, class At>
-  CRFRNN_INLINE void store_parts(const At& at) const {
+  template <int W, int F>
+  static CRFRNN_INLINE Pack field(const float* x) {
+    return spread<W>([&](int g) CRFRNN_INLINE_LAMBDA { return x + 4 * g + F; });
+  }
+  template <int W, int F>
+  CRFRNN_INLINE void store_field(float* x) const {
     const Quad quads[4] = {a, b, c, d};
-    for (int g = 0; g < lanes / W; ++g) *at(g) = vgetq_lane_f32(quads[g * W / 4], 0);
+    for (int g = 0; g < lanes / W; ++g) x[4 * g + F] = vgetq_lane_f32(quads[g * W / 4], 0);
   }
   CRFRNN_INLINE Pack operator/(Pack o) const { return CRFRNN_QUADS(vdivq_f32, (*this), o); }
   static CRFRNN_INLINE bool all_less(Pack x, Pack y) {

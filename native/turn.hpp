@@ -5,6 +5,8 @@
 // The new rows overwrite the old ones: the rows of a slab are no longer read when the splat reaches it.
 #pragma once
 
+#include <cstring>
+
 #include "narrow.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -102,13 +104,28 @@ struct Turn {
     }
   };
 
+  // Places the next finished slab directly after this one, which is moved to the front of the two buffers if
+  // there is no room: narrow rows are moved faster than every access could tell the two slabs apart.
+  void make_contiguous(int64_t slab, T** finished, T* first) const {
+    const int32_t* const vertex = sweep.lattice.slab_vertex;
+    T*& own = finished[slab % 2];
+    const int64_t size = (vertex[slab + 1] - vertex[slab]) * sweep.shape.step();
+    const int64_t next_size = (vertex[slab + 2] - vertex[slab + 1]) * sweep.shape.step();
+    if (own - first + size + next_size > 2 * sweep.slab_rows * sweep.shape.step()) {
+      std::memmove(first, own, static_cast<size_t>(size) * sizeof(T));
+      own = first;
+    }
+    finished[(slab + 1) % 2] = own + size;
+  }
+
   template <int V, class Common, class Body>
   void run(int64_t chunk, int worker, bool fits, const Common& common, const Body& body) const {
     const Lattice& lattice = sweep.lattice;
     const int64_t low = first_slab(chunk), high = first_slab(chunk + 1);
     if (low == high) return;
     typename S::template Crossing<OldRows> crossing(sweep, OldRows{*this, low, high}, low, worker);
-    T* finished[2] = {sweep.slab_buffer(worker, 0), sweep.slab_buffer(worker, 1)};
+    T *const first = sweep.slab_buffer(worker, 0), *finished[2] = {first, sweep.slab_buffer(worker, 1)};
+    if (NB < 0) finished[low % 2] = first;
     crossing.finish(low, finished[low % 2]);
     if (low == 0 && goes_on) sweep.clear(0, rows);
     int64_t part = first_part(chunk);
@@ -116,6 +133,7 @@ struct Turn {
       check_stop();
       while (part_slab(part + 1) <= slab) ++part;
       const bool top = slab + 1 == lattice.slabs;
+      if (NB < 0 && !top) make_contiguous(slab, finished, first);
       if (!top) crossing.finish(slab + 1, finished[(slab + 1) % 2]);
       const int64_t base = lattice.slab_vertex[slab], border = lattice.slab_vertex[slab + 1];
       const T* own_rows = finished[slab % 2] - base * sweep.shape.width;
@@ -123,7 +141,7 @@ struct Turn {
       const auto take = [&](const auto& to) CRFRNN_INLINE_LAMBDA {
         const int64_t begin = lattice.slab_simplex[slab], end = lattice.slab_simplex[slab + 1];
         if constexpr (NB < 0)
-          slice_parts<V>(sweep, begin, end, own_rows, next_rows, border,
+          slice_parts<V>(sweep, begin, end, own_rows,
                          [&](int64_t p, int some, Pack<T> sums) CRFRNN_INLINE_LAMBDA {
                            to.parts(p, some, sums, static_cast<int>(part));
                          });
