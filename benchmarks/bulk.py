@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
@@ -56,8 +55,7 @@ def _pictures(root: Path, count: int) -> None:
 
 
 def _rate(root: Path, step: LabelStep, actors: int, pictures: int, name: str) -> float:
-    """Timed from the first result to the last, without the start of the actors."""
-    moments: list[float] = []
+    """Without the first and last tenth, in which actors start, or have nothing left to do."""
 
     def pair(words: object) -> dict[Path, tuple[Path, ...]]:
         return {Path(f"{k}"): (root / f"images/{k}.png", root / f"maps/{k}.npz") for k in range(pictures)}
@@ -66,11 +64,12 @@ def _rate(root: Path, step: LabelStep, actors: int, pictures: int, name: str) ->
     plan = planner.plan(find([str(root / "images")], {".png"}, False))
     tally = run(
         plan, Work(step, "files", None, frozenset({".png"})), root / name, "pseudo-labels", step.record(),
-        engine=RayEngine(actors), progress=lambda done, total: moments.append(time.perf_counter()),
+        engine=RayEngine(actors),
     )  # fmt: skip
     assert tally.done == pictures, tally.problems()
-    skip = 2 * actors  # while the others start
-    return (len(moments) - 1 - skip) / (moments[-1] - moments[skip])
+    moments = sorted(path.stat().st_mtime for path in (root / name).glob("*.png"))
+    tenth = pictures // 10
+    return (pictures - 1 - 2 * tenth) / (moments[-1 - tenth] - moments[tenth])
 
 
 if __name__ == "__main__":

@@ -101,6 +101,32 @@ def test_workers_killed_at_random_moments_lose_nothing(root: Path, cluster: Any)
     assert not list((root / "killed").glob("*.tmp")) and not (root / "killed" / "failed.jsonl").exists()
 
 
+def test_a_job_that_kills_its_process_is_the_only_one_lost(cluster: Any) -> None:
+    """Also as a part of a list, and of a longer piece of work that is repeated from its start."""
+    import ray.cloudpickle
+
+    from crfrnn.bulk import RayEngine, attempts
+    from crfrnn.inference.workers import Result
+
+    def call(jobs: list[int]) -> list[Result]:
+        for job in jobs:
+            for name in (f"{job} first", f"{job} second"):
+                if attempts.begun(name) > attempts.MOST:
+                    return [Result(job, error=name) for job in jobs]
+                if name == "5 second":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return [Result(job, value=job**2) for job in jobs]
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        results = list(RayEngine(2)(call, [range(k, k + 3) for k in range(0, 60, 3)]))
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert sorted(result.job for result in results) == list(range(60))
+    assert [result.error for result in results if result.error] == ["5 second"]
+    assert all(result.value == result.job**2 for result in results if not result.error)
+
+
 def test_packs_of_actors_hold_the_same_pictures(root: Path, cluster: Any) -> None:
     from crfrnn.bulk.shards import samples
 

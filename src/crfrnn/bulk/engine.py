@@ -9,6 +9,8 @@ import os
 import pickle
 import signal
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from crfrnn.extras import optional
 from crfrnn.inference.workers import Result
 
 _STORE = 256 * 2**20  # bytes shared by actors, mainly the pickled work
-_BLOCKS = 20_000  # largest number of blocks of jobs
+_GROUPS, _LENGTH = 20_000, 64  # number of groups, and lists of jobs in one, at most if both are possible
+_PAUSE = 1.0  # seconds between transfers of results, each of which takes the driver several milliseconds
 _ADDRESS = "RAY_ADDRESS"
 
 
@@ -30,8 +33,8 @@ _ADDRESS = "RAY_ADDRESS"
 class RayEngine:
     """Runs the work in actors on the cluster at $RAY_ADDRESS, or on this machine.
 
-    An actor that dies is restarted and its job repeated; each result is delivered once. Jobs stay in the
-    driver until an actor takes them, so they do not accumulate.
+    An actor that dies is restarted and repeats the jobs whose results had not left it; each result is
+    delivered once. Jobs stay in the driver until an actor takes them, so they do not accumulate.
 
     Args:
         actors: number of processes; None: as many as fit the cluster, but at most one per list of jobs.
@@ -66,22 +69,30 @@ class RayEngine:
         packed = optional("ray.cloudpickle", "scale", "--engine ray").dumps(call)
         with self._cluster(ray, 3 * len(packed)):
             actors = self._fitting(ray, len(chunks))
-            # Results leave an actor one by one, not only when its block of jobs is done.
+            # Results leave an actor when it yields them, not only when its group is done.
             context = data.DataContext.get_current().copy()
             context.target_max_block_size = context.target_min_block_size = 1
             context.enable_progress_bars = False
-            counter = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Counter).remote()
+            here = ray.get_runtime_context().get_node_id()
+            beside = optional("ray.util.scheduling_strategies", "scale", "--engine ray")
+            # It is on the driver's machine and not restarted: without its records, results could be lost.
+            journal = (
+                ray.remote(num_cpus=0)(_Journal)
+                .options(scheduling_strategy=beside.NodeAffinitySchedulingStrategy(here, soft=False))
+                .remote()
+            )
+            groups = _groups(chunks, actors)
             shared = ray.put(packed)  # kept here for restarted actors
             before = data.DataContext.get_current()
             data.DataContext._set_current(context)
             try:
                 jobs = data.from_items(
-                    [{"chunk": pickle.dumps(chunk)} for chunk in chunks],
-                    override_num_blocks=min(len(chunks), _BLOCKS),
+                    [{"group": number, "chunks": pickle.dumps(group)} for number, group in enumerate(groups)],
+                    override_num_blocks=len(groups),
                 )
                 rows = jobs.map_batches(
                     _Actor,
-                    fn_constructor_args=([shared], counter, self.num_cpus),
+                    fn_constructor_args=([shared], journal, self.num_cpus),
                     batch_size=1,
                     compute=data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
                     num_cpus=self.num_cpus,
@@ -91,13 +102,14 @@ class RayEngine:
                 data.DataContext._set_current(before)
             try:
                 for row in rows:
-                    results = pickle.loads(row["result"][0])
-                    if isinstance(results, Exception):
-                        raise results
-                    yield from results
+                    for packed in pickle.loads(row["results"][0]):
+                        results = pickle.loads(packed)
+                        if isinstance(results, Exception):
+                            raise results
+                        yield from results
             finally:
                 rows = None  # which stops the actors
-                ray.kill(counter)
+                ray.kill(journal)
 
     @contextmanager
     def _cluster(self, ray: Any, shared: int) -> Iterator[None]:
@@ -132,40 +144,116 @@ class RayEngine:
         return min(self.actors or fit, chunks)
 
 
+def _groups(chunks: Sequence[Sequence[Any]], actors: int) -> list[Sequence[Sequence[Any]]]:
+    """Lists of jobs that an actor receives together: many at first, single at the end for equal loads.
+
+    >>> [len(group) for group in _groups([[k] for k in range(20)], 2)]
+    [2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    """
+    most = max(_LENGTH, math.ceil(len(chunks) / _GROUPS))
+    out, at = [], 0
+    while at < len(chunks):
+        size = min(most, max(1, (len(chunks) - at) // (4 * actors)))
+        out.append(chunks[at : at + size])
+        at += size
+    return out
+
+
 class _Actor:
     """An actor process, which holds the model."""
 
-    def __init__(self, packed: list[Any], counter: Any, num_cpus: float) -> None:
+    def __init__(self, packed: list[Any], journal: Any, num_cpus: float) -> None:
         import ray
 
         torch.set_num_threads(max(1, int(num_cpus)))
-        attempts.count_by(lambda name: ray.get(counter.begun.remote(name)))
+        self._journal, self._get, self._process = journal, ray.get, uuid.uuid4().hex
         self._call = pickle.loads(ray.get(packed[0]))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        out = np.empty(len(batch["chunk"]), object)
-        for number, chunk in enumerate(batch["chunk"]):
-            try:
-                results: Any = self._call(pickle.loads(chunk))
-            except Exception as error:
-                results = error
-            try:
-                out[number] = pickle.dumps(results)
-                pickle.loads(out[number])
-            except Exception:  # exceptions that cannot be unpickled
-                out[number] = pickle.dumps(RuntimeError(f"{type(results).__name__}: {results}"))
-        return {"result": out}
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for number, chunks in zip(batch["group"], batch["chunks"], strict=True):
+            yield from self._group(int(number), pickle.loads(chunks))
+
+    def _group(self, number: int, chunks: Sequence[Sequence[Any]]) -> Iterator[dict[str, Any]]:
+        """Results of a group, about once a second; after the death of an actor, list by list.
+
+        A repeated group has to begin with the same results in the same parts, since Ray skips as many parts
+        as it has received. They are therefore recorded before they are yielded, unless there can be only one.
+        """
+        attempt, parts = self._get(self._journal.opened.remote(number))
+        for _, part in parts:
+            yield _row(part)
+        if attempt > 1:
+            attempts.count_by(lambda name: self._get(self._journal.begun.remote(self._process, name)))
+        part, jobs, began = [], 0, time.monotonic()
+        left = _left(chunks, sum(jobs for jobs, _ in parts), alone=attempt > 2)
+        for position, chunk in enumerate(left, 1):
+            part.append(self._packed(chunk))
+            jobs += len(chunk)
+            if position == len(left) or attempt > 1 or time.monotonic() - began > _PAUSE:
+                packed = pickle.dumps(part)
+                if sum(map(len, chunks)) > 1:
+                    self._get(self._journal.record.remote(number, jobs, packed))
+                yield _row(packed)
+                part, jobs, began = [], 0, time.monotonic()
+        if attempt > 1:
+            attempts.count_by(None)
+            self._get(self._journal.ended.remote(self._process))
+
+    def _packed(self, chunk: Sequence[Any]) -> bytes:
+        try:
+            results: Any = self._call(chunk)
+        except Exception as error:
+            results = error
+        try:
+            packed = pickle.dumps(results)
+            pickle.loads(packed)
+        except Exception:  # exceptions that cannot be unpickled
+            packed = pickle.dumps(RuntimeError(f"{type(results).__name__}: {results}"))
+        return packed
 
 
-class _Counter:
-    """See `crfrnn.bulk.attempts`."""
+def _left(chunks: Sequence[Sequence[Any]], done: int, alone: bool) -> list[Sequence[Any]]:
+    """The lists after the first `done` jobs; with `alone` a list per job, as one kills its process."""
+    out: list[Sequence[Any]] = []
+    lists = [[job] for chunk in chunks for job in chunk] if alone else chunks
+    for chunk in lists:
+        if done > 0:
+            done -= len(chunk)
+        else:
+            out.append(chunk)
+    return out
+
+
+def _row(packed: bytes) -> dict[str, Any]:
+    results = np.empty(1, object)
+    results[0] = packed
+    return {"results": results}
+
+
+class _Journal:
+    """Records of an actor that outlive it."""
 
     def __init__(self) -> None:
-        self._begun: dict[str, int] = {}
+        self._parts: dict[int, list[tuple[int, bytes]]] = {}
+        self._openings: dict[int, int] = {}
+        self._at: dict[str, str] = {}
 
-    def begun(self, name: str) -> int:
-        self._begun[name] = self._begun.get(name, 0) + 1
-        return self._begun[name]
+    def opened(self, group: int) -> tuple[int, list[tuple[int, bytes]]]:
+        """The number of the attempt, and the recorded parts of results with their numbers of jobs."""
+        self._openings[group] = self._openings.get(group, 0) + 1
+        return self._openings[group], self._parts.setdefault(group, [])
+
+    def record(self, group: int, jobs: int, part: bytes) -> None:
+        self._parts[group].append((jobs, part))
+
+    def begun(self, process: str, name: str) -> int:
+        """See `crfrnn.bulk.attempts`; counts this process, those that died at it, and the first attempt."""
+        died = sum(at == name for other, at in self._at.items() if other != process)
+        self._at[process] = name
+        return died + 2
+
+    def ended(self, process: str) -> None:
+        self._at.pop(process, None)
 
 
 @contextmanager
