@@ -2,7 +2,8 @@
 """Load over a long time: does memory use stay constant, and does the program respond?
 
     scripts/soak.py pictures [--count 10000]      random sizes, labels, dtypes, masks, methods, gradients
-    scripts/soak.py ctrl-c [--side 4000]          seconds from Ctrl-C to KeyboardInterrupt inside the core
+    scripts/soak.py ctrl-c [--side 4000]          seconds from Ctrl-C to KeyboardInterrupt inside the core;
+                                                  also --labels, --quality, --gradients, --depth for a volume
     scripts/soak.py page [--clients 20]           the page of `crfrnn app` under simultaneous clients
 
 Each prints its measurements while it runs, and exits with 1 if a limit is exceeded: memory within 5 MiB
@@ -90,20 +91,25 @@ def soak_pictures(arguments: argparse.Namespace) -> int:
 
 
 def soak_ctrl_c(arguments: argparse.Namespace) -> int:
-    side, worst = arguments.side, 0.0
+    side, labels, worst = arguments.side, arguments.labels, 0.0
     torch.set_num_threads(arguments.threads)
-    crf = CRFRNN(2, iterations=5).eval()
-    unary, image = torch.randn(1, 2, side, side), torch.rand(1, 3, side, side) * 255
+    crf = CRFRNN(labels, iterations=5, quality=arguments.quality).eval()
+    shape = (side, side) if arguments.depth is None else (arguments.depth, side, side)
+    unary, image = torch.randn(1, labels, *shape), torch.rand(1, 3, *shape) * 255
     chance = random.Random(arguments.seed)
 
     def work() -> None:
-        with torch.no_grad():
-            crf(unary, image)
+        if arguments.gradients:
+            crf(unary.requires_grad_(), image).sum().backward()
+        else:
+            with torch.no_grad():
+                crf(unary, image)
 
     began = time.monotonic()
     work()
     whole = time.monotonic() - began
-    print(f"{side} x {side}, {arguments.threads} threads: {whole:.1f} s undisturbed", flush=True)
+    sizes = " x ".join(map(str, shape))
+    print(f"{sizes}, {labels} labels, {arguments.threads} threads: {whole:.1f} s undisturbed", flush=True)
     for _ in range(arguments.moments):
         after, sent = chance.uniform(0.0, 0.95) * whole, [0.0]
 
@@ -112,17 +118,19 @@ def soak_ctrl_c(arguments: argparse.Namespace) -> int:
             os.kill(os.getpid(), signal.SIGINT)
 
         timer = threading.Timer(after, send)
+        began = time.monotonic()
         timer.start()
         try:
             work()
+            whole = time.monotonic() - began  # shorter, since the first call of this size takes longer
+            timer.cancel()
+            timer.join()
         except KeyboardInterrupt:
             answer = time.monotonic() - sent[0]
             worst = max(worst, answer)
             print(f"Ctrl-C after {after:.2f} s: answered within {answer:.3f} s", flush=True)
         else:
-            print(f"Ctrl-C after {after:.2f} s: the call had ended")
-        timer.cancel()
-        timer.join()
+            print(f"Ctrl-C after {after:.2f} s: the call had ended after {whole:.1f} s", flush=True)
     print(f"{arguments.moments} moments: {worst:.3f} s at worst")
     return int(worst > ANSWER)
 
@@ -173,6 +181,10 @@ def main() -> int:
     job.set_defaults(job=soak_pictures)
     job = jobs.add_parser("ctrl-c", help="how soon the core answers")
     job.add_argument("--side", type=int, default=4000, help="pixels (4000)")
+    job.add_argument("--labels", type=int, default=2, help="of the unary (2)")
+    job.add_argument("--quality", default="default", help="of the lattice (default)")
+    job.add_argument("--gradients", action="store_true", help="forward and backward")
+    job.add_argument("--depth", type=int, help="slices of a volume; a picture without it")
     job.add_argument("--moments", type=int, default=10, help="signals sent, one after the other (10)")
     job.add_argument("--threads", type=int, default=2, help="of the core (2)")
     job.set_defaults(job=soak_ctrl_c)
