@@ -219,6 +219,14 @@ def test_bad_h5_files(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["self"] = file["/"]
     refused("nested groups")
+    with h5py.File(path, "w") as file:  # 10^8 paths to the last of nine groups
+        above = file["/"]
+        for level in range(8):
+            below = file.create_group(f"level {level}")
+            for name in "abcdefghij":
+                above[name] = below
+            above = below
+    refused("at most 10000 entries")
     with h5py.File(path, "w") as file:
         file["conv1_1/conv1_1/kernel:0"] = np.full((3, 3, 3, 2), np.nan, np.float32)
     refused("NaN")

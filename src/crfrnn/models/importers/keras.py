@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,14 @@ def read_h5(path: PathLike) -> dict[str, Tensor]:
     try:
         with h5py.File(found, "r") as file:
             datasets: dict[str, Any] = {}
-            _collect(h5py, path, file, "", datasets, 0)
+            for number, (name, item) in enumerate(_entries(h5py, path, file)):
+                if number >= MAX_ENTRIES:  # groups count, too: those with several names multiply
+                    raise FileError("keras file", path, f"at most {MAX_ENTRIES} entries", "more", _AGAIN)
+                if isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
+                    if item.is_virtual or item.external:
+                        got = f"{name!r} outside"
+                        raise FileError("keras file", path, "arrays in the file itself", got, _AGAIN)
+                    datasets[name] = item
             check_amount(path, "keras file", (d.size for d in datasets.values()))
             arrays = {name: np.asarray(d[()], dtype=np.float32) for name, d in datasets.items()}
     except FileError:
@@ -49,19 +57,19 @@ def read_h5(path: PathLike) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _collect(h5py: Any, path: PathLike, group: Any, prefix: str, found: dict[str, Any], depth: int) -> None:
-    if depth > MAX_DEPTH or len(found) > MAX_ENTRIES:
+def _entries(
+    h5py: Any, path: PathLike, group: Any, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Everything below a group, with its path."""
+    if depth > MAX_DEPTH:
         raise FileError("keras file", path, f"at most {MAX_DEPTH} nested groups", "more", _AGAIN)
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise FileError("keras file", path, "arrays in the file itself", f"a link {name!r}", _AGAIN)
         item = group[name]
+        yield f"{prefix}{name}", item
         if isinstance(item, h5py.Group):
-            _collect(h5py, path, item, f"{prefix}{name}/", found, depth + 1)
-        elif isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
-            if item.is_virtual or item.external:
-                raise FileError("keras file", path, "arrays in the file itself", f"{name!r} outside", _AGAIN)
-            found[f"{prefix}{name}"] = item
+            yield from _entries(h5py, path, item, f"{prefix}{name}/", depth + 1)
 
 
 def read_keras(path: PathLike) -> Found:
