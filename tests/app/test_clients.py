@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -180,3 +182,22 @@ def test_a_few_simultaneous_clients_get_no_error(address: str) -> None:
     """`scripts/soak.py page` has twenty for ten minutes."""
     report = load(address, clients=3, seconds=3, watch=lambda: 0.0)
     assert not report.errors and report.answers >= 3
+
+
+def test_a_client_in_the_middle_of_an_upload_does_not_keep_the_server_running(tmp_path: Path) -> None:
+    """uvicorn waits for such a client without a limit, and its worker threads keep the interpreter alive."""
+    before = set(threading.enumerate())
+    options = Options(checkpoint=str(save_colours(tmp_path / "network")))
+    with server.served(options) as address:
+        place = urlsplit(address)
+        client = socket.create_connection((place.hostname, place.port), timeout=60)
+        client.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: " + place.netloc.encode() + b"\r\nContent-Type: "
+            b"multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n--b\r\n"
+        )
+        assert Client(address).config  # the server has received the first part of the upload by then
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon or "(run)" in thread.name:  # uvicorn's, and those that the interpreter joins
+            thread.join(30)
+            assert not thread.is_alive(), thread.name
+    client.close()

@@ -71,6 +71,7 @@ def served(options: Options) -> Iterator[str]:
         finally:
             page.close(verbose=False)
             options.work.close(timeout=PATIENCE)
+            page.server.force_exit = True  # otherwise uvicorn waits for clients without a limit
 
 
 def serve(options: Options, started: Callable[[str], Any]) -> None:
