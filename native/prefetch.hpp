@@ -32,10 +32,12 @@ CRFRNN_INLINE void prefetch(const void* p) {
 #endif
 }
 
-// The same for a line that will be written. If another core has written it last, this core then also owns it.
+// The same for a line that will be written: if another core has written it last, it does not need to be asked
+// again. In assembly, because compilers write another instruction unless a flag says that the processor has
+// this one; older processors ignore it.
 CRFRNN_INLINE void prefetch_to_write(const void* p) {
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
-  __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));  // needs no flag of the compiler
+  __asm__ volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p)));
 #elif defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(p, 1);
 #else

@@ -83,6 +83,18 @@ WORK = {
 }
 
 
+@pytest.mark.parametrize("dimension", [1, 5, 6])
+def test_same_lattice_for_any_number_of_threads(dimension: int) -> None:
+    """Of more points than one band has, and with more threads than a loop has ranges of tasks."""
+    features = 3 * arrays((2, 10_000, dimension), np.float32)
+    expected = _native.build(features, None, *QUALITIES["classic"][:4], 1)
+    for count in (2, 70):
+        for a, b in zip(
+            _native.build(features, None, *QUALITIES["classic"][:4], count), expected, strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("name", WORK)
