@@ -105,6 +105,7 @@ struct Messages {
 
     CRFRNN_INLINE const float* row(int64_t pixel) const { return rows + int64_t{place[pixel]} * labels; }
     CRFRNN_INLINE void ask(int64_t pixel) const {
+      prefetch(place + pixel + far_ahead);
       prefetch_bytes(row(pixel), labels * static_cast<int64_t>(sizeof(float)) + 63);
     }
     CRFRNN_INLINE void operator()(int64_t pixel, float* line) const {
