@@ -50,14 +50,14 @@ class Corners {
   }
 
   // The vertices, ascending.
-  List<Key<W>> keys(int threads) const {
+  List<Key<W>> keys() const {
     List<Key<W>> all;
     if (bands_.empty()) return all;
-    all.resize(static_cast<size_t>(bands_.back().vertex) + bands_.back().keys.size());
-    parallel_for(static_cast<int64_t>(bands_.size()), threads, [&](int64_t i, int) {
-      const Band& band = bands_[static_cast<size_t>(i)];
-      std::copy(band.keys.begin(), band.keys.end(), all.begin() + band.vertex);
-    });
+    all.reserve(static_cast<size_t>(bands_.back().vertex) + bands_.back().keys.size());
+    for (const Band& band : bands_) {
+      check_stop();
+      all.insert(all.end(), band.keys.begin(), band.keys.end());
+    }
     return all;
   }
 

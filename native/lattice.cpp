@@ -70,14 +70,15 @@ template <int W>
 List<int32_t> add_rings(List<Key<W>>& keys, const Layout& layout, const BuildOptions& options) {
   List<int32_t> moved;
   if (options.rings <= 0) return moved;
-  List<Key<W>> grown = keys;
-  for (int ring = 0; ring < options.rings; ++ring)
+  List<Key<W>> grown = grow(keys, layout, options.ring_support, options.threads);
+  for (int ring = 1; ring < options.rings; ++ring)
     grown = grow(grown, layout, options.ring_support, options.threads);
-  moved.resize(keys.size());
-  for (size_t i = 0, j = 0; i < keys.size(); ++i) {
-    while (!(grown[j] == keys[i])) ++j;
-    moved[i] = static_cast<int32_t>(j);
-  }
+  moved.reserve(keys.size());
+  size_t j = 0;
+  each_in_turn(0, static_cast<int64_t>(keys.size()), [&](int64_t i) {
+    while (!(grown[j] == keys[static_cast<size_t>(i)])) ++j;
+    moved.push_back(static_cast<int32_t>(j));
+  });
   keys.swap(grown);
   return moved;
 }
@@ -108,7 +109,7 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
     return items[static_cast<size_t>(i)].key == items[static_cast<size_t>(i) - 1].key;
   });
   Corners<W> corners_of(items, first, layout, rank_bits, threads);
-  List<Key<W>> keys = corners_of.keys(threads);
+  List<Key<W>> keys = corners_of.keys();
   const List<int32_t> moved = add_rings(keys, layout, options);
   List<int32_t> slab_vertex = run_starts(static_cast<int64_t>(keys.size()), threads, [&](int64_t v) {
     return keys[static_cast<size_t>(v)] >> layout.slab_shift ==
@@ -143,16 +144,21 @@ Array<int32_t> assemble(Array<Keyed<W>>& items, const Points& valid, const Layou
     for (int64_t i = begin; i < end; ++i)
       writable(view.order)[i] = valid[items[static_cast<size_t>(i)].value];
   });
-  std::copy(first.begin(), first.end(), writable(view.simplex_start));
+  const auto copy = [&](const auto& from, const int32_t* to) {
+    parallel_ranges(static_cast<int64_t>(from.size()), 4096, threads, [&](int64_t begin, int64_t end) {
+      std::copy(from.data() + begin, from.data() + end, writable(to) + begin);
+    });
+  };
+  copy(first, view.simplex_start);
   corners_of.write(moved, writable(view.simplex_vertex), writable(view.simplex_rank), threads);
   // Clears the bytes that pad the ranks to whole words, so that the same points always give a bit-identical
   // table.
   std::fill(writable(view.simplex_rank) + view.simplices * corners,
             reinterpret_cast<uint8_t*>(writable(view.neighbour)), uint8_t{0});
-  std::copy(slab_vertex.begin(), slab_vertex.end(), writable(view.slab_vertex));
+  copy(slab_vertex, view.slab_vertex);
   if (view.together > 1) {
-    std::copy_n(links.mask.data(), links.mask.size(), writable(view.link_mask));
-    std::copy_n(links.slab_link.data(), links.slab_link.size(), writable(view.slab_link));
+    copy(links.mask, view.link_mask);
+    copy(links.slab_link, view.slab_link);
     parallel_for(static_cast<int64_t>(links.pieces.size()), threads, [&](int64_t i, int) {
       const List<int32_t>& piece = links.pieces[static_cast<size_t>(i)];
       std::copy(piece.begin(), piece.end(), writable(view.link) + links.start[static_cast<size_t>(i)]);

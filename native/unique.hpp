@@ -42,6 +42,20 @@ class RecentKeys {
   int32_t count_ = 0;
 };
 
+// All lists, one after the other, with room for `more` items.
+template <class T>
+List<T> joined(List<List<T>> lists, size_t more = 0) {
+  for (const auto& list : lists) more += list.size();
+  List<T> out;
+  out.reserve(more);
+  for (auto& list : lists) {
+    check_stop();
+    out.insert(out.end(), list.begin(), list.end());
+    List<T>().swap(list);
+  }
+  return out;
+}
+
 // The starts of the runs of equal items among n items, followed by n; same(i) tells whether item i equals the
 // previous one.
 template <class Same>
@@ -59,8 +73,7 @@ List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
     own.resize(found);
     lists[static_cast<size_t>(c)] = std::move(own);
   });
-  List<int32_t> out;
-  for (const auto& list : lists) out.insert(out.end(), list.begin(), list.end());
+  List<int32_t> out = joined(std::move(lists), 1);
   out.push_back(static_cast<int32_t>(n));
   return out;
 }
@@ -79,19 +92,20 @@ List<Key<W>> grow(const List<Key<W>>& keys, const Layout& layout, int support, i
     });
   }
   sort_keyed(items, threads);
-  List<Key<W>> out;
+  List<List<Key<W>>> pieces;  // a single list would be moved whenever it grows, up to a second without a stop
   for (size_t i = 0, asked = 0; i < items.size();) {
     if (i >= asked) {
       check_stop();
       asked = i + unasked;
+      pieces.emplace_back();
     }
     size_t end = i;
     bool present = false;
     for (; end < items.size() && items[end].key == items[i].key; ++end) present |= items[end].value != 0;
-    if (present || end - i >= static_cast<size_t>(support)) out.push_back(items[i].key);
+    if (present || end - i >= static_cast<size_t>(support)) pieces.back().push_back(items[i].key);
     i = end;
   }
-  return out;
+  return joined(std::move(pieces));
 }
 
 }  // namespace crfrnn
