@@ -141,7 +141,7 @@ def test_a_single_channel_elsewhere_is_named():
     with pytest.raises(ValueError, match=r"expected 2 labels.*CRFRNN\(1, ...\), which takes one logit z"):
         CRFRNN(2)(z, image)
     kernel = GaussianKernel.spatial(SIZE, 2.0)
-    with pytest.warns(UserWarning, match=r"one marginal is 1 everywhere.*CRFRNN\(1\).*torch.cat"):
+    with pytest.warns(UserWarning, match=r"only marginal is 1 everywhere.*CRFRNN\(1\).*torch.cat"):
         mean_field(z, [kernel], [1.0], -torch.eye(1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -193,7 +193,7 @@ def test_odd_shapes():
     unary = torch.tensor([[[1.0], [0.0]]])
     torch.testing.assert_close(mean_field(unary, [one], [1.0], eye, 1), unary + torch.softmax(unary, 1))
     # One label: Q is 1 everywhere.
-    with pytest.warns(UserWarning, match="one marginal"):
+    with pytest.warns(UserWarning, match="only marginal"):
         out = mean_field(torch.zeros(1, 1, 1, 1), [one], [2.0], -torch.ones(1, 1), 4)
     torch.testing.assert_close(out, torch.full((1, 1, 1, 1), 2.0))
     # No kernel at all: the unary.

@@ -18,7 +18,7 @@ from inferences import CASES, inference
 from threads import threads
 
 
-@pytest.mark.filterwarnings("ignore:.*one marginal is 1 everywhere")
+@pytest.mark.filterwarnings("ignore:.*only marginal is 1 everywhere")
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_general_path_with_every_gradient(case: str) -> None:
     ours = inference(torch.float32, True, **CASES[case])

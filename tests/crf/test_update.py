@@ -27,7 +27,7 @@ def problem(labels: int, normalization: str, masked: bool = False) -> tuple[Tens
     return unary, torch.randn_like(unary).softmax(-1), kernels, costs
 
 
-@pytest.mark.filterwarnings("ignore:.*one marginal is 1 everywhere")
+@pytest.mark.filterwarnings("ignore:.*only marginal is 1 everywhere")
 @pytest.mark.parametrize("normalization", ["none", "before", "after", "symmetric"])
 @pytest.mark.parametrize("labels", [1, 2, 16, 21, 40])
 def test_equals_an_iteration_of_mean_field(labels: int, normalization: str) -> None:
