@@ -233,10 +233,9 @@ class Corners {
     size_t count = 0;
     for (size_t p = first; p < band.end_piece; ++p) {
       Piece& piece = pieces_[p];
-      for (size_t k = 0; k < piece.keys.size();
-           ++k) {  // always written, because a branch would be unpredictable
+      for (size_t k = 0; k < piece.keys.size(); ++k) {
         const Key<W> key = piece.keys[k];
-        keys[count] = key;
+        keys[count] = key;  // always written, because a branch would be unpredictable
         to[count] = &piece.place[k];
         const bool above = !(key < band.low), below = last || key < high;
         count += static_cast<size_t>(above & below);
