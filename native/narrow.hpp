@@ -48,9 +48,8 @@ CRFRNN_INLINE void slice_parts(const Sweep<T, NB>& sweep, int64_t begin, int64_t
         wk[k] = P::template spread<width>([&](int g) { return weight + (g < some ? g * corners : 0) + k; });
     P sum;
     for (int k = 0; k < corners; ++k) {
-      const P row = P::template rows<width>([&](int g) CRFRNN_INLINE_LAMBDA {
-        return rows + int64_t{vertex[g][k]} * width;
-      });
+      const P row = P::template rows<width>(
+          [&](int g) CRFRNN_INLINE_LAMBDA { return rows + int64_t{vertex[g][k]} * width; });
       sum = k == 0 ? wk[k] * row : P::fma(wk[k], row, sum);
     }
     sink(p, some, sum);

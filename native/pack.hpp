@@ -163,7 +163,7 @@ struct Pack {
   CRFRNN_INLINE void store_field(T* x) const {
     for (int g = 0; g < lanes / W; ++g) x[4 * g + F] = v[g * W];
   }
-  CRFRNN_INLINE Pack operator/(Pack o) const {CRFRNN_LANES(v[i] / o.v[i])}
+  CRFRNN_INLINE Pack operator/(Pack o) const { CRFRNN_LANES(v[i] / o.v[i]) }
   // a < b in every lane; false if one is not a number
   static CRFRNN_INLINE bool all_less(Pack a, Pack b) {
     bool all = true;

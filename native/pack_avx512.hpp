@@ -111,8 +111,8 @@ struct Pack<float> {
   template <int W, int F>
   static CRFRNN_INLINE Pack field(const float* x) {
     if constexpr (W == 4) return {_mm512_permute_ps(_mm512_loadu_ps(x), F * 0x55)};
-    const __m512i part = _mm512_setr_epi32(F, F, F, F, F, F, F, F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F,
-                                           4 + F, 4 + F);
+    const __m512i part =
+        _mm512_setr_epi32(F, F, F, F, F, F, F, F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F, 4 + F);
     return {_mm512_permutexvar_ps(part, _mm512_zextps256_ps512(_mm256_loadu_ps(x)))};
   }
   // The first lane of part g to x[4 g + F].

@@ -16,8 +16,8 @@ CRFRNN_INLINE void ask_scattered(const int32_t* order, int64_t points, int64_t p
   for (int b = 0; b < packs; ++b) prefetch(early + b * Pack<T>::lanes);
 }
 
-// NB packs, or a runtime number of packs (NB = 0); of the last pack, only the part that the columns need. NB =
-// -4 and -8: narrow rows of so many columns, several of which fit in one pack. Loops over rows use a local
+// NB packs, or a runtime number of packs (NB = 0); of the last pack, only the part that the columns need. NB
+// = -4 and -8: narrow rows of so many columns, several of which fit in one pack. Loops over rows use a local
 // copy of this object, because the compiler cannot prove that stores to rows do not modify it.
 template <class T, int NB>
 struct RowShape {

@@ -213,9 +213,7 @@ void with_packs(const Problem& problem, const F& f) {
 }
 
 // The same for rows that are padded to 4 or 8 labels if they have no more.
-constexpr int64_t padded(int64_t labels) {
-  return !specialised || labels > 8 ? labels : labels > 4 ? 8 : 4;
-}
+constexpr int64_t padded(int64_t labels) { return !specialised || labels > 8 ? labels : labels > 4 ? 8 : 4; }
 template <class F>
 void with_padded_packs(const Problem& problem, const F& f) {
   if constexpr (specialised) {

@@ -300,9 +300,8 @@ struct Inbox {
 
   // Narrow rows in the common case: the parts of `sliced` and of the result belong to the rows from `row` on.
   CRFRNN_INLINE P take_parts(int64_t row, P sliced, P x) const requires(NP < 0 && common) {
-    P other = P::template rows<-NP>([&](int g) CRFRNN_INLINE_LAMBDA {
-      return scattered + int64_t{pixel_of[row + g]} * -NP;
-    });
+    P other = P::template rows<-NP>(
+        [&](int g) CRFRNN_INLINE_LAMBDA { return scattered + int64_t{pixel_of[row + g]} * -NP; });
     const auto scale = [&](int g) CRFRNN_INLINE_LAMBDA { return other_scale + row + g; };
     if (other_scale) other = other * P::template spread<-NP>(scale);
     return P::fma(other_weight[0], other, P::fma(weight[0], sliced, x));

@@ -142,13 +142,12 @@ struct Turn {
         const int64_t begin = lattice.slab_simplex[slab], end = lattice.slab_simplex[slab + 1];
         if constexpr (NB < 0)
           slice_parts<V>(sweep, begin, end, own_rows,
-                         [&](int64_t p, int some, Pack<T> sums) CRFRNN_INLINE_LAMBDA {
-                           to.parts(p, some, sums, static_cast<int>(part));
-                         });
+                         [&](int64_t p, int some, Pack<T> sums)
+                             CRFRNN_INLINE_LAMBDA { to.parts(p, some, sums, static_cast<int>(part)); });
         else
-          sweep.template slice<V>(
-              begin, end, own_rows, next_rows, border,
-              [&](int64_t p, Pack<T>* sum) CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
+          sweep.template slice<V>(begin, end, own_rows, next_rows, border,
+                                  [&](int64_t p, Pack<T>* sum)
+                                      CRFRNN_INLINE_LAMBDA { to(p, sum, static_cast<int>(part)); });
         if constexpr (requires { to.finish(int64_t{}, int64_t{}, 0); })
           to.finish(lattice.simplex_start[lattice.slab_simplex[slab]],
                     lattice.simplex_start[lattice.slab_simplex[slab + 1]], static_cast<int>(part));

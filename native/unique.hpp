@@ -14,7 +14,8 @@ namespace crfrnn {
 
 // Keys most of which recur soon. Each is stored when it is first seen, and occasionally again if another key
 // has taken its slot. Whether a key is present is unpredictable, so the code is branch-free. A slot holds the
-// key itself: comparing with the stored keys would make each look-up wait for the addresses of earlier stores.
+// key itself: comparing with the stored keys would make each look-up wait for the addresses of earlier
+// stores.
 template <int W>
 class RecentKeys {
  public:
