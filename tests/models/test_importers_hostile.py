@@ -220,7 +220,7 @@ def test_bad_h5_files(tmp_path: Path) -> None:
         file["self"] = file["/"]
     refused("nested groups")
     with h5py.File(path, "w") as file:  # 10^8 paths to the last of nine groups
-        above = file["/"]
+        above: h5py.Group = file
         for level in range(8):
             below = file.create_group(f"level {level}")
             for name in "abcdefghij":
