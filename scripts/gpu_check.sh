@@ -94,7 +94,7 @@ smoke() {
 run_tests() {
   # Two of them compile every launch for an H100: they need no GPU, and have run without one.
   local which='triton and not every_known_launch and not compiles_for_a_gpu' side_by_side=()
-  [ -z "$dry" ] || which='triton and constants_survive'
+  [ -z "$dry" ] || which='triton and constants_are_preserved'
   # One worker per core, minus two: each uses the GPU's driver and runs a compiler.
   "$python" -c 'import xdist' 2>/dev/null && side_by_side=(-n "$((cores > 2 ? cores - 2 : 1))")
   "$python" -m pytest -q "${side_by_side[@]}" -p no:cacheprovider --timeout 60 -k "$which" \

@@ -169,7 +169,7 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "gpu" / "triton_targets.py"
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shared memory") == 30
+    assert done.stdout.count("shared memory") == 32
     assert not re.search(r" [1-9]\d* bytes of stack", done.stdout), done.stdout  # a spill
     shared = [int(n) for n in re.findall(r"(\d+) bytes of shared memory", done.stdout)]
     assert max(shared) <= 227 * 1024, done.stdout  # the limit for a program on an H100 or H200
