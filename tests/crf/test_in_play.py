@@ -105,7 +105,8 @@ def test_the_native_core_equals_plain_torch(
 
 @pytest.mark.skipif("triton" not in LATTICES, reason="a GPU is here (gpu_smoke.py runs there), or no Triton")
 @pytest.mark.parametrize(
-    ("labels", "kind", "chosen"), [CASES[0], CASES[1], CASES[3], CASES[5], CASES[6], CASES[7], CASES[10]]
+    ("labels", "kind", "chosen"),
+    [CASES[0], CASES[1], CASES[3], CASES[5], CASES[6], CASES[7], CASES[10], (150, "vector", {})],
 )
 def test_triton_equals_plain_torch(
     monkeypatch: pytest.MonkeyPatch, labels: int, kind: str, chosen: dict[str, Any]

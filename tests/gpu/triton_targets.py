@@ -68,7 +68,7 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, str], int]] = [
     (field.start_kernel, {**FLAGS, "PADDED": True, "SECTOR": 8, "BLOCK": 32, "LABELS": 32}, {}, 4),
     (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 32, "SENDERS": 32}, {}, 4),
     (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 128, "SENDERS": 32}, {}, 8),
-    (field.update_kernel, {**UPDATE, "SLICED": False, "BLOCK": 16, "LABELS": 256, "SENDERS": 16}, {}, 16),
+    (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 16, "LABELS": 256, "SENDERS": 16}, {}, 16),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 32, "LABELS": 64, "SENDERS": 64}, {}, 8),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 16, "LABELS": 128, "SENDERS": 128}, {}, 8),
     (field.update_kernel, {**UPDATE, "SLICED": True, "BLOCK": 16, "LABELS": 256, "SENDERS": 256}, {}, 16),

@@ -22,8 +22,9 @@ from crfrnn.crf.triton.problem import LatticeKernel, Problem, SeparableKernel, g
 from crfrnn.lattice.triton.filter import Passes
 from crfrnn.lattice.triton.launch import Launcher, ceil_div, on_device, power_of_2
 
-SLICED_IN_REGISTERS = 32  # labels that send; more are sliced by a separate kernel
-MANY_LABELS = 128  # above, half as many: registers would spill (tests/gpu/triton_targets.py)
+# At most so many labels that send, of at most so many labels, are sliced in registers; others by a separate
+# kernel, because registers would spill (tests/gpu/triton_targets.py).
+SLICED_IN_REGISTERS, MANY_LABELS = 32, 128
 
 
 class Messages(NamedTuple):
@@ -95,8 +96,7 @@ class Senders:
         lattice, dense = (plan.lattice, plan.dense) if count else (None, None)
         self._sliced: LatticeKernel | None = None  # the lattice, if it is sliced in registers
         self._lattice_stride = count
-        most = SLICED_IN_REGISTERS if labels <= MANY_LABELS else SLICED_IN_REGISTERS // 2
-        if lattice is not None and count <= most:
+        if lattice is not None and count <= SLICED_IN_REGISTERS and labels <= MANY_LABELS:
             kernel, way = problem.kernels[lattice], self._ways[lattice]
             assert isinstance(kernel, LatticeKernel) and isinstance(way, Passes)
             self._sliced, self._lattice_stride = kernel, way.width
