@@ -4,7 +4,7 @@
     python scripts/docs_screenshots.py [FOLDER]     FOLDER is docs/images; writes page_*.webp
 
 Needs the extras `web` and `demo`, Playwright and a Chromium. The photographs come with
-scikit-image (cat, CC0, by Stéfan van der Walt) and scikit-learn (flower, CC BY 2.0, by vultilion).
+scikit-image (astronaut, by NASA, public domain) and scikit-learn (flower, CC BY 2.0, by vultilion).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def opened(browser: Any, address: str, **options: Any) -> Iterator[Any]:
 
 
 def photograph(page: Any) -> None:
-    """The cat, its labels before and after."""
-    page.click("#photo-cat")
+    """The astronaut, the labels before and after."""
+    page.click("#photo-astronaut")
     page.wait_for_selector("#photo-legend table")
     page.wait_for_function("document.querySelector('#photo-compare .outer').style.transform.length > 12")
 
