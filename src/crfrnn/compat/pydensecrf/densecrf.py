@@ -133,14 +133,8 @@ class DenseCRF:
         x = self._logits()
         if not count or not self._kernels:
             return x
-        return mean_field(
-            x,
-            self._kernels,
-            self._costs,
-            torch.eye(self._nlabels, dtype=torch.float32),
-            count,
-            in_play=IN_PLAY,
-        )
+        identity = torch.eye(self._nlabels, dtype=torch.float32)
+        return mean_field(x, self._kernels, self._costs, identity, count, in_play=IN_PLAY)
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
         """``softmax(-U)`` (zeros if no unary is set) and two empty matrices, for `stepInference`."""

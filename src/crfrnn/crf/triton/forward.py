@@ -119,7 +119,8 @@ class Senders:
         """Messages of marginals [P, stride]; A is [K, L, count]."""
         plan = self._plan
         rows = message = extra = None
-        for m, (kernel, way) in enumerate(zip(plan.problem.kernels, self._ways, strict=False)):
+        for m, way in enumerate(self._ways):
+            kernel = plan.problem.kernels[m]
             if isinstance(way, Passes):
                 part = way.spread(q[:, : self.count], plan.inward[m], False)
                 if m != plan.lattice or self._sliced is None:
