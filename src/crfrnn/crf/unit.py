@@ -90,15 +90,22 @@ def check_logits(unary: Tensor, mask: Tensor | None, overlap: bool) -> None:
     if mask is not None:
         first = int(mask[0].reshape(-1).to(torch.uint8).argmax())
         place = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), mask.shape[1:]))
-    one = scores[(0, slice(None), *place)].tolist()
-    if all(0 <= p <= 1 for p in one) and (overlap or len(one) == 1 or abs(sum(one) - 1) < 1e-3):
+    if _may_be_probabilities(scores[(0, slice(None), *place)], overlap):
         scores = scores.movedim(1, 0)
         warn_of_probabilities(scores if mask is None else scores[:, mask], overlap)
+
+
+def _may_be_probabilities(pixel: Tensor, overlap: bool) -> bool:
+    """Whether the scores Float[L] of one pixel are in 0..1 and, unless labels overlap, sum to 1."""
+    one = pixel.tolist()
+    return all(0 <= p <= 1 for p in one) and (overlap or len(one) == 1 or abs(sum(one) - 1) < 1e-3)
 
 
 def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
     """Warn if scores Float[L, ...] are in 0..1 and, unless labels overlap, sum to 1 over the labels."""
     if scores.numel() < FEW * scores.shape[0]:
+        return
+    if not _may_be_probabilities(scores[(slice(None), *[0] * (scores.ndim - 1))], overlap):
         return
     low, high = (float(v) for v in torch.aminmax(scores))
     if not 0 <= low < high <= 1:

@@ -165,8 +165,8 @@ def scores_to_logits(
     check_kind(kind, KINDS[:2])
     if valid is not None:
         scores.masked_fill_(~(torch.isfinite(scores) | valid), 0)
-    bad = ~torch.isfinite(scores)
-    if bad.any():
+    if scores.numel() and not all(math.isfinite(float(v)) for v in torch.aminmax(scores)):
+        bad = ~torch.isfinite(scores)
         first = tuple(bad.nonzero()[0].tolist())
         raise refusal(
             role, path, "finite numbers",
