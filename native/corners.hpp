@@ -82,7 +82,8 @@ class Corners {
   }
 
  private:
-  static constexpr int64_t least = 2048, most = 4096;  // simplices of a band, and of a piece
+  // simplices of a band, and of a piece
+  static constexpr int64_t least = block_size(2048, 4), most = block_size(4096, 8);
 
   struct Band {
     Key<W> low;  // no vertex of the band has a smaller key

@@ -318,7 +318,7 @@ BuildResult<T> build(const T* features, const uint8_t* mask, int64_t batch, int6
   Array<uint8_t> rank(static_cast<size_t>(whole * (dim + 1)));
   Array<T> weights(static_cast<size_t>(points * (dim + 1)));
   const Embedded<T> embedded{coordinates.data(), rank.data(), weights.data()};
-  constexpr int64_t range = 8192;
+  constexpr int64_t range = block_size(8192, 16);
   const int64_t ranges = (points + range - 1) / range;
   List<int> status(static_cast<size_t>(ranges), 0);
   List<T> least(static_cast<size_t>(ranges * dim)), most(static_cast<size_t>(ranges * dim));

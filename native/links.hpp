@@ -59,7 +59,8 @@ class LinkFinder {
   LinkFinder(const TableShape& shape, const List<Key<W>>& keys, const List<int32_t>& slab_vertex,
              const Layout& layout)
       : shape_(shape), keys_(keys), slab_vertex_(slab_vertex), layout_(layout) {
-    constexpr int32_t least = 4096;  // vertices: their neighbours along all offsets stay in the cache
+    // vertices: their neighbours along all offsets stay in the cache
+    constexpr int32_t least = block_size(4096, 8);
     cuts_.push_back(0);
     for (int64_t slab = 1; slab <= shape.slabs; ++slab)
       if (slab == shape.slabs || vertex(slab) - vertex(cuts_.back()) >= least) cuts_.push_back(slab);

@@ -8,7 +8,7 @@ namespace crfrnn::CRFRNN_ISA {
 
 using P = Pack<float>;
 
-constexpr int64_t block_pixels = 128;
+constexpr int64_t block_pixels = block_size(128, 32);
 constexpr int block_packs = block_pixels / Pack<float>::lanes;
 
 // Calls body(picture, first pixel, count, worker) for blocks of pixels of one picture, or for every `step`-th

@@ -124,7 +124,7 @@ class Tasks {
 };
 
 // One thread's share of a loop.
-void work(Loop& own, Tasks& tasks, TaskFunction function, const void* task, int worker) {
+[[maybe_unused]] void work(Loop& own, Tasks& tasks, TaskFunction function, const void* task, int worker) {
   const FlushDenormals flush;
   const Loop* const outer = loop;
   loop = &own;
@@ -158,8 +158,18 @@ void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* ta
     }
     return;
   }
-  Loop own(loop);
   Tasks left(tasks, threads);
+#ifdef CRFRNN_GUIDED
+  // The workers take turns in this thread, since starting others takes longer than a case of the fuzzer.
+  const FlushDenormals flush;
+  int worker = 0;
+  for (int64_t i = left.take(0); i >= 0; i = left.take(worker)) {
+    check_stop();
+    function(task, i, worker);
+    worker = (worker + 1) % threads;
+  }
+#else
+  Loop own(loop);
 #ifdef CRFRNN_OPENMP
 #pragma omp parallel num_threads(threads)
   work(own, left, function, task, omp_get_thread_num());
@@ -175,6 +185,7 @@ void run_tasks(int64_t tasks, int threads, TaskFunction function, const void* ta
   for (auto& other : others) other.join();
 #endif
   own.rethrow();
+#endif
 }
 
 }  // namespace crfrnn

@@ -12,7 +12,7 @@
 namespace crfrnn::CRFRNN_ISA {
 
 constexpr float minus_infinity = -1e30f;  // the logit of an unused lane
-constexpr int64_t grain = 1024;
+constexpr int64_t grain = block_size(1024, 4);
 
 // The order of the rows: that of the largest lattice (its points first, then the masked ones), otherwise the
 // order of the grid. That lattice then accesses its rows sequentially. Rows passed in from outside are in the

@@ -12,7 +12,7 @@ namespace crfrnn::CRFRNN_ISA {
 
 constexpr int outputs = 8;  // sums computed together: every value read contributes to this many
 // pixels of a line processed together, so that the lines around them stay in the cache
-constexpr int64_t tile = 256;
+constexpr int64_t tile = block_size(256, 32);
 
 // exp(-r²/2θ²) for |r| <= radius, with outputs - 1 zeros on either side; or its derivative in θ: the same
 // times r²/θ³.

@@ -72,9 +72,9 @@ void sort_bucket(Keyed<W>* items, Keyed<W>* out, int64_t n) {
 // Sorts n items in place; `other` has room for as many.
 template <int W>
 void sort_items(Keyed<W>* items, Keyed<W>* other, int64_t n, int threads) {
-  constexpr int digit = 10;
+  constexpr int digit = block_size(10, 3);
   constexpr uint32_t buckets = 1u << digit;
-  constexpr int64_t cached = 1 << 13;
+  constexpr int64_t cached = block_size(1 << 13, 64);
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(threads, n / cached));
   const auto part = [&](int64_t t) { return n * t / parts; };
   List<Key<W>> differing(static_cast<size_t>(parts));
@@ -158,7 +158,8 @@ void each_sorted(const Key<W>* keys, int64_t n, const Take& take) {
         numbers[static_cast<size_t>(i)] = (keys[i].word[0] & own) << index_bits | static_cast<uint64_t>(i);
       uint64_t* sorted = numbers.data();
       const int end = index_bits + bits;
-      if (n < 256 || bits > 44)  // counting would take longer
+      constexpr int64_t counted = block_size(256, 16);
+      if (n < counted || bits > 44)  // counting would take longer
         std::sort(sorted, sorted + n);
       else if (bits > 33)
         sorted = sort_numbers<4>(sorted, other.data(), n, index_bits, end);

@@ -33,7 +33,7 @@ class RecentKeys {
   List<Key<W>> keys() const { return {keys_.data(), keys_.data() + count_}; }
 
  private:
-  static constexpr size_t slot_count = 1 << 13;
+  static constexpr size_t slot_count = block_size(1 << 13, 16);
   struct Slot {
     Key<W> key;
     int32_t place;
@@ -61,7 +61,7 @@ List<T> joined(List<List<T>> lists, size_t more = 0) {
 // previous one.
 template <class Same>
 List<int32_t> run_starts(int64_t n, int threads, const Same& same) {
-  constexpr int64_t part = 1 << 14;
+  constexpr int64_t part = block_size(1 << 14, 16);
   List<List<int32_t>> lists(static_cast<size_t>((n + part - 1) / part));
   parallel_for(static_cast<int64_t>(lists.size()), threads, [&](int64_t c, int) {
     List<int32_t> own(static_cast<size_t>(part));

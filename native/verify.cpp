@@ -63,7 +63,7 @@ void Lattice::verify(int threads, unsigned reads) const {
               check.ascends(slab_simplex, slabs, simplices, 0),
           "its slabs do not hold its vertices and simplices");
   require(check.ascends(simplex_start, simplices, points, 1), "its simplices do not hold its points");
-  constexpr int64_t block = 8192;
+  constexpr int64_t block = block_size(8192, 16);
   std::atomic<uint64_t> sum{0};
   parallel_ranges(points, block, threads, [&](int64_t begin, int64_t end) {
     uint64_t own = 0;

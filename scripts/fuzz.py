@@ -2,13 +2,16 @@
 """Coverage-guided fuzzing: of every reader of files by atheris, of the native core by libFuzzer (Clang).
 
     scripts/fuzz.py readers [NAME ...] [--seconds 60] [--limit 10] [--corpus build/fuzz]
-    scripts/fuzz.py native [--seconds 60] [--limit 10] [--corpus build/fuzz]
+    scripts/fuzz.py native [NAME ...] [--plain] [--seconds 60] [--limit 10] [--corpus build/fuzz]
+
+The core is built with AddressSanitizer and UndefinedBehaviorSanitizer or, with --plain, without them, which
+tries several times as many inputs; both check the results. Its parts are the names in NATIVE.
 
 Inputs that reach new code are kept in the folder, and the next run starts from them and from the small ones
 of tests/fuzz-corpus, which the tests of the readers replay. An input that a reader does not reject with its
-own error, that crashes, or that takes more than 10 s (--limit) or 3 GB is written to crash-*, timeout-* or
-oom-* there and ends that reader's run; exit status 1. Both times are of the clock: raise the limit on a busy
-machine. `python -m pip install atheris` first.
+own error, that fails a check of the core or crashes, or that takes more than 10 s (--limit) or 3 GB is
+written to crash-*, timeout-* or oom-* there and ends that name's run; exit status 1. Both times are of the
+clock: raise the limit on a busy machine. `python -m pip install atheris` first for the readers.
 """
 
 from __future__ import annotations
@@ -28,7 +31,11 @@ sys.path[:0] = [str(ROOT / "tests/helpers"), str(ROOT / "src")]
 KEPT = ROOT / "tests/fuzz-corpus"
 INSTRUMENTED = ["crfrnn.io", "crfrnn.models.importers", "crfrnn.datasets", "crfrnn.training.recipe"]
 FOUND = ("crash", "timeout", "oom", "leak", "slow")
-LIMITS = ["-rss_limit_mb=3000", "-print_final_stats=1", "-use_value_profile=1"]
+LIMITS = ["-rss_limit_mb=3000", "-print_final_stats=1"]
+NATIVE = ["build", "filter", "filter-gradient", "table", "inference", "gradient", "in-play", "narrow"]
+# Fewer choices than bytes. Counting how rare the edges of each input are took two thirds of the time.
+SMALL = ["-max_len=96", "-len_control=0", "-entropic=0", "-reload=0", "-print_funcs=0"]
+SANITIZERS = "address,undefined,float-cast-overflow"
 
 
 def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
@@ -46,7 +53,8 @@ def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
         readers.attempt(reader, home, path, path.read_bytes())  # late imports, before the time is measured
         folders = [str(folder), *kept(name)]
         atheris.Setup(
-            [name, *options, *folders], lambda data: readers.attempt(reader, home, path, bytes(data))
+            [name, "-use_value_profile=1", *options, *folders],
+            lambda data: readers.attempt(reader, home, path, bytes(data)),
         )
         atheris.Fuzz()
 
@@ -56,10 +64,12 @@ def kept(name: str) -> list[str]:
     return [str(KEPT / name)] if (KEPT / name).is_dir() else []
 
 
-def run(name: str, command: list[str], folder: Path, seconds: int, limit: int) -> dict[str, object]:
+def run(
+    name: str, command: list[str], folder: Path, seconds: int, limit: int, target: str = ""
+) -> dict[str, object]:
     began = time.monotonic()
     options = [*LIMITS, f"-timeout={limit}", f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CRFRNN_TARGET": target}
     log = folder.parent / f"{name}.log"
     with log.open("w") as stream:
         done = subprocess.run([*command, *options], stderr=stream, stdout=stream, env=environment)
@@ -76,15 +86,14 @@ def run(name: str, command: list[str], folder: Path, seconds: int, limit: int) -
     }
 
 
-def build_native() -> Path:
-    build = ROOT / "build/guided"
-    flags = "fuzzer-no-link,address,undefined,float-cast-overflow"
+def build_native(plain: bool) -> Path:
+    build = ROOT / ("build/guided-plain" if plain else "build/guided")
     environment = {**os.environ, "CC": "clang", "CXX": "clang++"}
     options = [
         "-DCMAKE_BUILD_TYPE=Debug",
         "-DCRFRNN_GUIDED=ON",
         "-DCRFRNN_OPENMP=OFF",
-        f"-DCRFRNN_SANITIZE={flags}",
+        f"-DCRFRNN_SANITIZE={'' if plain else SANITIZERS}",
     ]
     subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *options], check=True, env=environment)
     subprocess.run(["cmake", "--build", build], check=True)
@@ -96,29 +105,27 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=["readers", "native"])
-    parser.add_argument("names", nargs="*", help="readers; all of them where none is named")
-    parser.add_argument("--seconds", type=int, default=60, help="for each reader (60)")
+    parser.add_argument("names", nargs="*", help="readers or parts of the core; all where none is named")
+    parser.add_argument("--plain", action="store_true", help="the core without sanitizers")
+    parser.add_argument("--seconds", type=int, default=60, help="for each (60)")
     parser.add_argument("--limit", type=int, default=10, help="seconds for one input (10)")
     parser.add_argument("--corpus", type=Path, default=ROOT / "build/fuzz", help="folder (build/fuzz)")
     arguments = parser.parse_args()
-    names = arguments.names
-    if arguments.what == "native":
-        names, commands = ["native"], [[str(build_native()), "-max_len=512"]]
-    else:
-        readers = import_module("readers")
-        names = names or list(readers.READERS)
-        unknown = set(names) - set(readers.READERS)
-        if unknown:
-            parser.error(
-                f"expected readers among {', '.join(readers.READERS)}, got {', '.join(sorted(unknown))}"
-            )
-        commands = [[sys.executable, __file__, "--one", name, str(arguments.corpus / name)] for name in names]
+    native = arguments.what == "native"
+    known = NATIVE if native else list(import_module("readers").READERS)
+    unknown = set(arguments.names) - set(known)
+    if unknown:
+        parser.error(f"expected names among {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    core = str(build_native(arguments.plain)) if native else ""
     rows = []
-    for name, command in zip(names, commands, strict=True):
-        folder = arguments.corpus / name
+    for name in arguments.names or known:
+        folder = arguments.corpus / (f"native-{name}" if native else name)
         folder.mkdir(parents=True, exist_ok=True)
-        last = [str(folder), *kept(name)] if arguments.what == "native" else []
-        rows.append(run(name, [*command, *last], folder, arguments.seconds, arguments.limit))
+        if native:
+            command = [core, *SMALL, str(folder), *kept(folder.name)]
+        else:
+            command = [sys.executable, __file__, "--one", name, str(folder)]
+        rows.append(run(folder.name, command, folder, arguments.seconds, arguments.limit, name))
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     table = arguments.corpus / "fuzz.csv"
     began = not table.exists()

@@ -18,7 +18,7 @@ int main(int count, char** arguments) {
       fuzz::Random random(static_cast<uint64_t>(i));
       use_instruction_set(set);
       fuzz::current_case() = std::to_string(i) + ":";
-      fuzz::any_case(random, true);
+      fuzz::any_case(random);
     }
   std::printf("fuzz: cases %lld to %lld hold on", first, first + cases - 1);
   for (const auto& set : sets) std::printf(" %s", set.c_str());

@@ -32,21 +32,26 @@ class Random {
   }
   int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
   bool chance(int one_in) { return below(one_in) == 0; }
-  // A size up to `usual`; if cases have to be small, up to `most` and only occasionally more.
-  int64_t sized(int64_t low, int64_t usual, int64_t most) {
-    return between(low, small && !chance(64) ? most : usual);
-  }
-  // Number of threads to compare with one. Most small cases use one thread only, since starting threads takes
-  // longer than the case.
-  int several() { return small && !chance(16) ? 1 : static_cast<int>(between(2, 4)); }
+  // A size up to `usual`, or up to `most` if cases have to be small.
+  int64_t sized(int64_t low, int64_t usual, int64_t most) { return between(low, small ? most : usual); }
+  // Whether to make a further check of a case: always, but in one of four small cases, which take as long
+  // as the check.
+  bool checks() { return !small || chance(4); }
+  int several() { return static_cast<int>(between(2, 4)); }  // number of threads to compare with one
   double uniform() { return static_cast<double>(mixed() >> 11) * 0x1p-53; }
   double normal() {  // a sum of uniforms is close enough to normal
     double sum = -6;
+    if (small) {  // twelve numbers of ten bits from two random numbers
+      for (int half = 0; half < 2; ++half)
+        for (uint64_t left = mixed(), i = 0; i < 6; ++i, left >>= 10)
+          sum += static_cast<double>(left & 1023) * 0x1p-10 + 0x1p-11;
+      return sum;
+    }
     for (int i = 0; i < 12; ++i) sum += uniform();
     return sum;
   }
 
-  // Coverage grows fastest with many small cases: hundreds per second.
+  // Coverage grows fastest with many small cases: thousands per second.
   const bool small = false;
 
  private:
@@ -145,14 +150,17 @@ void fill_features(Random& random, Cloud cloud, int dim, Exact<T>& out) {
   }
 }
 
+enum class LatticePart { all, build, filter, gradient };
+enum class MeanFieldPart { all, inference, gradient, in_play, narrow };
+
 template <class T>
-void lattice_case(Random& random, bool large);
-void mean_field_case(Random& random);
+void lattice_case(Random& random, bool large, LatticePart part = LatticePart::all);
+void mean_field_case(Random& random, MeanFieldPart part = MeanFieldPart::all);
 void table_case(Random& random);
 
-inline void any_case(Random& random, bool large_too) {
+inline void any_case(Random& random) {
   const int64_t kind = random.below(8);
-  const bool large = random.chance(16) && large_too;
+  const bool large = random.chance(16);
   if (kind < 2)
     lattice_case<float>(random, large);
   else if (kind < 4)
