@@ -87,6 +87,17 @@ def test_urls_in_memory(root: Path, tmp_path: Path) -> None:
     assert code == 0 and "2 pictures already existed" in said
 
 
+def test_an_output_url_is_refused_before_anything_is_made(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(
+        "refine", root / "images", "-u", root / "unaries", *READ, "-o", "s3://bucket/labels"
+    )
+    assert code == 2 and "-o 's3://bucket/labels': expected a local folder, got a URL" in errors
+    assert names(tmp_path) == []
+
+
 def test_failures_are_listed_skipped_and_retried(root: Path, tmp_path: Path) -> None:
     pictures, out = tmp_path / "images", tmp_path / "o"
     pictures.mkdir()

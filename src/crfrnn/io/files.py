@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -125,6 +126,14 @@ def check_name(path: PathLike) -> None:
 def new_folder(path: PathLike, role: str = "output") -> Path:
     """Create a folder for results and its parents; OutputError if that is impossible."""
     folder = Path(path)
+    store = _URL.match(os.fspath(path))
+    if store and not os.path.lexists(folder.parts[0]):
+        where = f"{store[1]}://{os.fspath(path)[store.end() :]}"
+        raise OutputError(
+            role, where, "a local folder", "a URL",
+            "name a local folder and copy it when the run has ended, for example by `aws s3 sync`, "
+            "`gsutil rsync` or `rclone copy`",
+        )  # fmt: skip
     try:
         if folder.exists() and not folder.is_dir():
             raise OutputError(role, path, "a folder", "a file of that name", "name another")
@@ -172,6 +181,7 @@ _REASONS = {
     errno.EIO: ("a disk without errors", "an input/output error", "name another place"),
 }
 _FEW_BYTES = 2**16
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+")  # a Path has one slash; a drive of Windows has one letter
 
 
 def _unwritable(path: PathLike, expected: str, got: str, remedy: str) -> OutputError:
