@@ -4,7 +4,8 @@
 #
 # Builds the native core under a sanitizer, checks that the sanitizer stops deliberate faults, then fuzzes.
 # address: AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer, threads by OpenMP as in a wheel.
-# thread: ThreadSanitizer, threads by std::thread (it cannot analyse libgomp).
+# thread: ThreadSanitizer, threads by std::thread (it cannot analyse libgomp), and small blocks, so that small
+# cases, too, have several tasks.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,7 +46,7 @@ if [ "$which" = address ] || [ "$which" = all ]; then
   build/sanitize-address/crfrnn_fuzz "$cases" "$first"
 fi
 if [ "$which" = thread ] || [ "$which" = all ]; then
-  build thread thread -DCRFRNN_OPENMP=OFF
+  build thread thread -DCRFRNN_OPENMP=OFF -DCRFRNN_SMALL_BLOCKS=ON
   must_stop build/sanitize-thread/crfrnn_selftest race "ThreadSanitizer: data race"
   build/sanitize-thread/crfrnn_fuzz "$cases" "$first"
 fi

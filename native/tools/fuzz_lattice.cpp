@@ -197,7 +197,7 @@ template <class T>
 void lattice_case(Random& random, bool large, LatticePart part) {
   const bool many = !large && random.chance(random.small ? 16 : 5);
   const int dim = static_cast<int>(many ? random.between(9, max_dim) : random.sized(1, 8, 5));
-  const int64_t batch = random.between(large ? 1 : 0, 3);
+  const int64_t batch = random.between(large ? 1 : 0, many && random.small ? 1 : 3);
   const int64_t points = large ? random.between(9000, 20000)
                                : random.below(random.chance(4) ? 3
                                               : many           ? random.small ? (dim > 16 ? 3 : 6) : 50

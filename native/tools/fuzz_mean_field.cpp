@@ -131,7 +131,7 @@ struct Case {
   const MeanFieldPart part_;
 
   void choose_shape(Random& random) {
-    wide = random.chance(random.small ? 8 : 4);  // room for Gaussians that use a coarser grid
+    wide = random.chance(random.small ? 16 : 4);  // room for Gaussians that use a coarser grid
     if (random.small) {
       choose_small_shape(random);
     } else {
@@ -164,10 +164,10 @@ struct Case {
     const bool narrow = part_ == MeanFieldPart::narrow;
     p.batch = wide ? 1 : random.between(1, 2);
     p.labels = random.between(1, narrow ? 8 : wide ? 4 : random.chance(2) ? 22 : 100);
-    int64_t left = (wide ? 512 : 128) / (p.batch * p.labels);
+    int64_t left = (wide ? 256 : 128) / (p.batch * p.labels);
     const int axes = static_cast<int>(random.between(1, 3));
     for (int i = 2; i >= 3 - axes; --i) {
-      const int64_t most = i == 0 ? 4 : axes == 1 || wide ? 64 : 16;
+      const int64_t most = i == 0 ? 4 : axes == 1 ? 64 : wide ? 32 : 16;
       p.grid[i] = random.between(1, left < 2 ? 2 : left < most ? left : most);
       left /= p.grid[i];
     }

@@ -56,8 +56,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return instruction_sets();
   }();
   Random random(data, size);
-  const size_t choice = static_cast<size_t>(random.below(8)), above = sets.size() - 1;
-  // the baseline in one of eight cases only, because it is the slowest
+  const size_t choice = static_cast<size_t>(random.below(16)), above = sets.size() - 1;
+  // the baseline in one of 16 cases only, because it is the slowest
   use_instruction_set(sets[choice == 0 || above == 0 ? 0 : 1 + choice % above]);
   fuzz::current_case() = target.name;
   target.run(random);
