@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -127,6 +128,41 @@ def test_a_job_that_kills_its_process_is_the_only_one_lost(cluster: Any) -> None
     assert all(result.value == result.job**2 for result in results if not result.error)
 
 
+def test_records_are_dropped_once_the_driver_has_the_results(cluster: Any) -> None:
+    import ray.cloudpickle
+
+    from crfrnn.bulk import RayEngine
+    from crfrnn.inference.workers import Result
+
+    def call(jobs: list[int]) -> list[Result]:
+        return [Result(job, value=bytes(10_000)) for job in jobs]
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        results: Any = RayEngine(2)(call, [[k] for k in range(400)])
+        taken = [next(results).job for _ in range(400)]
+        groups, held = cluster.get(results.gi_frame.f_locals["journal"].held.remote())
+        assert not list(results)
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert sorted(taken) == list(range(400))
+    assert groups <= 1 and held < 51 * 10_100  # of at least 40 groups, of at most 50 jobs
+
+
+def test_a_closed_group_is_repeated_without_results() -> None:
+    from crfrnn.bulk.engine import _Journal
+
+    journal = _Journal()
+    assert journal.opened(3) == (1, [], False)
+    journal.record(3, 2, b"results of two jobs")
+    assert journal.opened(3) == (2, [(2, b"results of two jobs")], False) and journal.held() == (1, 19)
+    journal.close(3, 2)
+    assert journal.held() == (0, 0)
+    _, parts, closed = journal.opened(3)
+    assert closed and [jobs for jobs, _ in parts] == [0, 0]
+    assert all(pickle.loads(part) == [] for _, part in parts)
+
+
 def test_packs_of_actors_hold_the_same_pictures(root: Path, cluster: Any) -> None:
     from crfrnn.bulk.shards import samples
 
@@ -139,7 +175,7 @@ def test_packs_of_actors_hold_the_same_pictures(root: Path, cluster: Any) -> Non
     finally:
         broken.unlink()
     assert code == 1 and f"{PICTURES} pictures done" in said
-    assert json.loads((root / "packs/failed.jsonl").read_text())["picture"] == "part-000003/q"
+    assert json.loads((root / "packs/failed.jsonl").read_text())["picture"] == f"part-{PICTURES // 7:06d}/q"
     found = {}
     for shard in sorted((root / "packs").glob("*.tar")):
         for sample in samples(str(shard)):

@@ -27,6 +27,7 @@ _STORE = 256 * 2**20  # bytes shared by actors, mainly the pickled work
 _GROUPS, _LENGTH = 20_000, 64  # number of groups, and lists of jobs in one, at most if both are possible
 _PAUSE = 1.0  # seconds between transfers of results, each of which takes the driver several milliseconds
 _ADDRESS = "RAY_ADDRESS"
+_NONE = pickle.dumps([])  # a part without results
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,20 @@ class RayEngine:
                 ).iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy")
             finally:
                 data.DataContext._set_current(before)
+            left = [sum(map(len, group)) for group in groups]  # results not received yet
+            parts = [0] * len(groups)
             try:
                 for row in rows:
+                    number = int(row["group"][0])
+                    parts[number] += 1
                     for packed in pickle.loads(row["results"][0]):
                         results = pickle.loads(packed)
                         if isinstance(results, Exception):
                             raise results
                         yield from results
+                        left[number] -= len(results)
+                    if left[number] == 0:  # the caller has taken and recorded them
+                        journal.close.remote(number, parts[number])
             finally:
                 rows = None  # which stops the actors
                 ray.kill(journal)
@@ -179,9 +187,11 @@ class _Actor:
         A repeated group has to begin with the same results in the same parts, since Ray skips as many parts
         as it has received. They are therefore recorded before they are yielded, unless there can be only one.
         """
-        attempt, parts = self._get(self._journal.opened.remote(number))
+        attempt, parts, closed = self._get(self._journal.opened.remote(number))
         for _, part in parts:
-            yield _row(part)
+            yield _row(number, part)
+        if closed:
+            return
         if attempt > 1:
             attempts.count_by(lambda name: self._get(self._journal.begun.remote(self._process, name)))
         part, jobs, began = [], 0, time.monotonic()
@@ -193,7 +203,7 @@ class _Actor:
                 packed = pickle.dumps(part)
                 if sum(map(len, chunks)) > 1:
                     self._get(self._journal.record.remote(number, jobs, packed))
-                yield _row(packed)
+                yield _row(number, packed)
                 part, jobs, began = [], 0, time.monotonic()
         if attempt > 1:
             attempts.count_by(None)
@@ -224,24 +234,40 @@ def _left(chunks: Sequence[Sequence[Any]], done: int, alone: bool) -> list[Seque
     return out
 
 
-def _row(packed: bytes) -> dict[str, Any]:
+def _row(group: int, packed: bytes) -> dict[str, Any]:
     results = np.empty(1, object)
     results[0] = packed
-    return {"results": results}
+    return {"group": np.array([group]), "results": results}
 
 
 class _Journal:
-    """Records of an actor that outlive it."""
+    """Records of an actor that outlive it, until the driver has received the results of a group."""
 
     def __init__(self) -> None:
         self._parts: dict[int, list[tuple[int, bytes]]] = {}
         self._openings: dict[int, int] = {}
+        self._closed: dict[int, int] = {}
         self._at: dict[str, str] = {}
 
-    def opened(self, group: int) -> tuple[int, list[tuple[int, bytes]]]:
-        """The number of the attempt, and the recorded parts of results with their numbers of jobs."""
+    def opened(self, group: int) -> tuple[int, list[tuple[int, bytes]], bool]:
+        """The number of the attempt, the recorded parts of results, and whether there are no others.
+
+        A part has its number of jobs. The parts of a closed group are empty: the driver has received all.
+        """
+        if group in self._closed:
+            return 1, [(0, _NONE)] * self._closed[group], True
         self._openings[group] = self._openings.get(group, 0) + 1
-        return self._openings[group], self._parts.setdefault(group, [])
+        return self._openings[group], self._parts.setdefault(group, []), False
+
+    def close(self, group: int, parts: int) -> None:
+        """Drop the records of a group of which the driver has received that many parts, which were all."""
+        self._parts.pop(group, None)
+        self._openings.pop(group, None)
+        self._closed[group] = parts
+
+    def held(self) -> tuple[int, int]:
+        """The numbers of recorded groups and of bytes of their results."""
+        return len(self._parts), sum(len(part) for parts in self._parts.values() for _, part in parts)
 
     def record(self, group: int, jobs: int, part: bytes) -> None:
         self._parts[group].append((jobs, part))
