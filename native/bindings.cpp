@@ -297,6 +297,13 @@ void require_size(const Marginals& marginals, const Problem& problem) {
           "marginals: expected iterations * (pixels * labels + row_room) numbers");
 }
 
+void require_finite(bool finite) {
+  if (!finite)
+    throw std::invalid_argument(
+        "unary: expected finite logits, got NaN or infinity; replace infinite logits by large finite ones, "
+        "for instance unary.clamp(-50, 50), and look for the NaN in the network");
+}
+
 void mean_field(const BoundProblem& bound, In<float, 3> unary, std::optional<In<float, 3>> initial,
                 Out<float, 3> logits, std::optional<Marginals> marginals) {
   if (marginals) require_size(*marginals, bound.problem);
@@ -307,13 +314,24 @@ void mean_field(const BoundProblem& bound, In<float, 3> unary, std::optional<In<
     const Working working;
     bound.verify();
     wish_for_huge_pages(logits.data(), logits.size() * sizeof(float));
-    finite = mean_field_functions().forward(bound.problem, unary.data(), data_of(initial), logits.data(),
-                                            data_of(marginals));
+    finite = mean_field_functions().forward(bound.problem, unary.data(), data_of(initial),
+                                            {.logits = logits.data()}, data_of(marginals));
   }
-  if (!finite)
-    throw std::invalid_argument(
-        "unary: expected finite logits, got NaN or infinity; replace infinite logits by large finite ones, "
-        "for instance unary.clamp(-50, 50), and look for the NaN in the network");
+  require_finite(finite);
+}
+
+void mean_field_labels(const BoundProblem& bound, In<float, 3> unary, Out<int16_t, 2> labels) {
+  require(bound.fits(unary) && static_cast<int64_t>(labels.shape(0)) == bound.problem.batch &&
+              static_cast<int64_t>(labels.shape(1)) == bound.problem.pixels,
+          "unary, labels: expected [B, L, N] and [B, N] of the problem");
+  bool finite;
+  {
+    const Working working;
+    bound.verify();
+    finite = mean_field_functions().forward(bound.problem, unary.data(), nullptr, {.labels = labels.data()},
+                                            nullptr);
+  }
+  require_finite(finite);
 }
 
 void mean_field_backward(const BoundProblem& bound, In<float, 3> grad_logits, Marginals marginals,
@@ -377,6 +395,7 @@ void define_mean_field(nb::module_& m) {
   m.def("rows", &rows, "numbers"_a);
   m.def("mean_field", &mean_field, "problem"_a, "unary"_a, "initial"_a.none(), "logits"_a,
         "marginals"_a.none());
+  m.def("mean_field_labels", &mean_field_labels, "problem"_a, "unary"_a, "labels"_a);
   m.def("mean_field_backward", &mean_field_backward, "problem"_a, "grad_logits"_a, "marginals"_a,
         "grad_unary"_a, "grad_initial"_a.none(), "grad_transform"_a, "grads"_a);
   m.def("update", &update, "problem"_a, "unary"_a, "marginals"_a, "normalize"_a, "out"_a);

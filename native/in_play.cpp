@@ -2,6 +2,7 @@
 #include "in_play.hpp"
 
 #include "in_play_rows.hpp"
+#include "likeliest.hpp"
 #include "look.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -14,13 +15,13 @@ struct Play {
   const Order order;
   const LabelSet known;
   const float *unary, *initial;
-  float* logits;
+  const Result result;
   LabelSet set;
   int done = 0;  // number of completed iterations
 
-  Play(const Problem& problem, const float* unary_, const float* initial_, float* logits_)
+  Play(const Problem& problem, const float* unary_, const float* initial_, const Result& result_)
       : whole(problem), order(problem), known(known_labels(problem)), unary(unary_), initial(initial_),
-        logits(logits_) {}
+        result(result_) {}
 
   static size_t bytes(int64_t numbers) {
     return static_cast<size_t>(numbers + Problem::room) * sizeof(float);
@@ -174,8 +175,41 @@ struct Play {
     }
   }
 
+  // Writes the labels. No label without a column, whose logit is its unary, exceeds `top`: if every column's
+  // winner does, the other labels are not read.
+  void write_labels(const Columns& columns, const float* x, const float* top) const {
+    const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
+    each_block(whole, [&](int64_t b, int64_t at, int count) {
+      const float* from = unary + b * labels * n + at;
+      const int32_t* place = order.row + b * n + at;
+      const auto some_pixels = P::Lanes::first(count);
+      Likeliest best;
+      for (int64_t c = 0; c < count_of; c += P::lanes) {
+        P tile[P::lanes];
+        const auto some_columns = P::Lanes::first(count_of - c);
+        for (int p = 0; p < P::lanes; ++p)
+          tile[p] = P::load(x + int64_t{place[p < count ? p : 0]} * count_of + c, some_columns);
+        P::transpose(tile);
+        for (int64_t j = 0; j < P::lanes && c + j < columns.used; ++j)
+          best.add(tile[j], columns.label[c + j]);
+      }
+      // The tops of masked pixels are not those of their unary.
+      if (columns.used < labels &&
+          (whole.mask ||
+           !P::all_less(P::select(some_pixels, P::load(top + b * n + at, some_pixels), P::set(-INFINITY)),
+                        best.most))) {
+        Likeliest others;
+        for (int64_t l = 0; l < labels; ++l)
+          if (columns.column[l] < 0) others.add(P::load(from + l * n, some_pixels), l);
+        best.add(others);
+      }
+      best.store(result.labels + b * n + at, count);
+    });
+  }
+
   // Writes the planes: the columns, and the unary of all other labels.
   void write_planes(const Columns& columns, const float* x) const {
+    float* const logits = result.logits;
     const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
     each_wide_block(whole, [&](int64_t b, int64_t at, int64_t count, int) {
       const int64_t from = b * labels * n + at;
@@ -241,13 +275,17 @@ struct Play {
       unary_rows.exchange(next_unary), marginal_rows.exchange(next_marginals);
       columns = following;
     }
+    if (result.labels) {
+      write_labels(columns, unary_rows.as<float>(), top);
+      return true;
+    }
     write_planes(columns, unary_rows.as<float>());
-    if (initial && whole.mask) keep_start_of_masked();
+    if (initial && whole.mask) keep_start_of_masked(result.logits);
     return true;
   }
 
   // Writes the start where the mask excludes a pixel: such pixels never change.
-  void keep_start_of_masked() const {
+  void keep_start_of_masked(float* logits) const {
     const int64_t labels = whole.labels, n = whole.pixels;
     parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
@@ -340,15 +378,15 @@ struct Play {
       with_packs(Narrow(whole, columns).problem,
                  [&]<int NP>() { finished = wide_stage<NP>(columns, wide, u, state, q); });
     }
-    rows_to_planes(whole, order, state, logits);
+    write_rows(whole, order, state, result);
     return true;
   }
 };
 
 }  // namespace
 
-bool forward_in_play(const Problem& problem, const float* unary, const float* initial, float* logits) {
-  Play play(problem, unary, initial, logits);
+bool forward_in_play(const Problem& problem, const float* unary, const float* initial, const Result& result) {
+  Play play(problem, unary, initial, result);
   return problem.damping == 1.f && is_diagonal(problem) ? play.run_lean() : play.run_wide();
 }
 

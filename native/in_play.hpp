@@ -8,6 +8,6 @@
 namespace crfrnn::CRFRNN_ISA {
 
 // Same as MeanFieldTable::forward, for δ > 0 and at least one iteration; stores nothing for a backward pass.
-bool forward_in_play(const Problem& problem, const float* unary, const float* initial, float* logits);
+bool forward_in_play(const Problem& problem, const float* unary, const float* initial, const Result& result);
 
 }  // namespace crfrnn::CRFRNN_ISA

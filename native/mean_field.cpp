@@ -2,6 +2,7 @@
 #include "mean_field.hpp"
 
 #include "in_play.hpp"
+#include "likeliest.hpp"
 #include "steps.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -69,7 +70,8 @@ void iterate(const Problem& problem, const Order& order, const float* u, float* 
 }
 
 template <int NP>
-bool forward(const Problem& problem, const float* unary, const float* initial, float* logits, float* kept) {
+bool forward(const Problem& problem, const float* unary, const float* initial, const Result& result,
+             float* kept) {
   const Order order(problem);
   const bool damped = problem.damping != 1.f;
   const size_t bytes = static_cast<size_t>(problem.plane()) * sizeof(float);
@@ -83,16 +85,16 @@ bool forward(const Problem& problem, const float* unary, const float* initial, f
     each_pack(problem, [&](int64_t i) { P::load(u + i).store(state + i); });
   }
   if (problem.iterations > 0) iterate<NP>(problem, order, u, state, kept);
-  rows_to_planes(problem, order, state, logits);
+  write_rows(problem, order, state, result);
   return true;
 }
 
-bool forward_any(const Problem& problem, const float* unary, const float* initial, float* logits,
+bool forward_any(const Problem& problem, const float* unary, const float* initial, const Result& result,
                  float* marginals) {
   if (problem.in_play > 0 && problem.iterations > 0 && !marginals)
-    return forward_in_play(problem, unary, initial, logits);
+    return forward_in_play(problem, unary, initial, result);
   bool finite = true;
-  with_packs(problem, [&]<int NP>() { finite = forward<NP>(problem, unary, initial, logits, marginals); });
+  with_packs(problem, [&]<int NP>() { finite = forward<NP>(problem, unary, initial, result, marginals); });
   return finite;
 }
 

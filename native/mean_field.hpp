@@ -50,11 +50,18 @@ struct KernelGradient {
   float* post = nullptr;
 };
 
+// What a forward pass writes: the logits, planes [batch][labels][pixels], or only the label of the largest
+// logit of each pixel (the lowest of equals), [batch][pixels]. The other is null.
+struct Result {
+  float* logits = nullptr;
+  int16_t* labels = nullptr;
+};
+
 struct MeanFieldTable {
-  // unary, initial (or null) and logits: planes [batch][labels][pixels]. marginals: [iterations][plane()],
+  // unary and initial (or null): planes [batch][labels][pixels]. marginals: [iterations][plane()],
   // the rows of Q_t stored for the backward pass, or null. Returns false if unary or initial contains NaN or
   // infinity.
-  bool (*forward)(const Problem& problem, const float* unary, const float* initial, float* logits,
+  bool (*forward)(const Problem& problem, const float* unary, const float* initial, const Result& result,
                   float* marginals);
   void (*backward)(const Problem& problem, const float* grad_logits, const float* marginals,
                    float* grad_unary, float* grad_initial, float* grad_transform,

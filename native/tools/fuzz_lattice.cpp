@@ -314,7 +314,7 @@ void walk_damaged(Random& random, const Lattice& lattice) {
     p.threads = threads;
     Exact<float> kept(2 * p.plane()), gradient_u(lattice.total * channels), gradient_t(channels * channels);
     KernelGradient gradients{gradient.get(), nullptr, nullptr, nullptr};
-    mean_field_functions().forward(p, values.get(), nullptr, out.get(), kept.get());
+    mean_field_functions().forward(p, values.get(), nullptr, {.logits = out.get()}, kept.get());
     mean_field_functions().backward(p, values.get(), kept.get(), gradient_u.get(), nullptr, gradient_t.get(),
                                     &gradients);
   });

@@ -110,10 +110,13 @@ struct Case {
   Outputs run(int threads) {
     p.threads = threads;
     Outputs out(p);
-    const bool finite = mean_field_functions().forward(p, unary.get(), start(), out.logits.get(),
+    const bool finite = mean_field_functions().forward(p, unary.get(), start(), {.logits = out.logits.get()},
                                                        keep ? out.marginals.get() : nullptr);
     check(finite, "mean field: finite logits are taken");
-    if (!keep) return out;
+    if (!keep) {
+      check_labels(out.logits);
+      return out;
+    }
     std::vector<KernelGradient> gradients(kernels.size());
     for (size_t m = 0; m < gradients.size(); ++m) {
       const bool lattice = kernels[m].is_lattice;
@@ -125,6 +128,20 @@ struct Case {
                                     started ? out.grad_initial.get() : nullptr, out.grad_transform.get(),
                                     gradients.data());
     return out;
+  }
+
+  // The labels are those of the largest logits; a masked pixel's are not defined.
+  void check_labels(const Exact<float>& logits) const {
+    Exact<int16_t> labels(p.total(), -77);
+    mean_field_functions().forward(p, unary.get(), start(), {.labels = labels.get()}, nullptr);
+    for (int64_t i = 0; i < p.total(); ++i) {
+      if (p.mask && !p.mask[i]) continue;
+      const int64_t first = i / p.pixels * p.labels * p.pixels + i % p.pixels;
+      int64_t best = 0;
+      for (int64_t l = 1; l < p.labels; ++l)
+        if (logits[first + l * p.pixels] > logits[first + best * p.pixels]) best = l;
+      check(labels[i] == best, "mean field: the label of the largest logit");
+    }
   }
 
  private:
@@ -248,8 +265,9 @@ void check_nan(Random& random, Case& c) {
       random.chance(2) ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
   const bool held = c.masked(at);
   Exact<float> logits(size);
-  check(mean_field_functions().forward(c.p, c.unary.get(), nullptr, logits.get(), nullptr) == held,
-        "mean field: NaN is seen, except under the mask");
+  check(
+      mean_field_functions().forward(c.p, c.unary.get(), nullptr, {.logits = logits.get()}, nullptr) == held,
+      "mean field: NaN is seen, except under the mask");
   for (int64_t i = 0; i < size && held; ++i)
     check(i == at || std::isfinite(logits[i]), "mean field: NaN under the mask stays there");
 }

@@ -268,6 +268,14 @@ def mean_field(
     marginals: Annotated[NDArray[numpy.float32] | Tensor, dict(shape=(None,), order="C", device="cpu")]
     | None,
 ) -> None: ...
+def mean_field_labels(
+    problem: Problem,
+    unary: Annotated[
+        NDArray[numpy.float32] | Tensor,
+        dict(shape=(None, None, None), order="C", device="cpu", writable=False),
+    ],
+    labels: Annotated[NDArray[numpy.int16] | Tensor, dict(shape=(None, None), order="C", device="cpu")],
+) -> None: ...
 def mean_field_backward(
     problem: Problem,
     grad_logits: Annotated[

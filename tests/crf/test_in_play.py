@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from conformance import LATTICES
 from crfrnn import CRFRNN, GaussianKernel, mean_field
 from crfrnn.crf import ops
+from crfrnn.crf.mean_field import mean_field_labels
 from crfrnn.datasets import DeepLabUnaries, shared_folder, voc_pictures
 from crfrnn.lattice import backend
 from threads import threads
@@ -143,6 +144,35 @@ def test_any_number_of_threads_gives_the_same_bits(kind: str) -> None:
     for count in (2, 3, 8):
         with threads(count):
             assert torch.equal(mean_field(**arguments, in_play=0.02), first)
+
+
+@pytest.mark.parametrize("in_play", [0.0, 0.003, 0.1])
+@pytest.mark.parametrize(
+    ("labels", "kind", "chosen"),
+    [CASES[0], CASES[1], (21, "vector", {"mask": True}), CASES[5], CASES[6], CASES[9], CASES[11]],
+)
+def test_labels_are_those_of_the_largest_logits(
+    labels: int, kind: str, chosen: dict[str, Any], in_play: float
+) -> None:
+    arguments = random_problem(5, labels, kind, **chosen)
+    del arguments["clamp"], arguments["initial"]
+    expected = mean_field(**arguments, in_play=in_play).max(1).indices
+    for count in (1, 3):
+        with threads(count):
+            assert torch.equal(mean_field_labels(**arguments, in_play=in_play).long(), expected)
+
+
+@pytest.mark.parametrize("in_play", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_equal_logits_give_the_lower_label(dtype: torch.dtype, in_play: float) -> None:
+    arguments = random_problem(5, 30)
+    del arguments["clamp"], arguments["initial"]
+    unary = torch.randint(4, (2, 30, *GRID), generator=torch.Generator().manual_seed(1))
+    arguments |= {"unary": unary.to(dtype), "weights": [0.0, 0.0]}
+    best = mean_field_labels(**arguments, in_play=in_play).long().unsqueeze(1)
+    top = unary.amax(1, keepdim=True)
+    lower = torch.arange(30).view(-1, 1, 1) < best
+    assert torch.equal(unary.gather(1, best), top) and not bool(((unary == top) & lower).any())
 
 
 def test_with_every_label_in_play_it_is_mean_field() -> None:

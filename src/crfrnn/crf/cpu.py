@@ -36,6 +36,13 @@ def mean_field(
     return logits, marginals, unary.new_ones((), dtype=torch.bool)
 
 
+def labels(parts: Parts, unary: Tensor) -> Tensor:
+    """The label of the largest logit of each pixel, Int16[B, N], without writing the logits."""
+    found = torch.empty(unary.shape[0], unary.shape[2], dtype=torch.int16)
+    _native.mean_field_labels(_problem(parts, len(unary)), unary, found)
+    return found
+
+
 def gradients(
     parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
 ) -> tuple[Tensor, Tensor, Tensor]:

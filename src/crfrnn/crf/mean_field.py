@@ -108,6 +108,50 @@ def mean_field(
         return solve(problem, tolerance, gradient)
 
 
+@torch.no_grad()
+def mean_field_labels(
+    unary: Tensor,
+    kernels: Sequence[Kernel],
+    weights: Sequence[Tensor | float],
+    compatibility: Tensor,
+    iterations: int = 5,
+    *,
+    mask: Tensor | None = None,
+    in_play: float = 0.0,
+) -> Tensor:
+    """The label of each pixel's largest logit after `mean_field`, for callers that need only labels.
+
+    ``argmax_l x_l``; ties go to the lower label. The native core does not write the logits, which for many
+    labels takes as long as some iterations.
+
+    Args:
+        unary, kernels, weights, compatibility, iterations, mask, in_play: as for `mean_field`.
+
+    Returns:
+        Int16[B, \\*spatial].
+
+    Raises:
+        TypeError, ValueError: as `mean_field`.
+
+    >>> import torch
+    >>> from crfrnn import GaussianKernel
+    >>> unary = torch.tensor([[[2.0, 2.0, -0.5, 2.0], [0.0, 0.0, 0.0, 0.0]]])
+    >>> kernel = GaussianKernel.spatial((4,), theta=1.5)
+    >>> mean_field_labels(unary, [kernel], [3.0], -torch.eye(2))
+    tensor([[0, 0, 0, 0]], dtype=torch.int16)
+    """
+    unary = validate.check_unary(unary)
+    validate.warn_of_one_label(unary)
+    if unary.dtype != torch.float64:
+        unary = unary.float()  # rounding the logits to a half type would make ties
+    problem = Problem.of(
+        unary, kernels, weights, compatibility, iterations, mask=validate.check_mask(mask, unary),
+        in_play=in_play,
+    )  # fmt: skip
+    with torch.autocast(unary.device.type, enabled=False):
+        return ops.labels(problem) if ops.can_label(problem) else solve(problem).max(1).indices.short()
+
+
 def solve(problem: Problem, tolerance: float | None = None, gradient: str = "unrolled") -> Tensor:
     """`mean_field` of a problem that has been checked, outside autocast."""
     one_call = gradient == "unrolled" and tolerance is None and not validate.transformed()

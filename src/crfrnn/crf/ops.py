@@ -148,6 +148,26 @@ def run(problem: Problem) -> Tensor:
     return logits.view(unary.shape)
 
 
+def can_label(problem: Problem) -> bool:
+    """Whether `labels` can run the problem; only the native core has such an operator."""
+    return _chosen(problem) == "cpu" and can(problem) is None
+
+
+def labels(problem: Problem) -> Tensor:
+    """The label of the largest logit after the last iteration, Int16[B, *spatial]; without a derivative."""
+    from crfrnn.crf import cpu  # late, as all backends
+
+    transform = problem.transforms()
+    if not _is_finite(transform):
+        problem.check_values()
+    unary, mask = problem.unary, problem.mask
+    parts = Parts.of(
+        transform, *take_apart(problem), unary.shape[2:], None if mask is None else mask.flatten(1), None,
+        problem.iterations, problem.damping, problem.in_play,
+    )  # fmt: skip
+    return cpu.labels(parts, unary.flatten(2).contiguous()).view(len(unary), *unary.shape[2:])
+
+
 def _is_finite(tensor: Tensor) -> bool:
     """True if the sum, and therefore every term, is finite, or if values cannot be read."""
     return not readable(tensor) or math.isfinite(float(tensor.detach().sum()))

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from crfrnn.crf import mean_field
 from crfrnn.crf.binary import two_labels
+from crfrnn.crf.mean_field import mean_field, mean_field_labels
 from crfrnn.crf.unit import warn_of_probabilities
 from crfrnn.inference.pseudo.cam_crf import CamCRF, cam_crf
 from crfrnn.io import VOID, unary_from_labels
@@ -28,6 +28,20 @@ class _Candidates(NamedTuple):
 
     unaries: Tensor
     labels: NDArray[np.int64]
+
+
+class _Best(NamedTuple):
+    """The best of the K labels of each pixel, Int[H, W], and where it is certain; None: everywhere."""
+
+    of: Tensor
+    certain: Tensor | None
+
+    @staticmethod
+    def by_logits(logits: Tensor, certain: float | None) -> _Best:
+        best = logits.max(0)  # over the first axis torch takes a tenth of the time
+        if certain is None:
+            return _Best(best.indices, None)
+        return _Best(best.indices, (best.values - logits.logsumexp(0)).exp() >= certain)
 
 
 @torch.no_grad()
@@ -143,26 +157,30 @@ def _infer(
     recipe: CamCRF,
     quality: str,
     device: str | torch.device,
-) -> list[list[Tensor]]:
-    """Logits of the marginals of every picture, Float[K, H, W] a level; all levels share the kernels."""
+) -> list[list[_Best]]:
+    """The labels after the CRF of every picture and level; all levels of a picture share the kernels."""
     size = unaries[0].shape[1]
     crf = recipe.crf(size, quality).to(device).eval()
     if size == 1 or not crf.iterations:  # with one label there is nothing to infer
-        return [list(own) for own in unaries]
+        return [[_Best.by_logits(level, recipe.certain) for level in own] for own in unaries]
     unary, guide, mask = _batch(images, unaries)
     mask = None if mask is None else mask.to(device)
     kernels = crf.kernels(guide.to(device), mask, torch.float32)
     weights = (crf.spatial_weights, crf.bilateral_weights)
     in_play = crf.least_in_play(torch.device(device))
-    levels = [
-        mean_field(
-            level.to(device), kernels, weights, crf.compatibility, crf.iterations, mask=mask, in_play=in_play
-        ).cpu()
-        for level in unary
-    ]
-    return [
-        [level[k, :, : own.shape[2], : own.shape[3]] for level in levels] for k, own in enumerate(unaries)
-    ]
+    sizes = [own.shape[2:] for own in unaries]
+
+    def infer(level: Tensor) -> list[_Best]:
+        given = (level.to(device), kernels, weights, crf.compatibility, crf.iterations)
+        if recipe.certain is None:
+            labels = mean_field_labels(*given, mask=mask, in_play=in_play).cpu()
+            return [_Best(own[:h, :w], None) for own, (h, w) in zip(labels, sizes, strict=True)]
+        logits = mean_field(*given, mask=mask, in_play=in_play).cpu()
+        return [
+            _Best.by_logits(own[:, :h, :w], recipe.certain) for own, (h, w) in zip(logits, sizes, strict=True)
+        ]
+
+    return list(map(list, zip(*map(infer, unary), strict=True)))
 
 
 def _batch(
@@ -187,14 +205,14 @@ def _batch(
     return unary, guide, None if bool(valid.all()) else valid
 
 
-def _decide(x: Sequence[Tensor], labels: NDArray[np.int64], recipe: CamCRF) -> NDArray[np.uint8]:
-    best = [level.max(0) for level in x]  # over the first axis torch takes a tenth of the time
-    found = labels[torch.stack([level.indices for level in best]).numpy()]
+def _decide(best: Sequence[_Best], labels: NDArray[np.int64], recipe: CamCRF) -> NDArray[np.uint8]:
+    bytes_of = labels.astype(np.uint8)
+    found = [bytes_of[level.of.numpy()] for level in best]
     out = found[0].copy()
     if len(found) == _BOTH:
         sure, background = found[0] != 0, found[1] == 0
         out[~sure] = VOID
         out[background if recipe.background_wins else background & ~sure] = 0
-    if recipe.certain is not None:
-        out[(best[0].values - x[0].logsumexp(0)).exp().numpy() < recipe.certain] = VOID
-    return out.astype(np.uint8)
+    if best[0].certain is not None:
+        out[~best[0].certain.numpy()] = VOID
+    return out
