@@ -126,6 +126,18 @@ def test_scores_of_all_labels_are_refined_and_argmaxed() -> None:
     assert np.array_equal(found, own.numpy())
 
 
+@pytest.mark.parametrize("certain", [None, 0.9])
+def test_scores_of_any_type_give_the_labels_of_their_values(certain: float | None) -> None:
+    image, recipe = photograph("chelsea", 50, 60), replace(CAM_CRFS["irn"], certain=certain)
+    generator = torch.Generator().manual_seed(0)
+    half = (3 * torch.randn(1, 30, 6, 7, generator=generator)).half()
+    half = torch.nn.functional.interpolate(half.float(), (50, 60), mode="bilinear")[0].half()
+    expected = refine_labels([image], [half.float()], recipe)[0]
+    assert len(np.unique(expected)) > 4 and (certain is not None) == (expected == 255).any()
+    for scores in (half, half.double()):
+        assert np.array_equal(refine_labels([image], [scores], recipe)[0], expected)
+
+
 def test_a_picture_without_a_class_is_background() -> None:
     image = photograph("chelsea", 12, 14)
     for recipe in ("irn", "seam"):

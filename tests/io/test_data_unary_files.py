@@ -48,6 +48,22 @@ def test_memory_orders(tmp_path, array):
     assert np.allclose(unary.logits.numpy(), array)
 
 
+@pytest.mark.parametrize("axes", ["lhw", "hwl"])
+def test_half_precision_is_kept_on_request(tmp_path, axes):
+    half = LOGITS.astype(np.float16)
+    path = save(tmp_path / "a.npy", half.transpose(["lhw".index(a) for a in axes]))
+    kept = read_unary(path, kind="logits", axes=axes, keep_half=True).logits
+    assert kept.dtype == torch.float16 and kept.is_contiguous()
+    assert torch.equal(kept, torch.as_tensor(half))
+    assert torch.equal(read_unary(path, kind="logits", axes=axes).logits, kept.float())
+    for other, kind in ((LOGITS, "logits"), (PROBABILITIES.astype(np.float16), "probabilities")):
+        unary = read_unary(save(tmp_path / "b.npy", other), kind=kind, axes="lhw", keep_half=True)
+        assert unary.logits.dtype == torch.float32
+    half[1, 2, 3] = np.inf
+    with pytest.raises(ValueError, match="1 NaN or infinite in float16"):
+        read_unary(save(tmp_path / "c.npy", half), kind="logits", axes="lhw", keep_half=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_torch_types_and_keys(tmp_path, dtype):
     tensor = torch.as_tensor(LOGITS).to(dtype).requires_grad_()

@@ -43,6 +43,11 @@ def labels(parts: Parts, unary: Tensor) -> Tensor:
     return found
 
 
+def memory(like: Tensor) -> Tensor:
+    """Uninitialised Float32 of this shape, in memory that the core reuses across calls."""
+    return torch.from_numpy(_native.rows(like.numel())).view(like.shape)
+
+
 def gradients(
     parts: Parts, grad: Tensor, kept: Tensor, started: bool, kernels: Sequence[KernelGradient]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,8 +67,7 @@ def gradients(
 
 def update(parts: Parts, unary: Tensor, marginals: Tensor, normalize: bool, out: Tensor | None) -> Tensor:
     """One iteration over rows Float32[N, L], starting from Q, not x; without a gradient (crf/update.py)."""
-    if out is None:  # memory that the core reuses across calls
-        out = torch.from_numpy(_native.rows(unary.numel())).view(unary.shape)
+    out = memory(unary) if out is None else out
     _native.update(_problem(parts, 1), unary, marginals, normalize, out)
     return out
 

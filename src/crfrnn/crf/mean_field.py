@@ -142,8 +142,7 @@ def mean_field_labels(
     """
     unary = validate.check_unary(unary)
     validate.warn_of_one_label(unary)
-    if unary.dtype != torch.float64:
-        unary = unary.float()  # rounding the logits to a half type would make ties
+    unary = ops.single(unary)  # rounding the logits to a half type would make ties
     problem = Problem.of(
         unary, kernels, weights, compatibility, iterations, mask=validate.check_mask(mask, unary),
         in_play=in_play,

@@ -148,6 +148,15 @@ def run(problem: Problem) -> Tensor:
     return logits.view(unary.shape)
 
 
+def single(unary: Tensor) -> Tensor:
+    """The unary in float32, on a CPU in the core's memory if it is converted; float64 as it is."""
+    if unary.dtype in (torch.float32, torch.float64) or unary.device.type != "cpu":
+        return unary if unary.dtype == torch.float64 else unary.float()
+    from crfrnn.crf import cpu  # late, as all backends
+
+    return cpu.memory(unary).copy_(unary)
+
+
 def can_label(problem: Problem) -> bool:
     """Whether `labels` can run the problem; only the native core has such an operator."""
     return _chosen(problem) == "cpu" and can(problem) is None

@@ -116,7 +116,8 @@ def warn_of_probabilities(scores: Tensor, overlap: bool = False) -> None:
         if low > 1 - SURE or high < SURE:
             return
     else:
-        least, greatest = (float(v) for v in torch.aminmax(scores.sum(0)))
+        total = scores.sum(0, dtype=torch.promote_types(scores.dtype, torch.float32))
+        least, greatest = (float(v) for v in torch.aminmax(total))
         if abs(least - 1) > 1e-3 or abs(greatest - 1) > 1e-3:
             return
         found, remedy = "all values lie in 0..1 and sum to 1", "unary.clamp_min(1e-5).log()"

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ def read_arrays(
     with _damage_named(path, role), zipfile.ZipFile(existing(path, role)) as archive:
         for member in archive.namelist():
             with archive.open(member) as stream:
-                array = _parse_npy(stream, path, role, max_bytes, lambda shape, dtype: None)
+                array = _parse_npy(_buffered(stream), path, role, max_bytes, lambda shape, dtype: None)
             max_bytes -= array.nbytes
             arrays[member.removesuffix(".npy")] = array
     return arrays
@@ -110,7 +109,7 @@ def _read_npz(path: Path, role: str, key: str | None, max_bytes: int, check: Che
         members = {name.removesuffix(".npy"): name for name in archive.namelist()}
         name = _choose(list(members), key, path, role)
         with archive.open(members[name]) as stream:
-            return _parse_npy(stream, path, role, max_bytes, check)
+            return _parse_npy(_buffered(stream), path, role, max_bytes, check)
 
 
 def _choose(names: list[str], key: str | None, path: Path, role: str) -> str:
@@ -126,7 +125,9 @@ def _choose(names: list[str], key: str | None, path: Path, role: str) -> str:
     return key
 
 
-def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, check: Check) -> NDArray[Any]:
+def _parse_npy(
+    stream: io.BufferedIOBase, path: PathLike, role: str, max_bytes: int, check: Check
+) -> NDArray[Any]:
     """Parse the header with numpy but read the data here: numpy allocates any size that a header claims."""
     head = io.BytesIO(stream.read(_HEADER_LIMIT))  # limits what numpy reads, whatever the header claims
     shape, fortran, dtype = _parse_header(head, path, role)
@@ -140,17 +141,20 @@ def _parse_npy(stream: IO[bytes], path: PathLike, role: str, max_bytes: int, che
     _check_bytes(math.prod(shape) * dtype.itemsize, shape, dtype, max_bytes, path, role)
     check(shape, dtype)
     flat = np.empty(math.prod(shape), dtype)
-    raw, done = flat.view(np.uint8), 0
-    # In an archive, reading up to the end also verifies the checksum.
-    for piece in itertools.chain([head.read()], iter(lambda: stream.read(_CHUNK), b"")):
-        if done + len(piece) > raw.size:
-            raise FileError(role, path, f"{raw.size} bytes of data for {shape}", "more than that", _AGAIN)
-        raw[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
-        done += len(piece)
-    if done < raw.size:
-        raise FileError(role, path, f"{raw.size} bytes of data", f"a truncated file with {done}", _AGAIN)
+    raw, done = flat.view(np.uint8).data, 0
+    for source in (head, stream):  # without a copy in between
+        while count := source.readinto(raw[done : done + _CHUNK]):
+            done += count
+    if done < flat.nbytes:
+        raise FileError(role, path, f"{flat.nbytes} bytes of data", f"a truncated file with {done}", _AGAIN)
+    if head.read(1) or stream.read(1):  # in an archive, reading the end also verifies the checksum
+        raise FileError(role, path, f"{flat.nbytes} bytes of data for {shape}", "more than that", _AGAIN)
     array = flat.reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _buffered(member: IO[bytes]) -> io.BufferedIOBase:
+    return cast(io.BufferedIOBase, member)  # as zipfile documents, but not its annotation
 
 
 def _parse_header(head: IO[bytes], path: PathLike, role: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

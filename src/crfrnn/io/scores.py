@@ -60,6 +60,7 @@ class AsLogits:
         role: str = "unary",
         path: PathLike | None = None,
         dtype: type[np.floating] = np.float32,
+        copy: bool = True,
     ) -> Tensor:
         """Logits Float[L, *spatial] of the numbers in a file.
 
@@ -68,6 +69,7 @@ class AsLogits:
             valid: Bool[*spatial]; where False any value is accepted.
             role, path: what the caller uses the values for, and their file if there is one, for messages.
             dtype: dtype of logits from scores; logits from labels are float32.
+            copy: False if the values may be overwritten, and the result may share their memory.
 
         Raises:
             ValueError: numbers that are not valid for `kind`.
@@ -81,7 +83,7 @@ class AsLogits:
                 torch.from_numpy(known), self.num_labels, gt_prob=self.gt_prob, unknown=FREE
             )
         with np.errstate(over="ignore"):  # values that overflow to infinity are rejected below
-            scores = np.array(values, dtype, order="C")
+            scores = (np.array if copy else np.asarray)(values, dtype, order="C")
         inside = None if valid is None else torch.from_numpy(np.ascontiguousarray(valid))
         return scores_to_logits(torch.from_numpy(scores), self.kind, role=role, path=path, valid=inside)
 

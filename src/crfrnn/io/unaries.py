@@ -33,7 +33,7 @@ class Unary:
     """A unary in the form that the CRF takes, without the batch axis.
 
     Attributes:
-        logits: Float32[L, H, W].
+        logits: Float32[L, H, W]; Float16 if `read_unary` was to keep it.
         clamp: Int64[H, W], the scribbled label, -1 where free; None for every kind except "scribbles".
     """
 
@@ -64,6 +64,7 @@ def read_unary(
     palette: NDArray[np.uint8] | None = None,
     key: str | None = None,
     max_bytes: int = MAX_BYTES,
+    keep_half: bool = False,
 ) -> Unary:
     """Read the unary of one picture.
 
@@ -82,6 +83,7 @@ def read_unary(
         unknown, unknown_colour, palette: the pixels without a label, see `read_scribbles`.
         key: the entry of an .npz file or of a dict in a .pt file.
         max_bytes: largest size of the array in memory; larger files are rejected before any allocation.
+        keep_half: return logits that are stored in float16 as they are, in half the memory.
 
     Raises:
         ValueError: an unusable file (missing, truncated, pickled, too large), a shape, dtype or size other
@@ -116,7 +118,9 @@ def read_unary(
         known = torch.from_numpy(labels)
         logits = unary_from_labels(known, num_labels, gt_prob=gt_prob, unknown=FREE)
         return Unary(logits, known if kind == "scribbles" else None)
-    return Unary(AsLogits(kind, num_labels)(layout.read(kind, key, max_bytes), path=path))
+    values = layout.read(kind, key, max_bytes)
+    dtype = np.float16 if keep_half and kind == "logits" and values.dtype == np.float16 else np.float32
+    return Unary(AsLogits(kind, num_labels)(values, path=path, dtype=dtype, copy=False))
 
 
 def _turned(shape: tuple[int, ...], order: str, picture: PathLike | None, name: str) -> str:

@@ -78,7 +78,7 @@ class LabelStep:
             return image, read_cams(source, size=size, key=self.key)
         return image, read_unary(
             source, kind=self.kind, axes=self.axes, size=size, num_labels=self.num_labels,
-            picture=picture, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key,
+            picture=picture, gt_prob=self.recipe.gt_prob, unknown=self.unknown, key=self.key, keep_half=True,
         ).logits  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def _checked(image: NDArray[np.uint8], source: Cams | Tensor, number: int) -> ND
 def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: CamCRF) -> _Candidates:
     if not isinstance(source, Cams):
         warn_of_probabilities(source)
-        logits = two_labels(source.float())
+        logits = two_labels(source if source.dtype == torch.float16 else source.float())
         return _Candidates(logits[None], np.arange(len(logits)))
     labels = np.concatenate([[0], source.labels])
     best = source.scores.amax(0) if len(source.scores) else torch.zeros(image.shape[:2])
@@ -162,7 +162,7 @@ def _infer(
     size = unaries[0].shape[1]
     crf = recipe.crf(size, quality).to(device).eval()
     if size == 1 or not crf.iterations:  # with one label there is nothing to infer
-        return [[_Best.by_logits(level, recipe.certain) for level in own] for own in unaries]
+        return [[_Best.by_logits(level.float(), recipe.certain) for level in own] for own in unaries]
     unary, guide, mask = _batch(images, unaries)
     mask = None if mask is None else mask.to(device)
     kernels = crf.kernels(guide.to(device), mask, torch.float32)
@@ -171,11 +171,11 @@ def _infer(
     sizes = [own.shape[2:] for own in unaries]
 
     def infer(level: Tensor) -> list[_Best]:
-        given = (level.to(device), kernels, weights, crf.compatibility, crf.iterations)
+        given = (kernels, weights, crf.compatibility, crf.iterations)
         if recipe.certain is None:
-            labels = mean_field_labels(*given, mask=mask, in_play=in_play).cpu()
+            labels = mean_field_labels(level.to(device), *given, mask=mask, in_play=in_play).cpu()
             return [_Best(own[:h, :w], None) for own, (h, w) in zip(labels, sizes, strict=True)]
-        logits = mean_field(*given, mask=mask, in_play=in_play).cpu()
+        logits = mean_field(level.to(device).float(), *given, mask=mask, in_play=in_play).cpu()
         return [
             _Best.by_logits(own[:, :h, :w], recipe.certain) for own, (h, w) in zip(logits, sizes, strict=True)
         ]
