@@ -127,7 +127,7 @@ def _candidates(image: NDArray[np.uint8], source: Cams | Tensor, recipe: CamCRF)
     for level in recipe.levels:
         if recipe.background == "threshold":
             scores = torch.cat([torch.full_like(best, level)[None], source.scores])
-            levels.append(unary_from_labels(scores.argmax(0), len(labels), gt_prob=recipe.gt_prob))
+            levels.append(unary_from_labels(scores.max(0).indices, len(labels), gt_prob=recipe.gt_prob))
         elif recipe.background == "softmax":
             levels.append(torch.cat([torch.full_like(best, level)[None], source.scores]))
         else:
