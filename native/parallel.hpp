@@ -39,8 +39,8 @@ void parallel_for(int64_t tasks, int threads, const Task& task) {
       [](const void* t, int64_t index, int worker) { (*static_cast<const Task*>(t))(index, worker); }, &task);
 }
 
-constexpr int64_t unasked =
-    block_size(1 << 16, 64);  // iterations of a loop between two calls of check_stop()
+// Iterations of a loop between two calls of check_stop().
+constexpr int64_t unasked = block_size(1 << 16, 64);
 
 // Splits [0, n) into equal ranges of at least `grain` and calls task(begin, end) for each.
 template <class Task>
