@@ -49,4 +49,7 @@ if [ "$which" = thread ] || [ "$which" = all ]; then
   build thread thread -DCRFRNN_OPENMP=OFF -DCRFRNN_SMALL_BLOCKS=ON
   must_stop build/sanitize-thread/crfrnn_selftest race "ThreadSanitizer: data race"
   build/sanitize-thread/crfrnn_fuzz "$cases" "$first"
+  for part in build filter-gradient in-play narrow; do # loops in which threads share rows
+    build/sanitize-thread/crfrnn_fuzz "$cases" "$first" "$part"
+  done
 fi

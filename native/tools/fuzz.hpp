@@ -158,6 +158,42 @@ void lattice_case(Random& random, bool large, LatticePart part = LatticePart::al
 void mean_field_case(Random& random, MeanFieldPart part = MeanFieldPart::all);
 void table_case(Random& random);
 
+// A part of the core, and the function that runs a case of it.
+struct Part {
+  const char* name;
+  void (*run)(Random& random);
+};
+template <LatticePart part>
+void lattice_part(Random& random) {
+  if (random.chance(2))
+    lattice_case<float>(random, false, part);
+  else
+    lattice_case<double>(random, false, part);
+}
+template <MeanFieldPart part>
+void mean_field_part(Random& random) {
+  mean_field_case(random, part);
+}
+constexpr Part parts[] = {
+    {"build", lattice_part<LatticePart::build>},
+    {"filter", lattice_part<LatticePart::filter>},
+    {"filter-gradient", lattice_part<LatticePart::gradient>},
+    {"table", table_case},
+    {"inference", mean_field_part<MeanFieldPart::inference>},
+    {"gradient", mean_field_part<MeanFieldPart::gradient>},
+    {"in-play", mean_field_part<MeanFieldPart::in_play>},
+    {"narrow", mean_field_part<MeanFieldPart::narrow>},
+};
+
+inline const Part& part_named(const char* name) {
+  for (const Part& part : parts)
+    if (name && std::strcmp(name, part.name) == 0) return part;
+  std::fprintf(stderr, "fuzz: expected one of");
+  for (const Part& part : parts) std::fprintf(stderr, " %s", part.name);
+  std::fprintf(stderr, ", got %s\n", name ? name : "nothing");
+  std::exit(2);
+}
+
 inline void any_case(Random& random) {
   const int64_t kind = random.below(8);
   const bool large = random.chance(16);
