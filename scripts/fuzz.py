@@ -41,6 +41,11 @@ SANITIZERS = "address,undefined,float-cast-overflow"
 def fuzz_one(name: str, folder: Path, options: list[str]) -> None:
     """Run in a separate process, because atheris ends it."""
     atheris = import_module("atheris")
+    import_module("crfrnn._native")
+    # Atheris skips modules that another loader than Python's would load: that of an editable installation.
+    sys.meta_path[:] = [
+        finder for finder in sys.meta_path if not type(finder).__module__.startswith("_editable")
+    ]
     with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
         readers = import_module("readers")
 
@@ -74,15 +79,18 @@ def run(
     with log.open("w") as stream:
         done = subprocess.run([*command, *options], stderr=stream, stdout=stream, env=environment)
     text = log.read_text(errors="replace")
+    result = "nothing found" if done.returncode == 0 else f"exit status {done.returncode}, see {log}"
     found = re.findall(r"cov: (\d+)", text)
     inputs = re.findall(r"number_of_executed_units: (\d+)", text)
+    if not any(int(edges) for edges in found):
+        result = f"no coverage: its code was not instrumented, see {log}"
     return {
         "target": name,
         "inputs": int(inputs[-1]) if inputs else 0,
         "seconds": round(time.monotonic() - began),
         "coverage": int(found[-1]) if found else 0,
         "kept": sum(1 for p in folder.iterdir() if not p.name.startswith(FOUND)),
-        "result": "nothing found" if done.returncode == 0 else f"exit status {done.returncode}, see {log}",
+        "result": result,
     }
 
 
