@@ -65,7 +65,11 @@ def build(kind: type[T], content: Mapping[str, Any], settings: Sequence[str] = (
 
     Raises: ValueError for an unknown key, with the nearest known one, or for an invalid value.
     """
-    return kind(**changed(content, settings))
+    tree = changed(content, settings)
+    for key in tree:
+        if not isinstance(key, str):  # YAML also has numbers, dates and nothing as keys
+            raise ValueError(f"{key!r}: expected a name as key, got {type(key).__name__}; correct that line")
+    return kind(**tree)
 
 
 def configured(kind: type[T], settings: Sequence[str] = (), /, **given: Any) -> T:

@@ -383,13 +383,15 @@ def recipe_from(content: Mapping[str, Any], settings: Sequence[str] = ()) -> Rec
     """A recipe from nested mappings; ``defaults`` applies to every stage that does not override it."""
     tree = changed(content, settings)
     defaults = tree.pop("defaults", {}) or {}
+    if not isinstance(defaults, dict):
+        raise ValueError(f"defaults: expected a mapping of keys to values, got {defaults!r}")
     stages = tree.get("stages", [])
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise ValueError("stages: expected a list of mappings, each with a name")
     tree["stages"] = [merged(defaults, stage) for stage in stages]
-    train = (tree.get("data") or {}).get("train")
-    if isinstance(train, list):
-        tree["data"] = {**tree["data"], "train": {"train": train}}
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("train"), list):
+        tree["data"] = {**data, "train": {"train": data["train"]}}
     return build(Recipe, tree)
 
 
