@@ -7,13 +7,19 @@
 // step <= θ/1.5. The cost therefore does not grow with θ, and at θ = 3 it is half that of the direct sums.
 //
 // Rows of pixels are reduced one at a time to coarse columns, and these to coarse rows. Each coarse row is
-// then expanded to all columns, and these to the rows of pixels. Pixels at the same position within a step,
-// their *phase*, are stored in one line, so that along every axis the sums run over flat arrays.
+// then expanded to all columns, and these to the rows of pixels. A pixel's *phase* is its position within a
+// step. Along y the sums run over flat arrays. Along x they run pixel by pixel, one pack of the rows at a
+// time: the coarse columns that a pixel contributes to, or that contribute to it, are a *window* that stays
+// in registers.
 #pragma once
+
+#include <algorithm>
+#include <utility>
 
 #include "buffer.hpp"
 #include "mean_field.hpp"
 #include "parallel.hpp"
+#include "prefetch.hpp"
 #include "simd.hpp"
 
 namespace crfrnn::CRFRNN_ISA {
@@ -22,7 +28,8 @@ constexpr double cut = 4.6;  // in bandwidths; all weights beyond it together ar
 
 // One axis: its step, and the weights between a coarse pixel and the pixels of each phase.
 struct CoarseAxis {
-  static constexpr int most_steps = 32;
+  // Sizes of a window that loops are compiled for; the largest suffices for every step that step_of returns.
+  static constexpr int windows[] = {10, 12, 16}, most_window = 16;
 
   struct Phase {
     const float* weights;
@@ -30,34 +37,52 @@ struct CoarseAxis {
   };
 
   int step, reach, margin;  // margin: `reach` in whole steps, plus one for the phase
-  Buffer values;
-  Phase phase[most_steps];
+  int window;               // how many coarse pixels the pixels of one step need together
+  int lowest, highest;      // from the first pixel of a step to them, in steps: -highest to -lowest
+  Buffer values, phases, by_pixel;
 
   // 1 if the direct sums are preferable: for a narrow Gaussian, or one wider than the axis.
   static int step_of(double theta, int64_t size) {
     if (theta < 3 || reach_of(theta) > static_cast<double>(size)) return 1;
-    return static_cast<int>(theta / 1.5 < most_steps ? theta / 1.5 : most_steps);
+    return static_cast<int>(theta / 1.5);
   }
   static double reach_of(double theta) { return cut * theta / std::sqrt(2.0); }
 
   CoarseAxis(double theta, int64_t size)
       : step(step_of(theta, size)), reach(static_cast<int>(reach_of(theta))), margin(reach / step + 2),
-        values(sizeof(float) * static_cast<size_t>(2 * reach + 1)) {
+        lowest(-((reach + step - 1) / step)), highest(reach / step),
+        values(sizeof(float) * static_cast<size_t>(2 * reach + 1)),
+        phases(sizeof(Phase) * static_cast<size_t>(step)),
+        by_pixel(sizeof(float) * static_cast<size_t>(step * most_window)) {
     // applied in both directions, so that the peak of the product is 1
     const double gain = std::sqrt(step / (theta * std::sqrt(0.5 * 3.141592653589793)));
     float* at = values.as<float>();
     for (int p = 0; p < step; ++p) {
       const int low = -((reach + p) / step), high = (reach - p) / step;
-      phase[p] = {at, low, high - low + 1};
+      phases.as<Phase>()[p] = {at, low, high - low + 1};
       for (int k = low; k <= high; ++k) {
         const double r = static_cast<double>(step) * k + p;
         *at++ = static_cast<float>(gain * std::exp(-r * r / (theta * theta)));
       }
     }
+    window = highest - lowest + 1;
+    for (const int size : windows)
+      if (window <= size) {
+        window = size;
+        break;
+      }
+    for (int p = 0; p < step; ++p)
+      for (int j = 0; j < window; ++j) {
+        const int k = highest - j - phase(p).low;
+        by_pixel.as<float>()[p * window + j] = k < 0 || k >= phase(p).count ? 0.f : phase(p).weights[k];
+      }
   }
+  // Between a pixel of phase p and the window: [window] numbers, from the first coarse pixel on.
+  const float* window_of(int p) const { return by_pixel.as<float>() + p * window; }
+  const Phase& phase(int p) const { return phases.as<const Phase>()[p]; }
   // The same weights relative to a pixel of phase p: those of the mirrored phase.
   Phase back(int p) const {
-    return p == 0 ? phase[0] : Phase{phase[step - p].weights, phase[step - p].low + 1, phase[step - p].count};
+    return p == 0 ? phase(0) : Phase{phase(step - p).weights, phase(step - p).low + 1, phase(step - p).count};
   }
   // The coarse pixels that pixels [begin, end) contribute to.
   int64_t first(int64_t begin) const {
@@ -87,16 +112,16 @@ struct Coarse {
   int64_t line_of(int64_t pixels) const { return (pixels * labels + slack + lanes - 1) / lanes * lanes; }
 
   // The lines of one worker for a tile with the given number of columns: their lengths and their number.
+  // Sums over a window read and write coarse columns up to `margin` beyond both ends of a line.
   struct Lines {
-    int64_t columns, phase, coarse, fine, rows, coarse_rows;  // of the two rings: number of lines
+    int64_t pixels, coarse, fine, rows, coarse_rows;  // of the two rings: number of lines
 
     Lines(const Coarse& c, const CoarseAxis& x, const CoarseAxis& y, int64_t width)
-        : columns(width / x.step + 2 * x.margin + 2), phase(c.line_of(columns + 2 * x.margin)),
-          coarse(c.line_of(columns)), fine(c.line_of(width)), rows(y.step * (outputs + 2 * y.margin)),
+        : pixels(width + (4 * x.margin + 2 + x.window) * x.step), coarse(c.line_of(pixels / x.step)),
+          fine(c.line_of(width + (2 + x.window) * x.step)), rows(y.step * (outputs + 2 * y.margin)),
           coarse_rows(2 * (outputs + y.margin)) {}
-    int64_t numbers(const CoarseAxis& x) const {
-      return 2 * x.step * phase + (rows + outputs) * coarse + coarse_rows * fine;
-    }
+    int64_t numbers() const { return pixels + (rows + outputs) * coarse + coarse_rows * fine; }
+    int64_t pointers() const { return rows + pixels; }
     int64_t longest() const { return coarse > fine ? coarse : fine; }
   };
 
@@ -106,15 +131,16 @@ struct Coarse {
     const int64_t n = problem.grid[2], rows = problem.grid[1], planes = problem.batch * problem.grid[0];
     const int64_t tiles = tile_count(x, planes);
     const Lines lines(*this, x, y, (n + tiles - 1) / tiles);
-    const int64_t own = lines.numbers(x);
+    const int64_t own = lines.numbers();
     const Buffer memory(static_cast<size_t>(threads * own + lines.longest()) * sizeof(float));
-    const Buffer places(static_cast<size_t>(threads * lines.rows) * sizeof(float*));
+    const Buffer places(static_cast<size_t>(threads * lines.pointers()) * sizeof(float*));
     float* nothing = memory.as<float>() + threads * own;
     for (int64_t i = 0; i < lines.longest(); ++i) nothing[i] = 0.f;
     parallel_for(planes * tiles, threads, [&](int64_t task, int worker) {
       const int64_t left = n * (task % tiles) / tiles, right = n * (task % tiles + 1) / tiles;
       Tile<Source>(*this, source, x, y, lines, memory.as<float>() + worker * own,
-                   places.as<const float*>() + worker * lines.rows, nothing, task / tiles * rows, left, right)
+                   places.as<const float*>() + worker * lines.pointers(), nothing, task / tiles * rows, left,
+                   right)
           .run(out);
     });
   }
@@ -135,23 +161,25 @@ struct Coarse {
     const CoarseAxis &x, &y;
     const Lines& lines;
     const int64_t labels, n, rows, base, left, right;  // base: the first row of the plane
+    const int64_t first, last;                         // steps of the columns
     const int64_t begin, count;                        // coarse columns
-    float *phases, *back;  // the pixels of one row by phase: input of the coarse columns; expanded from them
+    float* factors;                                    // of the pixels of a row
     // rows in coarse columns (a ring); coarse rows; coarse rows expanded to all columns (a ring)
     float *kept, *between, *finished;
-    const float **places, *nothing;  // the lines of a sum; a line of zeros
+    const float **places, **pixels, *nothing;  // the lines of a sum; the pixels of a row; a line of zeros
 
     Tile(const Coarse& c, const Source& s, const CoarseAxis& x_, const CoarseAxis& y_, const Lines& l,
          float* memory, const float** places_, const float* nothing_, int64_t base_, int64_t left_,
          int64_t right_)
         : source(s), x(x_), y(y_), lines(l), labels(c.labels), n(c.problem.grid[2]), rows(c.problem.grid[1]),
-          base(base_), left(left_), right(right_), begin(x.first(left)), count(x.last(right) - begin + 1),
-          phases(memory), back(phases + x.step * lines.phase), kept(back + x.step * lines.phase),
-          between(kept + lines.rows * lines.coarse), finished(between + outputs * lines.coarse),
-          places(places_), nothing(nothing_) {}
+          base(base_), left(left_), right(right_), first(left / x.step), last((right - 1) / x.step + 1),
+          begin(x.first(left)), count(x.last(right) - begin + 1), factors(memory),
+          kept(factors + lines.pixels + x.margin * labels), between(kept + lines.rows * lines.coarse),
+          finished(between - x.margin * labels + outputs * lines.coarse), places(places_),
+          pixels(places + lines.rows), nothing(nothing_) {}
 
     void run(float* out) const {
-      for (int64_t i = 0; i < x.step * lines.phase; ++i) phases[i] = 0.f;
+      for (int64_t i = 0; i < outputs * lines.coarse; ++i) between[i - x.margin * labels] = 0.f;
       const int64_t end = y.last(rows) + 1;
       int64_t ready = 0, made = y.first(0);
       for (int64_t at = 0; at * y.step < rows; at += outputs) {
@@ -172,31 +200,53 @@ struct Coarse {
       return finished + (coarse_row % size + size) % size * lines.fine;
     }
 
+    // Reduces one row to coarse columns.
     void to_coarse_columns(int64_t row) const {
-      const int64_t from = begin - x.margin, until = begin + count + x.margin;
-      const int64_t low = from > 0 ? from * x.step : 0, high = until * x.step < n ? until * x.step : n;
-      int64_t place = low / x.step - from;
-      int p = static_cast<int>(low % x.step);
-      for (int64_t i = low; i < high; ++i) {
-        source((base + row) * n + i, phases + p * lines.phase + place * labels);
-        if (++p == x.step) p = 0, ++place;
+      const int64_t from = (begin + x.lowest) * x.step,
+                    until = (begin + count + x.highest + x.window) * x.step;
+      for (int64_t i = from; i < until; ++i) {
+        const bool any = i >= 0 && i < n;
+        pixels[i - from] = any ? source.row((base + row) * n + i) : nothing;
+        factors[i - from] = any ? source.factor((base + row) * n + i) : 1.f;
       }
-      for (int q = 0; q < x.step; ++q)  // clears what the last row wrote past its end
-        for (int64_t b = 0; b < 2 * lanes; b += lanes)
-          P::zero().store(phases + q * lines.phase + (place + (q < p)) * labels + b);
-      const int64_t below = (row + 1 < rows ? base + row + 1 : base) * n, length = count * labels;
       float* to = kept + row % lines.rows * lines.coarse;
-      int64_t asked = low;
-      for (int64_t c = 0; c < length; c += wide) {
-        for (const int64_t last = low + (high - low) * (c + wide) / length; asked < last && asked < high;
-             ++asked)
-          source.ask(below + asked);
-        P sum[outputs * packs];
-        for (auto& s : sum) s = P::zero();
-        for (int q = 0; q < x.step; ++q)
-          along(x.phase[q], phases + q * lines.phase + (x.margin + x.phase[q].low) * labels + c, sum);
-        for (int j = 0; j < outputs * packs; ++j) sum[j].store(to + c + j * lanes);
-      }
+      const int64_t below = (row + 1 < rows ? base + row + 1 : base) * n;
+      // A pack writes past the end of a row, so that the last one is the first to be computed.
+      for (int64_t b = last_pack(); b >= 0; b -= lanes)
+        with_window([&]<int W, int S>() { to_coarse_columns<W, S>(to, b, b == last_pack() ? below : -1); });
+      for (int64_t b = 0; b < 2 * lanes; b += lanes) P::zero().store(to + count * labels + b);
+    }
+
+    // The sums of one pack of all coarse columns: every pixel is read once and added to all sums of its
+    // window. Prefetches the row that begins at pixel `below`, unless it is negative.
+    template <int W, int S>
+    void to_coarse_columns(float* line, int64_t b, int64_t below) const {
+      const int64_t next = labels, size = x.step, end = n;
+      const Weights<W, S> weights(x);
+      const float* const* pixel = pixels;
+      const float* factor = source.scale ? factors : nullptr;
+      int64_t asked = std::max<int64_t>((begin + x.lowest) * size, 0);
+      float* to = line + b + (x.lowest - x.highest) * next;
+      P sum[W];
+      each<W>([&]<int J>() CRFRNN_INLINE_LAMBDA { sum[J] = P::zero(); });
+      // In each turn the sum of the coarse column that lies farthest behind is complete.
+      turns<W>(begin + x.lowest, begin + count + x.highest, [&]<int Turn>(int64_t step) CRFRNN_INLINE_LAMBDA {
+        if (below >= 0)
+          for (const int64_t until = std::min((step + 1) * size, end); asked < until; ++asked)
+            source.ask(below + asked);
+        weights.each_pixel([&](int p, const auto& weight) CRFRNN_INLINE_LAMBDA {
+          P value = P::load(pixel[p] + b);
+          if (factor) value = value * P::set(factor[p]);
+          each<W>([&]<int J>() CRFRNN_INLINE_LAMBDA {
+            sum[(J + Turn) % W] = P::fma(weight.template operator()<J>(), value, sum[(J + Turn) % W]);
+          });
+        });
+        pixel += size;
+        if (factor) factor += size;
+        if (to >= line) sum[Turn].store(to);
+        to += next;
+        sum[Turn] = P::zero();
+      });
     }
 
     // Computes coarse rows [first, first + outputs).
@@ -209,61 +259,125 @@ struct Coarse {
         P sum[outputs][packs];
         clear(sum);
         for (int q = 0; q < y.step; ++q)
-          across(y.phase[q], places + (y.margin + y.phase[q].low) * y.step + q, y.step, c, sum);
+          across(y.phase(q), places + (y.margin + y.phase(q).low) * y.step + q, y.step, c, sum);
         for (int j = 0; j < outputs; ++j)
           for (int m = 0; m < packs; ++m) sum[j][m].store(between + j * lines.coarse + c + m * lanes);
       }
     }
 
-    // Expands one coarse row: phase by phase, then reordered to pixels.
+    // Expands one coarse row to all columns of its steps.
     void to_all_columns(const float* from, float* to) const {
-      const int64_t low = left / x.step, length = ((right - 1) / x.step - low + 1) * labels;
-      for (int q = 0; q < x.step; ++q) {
-        const auto phase = x.back(q);
-        const float* at = from + (low - begin + phase.low) * labels;
-        for (int64_t c = 0; c < length; c += wide) {
-          P sum[outputs * packs];
-          for (auto& s : sum) s = P::zero();
-          along(phase, at + c, sum);
-          for (int j = 0; j < outputs * packs; ++j) sum[j].store(back + q * lines.phase + c + j * lanes);
+      for (int64_t b = last_pack(); b >= 0; b -= lanes)
+        with_window([&]<int W, int S>() { to_all_columns<W, S>(from + b, to + b); });
+    }
+
+    // One pack of all columns: every coarse column is read once and stays in the window of the pixels that it
+    // contributes to.
+    template <int W, int S>
+    void to_all_columns(const float* from, float* to) const {
+      const int64_t next = labels;
+      const Weights<W, S> weights(x);
+      from += (first - x.highest - begin) * next;
+      P value[W];
+      each<W - 1>([&]<int J>() CRFRNN_INLINE_LAMBDA { value[J] = P::load(from + J * next); });
+      from += (W - 1) * next;
+      turns<W>(first, last, [&]<int Turn>(int64_t) CRFRNN_INLINE_LAMBDA {
+        value[(W - 1 + Turn) % W] = P::load(from);
+        from += next;
+        weights.each_pixel([&](int, const auto& weight) CRFRNN_INLINE_LAMBDA {
+          P sum = P::zero();
+          each<W>([&]<int J>() CRFRNN_INLINE_LAMBDA {
+            sum = P::fma(weight.template operator()<J>(), value[(J + Turn) % W], sum);
+          });
+          sum.store(to);
+          to += next;
+        });
+      });
+    }
+
+    int64_t last_pack() const { return (labels - 1) / lanes * lanes; }
+
+    // Calls f.operator()<W, S>() with the size of the window and of a step, 0 if it is not a constant.
+    template <class F>
+    CRFRNN_INLINE void with_window(const F& f) const {
+      if (x.window == 10 && x.step == 2) return f.template operator()<10, 2>();
+      if (x.window == 10) return f.template operator()<10, 0>();
+      if (x.window == 12) return f.template operator()<12, 0>();
+      f.template operator()<16, 0>();
+    }
+
+    // Calls f.operator()<j>() for j = 0 … W - 1. With a loop instead, or with a test for the last step within
+    // a turn, compilers keep a window in memory.
+    template <int W, class F>
+    static CRFRNN_INLINE void each(const F& f) {
+      [&]<int... J>(std::integer_sequence<int, J...>)
+          CRFRNN_INLINE_LAMBDA { (f.template operator()<J>(), ...); }(std::make_integer_sequence<int, W>{});
+    }
+
+    // The weights between the pixels of a step and the window, in registers if the size of a step is a
+    // constant.
+    template <int W, int S>
+    struct Weights {
+      const CoarseAxis& axis;
+      P kept[S > 0 ? S * W : 1];
+
+      explicit CRFRNN_INLINE Weights(const CoarseAxis& a) : axis(a) {
+        each<S * W>([&]<int J>() CRFRNN_INLINE_LAMBDA { kept[J] = P::set(axis.window_of(0)[J]); });
+      }
+      // Calls f(p, weight) for the pixels of a step, where weight.operator()<j>() is the weight of column j.
+      template <class F>
+      CRFRNN_INLINE void each_pixel(const F& f) const {
+        if constexpr (S > 0) {
+          each<S>([&]<int Q>() CRFRNN_INLINE_LAMBDA {
+            f(Q, [&]<int J>() CRFRNN_INLINE_LAMBDA { return kept[Q * W + J]; });
+          });
+        } else {
+          for (int p = 0; p < axis.step; ++p)
+            f(p, [at = axis.window_of(p)]<int J>() CRFRNN_INLINE_LAMBDA { return P::set(at[J]); });
         }
       }
-      int64_t place = 0;
-      int p = static_cast<int>(left % x.step);
-      for (int64_t i = left; i < right; ++i) {
-        for (int64_t b = 0; b < labels; b += lanes)
-          P::load(back + p * lines.phase + place * labels + b).store(to + (i - left) * labels + b);
-        if (++p == x.step) p = 0, ++place;
-      }
+    };
+
+    // Calls advance.operator()<t>(step) for each step in [first, last) and up to W - 1 more, t = 0 … W - 1 in
+    // turn, so that the registers of a window are constants.
+    template <int W, class Advance>
+    static CRFRNN_INLINE void turns(int64_t first, int64_t last, const Advance& advance) {
+      for (int64_t step = first; step < last; step += W)
+        each<W>([&]<int Turn>() CRFRNN_INLINE_LAMBDA { advance.template operator()<Turn>(step + Turn); });
     }
 
     // Computes rows [at, at + outputs) × step from the coarse rows before `until`.
     void to_all_rows(int64_t at, int64_t until, float* out) const {
-      const int64_t length = (right - left) * labels, first = y.first(0);
+      const int64_t length = (right - left) * labels, skip = (left - first * x.step) * labels,
+                    top = y.first(0);
       for (int q = 0; q < y.step; ++q) {
         const auto phase = y.back(q);
         for (int i = 0; i < phase.count + outputs - 1; ++i) {
           const int64_t row = at + phase.low + i;
-          places[i] = row < first || row >= until ? nothing : ring(row);
+          places[i] = row < top || row >= until ? nothing : ring(row) + skip;
         }
-        for (int64_t c = 0; c < length; c += packs * lanes) {
+        float* to[outputs];
+        int made = 0;
+        for (; made < outputs && (at + made) * y.step + q < rows; ++made)
+          to[made] = out + ((base + (at + made) * y.step + q) * n + left) * labels;
+        int64_t c = 0;
+        if (made == outputs)
+          for (; c + packs * lanes <= length; c += packs * lanes) {
+            for (int j = 0; j < outputs; ++j) prefetch_to_write(to[j] + c + far_ahead * 2);
+            P sum[outputs][packs];
+            clear(sum);
+            across(phase, places, 1, c, sum);
+            for (int j = 0; j < outputs; ++j)
+              for (int m = 0; m < packs; ++m) sum[j][m].store(to[j] + c + m * lanes);
+          }
+        for (; c < length; c += packs * lanes) {
           P sum[outputs][packs];
           clear(sum);
           across(phase, places, 1, c, sum);
-          for (int64_t j = 0; j < outputs && (at + j) * y.step + q < rows; ++j)
+          for (int j = 0; j < made; ++j)
             for (int m = 0; m < packs; ++m)
-              sum[j][m].store(out + ((base + (at + j) * y.step + q) * n + left) * labels + c + m * lanes,
-                              P::Lanes::first(length - c - m * lanes));
+              sum[j][m].store(to[j] + c + m * lanes, P::Lanes::first(length - c - m * lanes));
         }
-      }
-    }
-
-    // Adds one phase to the sums of all numbers from `at` on.
-    CRFRNN_INLINE void along(const CoarseAxis::Phase& phase, const float* at, P* sum) const {
-      for (int k = 0; k < phase.count; ++k) {
-        const P weight = P::set(phase.weights[k]);
-        for (int j = 0; j < outputs * packs; ++j)
-          sum[j] = P::fma(weight, P::load(at + k * labels + j * lanes), sum[j]);
       }
     }
 

@@ -108,10 +108,11 @@ struct Messages {
       prefetch(place + pixel + far_ahead);
       prefetch_bytes(row(pixel), labels * static_cast<int64_t>(sizeof(float)) + 63);
     }
+    CRFRNN_INLINE float factor(int64_t pixel) const { return scale ? scale[pixel] : 1.f; }
     CRFRNN_INLINE void operator()(int64_t pixel, float* line) const {
       const float* from = row(pixel);
-      const P factor = P::set(scale ? scale[pixel] : 1.f);
-      for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * factor).store(line + b);
+      const P times = P::set(factor(pixel));
+      for (int64_t b = 0; b < width; b += P::lanes) (P::load(from + b) * times).store(line + b);
     }
   };
 

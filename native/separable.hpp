@@ -190,12 +190,24 @@ struct Separable {
         const int64_t from = y - radius, count = rows - y < outputs ? rows - y : outputs;
         for (int64_t k = 0; k < lines; ++k)
           at[k] = from + k < 0 || from + k >= rows ? nothing : kept + (from + k) % lines * stride;
-        for (int64_t c = 0; c < length; c += P::lanes) {
-          P sum[outputs];
+        float* to[outputs];
+        for (int j = 0; j < outputs; ++j)
+          to[j] = out + ((base + y + (j < count ? j : 0)) * n + left) * labels;
+        const auto sums = [&](int64_t c, P* sum) CRFRNN_INLINE_LAMBDA {
           convolve<1, outputs>(taps_y, [&](int k) CRFRNN_INLINE_LAMBDA { return P::load(at[k] + c); }, sum);
+        };
+        int64_t c = 0;
+        if (count == outputs)
+          for (; c + P::lanes <= length; c += P::lanes) {
+            P sum[outputs];
+            sums(c, sum);
+            for (int j = 0; j < outputs; ++j) sum[j].store(to[j] + c);
+          }
+        for (; c < length; c += P::lanes) {
+          P sum[outputs];
+          sums(c, sum);
           const auto some = P::Lanes::first(length - c);
-          for (int64_t j = 0; j < count; ++j)
-            sum[j].store(out + ((base + y + j) * n + left) * labels + c, some);
+          for (int64_t j = 0; j < count; ++j) sum[j].store(to[j] + c, some);
         }
       }
     });

@@ -237,6 +237,7 @@ bool is_common(const Problem& problem, const Leading<NP>& leading, const Transfo
 template <int NP, bool common>
 struct Inbox {
   static constexpr int held = common ? Packs<NP>::capacity : 1;
+  static constexpr int64_t distance = common ? 40 : ahead;
   Packs<NP> packs;
   const Transforms& transforms;
   const int32_t* pixel_of;
@@ -252,7 +253,7 @@ struct Inbox {
         scales(leading.closing.of), scattered(others.memory.template as<float>()),
         scattered_size(others.count ? leading.problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0),
         kernels(leading.problem.kernel_count), first(leading.order.first),
-        last(leading.problem.total() - 1 - ahead) {
+        last(leading.problem.total() - 1 - (common ? distance : ahead)) {
     if (!common || !is_common(leading.problem, leading, transforms)) return;
     other_scale = scales[1 - first];
     for (int b = 0; b < held && b < packs; ++b) {
@@ -264,10 +265,10 @@ struct Inbox {
   // Prefetches data needed soon: the scattered rows and, in the common case, the row of `own`.
   CRFRNN_INLINE void ask(int64_t row, const float* own) const {
     if (row > last) return;
-    const float* early = scattered + int64_t{pixel_of[row + ahead]} * packs.step();
+    const float* early = scattered + int64_t{pixel_of[row + distance]} * packs.step();
     if constexpr (common) {
       for (int b = 0; b <= packs; ++b) prefetch(early + b * P::lanes);
-      for (int b = 0; b < packs; ++b) prefetch(own + (row + ahead) * packs.step() + b * P::lanes);
+      for (int b = 0; b < packs; ++b) prefetch(own + (row + distance) * packs.step() + b * P::lanes);
     } else {
       prefetch_bytes(early, scattered_size);
     }

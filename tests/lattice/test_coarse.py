@@ -14,11 +14,17 @@ SHAPES = [(50, 70), (9, 300), (33, 33), (10, 40, 50), (1, 40), (40,)]
 WIDE = [2.9, 3.0, 3.7, 4.5, 6.0, 10.0]  # the first is narrow, the second the smallest wide one
 
 
-def message(shape: tuple[int, ...], theta: tuple[float, ...], labels: int, dtype: torch.dtype) -> Tensor:
+def message(
+    shape: tuple[int, ...],
+    theta: tuple[float, ...],
+    labels: int,
+    dtype: torch.dtype,
+    normalization: str = "after",
+) -> Tensor:
     """K softmax(u), with μ = -I and weights of 1: logits minus unary."""
     random = torch.Generator().manual_seed(5)
     unary = 3 * torch.randn(2, labels, *shape, generator=random)
-    kernel = GaussianKernel.spatial(shape, torch.tensor(theta, dtype=dtype))
+    kernel = GaussianKernel.spatial(shape, torch.tensor(theta, dtype=dtype), normalization=normalization)
     unary = unary.to(dtype)
     weights = torch.ones(labels, dtype=dtype)
     return mean_field(unary, [kernel], [weights], -torch.eye(labels, dtype=dtype), iterations=1) - unary
@@ -35,10 +41,21 @@ def test_equals_the_plain_sums(shape: tuple[int, ...], labels: int) -> None:
         torch.testing.assert_close(ours, truth, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("theta", [(30.0, 4.0), (4.0, 25.0), (50.0, 60.0), (2.0, 9.0)])
+@pytest.mark.parametrize(
+    "theta", [(30.0, 4.0), (4.0, 25.0), (50.0, 60.0), (2.0, 9.0), (3.2, 4.4), (4.4, 3.0)]
+)
 def test_each_axis_has_its_own_step(theta: tuple[float, float]) -> None:
     ours, truth = (message((200, 220), theta, 3, dtype) for dtype in (torch.float32, torch.float64))
     torch.testing.assert_close(ours.double(), truth, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("normalization", ["before", "symmetric"])
+def test_scales_of_the_input_apply(normalization: str) -> None:
+    for theta in ((3.0, 3.0), (3.2, 6.0)):
+        ours, truth = (
+            message((40, 61), theta, 21, dtype, normalization) for dtype in (torch.float32, torch.float64)
+        )
+        torch.testing.assert_close(ours.double(), truth, rtol=0, atol=5e-5)
 
 
 def test_same_bits_for_any_number_of_threads() -> None:
