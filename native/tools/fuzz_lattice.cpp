@@ -201,7 +201,7 @@ void lattice_case(Random& random, bool large, LatticePart part) {
   const int64_t points = large ? random.between(9000, 20000)
                                : random.below(random.chance(4) ? 3
                                               : many           ? random.small ? (dim > 16 ? 3 : 6) : 50
-                                              : random.small   ? 24
+                                              : random.small   ? 24 / (batch + 1) + 1
                                                                : 300);
   const auto cloud = static_cast<Cloud>(random.below(static_cast<int64_t>(Cloud::count)));
   Exact<T> features(batch * points * dim);

@@ -176,12 +176,13 @@ struct Case {
     started = random.chance(3);
   }
 
-  // Up to about 128 numbers: many labels or many pixels.
+  // Up to about 128 numbers: many labels or up to 40 pixels, since every kernel of a lattice builds one.
   void choose_small_shape(Random& random) {
     const bool narrow = part_ == MeanFieldPart::narrow;
     p.batch = wide ? 1 : random.between(1, 2);
     p.labels = random.between(1, narrow ? 8 : wide ? 4 : random.chance(2) ? 22 : 100);
-    int64_t left = (wide ? 256 : 128) / (p.batch * p.labels);
+    const int64_t room = 128 / p.labels;
+    int64_t left = wide ? 256 / p.labels : (room < 40 ? room : 40) / p.batch;
     const int axes = static_cast<int>(random.between(1, 3));
     for (int i = 2; i >= 3 - axes; --i) {
       const int64_t most = i == 0 ? 4 : axes == 1 ? 64 : wide ? 32 : 16;
