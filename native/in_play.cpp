@@ -52,8 +52,8 @@ struct Play {
                const float* start_scale, const LastStage* before, float* u, float* q, Share* shares) const {
     const int64_t labels = whole.labels, n = whole.pixels, count_of = columns.count;
     const int64_t row_bytes = count_of * static_cast<int64_t>(sizeof(float)) + 63;
-    for (int64_t i = whole.total() * count_of; i < whole.total() * count_of + Problem::room; ++i)
-      u[i] = q[i] = 0.f;
+    clear_pad(whole, u, count_of);
+    clear_pad(whole, q, count_of);
     each_wide_block(whole, [&](int64_t b, int64_t at, int64_t count, int) {
       const int64_t first = b * n + at;
       const float* from = unary + b * labels * n + at;
@@ -300,7 +300,7 @@ struct Play {
 
   // Computes Q from x, in columns.
   void gather_marginals(const Columns& columns, const Packs<0>& wide, const float* state, float* q) const {
-    for (int64_t i = 0; i < Problem::room; ++i) q[whole.total() * columns.count + i] = 0.f;
+    clear_pad(whole, q, columns.count);
     parallel_ranges(whole.total(), grain, whole.threads, [&](int64_t begin, int64_t end) {
       alignas(64) float all[Packs<0>::capacity * P::lanes];
       for (int64_t row = begin; row < end; ++row) {

@@ -59,11 +59,12 @@ struct Order {
   }
 };
 
-// A row is exactly `labels` numbers; rows are contiguous. The last row is followed by zeros, because packs
-// may read past its end.
-inline void clear_pad(const Problem& problem, float* rows) {
-  for (int64_t i = problem.total() * problem.labels; i < problem.plane(); ++i) rows[i] = 0.f;
+// A row is exactly `width` numbers, usually the labels; rows are contiguous. The last row is followed by
+// zeros, because packs may read past its end.
+inline void clear_pad(const Problem& problem, float* rows, int64_t width) {
+  for (int64_t i = 0; i < Problem::room; ++i) rows[problem.total() * width + i] = 0.f;
 }
+inline void clear_pad(const Problem& problem, float* rows) { clear_pad(problem, rows, problem.labels); }
 
 // Calls body(first number) for every pack of the rows, for operations that do not depend on row boundaries.
 template <class Body>
@@ -101,7 +102,7 @@ inline bool planes_to_rows(const Problem& problem, const Order& order, const flo
                            int64_t width, float pad) {
   using P = Pack<float>;
   const int64_t labels = problem.labels, n = problem.pixels;
-  for (int64_t i = 0; i < Problem::room; ++i) rows[problem.total() * width + i] = 0.f;
+  clear_pad(problem, rows, width);
   std::atomic<bool> finite{true};
   each_block(problem, [&](int64_t b, int64_t at, int count) {
     const int32_t* place = order.row + b * n + at;
