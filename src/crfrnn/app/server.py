@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -66,12 +67,17 @@ def served(options: Options) -> Iterator[str]:
                 f"port: expected a free one of {options.host}, got {options.port or '7860 to 7959'}, which "
                 "is occupied; name another, or omit port"
             ) from error
+        log = logging.getLogger("uvicorn.error")
         try:
             yield address
         finally:
+            # Closing cancels what clients wait for, and uvicorn may log that as an error, with a traceback.
+            before, log.disabled = log.disabled, True
             page.close(verbose=False)
             options.work.close(timeout=PATIENCE)
             page.server.force_exit = True  # otherwise uvicorn waits for clients without a limit
+            page.server.thread.join(timeout=2)
+            log.disabled = before
 
 
 def serve(options: Options, started: Callable[[str], Any]) -> None:
