@@ -237,7 +237,7 @@ bool is_common(const Problem& problem, const Leading<NP>& leading, const Transfo
 template <int NP, bool common>
 struct Inbox {
   static constexpr int held = common ? Packs<NP>::capacity : 1;
-  static constexpr int64_t distance = common ? 40 : ahead;
+  static constexpr int64_t distance = common ? 40 : ahead;  // rows between the prefetch of a row and its read
   Packs<NP> packs;
   const Transforms& transforms;
   const int32_t* pixel_of;
@@ -253,7 +253,7 @@ struct Inbox {
         scales(leading.closing.of), scattered(others.memory.template as<float>()),
         scattered_size(others.count ? leading.problem.labels * static_cast<int64_t>(sizeof(float)) + 63 : 0),
         kernels(leading.problem.kernel_count), first(leading.order.first),
-        last(leading.problem.total() - 1 - (common ? distance : ahead)) {
+        last(leading.problem.total() - 1 - distance) {
     if (!common || !is_common(leading.problem, leading, transforms)) return;
     other_scale = scales[1 - first];
     for (int b = 0; b < held && b < packs; ++b) {
