@@ -160,11 +160,12 @@ def _prediction(folder: Path, name: str) -> Path:
 def _method(spec: str, num_labels: int, iterations: int | None, void: int | None) -> Method:
     import numpy as np
 
+    from crfrnn.crf.likeliest import likeliest
     from crfrnn.inference.refine import refine
     from crfrnn.io.labels import ask_about_white, check_labels, read_label_png
 
     if spec == "plain":
-        return lambda sample: sample.unary.argmax(0).numpy()
+        return lambda sample: likeliest(sample.unary)
     kind, _, rest = spec.partition(":")
     path = Path(rest if kind in ("params", "folder") and rest else spec)
     folder = _folder(spec)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.datasets import LabelledPicture, PictureSet, UnaryDataset
 from crfrnn.datasets.sources import Steps
 from crfrnn.evaluation import Evaluator
@@ -144,7 +145,7 @@ class Experiment(ABC):
                     crf = crf.eval().to(logits.device)
                     image = torch.from_numpy(item.image).permute(2, 0, 1)[None].to(logits.device)
                     logits = crf(logits, self.guide(image), iterations=row.iterations)
-            labels = logits[0].argmax(0).cpu().numpy()
+            labels = likeliest(logits[0])
             write_label_png(home / "labels" / f"{item.id}.png", labels.astype("uint8"))
             evaluator.update(item.id, item.mask, {row.name: labels})
             if self.progress:

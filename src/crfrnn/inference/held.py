@@ -14,8 +14,9 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN, GaussianKernel
 from crfrnn.crf.binary import for_two_labels, two_labels
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.inference.enlarge import finished, work_size
-from crfrnn.inference.prediction import Prediction, likeliest, marginals
+from crfrnn.inference.prediction import Prediction, marginals
 from crfrnn.inference.windows import Tile
 
 _SETTINGS = (

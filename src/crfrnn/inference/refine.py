@@ -10,8 +10,9 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels, two_labels
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.inference.held import Held, form
-from crfrnn.inference.prediction import Prediction, likeliest
+from crfrnn.inference.prediction import Prediction
 
 
 @torch.no_grad()

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.inference.guide import Guide, check_unit, shared_directions, vertices_per_pixel
 from crfrnn.inference.many import Progress
 from crfrnn.inference.memory import FILES, KEPT, crf_pixel, smallest, tile_within
-from crfrnn.inference.prediction import Tiling, count_labels, likeliest
+from crfrnn.inference.prediction import Tiling, count_labels
 from crfrnn.inference.windows import Tile, faded, windows
 from crfrnn.io.rectangles import Windowed
 from crfrnn.io.scores import AsLogits
@@ -141,9 +142,9 @@ def deliver(
     )  # enumerate would keep a reference
     for top, left, (p, before, valid) in found:
         if halves:
-            before = p[len(p) // 2 :].argmax(0)
+            before = likeliest(torch.from_numpy(p[len(p) // 2 :]))
             p = p[: len(p) // 2]
-        labels = p.argmax(0)
+        labels = likeliest(torch.from_numpy(p))
         differ = labels != (labels if before is None else before)
         counts = count_labels(labels if valid is None else labels[valid], counts)
         changed += int((differ if valid is None else differ & valid).sum())

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from crfrnn.crf import CRFRNN
 from crfrnn.crf.binary import for_two_labels
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.crf.presets import Preset
-from crfrnn.inference.prediction import Prediction, likeliest
+from crfrnn.inference.prediction import Prediction
 from crfrnn.io.scale import Scale, check_scale, stretched
 from crfrnn.io.unaries import volume_unary
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.crf.presets import PRESETS, Preset
 from crfrnn.inference import VOLUME_PRESET, Held, Prediction
 from crfrnn.inference.interact import colour_unary
@@ -183,7 +184,7 @@ class Session:
             self._held.kernels(crf, unary.dtype)
         yield "inferring"
         logits = self._held.logits(unary, crf, clamp=clamp)
-        labels, before = (numbers[x.argmax(0).numpy()] for x in (logits, unary))
+        labels, before = (numbers[likeliest(x)] for x in (logits, unary))
         return Prediction(labels, before, logits.float().softmax(0).numpy())
 
 

@@ -146,7 +146,7 @@ def post_process_semantic_segmentation(
         scores = one["segmentation_scores"].float()
         unary = _log(scores) if queries else scores
         logits = crf(unary[None], picture[None].to(unary.device), iterations=iterations)
-        found.append(two_labels(logits[0]).argmax(0))
+        found.append(two_labels(logits[0]).max(0).indices)
     return found
 
 

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from crfrnn.crf import CRFRNN, robust_log_likelihood
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.datasets import Batch, Sample, SegmentationDataset, UnaryDataset, collate
 from crfrnn.evaluation import confusion_matrix, mean_iu_of_truth
 from crfrnn.io import VOID
@@ -195,7 +196,7 @@ class SegmentationModule(LightningModule):
         return loss
 
     def _tally(self, logits: Tensor, labels: Tensor, loss: float) -> None:
-        guess = logits.detach().argmax(1).cpu().numpy()
+        guess = likeliest(logits, 1)
         self.place.matrix = self.place.matrix + confusion_matrix(labels.cpu().numpy(), guess, self.num_labels)
         self.place.loss += loss
         self.place.pictures += len(labels)
@@ -218,7 +219,7 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         batch = Batch(*batch)
         run = self.segmenter if self.stage.crf else self.segmenter.unary
-        guess = run(batch.image, batch.mask).argmax(1).cpu().numpy()
+        guess = likeliest(run(batch.image, batch.mask), 1)
         self._seen += confusion_matrix(batch.labels.cpu().numpy(), guess, self.num_labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.datasets import Sample, UnaryDataset
 from crfrnn.evaluation import (
     confusion_matrix,
@@ -74,7 +75,7 @@ def score(crf: CRFRNN, data: UnaryDataset, sample: Sample) -> Counts:
     was_training = crf.training
     logits = crf.eval()(sample.unary[None], sample.image[None])[0]
     crf.train(was_training)
-    truth, labels = sample.truth.numpy(), logits.argmax(0).numpy()
+    truth, labels = sample.truth.numpy(), likeliest(logits)
     bins = data.kept(("trimap", sample.id), lambda: trimap_bins(truth, TRIMAP_WIDTH).astype(np.uint8))
     near = trimap_confusion(truth, labels, data.num_labels, TRIMAP_WIDTH, bins=bins.astype(np.int64))
     loss = float(weighted_cross_entropy(logits, sample.truth))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.experiments.refiners.refiner import Range, Refiner
 from crfrnn.experiments.refiners.scene import Scene
 
@@ -47,7 +48,7 @@ def _averaged(p: Tensor, weights: Tensor, iterations: int) -> NDArray[np.int64]:
         for weight, seen in zip(weights, _shifts(p), strict=True):
             total.addcmul_(weight, seen)
         p = total
-    return p.argmax(0).numpy()
+    return likeliest(p)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crfrnn.crf import CRFRNN
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.crf.presets import PRESETS
 from crfrnn.crf.saved import WEIGHTS, layer_of, settings_of
 from crfrnn.experiments.refiners.refiner import Numbers, Range, Refiner
@@ -51,7 +52,7 @@ def refined(scene: Scene, crf: CRFRNN) -> Tensor:
 
 def ours(scene: Scene, **numbers: Any) -> NDArray[np.int64]:
     """`CRFRNN` with these numbers for all labels; the others keep the package's defaults."""
-    return refined(scene, CRFRNN(len(scene.labels), **numbers)).argmax(0).numpy()
+    return likeliest(refined(scene, CRFRNN(len(scene.labels), **numbers)))
 
 
 def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
@@ -77,7 +78,7 @@ def for_labels(crf: CRFRNN, labels: NDArray[np.int64]) -> CRFRNN:
 
 def by_learned(scene: Scene, crf: CRFRNN) -> NDArray[np.int64]:
     """A CRF of all labels, restricted to those of the scene."""
-    return refined(scene, for_labels(crf, scene.labels)).argmax(0).numpy()
+    return likeliest(refined(scene, for_labels(crf, scene.labels)))
 
 
 PYDENSECRF = Refiner("pydensecrf2", "pydensecrf2", _SOURCE, pydensecrf, _numbers("deeplab"), SPACE)

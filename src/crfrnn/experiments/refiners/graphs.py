@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from crfrnn.crf.likeliest import likeliest
 from crfrnn.experiments.refiners.filters import cv2
 from crfrnn.experiments.refiners.refiner import Range, Refiner
 from crfrnn.experiments.refiners.scene import Scene
@@ -65,7 +66,7 @@ def grabcut(scene: Scene, *, sure: float, unsure: float, iterations: int) -> NDA
         objects = np.isin(start, (cv.GC_FGD, cv.GC_PR_FGD))
     others = scene.logits.clone()
     others[place[0]] = -np.inf
-    return np.where(objects, place[0], others.argmax(0).numpy())
+    return np.where(objects, place[0], likeliest(others))
 
 
 SLIC = Refiner(

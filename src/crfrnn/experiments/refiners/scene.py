@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from crfrnn.crf.likeliest import likeliest
+
 LEAST = 0.01
 
 
@@ -57,7 +59,7 @@ class Scene:
     @property
     def winners(self) -> NDArray[np.int64]:
         """Int64[H, W], positions among the K labels."""
-        return self.logits.argmax(0).numpy()
+        return likeliest(self.logits)
 
     def corner(self, side: int) -> Scene:
         """The scene's upper left corner."""
