@@ -116,15 +116,47 @@ def written_down(network: DeepLab, picture: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (16, 50), (64, 81)])
 def test_any_size_against_the_network_written_out(size: tuple[int, int]) -> None:
-    network = DeepLab(3, width=0.5).double().eval()
+    network = with_random_biases(DeepLab(3, width=0.5).double().eval())
     with torch.no_grad():
-        for name, value in network.named_parameters():
-            if name.endswith("bias") or "classifier" in name:
-                value.copy_(torch.randn_like(value) * 0.3)
         picture = torch.randn(1, 3, *size, dtype=torch.float64)
         got = network(picture)
         assert got.shape == (1, 3, *size)
         torch.testing.assert_close(got, written_down(network, picture), rtol=1e-9, atol=1e-9)
+
+
+def with_random_biases(network: DeepLab) -> DeepLab:
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            if name.endswith("bias") or "classifier" in name:
+                value.copy_(torch.randn_like(value) * 0.3)
+    return network
+
+
+def test_scale_keeps_cells_on_the_pixels_that_they_describe() -> None:
+    """At sides of 16 k + 1 a scale close to 1 chooses the same canvas, so the network must be the same."""
+    network = with_random_biases(DeepLab(3, width=0.5).double())
+    near = DeepLab(3, width=0.5, scale=1.001).double()
+    near.load_state_dict(network.state_dict())
+    picture = torch.randn(1, 3, 49, 65, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(near(picture), network(picture), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 7), (49, 65)])
+def test_scale_enlarges_the_canvas_and_not_the_logits(size: tuple[int, int]) -> None:
+    network = with_random_biases(DeepLab(3, width=0.5, scale=2))
+    seen: list[tuple[int, ...]] = []
+    network.backbone.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].shape[2:])))
+    picture = torch.randn(2, 3, *size)
+    logits = network(picture)
+    logits.sum().backward()
+    assert logits.shape == (2, 3, *size)
+    (sides,) = seen
+    assert all(
+        abs(canvas - 1 - 2 * (side - 1)) <= 8 or canvas == 17
+        for canvas, side in zip(sides, size, strict=True)
+    )
+    assert all(value.grad is not None for value in network.parameters())
 
 
 def test_padded_pixels_have_the_mean_grey() -> None:
@@ -147,11 +179,14 @@ def test_padded_pixels_have_the_mean_grey() -> None:
 def test_built_by_name_and_refusals() -> None:
     network = build_network("deeplab", num_labels=4, width=0.5)
     assert isinstance(network, DeepLab) and network.preprocessing == DEEPLAB
-    assert network.recipe.arguments == {"num_labels": 4, "width": 0.5}
+    assert network.recipe.arguments == {"num_labels": 4, "width": 0.5, "scale": 1.0}
     with pytest.raises(ValueError, match=r"num_labels: .* got 0"):
         DeepLab(0)
     with pytest.raises(ValueError, match=r"width: expected 1\.0 or 0\.5, got 0\.75"):
         DeepLab(2, width=0.75)
+    for scale in (0.9, 4.5, float("nan"), True, "2"):
+        with pytest.raises(ValueError, match=r"scale: expected a number from 1 to 4, got"):
+            DeepLab(2, scale=scale)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"picture: expected \[B, 3, H, W\]"):
         DeepLab(2, width=0.5)(torch.zeros(1, 1, 9, 9))
 
@@ -177,7 +212,6 @@ def test_weights_of_another_number_of_labels_leave_the_classifier_fresh() -> Non
 
 @pytest.mark.slow
 @pytest.mark.real
-@pytest.mark.slow
 def test_labels_on_real_pictures(shared: Path) -> None:
     """The float network against the quantised one: its logits on 12 pictures, and both widths against truth.
 
