@@ -19,7 +19,7 @@ if TYPE_CHECKING or not for_command_line():
         monotone_damping,
         robust_log_likelihood,
     )
-    from crfrnn.lattice import Lattice, release_memory
+    from crfrnn.lattice import Lattice, keep_memory, release_memory
 if TYPE_CHECKING:
     from crfrnn.inference import Predictor
     from crfrnn.models import FCN8s, Segmenter
@@ -35,6 +35,7 @@ __all__ = [
     "free_energy",
     "free_energy_trace",
     "gibbs_energy",
+    "keep_memory",
     "mean_field",
     "monotone_damping",
     "release_memory",

@@ -81,6 +81,7 @@ def recipe_experiment(
 ) -> None:
     """Train, evaluate and compare, as described in `HELP`; the command's name selects the plan."""
     from crfrnn.experiments import NetworkExperiment, ablations, table1, write_seeds
+    from crfrnn.lattice import keep_memory
     from crfrnn.training.recipe import load_recipe
 
     chosen = load_recipe(recipe, settings or ())
@@ -93,6 +94,7 @@ def recipe_experiment(
         steps = counts(train_iterations, test_iterations)
         plans = {number: ablations(chosen.changed(seed=number), *steps) for number in numbers}
     homes = {number: output if seeds is None else output / f"seed{number}" for number in numbers}
+    keep_memory()
     with common.task_bars(output / "progress.log") as progress:
         for number, plan in plans.items():
             work = NetworkExperiment(
@@ -183,12 +185,14 @@ def unary_experiment(
 ) -> None:
     """Train only the CRF, as described in `UNARY_HELP`; the command's name selects the plan."""
     from crfrnn.experiments import UnaryExperiment, unaries, unary_ablations
+    from crfrnn.lattice import keep_memory
     from crfrnn.lattice.validate import check_choice
     from crfrnn.training import FitConfig, TuneConfig
     from crfrnn.training.config import configured
 
     check_choice("--judge-on", judge_on, ("val", "held-out"))
     options = {"void": void, "kind": kind, "layout": layout, "key": key, "long_side": long_side}
+    keep_memory()
     data = _dataset(root, split, limit, unary_files, labels, **options)
     if judge_on == "held-out":
         train, judged = data.hold_out(hold_out, seed)

@@ -78,6 +78,7 @@ def fit(
     Example: crfrnn fit data/ --labels 4 --unaries logits/ --layout lhw -s rate_theta=0 -o learned.safetensors
     """
     from crfrnn.io.outputs import Item, claim
+    from crfrnn.lattice import keep_memory
     from crfrnn.training import FitConfig, cross_fit
     from crfrnn.training import fit as fit_crf
     from crfrnn.training.config import configured
@@ -87,6 +88,7 @@ def fit(
         select=select, seed=seed, compatibility=compatibility,
     )  # fmt: skip
     check_output(output)
+    keep_memory()
     data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     crf = _start(start, data.num_labels, preset, label_weights, iterations, quality, temperature)
     log = output.with_suffix(".csv")

@@ -108,6 +108,7 @@ def segment(
     from crfrnn.io import load_parameters
     from crfrnn.io.outputs import claim
     from crfrnn.io.scale import check_scale
+    from crfrnn.lattice import keep_memory
     from crfrnn.models.pretrained import find_checkpoint
 
     wanted = bulk.Bulk(engine, actors, num_cpus, num_gpus, to, shard_size, retry_failed)
@@ -122,6 +123,8 @@ def segment(
     if params is not None and not crf:
         raise ValueError("--params: expected an active CRF, got --no-crf; omit one of them")
     layer = None if params is None else load_parameters(params).crf
+    if not scene:  # whose tiles stay within a budget of memory
+        keep_memory()
     predictor = Predictor.from_pretrained(
         name, device="cpu" if in_bulk else _device(device), crf=layer, use_crf=crf, iterations=iterations,
         long_side=long_side, memory=memory, tile=tile, overlap=overlap,

@@ -70,6 +70,7 @@ def train(
 
     Example: crfrnn train --recipe mine.yaml -s stages.joint.epochs=5 -o run
     """  # fmt: skip
+    from crfrnn.lattice import keep_memory
     from crfrnn.training.config import text_of
     from crfrnn.training.recipe import load_recipe
     from crfrnn.training.run_files import Interrupted
@@ -85,6 +86,7 @@ def train(
             "--output: expected the folder of the run, got none; use -o FOLDER, or --show to print the recipe"
         )
     options = {"accelerator": accelerator, "devices": devices, "strategy": strategy}
+    keep_memory()
     try:
         with common.task_bars(output / "progress.log") as progress:
             sets = read_sets(chosen, progress)

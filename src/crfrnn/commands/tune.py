@@ -55,6 +55,7 @@ def tune(
     Example: crfrnn tune VOCdevkit --unaries logits/ --layout lhw --study trials.db -o tuned.safetensors
     """
     from crfrnn.io.outputs import Item, claim
+    from crfrnn.lattice import keep_memory
     from crfrnn.training import TuneConfig
     from crfrnn.training import tune as tune_crf
     from crfrnn.training.config import configured, plain
@@ -67,6 +68,7 @@ def tune(
         ranges=ranges, settings=layer,
     )  # fmt: skip
     check_output(output)
+    keep_memory()
     data = common.dataset(root, split, limit, unaries, labels, void, kind=kind, layout=layout, key=key)
     goes_on = "repeat the command to resume" if study else "use --study FILE to make a search resumable"
     with (
