@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -35,8 +36,17 @@ PARTS = {"network": (False, False), "network and CRF": (True, False), "also band
 SIDE, LABELS, BATCH, STEPS, WARM = 417, 21, 4, 8, 2
 
 
-def steps(part: str, threads: int, keep: bool) -> dict[str, object]:
-    """Seconds of every step, page faults, and the last loss."""
+class Run(NamedTuple):
+    """Seconds of every step, page faults per step, the last loss, the peak of memory in MiB."""
+
+    seconds: list[float]
+    faults: float
+    loss: float
+    mib: float
+
+
+def steps(part: str, threads: int, keep: bool) -> Run:
+    """Train for some steps in this process."""
     import resource
 
     if keep and not keep_memory():
@@ -65,12 +75,10 @@ def steps(part: str, threads: int, keep: bool) -> dict[str, object]:
         seconds.append(time.perf_counter() - begun)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     faults = (usage.ru_minflt - before) / (STEPS - WARM)
-    return {
-        "seconds": seconds[WARM:], "faults": faults, "loss": float(loss), "mib": usage.ru_maxrss / 1024
-    }  # fmt: skip
+    return Run(seconds[WARM:], faults, float(loss), usage.ru_maxrss / 1024)
 
 
-def child(part: str, threads: int, keep: bool) -> dict[str, object]:
+def child(part: str, threads: int, keep: bool) -> Run:
     """`steps` in a new process."""
     words = [sys.executable, __file__, "--threads", str(threads), "--child", part, str(int(keep))]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
@@ -79,7 +87,7 @@ def child(part: str, threads: int, keep: bool) -> dict[str, object]:
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    return Run(*json.loads(done.stdout))
 
 
 def main() -> None:
@@ -100,15 +108,15 @@ def main() -> None:
     )
     lines = []
     for part in PARTS:
-        runs: dict[bool, list[dict[str, object]]] = {False: [], True: []}
+        runs: dict[bool, list[Run]] = {False: [], True: []}
         for _ in range(given.rounds):
             for keep, own in runs.items():
                 own.append(child(part, given.threads, keep))
-        if len({run["loss"] for own in runs.values() for run in own}) != 1:
+        if len({run.loss for own in runs.values() for run in own}) != 1:
             raise SystemExit(f"{part}: the losses differ")
-        usual, kept = (median(s for run in own for s in run["seconds"]) for own in runs.values())  # type: ignore[attr-defined]
-        faults = [median(float(run["faults"]) for run in own) for own in runs.values()]  # type: ignore[arg-type]
-        peaks = [max(float(run["mib"]) for run in own) for own in runs.values()]  # type: ignore[arg-type]
+        usual, kept = (median(value for run in own for value in run.seconds) for own in runs.values())
+        faults = [median(run.faults for run in own) for own in runs.values()]
+        peaks = [max(run.mib for run in own) for own in runs.values()]
         table.add_row(
             part, f"{usual:.2f}", f"{kept:.2f}", f"{usual / kept:.2f}",
             *(f"{value:,.0f}" for value in (*faults, *peaks)),
