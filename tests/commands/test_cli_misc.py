@@ -150,7 +150,7 @@ def test_the_demo_outlines_the_person_and_the_crf_improves_it() -> None:
     def iou(labels: np.ndarray) -> float:
         return float(((labels == person) & truth).sum() / ((labels == person) | truth).sum())
 
-    assert iou(found.labels) > max(0.89, iou(found.before))
+    assert iou(found.labels) > max(0.83, iou(found.before) + 0.03)
 
 
 def test_debug_is_accepted_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
