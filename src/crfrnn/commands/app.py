@@ -43,7 +43,9 @@ def app(
     """
     from crfrnn.app import Options, serve
     from crfrnn.commands.refine import refine
+    from crfrnn.lattice import keep_memory
 
+    keep_memory()
     words = options_of(refine)
     options = Options(
         host=host, port=port, checkpoint=checkpoint, max_megapixels=max_megapixels,

@@ -27,7 +27,9 @@ def demo(
     from crfrnn.io import write_label_png
     from crfrnn.io.images import write_png
     from crfrnn.io.outputs import Item, claim
+    from crfrnn.lattice import keep_memory
 
+    keep_memory()
     files = tuple(output / name for name in ("segmented.png", "labels.png", "panel.png"))
     with claim(output, "demo", {}, [Item((), files)], overwrite=overwrite):
         segmented, result = segment_photograph(), run()

@@ -18,10 +18,11 @@ def keep_memory() -> bool:
     """Let this process keep freed memory for its next allocations, which makes training steps faster.
 
     The GNU C library returns every freed block of more than 32 MiB to the system, so the system clears all
-    pages of large tensors again in each step: a sixth to a third of the time of a training step on a CPU.
-    After this call freed memory is reused instead; the process then occupies about its highest use so far,
-    until `release_memory` is called. `crfrnn train`, `fit`, `tune`, `experiment` and `segment` do this. It
-    changes the allocator of the whole process, so the layer does not do it by itself.
+    pages of large tensors again in each step: a sixth to a third of the time of a training step on a CPU,
+    and of segmenting a photograph. After this call freed memory is reused instead; the process then occupies
+    about its highest use so far, until `release_memory` is called. `crfrnn train`, `fit`, `tune`,
+    `experiment`, `segment`, `demo` and `app` do this. It changes the allocator of the whole process, so the
+    layer does not do it by itself.
 
     Only for the GNU C library, and only if no variable MALLOC_… or GLIBC_TUNABLES is set; elsewhere nothing
     is changed.
