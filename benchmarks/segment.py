@@ -4,8 +4,8 @@
 "file to labels" is `Predictor` on a JPEG file, with and without the CRF, after `keep_memory`, as in the
 command; "network" and "CRF" are the two parts of its segmenter on a picture in memory, lattice included;
 alternating in one run, medians. "command" is `crfrnn segment` from start to end, imports and overlay
-included, the faster of two runs. Photographs: scikit-image's, resized. `--network fcn8s` (the paper's) or another name has random weights: its labels are
-meaningless, but the CRF processes the same picture.
+included, the faster of two runs. Photographs: scikit-image's, resized. `--network fcn8s` (the paper's) or
+another name has random weights: its labels are meaningless, but the CRF processes the same picture.
 
 Run it alone on the machine: python benchmarks/segment.py
 """
