@@ -142,6 +142,22 @@ def test_scale_keeps_cells_on_the_pixels_that_they_describe() -> None:
         torch.testing.assert_close(near(picture), network(picture), rtol=1e-9, atol=1e-9)
 
 
+def test_several_scales_are_averaged() -> None:
+    both = with_random_biases(DeepLab(3, width=0.5, scale=(1, 1.5)))
+    one, other = DeepLab(3, width=0.5), DeepLab(3, width=0.5, scale=1.5)
+    for network in (one, other):
+        network.load_state_dict(both.state_dict())
+    picture = torch.randn(2, 3, 40, 33)
+    with torch.no_grad():
+        torch.testing.assert_close(both(picture), (one(picture) + other(picture)) / 2)
+    assert both.recipe.arguments["scale"] == [1.0, 1.5] and one.recipe.arguments["scale"] == 1.0
+    again = build_network(**{"name": "deeplab", **both.recipe.arguments})
+    assert isinstance(again, DeepLab) and again.scales == (1.0, 1.5)
+    for scale in ((), (1, 1)):
+        with pytest.raises(ValueError, match="scale: expected one number, or several different ones"):
+            DeepLab(2, scale=scale)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (40, 7), (49, 65)])
 def test_scale_enlarges_the_canvas_and_not_the_logits(size: tuple[int, int]) -> None:
     network = with_random_biases(DeepLab(3, width=0.5, scale=2))
@@ -184,8 +200,8 @@ def test_built_by_name_and_refusals() -> None:
         DeepLab(0)
     with pytest.raises(ValueError, match=r"width: expected 1\.0 or 0\.5, got 0\.75"):
         DeepLab(2, width=0.75)
-    for scale in (0.9, 4.5, float("nan"), True, "2"):
-        with pytest.raises(ValueError, match=r"scale: expected a number from 1 to 4, got"):
+    for scale in (0.9, 4.5, float("nan"), True, "2", (1, 0.5)):
+        with pytest.raises(ValueError, match=r"scale: expected numbers from 1 to 4, got"):
             DeepLab(2, scale=scale)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"picture: expected \[B, 3, H, W\]"):
         DeepLab(2, width=0.5)(torch.zeros(1, 1, 9, 9))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -81,15 +81,17 @@ class DeepLab(nn.Module):
     With a `scale` other than 1, pictures are instead enlarged to the sides of 16 k + 1 nearest to scale times
     theirs, bilinearly with aligned corners, and the logits are resized from the last map to the picture in
     the same way. The cell of the map is then 16 / scale pixels wide, so boundaries and small objects are
-    found more precisely, in scale² times the time.
+    found more precisely, in scale² times the time. Of several scales the mean of the logits is taken: the
+    smaller ones see more of a large object.
 
     Args:
         num_labels: L ≥ 1.
         width: 1.0 (2.1 M parameters) or 0.5 (0.7 M): the factor of the backbone's channels.
-        scale: enlargement of the picture before the network, 1 to 4.
+        scale: enlargement of the picture before the network, 1 to 4; or several.
 
     Attributes:
         preprocessing: (I - 128) / 128.
+        scales: as given.
         recipe: name and arguments with which `build_network` rebuilds it.
 
     Raises: ValueError for an unsupported width, scale or number of labels.
@@ -101,19 +103,14 @@ class DeepLab(nn.Module):
     torch.Size([1, 21, 50, 43])
     """
 
-    def __init__(self, num_labels: int, *, width: float = 1.0, scale: float = 1.0) -> None:
+    def __init__(self, num_labels: int, *, width: float = 1.0, scale: float | Sequence[float] = 1.0) -> None:
         super().__init__()
         check_count("num_labels", num_labels, 1, "one channel of the logits for each label")
         if width not in WIDTHS:
             raise ValueError(f"width: expected {' or '.join(map(str, WIDTHS))}, got {width!r}")
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1 <= scale <= LARGEST_SCALE:
-            raise ValueError(
-                f"scale: expected a number from 1 to {LARGEST_SCALE:g}, got {scale!r}; 1 keeps the picture"
-            )
-        self.scale = float(scale)
-        self.recipe = Recipe(
-            "deeplab", {"num_labels": num_labels, "width": float(width), "scale": self.scale}
-        )
+        self.scales = _checked_scales(scale)
+        recorded = self.scales[0] if len(self.scales) == 1 else list(self.scales)  # as in JSON
+        self.recipe = Recipe("deeplab", {"num_labels": num_labels, "width": float(width), "scale": recorded})
         self.preprocessing = DEEPLAB
         self.backbone = MobileNetV2(width)
         self.head = Head(self.backbone.channels, num_labels)
@@ -128,14 +125,32 @@ class DeepLab(nn.Module):
     def forward(self, picture: Tensor) -> Tensor:
         """Preprocessed Float[B, 3, H, W] of any size → logits Float[B, L, H, W]."""
         check_batch(picture, "grey pictures are repeated over three channels first")
+        logits = self._at(picture, self.scales[0])
+        for scale in self.scales[1:]:
+            logits = logits + self._at(picture, scale)
+        return logits if len(self.scales) == 1 else logits / len(self.scales)
+
+    def _at(self, picture: Tensor, scale: float) -> Tensor:
         height, width = picture.shape[2:]
-        if self.scale == 1:
+        if scale == 1:
             canvas = F.pad(picture, (0, -(width - 1) % STRIDE, 0, -(height - 1) % STRIDE))
             return enlarge(self.head(self.backbone(canvas)), STRIDE, (height, width))
-        sides = [STRIDE * max(round((side - 1) * self.scale / STRIDE), 1) + 1 for side in (height, width)]
+        sides = [STRIDE * max(round((side - 1) * scale / STRIDE), 1) + 1 for side in (height, width)]
         canvas = F.interpolate(picture, size=sides, mode="bilinear", align_corners=True)
         grid = self.head(self.backbone(canvas))
         return F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
+
+
+def _checked_scales(scale: float | Sequence[float]) -> tuple[float, ...]:
+    given = tuple(scale) if isinstance(scale, Sequence) and not isinstance(scale, str) else (scale,)
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, int | float) or not 1 <= one <= LARGEST_SCALE:
+            raise ValueError(
+                f"scale: expected numbers from 1 to {LARGEST_SCALE:g}, got {scale!r}; 1 keeps the picture"
+            )
+    if not given or len(set(given)) < len(given):
+        raise ValueError(f"scale: expected one number, or several different ones, got {scale!r}")
+    return tuple(map(float, given))
 
 
 register_network("deeplab", DeepLab)
