@@ -63,11 +63,11 @@ def test_one_logit_and_overlapping_labels_come_back_as_such(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", sorted(str(p.relative_to(RESULTS)) for p in RESULTS.rglob("*.safetensors")))
-def test_files_of_earlier_releases_load(name: str) -> None:
+def test_published_files_load(name: str) -> None:
     with safe_open(RESULTS / name, framework="pt") as stream:
         tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
         settings = json.loads(stream.metadata()["settings"])
-    assert "num_labels" not in settings  # inferred from the tensors at that time
+    assert settings.get("num_labels", 21) == 21  # earlier releases inferred it from the tensors
     found = load_parameters(RESULTS / name).crf
     held = found.state_dict()
     assert held.keys() == tensors.keys() and all(torch.equal(held[key], tensors[key]) for key in tensors)
@@ -77,6 +77,11 @@ def test_files_of_earlier_releases_load(name: str) -> None:
         k: settings[k] for k in settings if k in known
     }
     assert set(settings) - set(known) <= {"precision"}
+
+
+def test_files_without_the_number_of_labels_are_among_them() -> None:
+    with safe_open(RESULTS / "voc_person_learned.safetensors", framework="pt") as stream:
+        assert "num_labels" not in json.loads(stream.metadata()["settings"])
 
 
 def test_the_file_is_plain_safetensors(tmp_path: Path) -> None:
